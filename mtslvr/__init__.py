@@ -1,0 +1,76 @@
+"""Audio embeddings from pretrained MT-SLVR encoders.
+
+    import mtslvr
+
+    x = mtslvr.embed("dog.wav")                                          # (1000,): invariant and variant, 500 each
+    x = mtslvr.embed(waveform, sample_rate=44100, features="invariant")  # (500,)
+    E, spans = mtslvr.embed_windows("night.flac", window_seconds=5, hop_seconds=2.5)
+
+    encoder = mtslvr.load("parallel-simclr")   # a bundled name, a folder, or "org/name@revision" on the hub
+    e = encoder(waveforms)                     # (B, T) at encoder.sample_rate
+    e.invariant, e.variant, e.concat
+
+Audio enters in `audio` (any file or array to a mono waveform) and is sliced in `windows`; `frontend`, `resnet` and
+`encoder` turn windows into embeddings; `extract` joins them for many files, `api` and the command line call it.
+`config` says what an encoder is, `checkpoint` and `hub` find and load its weights. `mtslvr.fewshot` measures
+embeddings on labelled audio; `mtslvr.training` makes the weights. Neither is imported here.
+"""
+
+import importlib as _importlib
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
+if _TYPE_CHECKING:
+    from .api import embed, embed_windows
+    from .config import AdapterKind, EncoderConfig, Features, FrontendConfig, Layer, Normalization, Phase
+    from .encoder import Embeddings, Encoder
+    from .errors import AudioError, CheckpointError, ConfigError, HubError, MTSLVRError, TrainingError
+    from .hub import load
+
+    __version__: str
+
+# Names are looked up when first used, so that `mtslvr --help` need not import torch.
+_MODULES = {
+    "api": ("embed", "embed_windows"),
+    "config": ("AdapterKind", "EncoderConfig", "Features", "FrontendConfig", "Layer", "Normalization", "Phase"),
+    "encoder": ("Embeddings", "Encoder"),
+    "errors": ("AudioError", "CheckpointError", "ConfigError", "HubError", "MTSLVRError", "TrainingError"),
+    "hub": ("load",),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "AdapterKind",
+    "AudioError",
+    "CheckpointError",
+    "ConfigError",
+    "Embeddings",
+    "Encoder",
+    "EncoderConfig",
+    "Features",
+    "FrontendConfig",
+    "HubError",
+    "Layer",
+    "MTSLVRError",
+    "Normalization",
+    "Phase",
+    "TrainingError",
+    "embed",
+    "embed_windows",
+    "load",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib import metadata
+
+        return metadata.version("mtslvr")
+    if name in _HOME:
+        value = getattr(_importlib.import_module(f".{_HOME[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

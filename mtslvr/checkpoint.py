@@ -1,0 +1,317 @@
+"""A folder of config.json and model.safetensors to an encoder and back; official .pt files in; next: `hub`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .config import AdapterKind, EncoderConfig, FrontendConfig, Normalization
+from .encoder import Encoder
+from .errors import CheckpointError, ConfigError
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+CARD_NAME = "README.md"
+_LARGEST_CONFIG = 1 << 20
+
+PathLike = str | os.PathLike[str]
+
+
+def save(encoder: Encoder, folder: PathLike, *, dtype: torch.dtype = torch.float16, card: str | None = None) -> Path:
+    """Write config.json and model.safetensors (and README.md, the model card), each atomically.
+
+    Args:
+        encoder: unfolded.
+        folder: made where missing.
+        dtype: of the stored floating-point tensors.
+        card: text of README.md.
+    Returns:
+        The folder.
+    Raises:
+        CheckpointError: folded encoder, or the folder cannot be written.
+    """
+    if encoder.folded:
+        raise CheckpointError(f"{folder}: a folded encoder cannot be saved; save the one it was folded from")
+    target = Path(folder)
+    state = {
+        key: (value.to(dtype) if value.is_floating_point() else value).contiguous().cpu()
+        for key, value in encoder.state_dict().items()
+    }
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        part = target / (WEIGHTS_NAME + ".part")
+        save_file(state, part, metadata={"format": "pt", "library": "mtslvr"})
+        os.replace(part, target / WEIGHTS_NAME)
+        _write_text(target / CONFIG_NAME, json.dumps(encoder.config.to_dict(), indent=2) + "\n")
+        if card is not None:
+            _write_text(target / CARD_NAME, card)
+    except OSError as error:
+        raise CheckpointError(f"{target}: cannot write the checkpoint ({error}); choose a writable folder") from None
+    return target
+
+
+def load(folder: PathLike) -> Encoder:
+    """The encoder of a checkpoint folder: on the CPU, unfolded, in evaluation mode, float32.
+
+    Raises:
+        CheckpointError: a missing or unreadable file, or missing, extra or mis-shaped tensors.
+    """
+    source = Path(folder)
+    config = read_config(source / CONFIG_NAME)
+    path = source / WEIGHTS_NAME
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; a checkpoint folder holds {CONFIG_NAME} and {WEIGHTS_NAME}")
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file ({error}); download or convert it again") from None
+    return build(config, state, str(path))
+
+
+def read_config(path: Path) -> EncoderConfig:
+    """The config.json of a checkpoint folder.
+
+    Raises:
+        CheckpointError: missing, too large, not JSON, an unknown key, or a value outside its range.
+    """
+    try:
+        if path.stat().st_size > _LARGEST_CONFIG:
+            raise CheckpointError(f"{path}: {path.stat().st_size} bytes; a config has at most {_LARGEST_CONFIG}")
+        return EncoderConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path}: no such file; a checkpoint folder holds {CONFIG_NAME} and {WEIGHTS_NAME}"
+        ) from None
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not a readable JSON file ({error})") from None
+
+
+def build(config: EncoderConfig, state: Mapping[str, Tensor], origin: str) -> Encoder:
+    """An encoder with exactly these weights.
+
+    Raises:
+        CheckpointError: missing, extra or mis-shaped tensors, each named.
+    """
+    with torch.device("meta"):
+        encoder = Encoder(config)
+    _check_tensors(encoder.state_dict(), state, origin)
+    weights = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    encoder.load_state_dict(weights, strict=True, assign=True)
+    return encoder.eval()
+
+
+def _check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], origin: str) -> None:
+    shapes = [
+        f"{k} is {tuple(found[k].shape)}, expected {tuple(expected[k].shape)}"
+        for k in expected.keys() & found.keys()
+        if found[k].shape != expected[k].shape
+    ]
+    problems = {
+        "missing tensor": expected.keys() - found.keys(),
+        "extra tensor": found.keys() - expected.keys(),
+        "mis-shaped tensor": shapes,
+        "tensor that is not a real floating-point or integer one": [
+            k for k in found if found[k].is_complex() or found[k].dtype is torch.bool
+        ],
+    }
+    said = [f"{_some(names)}: {what}" for what, names in problems.items() if names]
+    if said:
+        raise CheckpointError(f"{origin}: {'; '.join(said)}; the config.json and the weights do not belong together")
+
+
+def _some(names: Iterable[str], most: int = 3) -> str:
+    ordered = sorted(names)
+    return ", ".join(ordered[:most]) + (f" and {len(ordered) - most} more" if len(ordered) > most else "")
+
+
+def _write_text(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+# The authors' checkpoints: a bare state dict of the backbone, facts in the file name.
+
+_NAME = re.compile(
+    r"^(?P<data>AS_BAL|FSD50K)_(?P<contrastive>simsiam|simclrv1|cpc)_(?P<predictive>trans|param)"
+    r"_(?P<weight>[0-9e_-]+?)_(?P<adapter>None|split|bn|series|parallel)_(?P<dims>[12])_(?P<channels>[13])"
+    r"_(?P<excluded>(?:[a-z]+(?:_[a-z]+)*__)*)_(?P<batch>[0-9]+)_(?P<rate>[0-9_]+(?:e-[0-9]+)?)"
+    r"_(?P<time>[0-9]{8}-[0-9]{6})(?:\.pt)?$"
+)
+# Mean and standard deviation of the training waveforms, by data set.
+_GLOBAL_STATISTICS = {"AS_BAL": (-0.00029522, 0.11652075), "FSD50K": (-4.8055477e-05, 0.068482772)}
+
+_BLOCK = r"^layer(?P<layer>[1-4])\.(?P<block>\d+)\."
+_RENAME = [
+    (re.compile(r"^conv1\.weight$"), "trunk.stem.conv.weight"),
+    (re.compile(r"^bn1\.(?P<leaf>\w+)$"), "trunk.stem.norms.0.{leaf}"),
+    (re.compile(r"^end_bns\.(?P<task>\d)\.0\.(?P<leaf>\w+)$"), "branches.end_norms.{task}.{leaf}"),
+    (re.compile(r"^fc\.(?P<leaf>\w+)$"), "heads.0.{leaf}"),
+    (re.compile(r"^fc_layers\.(?P<head>\d)\.(?P<leaf>\w+)$"), "heads.{head}.{leaf}"),
+    (re.compile(_BLOCK + r"conv(?P<conv>[12])\.(?:conv\.)?weight$"), "{part}.conv{conv}.conv.weight"),
+    (re.compile(_BLOCK + r"bn(?P<conv>[12])\.(?P<leaf>\w+)$"), "{part}.conv{conv}.norms.0.{leaf}"),
+    (re.compile(_BLOCK + r"downsample\.0\.weight$"), "{part}.shortcut.conv.weight"),
+    (re.compile(_BLOCK + r"downsample\.1\.(?P<leaf>\w+)$"), "{part}.shortcut.norms.0.{leaf}"),
+    (
+        re.compile(_BLOCK + r"conv(?P<conv>[12])\.parallel_conv\.(?P<task>\d)\.conv\.weight$"),
+        "{part}.conv{conv}.adapters.{task}.conv.weight",
+    ),
+    (
+        re.compile(_BLOCK + r"conv(?P<conv>[12])\.bns\.(?P<task>\d)\.0\.conv\.0\.(?P<leaf>\w+)$"),
+        "{part}.conv{conv}.adapters.{task}.norm.{leaf}",
+    ),
+    (
+        re.compile(_BLOCK + r"conv(?P<conv>[12])\.bns\.(?P<task>\d)\.0\.conv\.1\.weight$"),
+        "{part}.conv{conv}.adapters.{task}.conv.weight",
+    ),
+    (
+        re.compile(_BLOCK + r"conv(?P<conv>[12])\.bns\.(?P<task>\d)\.(?:1\.)?(?P<leaf>[a-z_]+)$"),
+        "{part}.conv{conv}.norms.{task}.{leaf}",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Converted:
+    """An encoder made from an official checkpoint, and what is known of its origin."""
+
+    encoder: Encoder
+    facts: dict[str, str]
+    notes: list[str]
+
+
+def parse_official_name(name: str) -> dict[str, str]:
+    """The facts in the file name of an official checkpoint; empty where it has another form."""
+    match = _NAME.match(name)
+    return {k: v for k, v in match.groupdict().items() if v} if match else {}
+
+
+def official_config(state: Mapping[str, Tensor]) -> EncoderConfig:
+    """Adapter, channels, tasks and heads of an official state dict, from its keys and shapes alone.
+
+    Raises:
+        CheckpointError: not the keys of a two-dimensional MT-SLVR ResNet-18.
+    """
+    first = state.get("conv1.weight")
+    if first is None or ("fc.weight" not in state and "fc_layers.0.weight" not in state):
+        raise CheckpointError("no conv1.weight and fc.weight or fc_layers.0.weight: not an MT-SLVR backbone")
+    if first.ndim != 4:
+        raise CheckpointError(f"conv1.weight is {first.ndim}-D: only the networks on spectrograms (dims=2) convert")
+    keys = state.keys()
+    heads = max(1, sum(bool(re.match(r"fc_layers\.\d+\.weight$", k)) for k in keys))
+    tasks = max(1, sum(bool(re.match(r"end_bns\.\d+\.0\.weight$", k)) for k in keys))
+    head = state["fc.weight"] if "fc.weight" in state else state["fc_layers.0.weight"]
+    try:
+        return EncoderConfig(
+            frontend=FrontendConfig(channels=first.shape[1]),
+            adapter=_official_adapter(keys),
+            tasks=tasks,
+            heads=heads,
+            head_dim=head.shape[0],
+        )
+    except ConfigError as error:
+        raise CheckpointError(f"not an MT-SLVR backbone ({error})") from None
+
+
+def _official_adapter(keys: Iterable[str]) -> AdapterKind:
+    names = set(keys)
+    if "fc.weight" in names:
+        return AdapterKind.NONE
+    if not any(k.startswith("end_bns.") for k in names):
+        return AdapterKind.SPLIT
+    if any(".parallel_conv." in k for k in names):
+        return AdapterKind.PARALLEL
+    return AdapterKind.SERIES if any(".bns.0.0.conv." in k for k in names) else AdapterKind.BN
+
+
+def rename_official(key: str) -> str:
+    """Our name of an official tensor; an unknown one stays as it is, and strict loading names it."""
+    for pattern, ours in _RENAME:
+        match = pattern.match(key)
+        if match:
+            groups = match.groupdict()
+            if "layer" in groups:
+                where = "trunk" if groups["layer"] == "1" else "branches"
+                groups["part"] = f"{where}.layer{groups['layer']}.{groups['block']}"
+            return ours.format(**groups)
+    return key
+
+
+def convert_official(
+    path: PathLike,
+    *,
+    normalization: Normalization = Normalization.WINDOW,
+    statistics: tuple[float, float] | None = None,
+) -> Converted:
+    """An official `.pt` state dict as an encoder with the published front end.
+
+    Args:
+        path: loaded with `weights_only=True`: a pickle that would run code is refused.
+        normalization: kept with the weights.
+        statistics: mean and standard deviation for `Normalization.GLOBAL`; by default those of the data set that
+            the file name tells.
+    Raises:
+        CheckpointError: missing, unsafe or unreadable file, or not an MT-SLVR backbone.
+        ConfigError: global normalisation without known statistics.
+    """
+    source = Path(path)
+    state = _load_state_dict(source)
+    facts = parse_official_name(source.name)
+    try:
+        config = official_config(state)
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {error}") from None
+    statistics = statistics or _GLOBAL_STATISTICS.get(facts.get("data", ""))
+    if normalization is Normalization.GLOBAL and statistics is None:
+        raise ConfigError(
+            f"{source.name}: normalization 'global' needs the mean and standard deviation of the training waveforms, "
+            "and this file name does not tell the data set; give --global-mean and --global-std"
+        )
+    mean, std = statistics or (0.0, 1.0)
+    config = dataclasses.replace(config, normalization=normalization, global_mean=mean, global_std=std)
+    encoder = build(config, {rename_official(k): v for k, v in state.items()}, str(source))
+    return Converted(encoder, facts, _contradictions(facts, config))
+
+
+def _contradictions(facts: Mapping[str, str], config: EncoderConfig) -> list[str]:
+    found = {"adapter": config.adapter.value, "channels": str(config.frontend.channels)}
+    return [
+        f"the file name says {key} {facts[key]}, the tensors say {value}; the tensors are used"
+        for key, value in found.items()
+        if key in facts and facts[key].lower() != value
+    ]
+
+
+def _load_state_dict(path: Path) -> dict[str, Tensor]:
+    try:
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except pickle.UnpicklingError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"{path}: refused, it holds more than tensors or is no checkpoint ({reason}); "
+            "only a plain state dict can be converted"
+        ) from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path}: not a torch checkpoint ({error})") from None
+    if not isinstance(loaded, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items()
+    ):
+        raise CheckpointError(f"{path}: holds a {type(loaded).__name__}, expected a state dict of tensors")
+    return dict(loaded)

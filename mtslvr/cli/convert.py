@@ -1,0 +1,71 @@
+"""`mtslvr convert`: an official .pt state dict to a checkpoint folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .common import Command
+
+
+@click.command("convert", cls=Command, short_help="Convert an official .pt checkpoint.")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("out_dir", type=click.Path(path_type=Path))
+@click.option(
+    "--normalization",
+    type=click.Choice(["window", "file", "global", "none"]),
+    default="window",
+    show_default=True,
+    help="Kept with the weights: by each window, by the file (published evaluation of 2023-08), by the statistics "
+    "of the training data (published training), or not at all.",
+)
+@click.option("--global-mean", type=float, help="Of the training waveforms, where the file name does not tell.")
+@click.option("--global-std", type=float, help="Of the training waveforms, where the file name does not tell.")
+def convert_command(
+    checkpoint: Path, out_dir: Path, normalization: str, global_mean: float | None, global_std: float | None
+) -> None:
+    """Convert CHECKPOINT.pt, an official MT-SLVR state dict, into the folder OUT_DIR.
+
+    The file is loaded as tensors only; one that would run code is refused. `mtslvr.load(OUT_DIR)` then gives
+    the published embeddings.
+    """
+    import torch
+
+    from ..checkpoint import convert_official, save
+    from ..config import Normalization
+    from ..errors import ConfigError
+
+    if (global_mean is None) != (global_std is None):
+        raise ConfigError("--global-mean and --global-std belong together; give both or neither")
+    statistics = None if global_mean is None or global_std is None else (global_mean, global_std)
+    converted = convert_official(checkpoint, normalization=Normalization(normalization), statistics=statistics)
+    for note in converted.notes:
+        click.echo(f"note: {note}", err=True)
+    # Full precision: rounding to float16 would move the published embeddings.
+    save(converted.encoder, out_dir, dtype=torch.float32, card=model_card(checkpoint.name, converted.facts))
+    config = converted.encoder.config
+    click.echo(
+        f"{out_dir}: adapter {config.adapter.value}, {config.frontend.channels} channels, {config.heads} heads of "
+        f"{config.head_dim}, normalization {config.normalization.value}"
+    )
+
+
+def model_card(name: str, facts: dict[str, str]) -> str:
+    """README.md of a converted checkpoint."""
+    lines = [f"- {key}: {value}" for key, value in facts.items()] or ["- the file name tells nothing"]
+    return "\n".join(
+        [
+            "---",
+            "library_name: mtslvr",
+            "pipeline_tag: feature-extraction",
+            "---",
+            f"# {name}, converted",
+            "",
+            "Converted locally from an official MT-SLVR checkpoint, which carries no licence: for your own use.",
+            "From its file name:",
+            "",
+            *lines,
+            "",
+        ]
+    )

@@ -1,0 +1,22 @@
+"""`mtslvr`: embed, fewshot, convert, train."""
+
+from __future__ import annotations
+
+import click
+
+from .common import LazyGroup
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy={
+        "embed": ".embed:embed_command",
+        "fewshot": ".fewshot:fewshot_command",
+        "convert": ".convert:convert_command",
+        "train": ".train:train_command",
+    },
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(package_name="mtslvr")
+def main() -> None:
+    """Audio embeddings from pretrained MT-SLVR encoders."""

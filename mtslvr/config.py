@@ -1,0 +1,262 @@
+"""What an encoder is, as frozen dataclasses stored with its weights; next module: `frontend`, `encoder`."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from .errors import ConfigError
+
+FORMAT_VERSION = 1
+
+E = TypeVar("E", bound=enum.Enum)
+
+
+class Branch(enum.IntEnum):
+    """The two task paths: contrastive (INVARIANT) and augmentation prediction (VARIANT)."""
+
+    INVARIANT = 0
+    VARIANT = 1
+
+
+class Features(str, enum.Enum):
+    """Which embedding is returned."""
+
+    INVARIANT = "invariant"
+    VARIANT = "variant"
+    CONCAT = "concat"
+
+
+class Layer(str, enum.Enum):
+    """Where an embedding is read: after the linear head (paper) or after pooling, before it."""
+
+    HEAD = "head"
+    POOLED = "pooled"
+
+
+class AdapterKind(str, enum.Enum):
+    """How the two tasks are kept apart inside the shared network."""
+
+    NONE = "none"
+    SPLIT = "split"
+    BN = "bn"
+    SERIES = "series"
+    PARALLEL = "parallel"
+
+
+class Normalization(str, enum.Enum):
+    """Over what a waveform is brought to mean 0 and standard deviation 1 before the front end."""
+
+    WINDOW = "window"
+    FILE = "file"
+    GLOBAL = "global"
+    NONE = "none"
+
+
+class Phase(str, enum.Enum):
+    """PUBLISHED: the phase as is. STABLE: frame 0 is 0 and the phase fades out below `epsilon`."""
+
+    PUBLISHED = "published"
+    STABLE = "stable"
+
+
+def parse_enum(kind: type[E], value: object, name: str) -> E:
+    """The member of `kind` that `value` names.
+
+    Raises:
+        ConfigError: unknown value; the message lists the valid ones.
+    """
+    try:
+        return kind(value)
+    except ValueError:
+        valid = ", ".join(repr(member.value) for member in kind)
+        raise ConfigError(f"{name}={value!r}: unknown; use one of {valid}") from None
+
+
+@dataclass(frozen=True)
+class FrontendConfig:
+    """Waveform to spectrogram.
+
+    Attributes:
+        sample_rate: Hz.
+        n_fft: STFT length in samples.
+        hop_length: STFT hop in samples.
+        n_mels: mel filters between `f_min` and `f_max` Hz (HTK scale, no area normalisation).
+        channels: 3 (log-mel power, log magnitude, phase) or 1 (log-mel power).
+        epsilon: added before each logarithm; the published value is float64 machine epsilon.
+        phase: see `Phase`.
+    """
+
+    sample_rate: int = 16000
+    n_fft: int = 1024
+    hop_length: int = 512
+    n_mels: int = 128
+    f_min: float = 0.0
+    f_max: float = 8000.0
+    channels: int = 3
+    epsilon: float = 2.220446049250313e-16
+    phase: Phase = Phase.PUBLISHED
+
+    def __post_init__(self) -> None:
+        _require(isinstance(self.phase, Phase), "frontend.phase", self.phase, "a Phase")
+        for name, low, high in (
+            ("sample_rate", 1000, 384000),
+            ("n_fft", 16, 16384),
+            ("hop_length", 1, 16384),
+            ("n_mels", 8, 1024),
+        ):
+            _require_int(f"frontend.{name}", getattr(self, name), low, high)
+        _require(self.channels in (1, 3), "frontend.channels", self.channels, "1 or 3")
+        _require(_finite(self.epsilon) and 0 < self.epsilon < 1, "frontend.epsilon", self.epsilon, "in (0, 1)")
+        nyquist = self.sample_rate / 2
+        _require(
+            _finite(self.f_min) and _finite(self.f_max) and 0 <= self.f_min < self.f_max <= nyquist,
+            "frontend.f_min, f_max",
+            (self.f_min, self.f_max),
+            f"0 <= f_min < f_max <= {nyquist:g} Hz",
+        )
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Everything that turns a file of weights into an encoder; stored as config.json beside them.
+
+    Attributes:
+        adapter: see `AdapterKind`.
+        tasks: paths through layer2..4 (2 with adapters, 1 for none and split).
+        heads: linear heads; with 1 head both tasks share it.
+        head_dim: width of one head's output, in features.
+        window_seconds: length of the slices given to the encoder.
+        normalization: see `Normalization`.
+        global_mean, global_std: of the training waveforms, for `Normalization.GLOBAL`.
+    """
+
+    frontend: FrontendConfig = field(default_factory=FrontendConfig)
+    adapter: AdapterKind = AdapterKind.PARALLEL
+    tasks: int = 2
+    heads: int = 2
+    head_dim: int = 500
+    window_seconds: float = 5.0
+    normalization: Normalization = Normalization.WINDOW
+    global_mean: float = 0.0
+    global_std: float = 1.0
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        _require(isinstance(self.frontend, FrontendConfig), "frontend", self.frontend, "a FrontendConfig")
+        _require(isinstance(self.adapter, AdapterKind), "adapter", self.adapter, "an AdapterKind")
+        _require(
+            isinstance(self.normalization, Normalization), "normalization", self.normalization, "a Normalization"
+        )
+        _require_int("tasks", self.tasks, 1, 2)
+        _require_int("heads", self.heads, 1, 2)
+        _require_int("head_dim", self.head_dim, 1, 4096)
+        single = self.adapter in (AdapterKind.NONE, AdapterKind.SPLIT)
+        _require(not (single and self.tasks == 2), "tasks", self.tasks, f"1 with adapter {self.adapter.value!r}")
+        _require(
+            not (self.adapter is AdapterKind.NONE and self.heads == 2), "heads", self.heads, "1 with adapter 'none'"
+        )
+        _require(
+            _finite(self.window_seconds) and 0.1 <= self.window_seconds <= 600,
+            "window_seconds",
+            self.window_seconds,
+            "0.1 to 600",
+        )
+        _require(_finite(self.global_mean), "global_mean", self.global_mean, "finite")
+        _require(_finite(self.global_std) and self.global_std > 0, "global_std", self.global_std, "positive")
+        _require(
+            self.format_version == FORMAT_VERSION,
+            "format_version",
+            self.format_version,
+            f"{FORMAT_VERSION}; a newer mtslvr wrote this: upgrade with `pip install -U mtslvr`",
+        )
+
+    @property
+    def window_length(self) -> int:
+        """Length of a window in samples."""
+        return round(self.window_seconds * self.frontend.sample_rate)
+
+    @property
+    def outputs(self) -> int:
+        """Separate outputs: 2, or 1 where both tasks share path and head."""
+        return max(self.tasks, self.heads)
+
+    def embedding_dim(self, features: Features = Features.CONCAT, layer: Layer = Layer.HEAD) -> int:
+        """Width of an embedding."""
+        dim, outputs = (self.head_dim, self.outputs) if layer is Layer.HEAD else (512, self.tasks)
+        return dim * (outputs if features is Features.CONCAT else 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; the inverse of `from_dict`."""
+        return {key: value for key, value in _plain(self).items()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> EncoderConfig:
+        """The config that `to_dict` wrote.
+
+        Raises:
+            ConfigError: an unknown key, a missing `format_version`, or a value outside its range.
+        """
+        if not isinstance(data, Mapping):
+            raise ConfigError(f"config: expected an object, got {type(data).__name__}")
+        if "format_version" not in data:
+            raise ConfigError("config: no key 'format_version'; this is not an mtslvr config.json")
+        values = dict(data)
+        if "frontend" in values:
+            frontend = values["frontend"]
+            if not isinstance(frontend, Mapping):
+                raise ConfigError(f"config: frontend={frontend!r}: expected an object")
+            values["frontend"] = _build(FrontendConfig, frontend, "frontend.", phase=Phase)
+        return _build(cls, values, "", adapter=AdapterKind, normalization=Normalization)
+
+
+C = TypeVar("C", FrontendConfig, EncoderConfig)
+
+
+def _build(cls: type[C], data: Mapping[str, Any], prefix: str, **enums: type[enum.Enum]) -> C:
+    names = [f.name for f in dataclasses.fields(cls)]
+    unknown = sorted(set(data) - set(names))
+    if unknown:
+        listed = ", ".join(repr(prefix + str(key)) for key in unknown)
+        raise ConfigError(f"config: unknown key {listed}; known: {', '.join(prefix + n for n in names)}")
+    values = dict(data)
+    for name, kind in enums.items():
+        if name in values:
+            values[name] = parse_enum(kind, values[name], f"config: {prefix}{name}")
+    for f in dataclasses.fields(cls):
+        value = values.get(f.name)
+        if f.type in ("int", "float") and f.name in values:
+            bad = isinstance(value, bool) or not isinstance(value, (int, float) if f.type == "float" else int)
+            if bad:
+                raise ConfigError(f"config: {prefix}{f.name}={value!r}: expected {f.type}")
+    return cls(**values)
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            value = _plain(value)
+        elif isinstance(value, enum.Enum):
+            value = value.value
+        plain[f.name] = value
+    return plain
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _require(condition: bool, name: str, value: object, remedy: str) -> None:
+    if not condition:
+        raise ConfigError(f"config: {name}={value!r}: must be {remedy}")
+
+
+def _require_int(name: str, value: object, low: int, high: int) -> None:
+    ok = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+    _require(ok, name, value, f"an integer from {low} to {high}")

@@ -1,0 +1,149 @@
+"""The encoder: front end, trunk, branches, heads; waveforms in, embeddings out; next: `checkpoint`, `extract`."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .adapters import AdaptedConv
+from .config import EncoderConfig, Features, Layer, Normalization, parse_enum
+from .errors import AudioError
+from .frontend import Frontend
+from .resnet import STAGE_CHANNELS, Branches, Trunk
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """The two embeddings of a batch, (B, D) each; an encoder with one output has it under both names."""
+
+    invariant: Tensor
+    variant: Tensor
+
+    @property
+    def concat(self) -> Tensor:
+        """(B, 2 D), invariant first; (B, D) where there is one output."""
+        if self.variant is self.invariant:
+            return self.invariant
+        return torch.cat([self.invariant, self.variant], dim=1)
+
+    def select(self, features: Features) -> Tensor:
+        """The embedding that `features` names."""
+        return {
+            Features.INVARIANT: lambda: self.invariant,
+            Features.VARIANT: lambda: self.variant,
+            Features.CONCAT: lambda: self.concat,
+        }[features]()
+
+
+def standardize(waveforms: Tensor) -> Tensor:
+    """Each row with mean 0 and unbiased standard deviation 1, by statistics in float64.
+
+    Args:
+        waveforms: (B, T).
+    Returns:
+        (B, T); zeros where a row is constant to within float32 rounding.
+    """
+    rows = waveforms.double()
+    std, mean = torch.std_mean(rows, dim=1, keepdim=True)
+    silent = ~(std > mean.abs() * 2.0**-24)
+    return ((rows - mean) / std.masked_fill(silent, torch.inf)).to(waveforms.dtype)
+
+
+class Encoder(nn.Module):
+    """An MT-SLVR encoder: one shared ResNet-18, two task paths, two embeddings.
+
+    Args:
+        config: what to build; weights are initialised at random (load trained ones with `mtslvr.load`).
+    Source:
+        Heggan et al. 2023, "MT-SLVR", arXiv 2305.17191.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        with torch.device("cpu"):  # its filters are computed, not loaded, so a meta device must not reach them
+            self.frontend = Frontend(config.frontend)
+        self.trunk = Trunk(config.frontend.channels, config.adapter)
+        self.branches = Branches(config.adapter, config.tasks)
+        self.heads = nn.ModuleList(nn.Linear(STAGE_CHANNELS[-1], config.head_dim) for _ in range(config.heads))
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz of the waveforms that the encoder takes."""
+        return self.config.frontend.sample_rate
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def folded(self) -> bool:
+        """Whether adapters and batch norms are folded into plain convolutions."""
+        return not any(isinstance(module, AdaptedConv) for module in self.modules())
+
+    def embedding_dim(self, features: Features | str = Features.CONCAT, layer: Layer | str = Layer.HEAD) -> int:
+        """Width of an embedding."""
+        return self.config.embedding_dim(parse_enum(Features, features, "features"), parse_enum(Layer, layer, "layer"))
+
+    def forward(self, waveforms: Tensor, layer: Layer | str = Layer.HEAD) -> Embeddings:
+        """Embed a batch of windows, each normalised as the config says (a row counts as a file).
+
+        Args:
+            waveforms: (B, T) mono at `sample_rate` Hz; T is free, `config.window_length` is what it was trained on.
+            layer: "head" or "pooled".
+        Returns:
+            Embeddings of (B, head_dim) or (B, 512) each.
+        Raises:
+            AudioError: wrong rank, or too short for one STFT frame.
+        """
+        if waveforms.ndim != 2:
+            raise AudioError(f"waveforms of shape {tuple(waveforms.shape)}: expected (batch, samples)")
+        return self.encode(self.normalize(waveforms), layer)
+
+    def normalize(self, waveforms: Tensor) -> Tensor:
+        """(B, T) waveforms brought to mean 0 and standard deviation 1 as the config says."""
+        mode = self.config.normalization
+        if mode is Normalization.NONE:
+            return waveforms
+        if mode is Normalization.GLOBAL:
+            return (waveforms - self.config.global_mean) / self.config.global_std
+        return standardize(waveforms)
+
+    def encode(self, waveforms: Tensor, layer: Layer | str = Layer.HEAD) -> Embeddings:
+        """`forward` for waveforms that are normalised already."""
+        return self.encode_spectrogram(self.frontend(waveforms), layer)
+
+    def encode_spectrogram(self, spectrogram: Tensor, layer: Layer | str = Layer.HEAD) -> Embeddings:
+        """`forward` from the front end's output.
+
+        Args:
+            spectrogram: (B, channels, n_mels, frames).
+            layer: "head" or "pooled".
+        """
+        layer = parse_enum(Layer, layer, "layer")
+        shared = self.trunk(spectrogram.contiguous(memory_format=torch.channels_last))
+        pooled = [self.branches(shared, task).mean(dim=(2, 3)) for task in range(self.config.tasks)]
+        if layer is Layer.POOLED:
+            return Embeddings(pooled[0], pooled[-1])
+        if self.config.outputs == 1:
+            output = self.heads[0](pooled[0])
+            return Embeddings(output, output)
+        return Embeddings(self.heads[0](pooled[0]), self.heads[-1](pooled[-1]))
+
+    def fold(self) -> Encoder:
+        """A copy for inference: adapters and batch norms folded exactly into plain convolutions with bias.
+
+        Returns:
+            An encoder in evaluation mode with channels_last weights; equal to this one in evaluation mode to
+            1e-5 relative in float32, and no longer trainable.
+        """
+        folded = copy.deepcopy(self).eval().requires_grad_(False)
+        for module in list(folded.modules()):
+            for name, child in list(module.named_children()):
+                if isinstance(child, AdaptedConv):
+                    setattr(module, name, child.fold())
+        return folded.to(memory_format=torch.channels_last)

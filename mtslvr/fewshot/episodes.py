@@ -1,0 +1,187 @@
+"""File labels to episodes, arrays of file indices; next module: `classifiers`, `evaluate`."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ConfigError
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class EpisodeConfig:
+    """What an episode is, and how many are drawn.
+
+    Attributes:
+        n_way: classes in an episode.
+        n_shot: support files a class.
+        n_query: query files a class.
+        episodes: how many are drawn.
+        seed: of every draw.
+
+    Raises:
+        ConfigError: a value outside its range.
+    """
+
+    n_way: int = 5
+    n_shot: int = 1
+    n_query: int = 1
+    episodes: int = 1000
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("n_way", 2, 10_000),
+            ("n_shot", 1, 10_000),
+            ("n_query", 1, 10_000),
+            ("episodes", 1, 10_000_000),
+            ("seed", 0, 2**32 - 1),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise ConfigError(f"{name}={value!r}: must be an integer from {low} to {high}")
+
+    @property
+    def files_per_class(self) -> int:
+        """Files that an episode takes from each of its classes."""
+        return self.n_shot + self.n_query
+
+
+def usable_classes(labels: npt.ArrayLike, config: EpisodeConfig) -> npt.NDArray[Any]:
+    """List the classes with enough files for one episode, ascending; a warning names the dropped ones.
+
+    Args:
+        labels: (n,) one label a file, integers or strings.
+
+    Returns:
+        (n_classes,) labels.
+
+    Raises:
+        ConfigError: labels are not one-dimensional.
+    """
+    classes, counts = np.unique(_checked(labels), return_counts=True)
+    small = counts < config.files_per_class
+    if small.any():
+        named = ", ".join(f"{c} ({n})" for c, n in zip(classes[small], counts[small], strict=True))
+        warnings.warn(
+            f"dropped classes with fewer than {config.n_shot} support + {config.n_query} query files: {named}",
+            stacklevel=3,
+        )
+    return classes[~small]
+
+
+def draw_episodes(labels: npt.ArrayLike, config: EpisodeConfig) -> IntArray:
+    """Draw episodes of distinct classes and distinct files, all combinations equally likely.
+
+    The first m of many episodes are the m episodes of the same seed.
+
+    Args:
+        labels: (n,) one label a file, integers or strings.
+
+    Returns:
+        (episodes, n_way, n_shot + n_query) indices into `labels`, supports first.
+
+    Raises:
+        ConfigError: fewer than `n_way` classes have enough files.
+    """
+    labels = _checked(labels)
+    usable = usable_classes(labels, config)
+    if len(usable) < config.n_way:
+        raise ConfigError(
+            f"{config.n_way}-way episodes from {len(usable)} classes with at least {config.files_per_class} "
+            f"files ({len(np.unique(labels))} classes in all): lower n_way, n_shot or n_query, or add files"
+        )
+    files, sizes = _padded_members(labels, usable)
+    n_way, depth = config.n_way, config.files_per_class
+    uniform = np.random.default_rng(config.seed).random((config.episodes, n_way * (1 + depth)))
+    classes = _distinct(uniform[:, :n_way], np.full(config.episodes, len(usable)))
+    places = _distinct(uniform[:, n_way:].reshape(-1, n_way, depth), sizes[classes])
+    return files[classes[..., None], places]
+
+
+def published_tasks(labels: npt.ArrayLike, config: EpisodeConfig) -> IntArray:
+    """Draw the tasks of the published sampler, number by number.
+
+    A task takes the classes with the n_way smallest of one uniform number a class. Each class then shuffles
+    its own list of files in place, so a task starts from the order that the last one left. Where fewer than
+    n_way classes have enough files, all classes come back with one query each.
+
+    Args:
+        labels: (n,) one label a file, integers or strings.
+
+    Returns:
+        (episodes, n_way, n_shot + n_query) indices into `labels`, supports first; n_query is 1 in that case.
+
+    Raises:
+        ConfigError: fewer than `n_way` classes, or one with fewer than n_shot + 1 files in that case.
+    Source:
+        Evaluation code of Heggan et al. 2023, `numpy.random.seed(seed)` before its sampler is built.
+    """
+    labels = _checked(labels)
+    usable = usable_classes(labels, config)
+    if len(usable) < config.n_way:
+        usable = np.unique(labels)
+        config = dataclasses.replace(config, n_query=1)
+        message = "too few classes have enough files: all classes, one query each, as published"
+        warnings.warn(message, stacklevel=2)
+    members = [np.flatnonzero(labels == label) for label in usable]
+    smallest = min(len(files) for files in members)
+    if len(usable) < config.n_way or smallest < config.files_per_class:
+        raise ConfigError(
+            f"{config.n_way}-way {config.n_shot}-shot tasks from {len(usable)} classes of {smallest} files or "
+            "more: lower n_way or n_shot, or add files"
+        )
+    rng = np.random.RandomState(config.seed)
+    tasks = np.empty((config.episodes, config.n_way, config.files_per_class), dtype=np.int64)
+    for task in tasks:
+        for way, label in enumerate(np.argsort(rng.uniform(size=len(usable)))[: config.n_way]):
+            rng.shuffle(members[label])
+            task[way] = members[label][: config.files_per_class]
+    return tasks
+
+
+def _checked(labels: npt.ArrayLike) -> npt.NDArray[Any]:
+    array = np.asarray(labels)
+    if array.ndim != 1 or len(array) == 0:
+        raise ConfigError(f"labels of shape {array.shape}: expected (n,), one label a file")
+    return array
+
+
+def _padded_members(labels: npt.NDArray[Any], classes: npt.NDArray[Any]) -> tuple[IntArray, IntArray]:
+    """Give file indices of each class, (n_classes, largest) padded with 0, and class sizes (n_classes,)."""
+    members = [np.flatnonzero(labels == label) for label in classes]
+    sizes = np.array([len(files) for files in members], dtype=np.int64)
+    padded = np.zeros((len(members), sizes.max()), dtype=np.int64)
+    for row, files in zip(padded, members, strict=True):
+        row[: len(files)] = files
+    return padded, sizes
+
+
+def _distinct(uniform: npt.NDArray[np.float64], sizes: IntArray) -> IntArray:
+    """Draw without replacement from range(sizes), one ordered sequence a row.
+
+    Draw j is uniform among the sizes - j numbers left. Counting it past each earlier draw that is not above
+    it, from the smallest up, gives the number that it stands for.
+
+    Args:
+        uniform: (..., m) in [0, 1).
+        sizes: (...), each at least m.
+
+    Returns:
+        (..., m), distinct along the last axis.
+    """
+    drawn = np.empty(uniform.shape, dtype=np.int64)
+    for j in range(uniform.shape[-1]):
+        number = (uniform[..., j] * (sizes - j)).astype(np.int64)
+        earlier = np.sort(drawn[..., :j], axis=-1)
+        for i in range(j):
+            number += number >= earlier[..., i]
+        drawn[..., j] = number
+    return drawn

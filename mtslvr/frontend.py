@@ -1,0 +1,156 @@
+"""Waveform to spectrogram, three channels as published: one FFT serves both windows; next: `resnet`."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .config import FrontendConfig, Phase
+from .errors import AudioError
+
+_MEL_BLOCK = 16  # filters a block; narrow blocks skip most of the filterbank's zeros
+
+
+def mel_filterbank(config: FrontendConfig) -> Tensor:
+    """Triangular mel filters on the HTK scale, without area normalisation.
+
+    Returns:
+        (1 + n_fft // 2, n_mels) float32.
+    Source:
+        Same definition as torchaudio.functional.melscale_fbanks(norm=None, mel_scale="htk").
+    """
+
+    def to_mel(hertz: float) -> float:
+        return 2595.0 * math.log10(1.0 + hertz / 700.0)
+
+    bins = torch.linspace(0, config.sample_rate // 2, 1 + config.n_fft // 2)
+    mels = torch.linspace(to_mel(config.f_min), to_mel(config.f_max), config.n_mels + 2)
+    corners = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
+    width = corners.diff()
+    distance = corners[None, :] - bins[:, None]
+    rising = -distance[:, :-2] / width[:-1]
+    falling = distance[:, 2:] / width[1:]
+    return torch.minimum(rising, falling).clamp_min(0.0)
+
+
+def rectangular_stft(waveform: Tensor, config: FrontendConfig) -> Tensor:
+    """Centred STFT with reflect padding and a rectangular window.
+
+    Args:
+        waveform: (B, T) float32 or float64.
+    Returns:
+        (B, 1 + T // hop_length, 1 + n_fft // 2) complex.
+    Raises:
+        AudioError: T is at most n_fft // 2, too short for reflect padding.
+    """
+    half = config.n_fft // 2
+    if waveform.ndim != 2:
+        raise AudioError(f"waveform of shape {tuple(waveform.shape)}: expected (batch, samples)")
+    if waveform.shape[1] <= half:
+        raise AudioError(
+            f"waveform of {waveform.shape[1]} samples: shorter than half an STFT frame ({half} samples); "
+            "give a longer window, or embed(), which repeats short audio"
+        )
+    padded = F.pad(waveform[:, None], (half, half), mode="reflect")[:, 0]
+    frames = padded.unfold(1, config.n_fft, config.hop_length)
+    return torch.fft.rfft(frames)
+
+
+def hann_from_rectangular(spectrum: Tensor) -> Tensor:
+    """The Hann-windowed spectrum of the same frames.
+
+    A periodic Hann window is 1/2 - cos(2 pi n / N) / 2, so windowing is the circular 3-tap filter
+    (-1/4, 1/2, -1/4) along frequency. The two taps beyond 0 and N/2 are conjugates of their mirror bins.
+
+    Args:
+        spectrum: (..., 1 + N // 2) complex, rectangular window.
+    Returns:
+        Same shape.
+    """
+    below = torch.cat([spectrum[..., 1:2].conj(), spectrum[..., :-1]], dim=-1)
+    above = torch.cat([spectrum[..., 1:], spectrum[..., -2:-1].conj()], dim=-1)
+    return 0.5 * spectrum - 0.25 * (below + above)
+
+
+class Frontend(nn.Module):
+    """(B, T) z-normalised waveforms to (B, channels, n_mels, frames) spectrograms.
+
+    Source:
+        Heggan et al. 2023. Channels: log-mel power in dB; 10 log10 of the magnitude of the rectangular STFT
+        whose real and imaginary parts are each projected on the mel filters; the phase of that pair in radians.
+    """
+
+    def __init__(self, config: FrontendConfig) -> None:
+        super().__init__()
+        self.config = config
+        filters = mel_filterbank(config)
+        self._bands: list[tuple[int, int]] = []
+        for index, block in enumerate(filters.split(_MEL_BLOCK, dim=1)):
+            used = block.any(dim=1).nonzero()
+            low, high = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
+            self._bands.append((low, high))
+            self.register_buffer(f"filters{index}", block[low:high].contiguous(), persistent=False)
+
+    def project(self, spectrum: Tensor) -> Tensor:
+        """(..., 1 + n_fft // 2) real to (..., n_mels): each block of filters reads only the bins it covers."""
+        blocks = []
+        for index, (low, high) in enumerate(self._bands):
+            filters: Tensor = getattr(self, f"filters{index}")
+            blocks.append(spectrum[..., low:high] @ filters.to(spectrum.dtype))
+        return torch.cat(blocks, dim=-1)
+
+    def log_power(self, rectangular: Tensor) -> Tensor:
+        """Channel 0, (B, frames, n_mels) in dB, from the rectangular STFT."""
+        hann = hann_from_rectangular(rectangular)
+        power = hann.real.square() + hann.imag.square()
+        return 10.0 * torch.log10(self.project(power) + self.config.epsilon)
+
+    def magnitude_and_phase(self, rectangular: Tensor) -> tuple[Tensor, Tensor]:
+        """Channels 1 and 2, each (B, frames, n_mels): dB and radians."""
+        real, imaginary = self.project(rectangular.real), self.project(rectangular.imag)
+        magnitude = torch.hypot(real, imaginary)
+        phase = torch.atan2(imaginary, real)
+        if self.config.phase is Phase.STABLE:
+            # Frame 0 is reflected about its own centre: real in exact arithmetic, so its phase is the sign of
+            # rounding noise. Below epsilon the phase is noise, too, and fades out.
+            phase = phase * (magnitude / (magnitude + self.config.epsilon))
+            phase = torch.cat([torch.zeros_like(phase[:, :1]), phase[:, 1:]], dim=1)
+        return 10.0 * torch.log10(magnitude + self.config.epsilon), phase
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Spectrogram of a batch.
+
+        Args:
+            waveform: (B, T) at `config.sample_rate` Hz; computed in float32 (float64 stays float64).
+        Returns:
+            (B, channels, n_mels, 1 + T // hop_length).
+        Raises:
+            AudioError: wrong rank, or shorter than half an STFT frame.
+        """
+        with torch.autocast(waveform.device.type, enabled=False):
+            if waveform.dtype is not torch.float64:
+                waveform = waveform.float()
+            rectangular = rectangular_stft(waveform, self.config)
+            channels = [self.log_power(rectangular)]
+            if self.config.channels == 3:
+                channels.extend(self.magnitude_and_phase(rectangular))
+            return torch.stack(channels, dim=1).transpose(2, 3)
+
+
+def log_mel(waveform: Tensor, config: FrontendConfig) -> Tensor:
+    """Log-power mel spectrogram: channel 0 of the front end.
+
+    Args:
+        waveform: (B, T) mono audio at `config.sample_rate` Hz, z-normalised.
+    Returns:
+        (B, n_mels, 1 + T // hop_length) in dB.
+    Raises:
+        AudioError: wrong rank, or shorter than half an STFT frame.
+    Source:
+        Heggan et al. 2023; epsilon is float64 machine epsilon, as published.
+    """
+    frontend = Frontend(config).to(waveform.device)
+    return frontend.log_power(rectangular_stft(waveform, config)).transpose(1, 2)

@@ -1,0 +1,1 @@
+"""Training of MT-SLVR encoders; inference never imports this package."""

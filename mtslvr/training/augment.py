@@ -1,0 +1,301 @@
+"""Clips (B, N) → augmented views (B, N) and their labels (B, K); uses `transforms`, next module: `views`.
+
+Each sample gets its own transformations in its own order; a view draws its own parameters. Everything random
+comes from one CPU generator, so a batch is a function of a seed, and all drawn tensors stay on the CPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import parse_enum
+from ..errors import AudioError, ConfigError
+from . import transforms
+
+# The columns of the published label vector, in the order of the official code (not of its yaml file).
+TRANSFORMATIONS = (
+    "pitch_shift",
+    "fade",
+    "white_noise",
+    "mixed_noise",
+    "time_stretch",
+    "time_masking",
+    "time_shift",
+)
+
+
+class Pitch(str, enum.Enum):
+    """PUBLISHED_RATIOS: the 14 that the official code reaches. SEMITONES: any in the documented range."""
+
+    PUBLISHED_RATIOS = "published ratios"
+    SEMITONES = "semitones"
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Ranges of the seven transformations; the defaults are the published ones.
+
+    Attributes:
+        sample_rate: Hz; also the length in samples of the noise that repeats.
+        pitch: see `Pitch`.
+        pitch_n_fft: STFT length of the pitch shift in samples.
+        pitch_hop_length: STFT hop of the pitch shift in samples.
+        pitch_semitones: largest shift either way with `Pitch.SEMITONES`.
+        fade_fraction: longest fade as a fraction of the clip.
+        snr_db: signal-to-noise ratio of both noises, lowest and highest, in dB.
+        white_f_decay: exponent range of white_noise.
+        mixed_f_decay: exponent range of mixed_noise.
+        stretch_rate: speed range, drawn to two decimals.
+        stretch_n_fft: STFT length of the time stretch in samples.
+        stretch_hop_length: STFT hop of the time stretch in samples.
+        mask_fraction: widest mask as a fraction of the clip.
+        shift_fraction: farthest roll either way as a fraction of the clip.
+        excluded: names from `TRANSFORMATIONS` left out; the label vector shrinks with them.
+    """
+
+    sample_rate: int = 16000
+    pitch: Pitch = Pitch.PUBLISHED_RATIOS
+    pitch_n_fft: int = 250
+    pitch_hop_length: int = 7
+    pitch_semitones: float = 15.0
+    fade_fraction: float = 0.5
+    snr_db: tuple[float, float] = (3.0, 30.0)
+    white_f_decay: tuple[float, float] = (-1.0, 0.0)
+    mixed_f_decay: tuple[float, float] = (-2.0, 2.0)
+    stretch_rate: tuple[float, float] = (0.5, 1.5)
+    stretch_n_fft: int = 2048
+    stretch_hop_length: int = 512
+    mask_fraction: float = 0.125
+    shift_fraction: float = 0.5
+    excluded: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pitch", parse_enum(Pitch, self.pitch, "augment.pitch"))
+        for name in ("snr_db", "white_f_decay", "mixed_f_decay", "stretch_rate", "excluded"):
+            if isinstance(getattr(self, name), list):  # as JSON gives it
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        _check_integer("sample_rate", self.sample_rate, 1000, 384000)
+        for stage in ("pitch", "stretch"):
+            n_fft = getattr(self, f"{stage}_n_fft")
+            _check_integer(f"{stage}_n_fft", n_fft, 16, 16384)
+            _check_integer(f"{stage}_hop_length", getattr(self, f"{stage}_hop_length"), 1, n_fft // 2)
+        _check_number("pitch_semitones", self.pitch_semitones, 0, 24)
+        _check_number("fade_fraction", self.fade_fraction, 0, 1)
+        _check_number("mask_fraction", self.mask_fraction, 0, 1)
+        _check_number("shift_fraction", self.shift_fraction, 0, 1)
+        _check_range("snr_db", self.snr_db, -60, 120)
+        _check_range("white_f_decay", self.white_f_decay, -4, 4)
+        _check_range("mixed_f_decay", self.mixed_f_decay, -4, 4)
+        _check_range("stretch_rate", self.stretch_rate, 0.1, 10)
+        _check_excluded(self.excluded)
+
+    @classmethod
+    def fast(cls, **changes: Any) -> AugmentConfig:
+        """Keep the published ranges, with a coarser STFT in the pitch shift, about 14 times faster there.
+
+        Args:
+            **changes: fields to set otherwise.
+        """
+        return cls(**{"pitch_n_fft": 512, "pitch_hop_length": 128, **changes})
+
+    @property
+    def transformations(self) -> tuple[str, ...]:
+        """The K names in use, in label order."""
+        return tuple(name for name in TRANSFORMATIONS if name not in self.excluded)
+
+
+@dataclass(frozen=True)
+class AugmentParameters:
+    """One view's parameters of every transformation for every sample: CPU tensors (B,) and a seed.
+
+    Attributes:
+        pitch_index: into `transforms.PITCH_RATIOS`, read with `Pitch.PUBLISHED_RATIOS`.
+        pitch_semitones: read with `Pitch.SEMITONES`.
+        fade_shape: into `transforms.FADE_SHAPES`.
+        fade_in: samples.
+        fade_out: samples.
+        white_f_decay: exponent.
+        white_snr_db: dB.
+        mixed_f_decay: exponent.
+        mixed_snr_db: dB.
+        stretch_rate: speed, float64 of two decimals.
+        mask_u1: width, as in `transforms.time_mask`.
+        mask_u2: start, as in `transforms.time_mask`.
+        shift: samples, positive is later.
+        noise_seed: of the Gaussian noise, drawn on the waveform's device for the samples that need it.
+    """
+
+    pitch_index: Tensor
+    pitch_semitones: Tensor
+    fade_shape: Tensor
+    fade_in: Tensor
+    fade_out: Tensor
+    white_f_decay: Tensor
+    white_snr_db: Tensor
+    mixed_f_decay: Tensor
+    mixed_snr_db: Tensor
+    stretch_rate: Tensor
+    mask_u1: Tensor
+    mask_u2: Tensor
+    shift: Tensor
+    noise_seed: int
+
+    def rows(self, index: Tensor) -> AugmentParameters:
+        """Select the samples that `index` (n,) names."""
+        tensors = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "noise_seed"}
+        return AugmentParameters(**{k: v[index] for k, v in tensors.items()}, noise_seed=self.noise_seed)
+
+
+def draw_selection(generator: torch.Generator, batch: int, config: AugmentConfig) -> Tensor:
+    """Which transformations each sample gets, in the order of application.
+
+    Args:
+        generator: on the CPU.
+        batch: B.
+        config: gives the K transformations.
+
+    Returns:
+        (B, K) int64 indices into `config.transformations`, -1 after a sample's last.
+    Source:
+        MT-SLVR's Compose: a number uniform on 1..K, then as many distinct ones in random order.
+    """
+    total = len(config.transformations)
+    number = torch.randint(1, total + 1, (batch, 1), generator=generator)
+    order = torch.rand(batch, total, generator=generator, dtype=torch.float64).argsort(1)
+    return order.masked_fill_(torch.arange(total) >= number, -1)
+
+
+def labels_from_order(order: Tensor) -> Tensor:
+    """(B, K) float32: 1 where a transformation occurs in `order` (B, K), whatever its place."""
+    labels = torch.zeros(len(order), order.shape[1] + 1)
+    return labels.scatter_(1, order.cpu() + 1, 1.0)[:, 1:]  # column 0 takes the -1
+
+
+def draw_parameters(
+    generator: torch.Generator, batch: int, length: int, config: AugmentConfig
+) -> AugmentParameters:
+    """Parameters of one view, drawn for all transformations whether a sample uses them or not.
+
+    Args:
+        generator: on the CPU.
+        batch: B; 2 B gives both views of B samples to one call of `augment`.
+        length: N, samples in a clip.
+        config: the ranges.
+    Source:
+        The official MT-SLVR configuration.
+    """
+
+    def uniform(low: float, high: float, dtype: torch.dtype = torch.float32) -> Tensor:
+        return low + (high - low) * torch.rand(batch, generator=generator, dtype=dtype)
+
+    def integers(low: int, high: int) -> Tensor:
+        return torch.randint(low, high + 1, (batch,), generator=generator)
+
+    longest_fade = int(config.fade_fraction * length)
+    farthest = round(config.shift_fraction * length)
+    return AugmentParameters(
+        pitch_index=integers(0, len(transforms.PITCH_RATIOS) - 1),
+        pitch_semitones=uniform(-config.pitch_semitones, config.pitch_semitones),
+        fade_shape=integers(0, len(transforms.FADE_SHAPES) - 1),
+        fade_in=integers(0, longest_fade),
+        fade_out=integers(0, longest_fade),
+        white_f_decay=uniform(*config.white_f_decay),
+        white_snr_db=uniform(*config.snr_db),
+        mixed_f_decay=uniform(*config.mixed_f_decay),
+        mixed_snr_db=uniform(*config.snr_db),
+        stretch_rate=uniform(*config.stretch_rate, torch.float64).round(decimals=2),
+        mask_u1=uniform(0, 1),
+        mask_u2=uniform(0, 1),
+        shift=integers(-farthest, farthest),
+        noise_seed=int(torch.randint(2**62, (), generator=generator)),
+    )
+
+
+def augment(x: Tensor, order: Tensor, parameters: AugmentParameters, config: AugmentConfig) -> Tensor:
+    """Apply to each sample its transformations in its order.
+
+    Args:
+        x: (B, N) float32 waveforms at `config.sample_rate` Hz, on any device; left as they are.
+        order: (B, K) from `draw_selection`; both views of a sample share it.
+        parameters: from `draw_parameters`, one set a view.
+        config: the same for all three.
+
+    Returns:
+        (B, N) on the device of x; the same for the same arguments on the same device.
+
+    Raises:
+        AudioError: x is not (B, N), or N is too short for an STFT in use.
+    """
+    if x.ndim != 2:
+        raise AudioError(f"waveforms of shape {tuple(x.shape)}: expected (B, N); take the mean over channels")
+    out, order = x.clone(), order.cpu()
+    generator = torch.Generator(x.device).manual_seed(parameters.noise_seed)
+    for chosen in order.unbind(1):
+        for number, name in enumerate(config.transformations):
+            rows = (chosen == number).nonzero().flatten()
+            if len(rows):
+                on_device = rows.to(x.device)
+                out[on_device] = _apply(name, out[on_device], parameters.rows(rows), config, generator)
+    return out
+
+
+def _apply(
+    name: str, x: Tensor, p: AugmentParameters, config: AugmentConfig, generator: torch.Generator
+) -> Tensor:
+    if name == "pitch_shift":
+        stft = config.pitch_n_fft, config.pitch_hop_length
+        if config.pitch is Pitch.SEMITONES:
+            return transforms.pitch_shift_semitones(x, p.pitch_semitones, *stft)
+        return transforms.pitch_shift(x, p.pitch_index, *stft)
+    if name == "fade":
+        return transforms.fade(x, p.fade_shape, p.fade_in, p.fade_out)
+    if name in ("white_noise", "mixed_noise"):
+        white = torch.randn(len(x), config.sample_rate, generator=generator, device=x.device, dtype=x.dtype)
+        if name == "white_noise":
+            return transforms.colored_noise(x, white, p.white_f_decay, p.white_snr_db)
+        return transforms.colored_noise(x, white, p.mixed_f_decay, p.mixed_snr_db)
+    if name == "time_stretch":
+        return transforms.time_stretch(x, p.stretch_rate, config.stretch_n_fft, config.stretch_hop_length)
+    if name == "time_masking":
+        return transforms.time_mask(x, p.mask_u1, p.mask_u2, config.mask_fraction)
+    assert name == "time_shift"
+    return transforms.time_shift(x, p.shift)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _require(condition: bool, name: str, value: object, remedy: str) -> None:
+    if not condition:
+        raise ConfigError(f"config: augment.{name}={value!r}: must be {remedy}")
+
+
+def _check_integer(name: str, value: object, low: int, high: int) -> None:
+    ok = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+    _require(ok, name, value, f"an integer from {low} to {high}")
+
+
+def _check_number(name: str, value: Any, low: float, high: float) -> None:
+    _require(_number(value) and low <= value <= high, name, value, f"a number from {low} to {high}")
+
+
+def _check_range(name: str, value: Any, low: float, high: float) -> None:
+    pair = isinstance(value, tuple) and len(value) == 2 and all(_number(v) for v in value)
+    ok = pair and low <= value[0] <= value[1] <= high
+    _require(ok, name, value, f"(lowest, highest) between {low} and {high}")
+
+
+def _check_excluded(excluded: Any) -> None:
+    names = ", ".join(TRANSFORMATIONS)
+    ok = isinstance(excluded, tuple) and len(set(excluded)) == len(excluded)
+    ok = ok and all(name in TRANSFORMATIONS for name in excluded)
+    _require(ok, "excluded", excluded, f"distinct names from {names}")
+    _require(len(excluded) < len(TRANSFORMATIONS), "excluded", excluded, "fewer than all seven")

@@ -1,0 +1,137 @@
+"""What a training run is, as one frozen dataclass stored in its run directory; next: `loop`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..config import AdapterKind, EncoderConfig, FrontendConfig, Normalization, Phase
+from ..errors import ConfigError
+from .augment import AugmentConfig
+
+CONTRASTIVE = ("simclr", "simsiam", "none")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run; the defaults are the recipe of the bundled weights.
+
+    Attributes:
+        encoder: what is trained.
+        augment: the seven transformations.
+        contrastive: "simclr", "simsiam" or "none" (augmentation prediction only).
+        augmentation_weight: lambda of the joint loss; 0 trains the contrastive objective only.
+        temperature: of NT-Xent.
+        separate_views: one forward pass a view, each with its own batch statistics, as published; one pass over
+            both is faster and its batch norm sees twice the samples.
+        steps, batch_size: optimiser steps, clips a step.
+        crop_seconds: length of the random crop that both views come from.
+        learning_rate, weight_decay, warmup_steps: AdamW, linear warm-up, then cosine to 0 at `steps`.
+        gradient_clip: largest gradient norm; 0 is no limit.
+        dtype: "bfloat16" (autocast) or "float32".
+        seed: every batch is a pure function of seed and step, so a resumed run repeats exactly.
+    """
+
+    encoder: EncoderConfig = field(
+        default_factory=lambda: EncoderConfig(frontend=FrontendConfig(epsilon=1e-3, phase=Phase.STABLE))
+    )
+    augment: AugmentConfig = field(default_factory=AugmentConfig.fast)
+    contrastive: str = "simclr"
+    augmentation_weight: float = 1.0
+    temperature: float = 0.1
+    separate_views: bool = False
+    steps: int = 1400
+    batch_size: int = 128
+    crop_seconds: float = 2.5
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    warmup_steps: int = 50
+    gradient_clip: float = 0.0
+    dtype: str = "bfloat16"
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("steps", 1, 10**9), ("batch_size", 2, 10**6), ("warmup_steps", 0, 10**9)):
+            _check_range(name, getattr(self, name), low, high, int)
+        for name, low, high in (
+            ("augmentation_weight", 0.0, 1e6),
+            ("temperature", 1e-3, 1e3),
+            ("crop_seconds", 0.1, 600.0),
+            ("learning_rate", 0.0, 1e3),
+            ("weight_decay", 0.0, 1e3),
+            ("gradient_clip", 0.0, 1e9),
+        ):
+            _check_range(name, getattr(self, name), low, high, (int, float))
+        _check_choice("contrastive", self.contrastive, CONTRASTIVE)
+        _check_choice("dtype", self.dtype, ("bfloat16", "float32"))
+        if self.contrastive == "none" and self.augmentation_weight == 0:
+            raise ConfigError("contrastive='none' with augmentation_weight=0: nothing to train; set one of them")
+        if self.augment.sample_rate != self.encoder.frontend.sample_rate:
+            raise ConfigError(
+                f"augment.sample_rate={self.augment.sample_rate}: must equal the encoder's "
+                f"{self.encoder.frontend.sample_rate} Hz"
+            )
+
+    @property
+    def crop_length(self) -> int:
+        """Length of a crop in samples."""
+        return round(self.crop_seconds * self.encoder.frontend.sample_rate)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; the inverse of `from_dict`."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values["encoder"] = self.encoder.to_dict()
+        values["augment"] = json.loads(json.dumps(dataclasses.asdict(self.augment)))
+        return values
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TrainConfig:
+        """The config that `to_dict` wrote; a partial one keeps the defaults.
+
+        Raises:
+            ConfigError: unknown key or a value outside its range.
+        """
+        values = dict(data)
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigError(f"training config: unknown key {', '.join(map(repr, unknown))}; known: {', '.join(sorted(known))}")
+        if "encoder" in values:
+            values["encoder"] = EncoderConfig.from_dict(values["encoder"])
+        if "augment" in values:
+            augment = {k: tuple(v) if isinstance(v, list) else v for k, v in values["augment"].items()}
+            try:
+                values["augment"] = AugmentConfig(**augment)
+            except TypeError as error:
+                raise ConfigError(f"training config: augment: {error}") from None
+        return cls(**values)
+
+
+def encoder_config(adapter: AdapterKind, window_seconds: float = 5.0) -> EncoderConfig:
+    """The encoder that one of the paper's systems trains, with our front-end settings.
+
+    none shares everything (MT-Simple, or a single objective); split shares all but the heads.
+    """
+    single = adapter is AdapterKind.NONE
+    return EncoderConfig(
+        frontend=FrontendConfig(epsilon=1e-3, phase=Phase.STABLE),
+        adapter=adapter,
+        tasks=1 if adapter in (AdapterKind.NONE, AdapterKind.SPLIT) else 2,
+        heads=1 if single else 2,
+        head_dim=1000 if single else 500,
+        window_seconds=window_seconds,
+        normalization=Normalization.WINDOW,
+    )
+
+
+def _check_range(name: str, value: object, low: float, high: float, kind: type | tuple[type, ...]) -> None:
+    if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
+        raise ConfigError(f"training config: {name}={value!r}: must be a number from {low} to {high}")
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"training config: {name}={value!r}: unknown; use one of {', '.join(choices)}")

@@ -111,6 +111,7 @@ class AdaptedConv(nn.Module):
         shared = self.conv.weight.double()
         weights, biases = [], []
         for adapter, norm in zip(self.adapters, self.norms, strict=True):
+            assert isinstance(adapter, (SharedOnly, SeriesAdapter, ParallelAdapter))
             assert isinstance(norm, nn.BatchNorm2d)
             weight, bias = adapter.fold(shared)
             scale, shift = norm_affine(norm)

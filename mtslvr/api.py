@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +21,6 @@ from .windows import Pool
 Array = npt.NDArray[Any]
 
 
-@overload
-def embed(audio: Tensor | Sequence[Tensor], sample_rate: int | Sequence[int], **settings: Any) -> Tensor: ...
-@overload
-def embed(
-    audio: AudioInput | Sequence[AudioInput], sample_rate: int | Sequence[int] | None = None, **settings: Any
-) -> npt.NDArray[np.float32]: ...
 def embed(
     audio: AudioInput | Sequence[AudioInput],
     sample_rate: int | Sequence[int] | None = None,
@@ -120,7 +114,8 @@ def embed_windows(
 
 
 def _sources(inputs: Sequence[AudioInput], sample_rate: int | Sequence[int] | None, single: bool) -> list[Source]:
-    rates = list(sample_rate) if isinstance(sample_rate, (list, tuple)) else [sample_rate] * len(inputs)
+    many = isinstance(sample_rate, Sequence)
+    rates: list[int | None] = list(sample_rate) if many else [sample_rate] * len(inputs)  # type: ignore[arg-type,list-item]
     if len(rates) != len(inputs):
         raise AudioError(f"{len(rates)} sample rates for {len(inputs)} inputs; give one, or one for each")
     return [

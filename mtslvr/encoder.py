@@ -146,4 +146,5 @@ class Encoder(nn.Module):
             for name, child in list(module.named_children()):
                 if isinstance(child, AdaptedConv):
                     setattr(module, name, child.fold())
-        return folded.to(memory_format=torch.channels_last)
+        folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+        return folded

@@ -56,7 +56,8 @@ def rectangular_stft(waveform: Tensor, config: FrontendConfig) -> Tensor:
         )
     padded = F.pad(waveform[:, None], (half, half), mode="reflect")[:, 0]
     frames = padded.unfold(1, config.n_fft, config.hop_length)
-    return torch.fft.rfft(frames)
+    spectrum: Tensor = torch.fft.rfft(frames)
+    return spectrum
 
 
 def hann_from_rectangular(spectrum: Tensor) -> Tensor:
@@ -88,7 +89,7 @@ class Frontend(nn.Module):
         self.config = config
         filters = mel_filterbank(config)
         self._bands: list[tuple[int, int]] = []
-        for index, block in enumerate(filters.split(_MEL_BLOCK, dim=1)):
+        for index, block in enumerate(torch.split(filters, _MEL_BLOCK, dim=1)):
             used = block.any(dim=1).nonzero()
             low, high = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
             self._bands.append((low, high))

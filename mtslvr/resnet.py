@@ -44,7 +44,7 @@ def pooled_shortcut(x: Tensor, like: Tensor) -> Tensor:
     """
     if x.shape == like.shape:
         return x
-    pooled = F.adaptive_avg_pool2d(x, like.shape[-2:])
+    pooled = F.adaptive_avg_pool2d(x, (like.shape[-2], like.shape[-1]))
     return F.pad(pooled, (0, 0, 0, 0, 0, like.shape[1] - x.shape[1]))
 
 

@@ -166,7 +166,7 @@ def normalize(windows: Float32, mode: Normalization, mean: float = 0.0, std: flo
         std: for GLOBAL.
 
     Returns:
-        (k, L) float32; zeros where the samples are constant to within float32 rounding.
+        (k, L) float32; zeros where the samples are constant, as in silence.
 
     Raises:
         ConfigError: GLOBAL with a `std` that is not positive.
@@ -225,7 +225,8 @@ def _pad(piece: Float32, size: int) -> Float32:
 
 
 def _standardize(windows: npt.NDArray[Any], mean: float, std: float) -> Float32:
-    # Below half a unit in the last place of the mean, the deviations are rounding and not sound.
-    if std <= abs(mean) * 2.0**-24:
+    # Sums of up to 2**29 equal float32 values are exact in float64 (24 + 29 bits), so constant samples
+    # have a standard deviation of exactly 0.
+    if std == 0:
         return np.zeros_like(windows)
     return ((windows - np.float64(mean)) / std).astype(np.float32)

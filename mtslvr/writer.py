@@ -94,7 +94,7 @@ def read_npz(path: str | os.PathLike[str]) -> EmbeddingTable:
         ConfigError: missing, not such a file, or a key of it missing.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as binary, np.load(binary, allow_pickle=False) as file:
             arrays = {key: file[key] for key in KEYS}
             settings = json.loads(str(arrays["settings"]))
     except (OSError, EOFError, KeyError, TypeError, ValueError, AttributeError, zipfile.BadZipFile) as error:

@@ -127,7 +127,8 @@ def embed_command(
         ) from None
     table.write(output, {**settings, "complete": True})
     if not quiet:
-        click.echo(f"{table.files} files, {table.seconds / 3600:.2f} h of audio, {table.rows} rows in {output}", err=True)
+        hours = table.seconds / 3600
+        click.echo(f"{table.files} files, {hours:.2f} h of audio, {table.rows} rows in {output}", err=True)
     if unusable:
         raise Failure(f"{len(unusable)} of {len(files) + len(inputs) - len(found)} inputs failed", EXIT_SOME_FAILED)
 

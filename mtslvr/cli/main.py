@@ -20,3 +20,7 @@ from .common import LazyGroup
 @click.version_option(package_name="mtslvr")
 def main() -> None:
     """Audio embeddings from pretrained MT-SLVR encoders."""
+
+
+if __name__ == "__main__":
+    main()

@@ -7,7 +7,7 @@
 
 `features` is (n, D), one row a file, from any encoder; `labels` is (n,). The modules in order: `dataset`
 (folder to labelled files), `logmel` (baseline features), `episodes`, `classifiers`, `evaluate`, `command` (all
-of it for one folder, as a table).
+for one folder, as a table).
 """
 
 from .classifiers import Classifier, logistic_regression, nearest_centroid, sgd

@@ -17,6 +17,9 @@ from .episodes import IntArray
 FloatArray = npt.NDArray[np.floating[Any]]
 
 _TOLERANCE = 1e-6
+_FLOOR = 1e-12
+_LARGEST = 1e7  # its square times float64 epsilon is still far below 1
+_REMEDY = "scale the features, as with scaling='l2' or 'standard'"
 _SLACK = 1e-12  # rounding of an objective, relative
 _MAX_NEWTON = 50
 _MAX_HALVINGS = 30
@@ -117,16 +120,14 @@ def logistic_regression(support: FloatArray, query: FloatArray, *, inverse_penal
         (E, Q) labels 0 .. n_way - 1.
 
     Raises:
-        ConfigError: `inverse_penalty` is not positive.
+        ConfigError: `inverse_penalty` is not positive, or features are beyond 1e7.
     """
     scores = logistic_scores(support, query, inverse_penalty=inverse_penalty)
     largest: IntArray = scores.argmax(axis=-1)
     return largest
 
 
-def logistic_scores(
-    support: FloatArray, query: FloatArray, *, inverse_penalty: float = 1.0
-) -> npt.NDArray[np.float64]:
+def logistic_scores(support: FloatArray, query: FloatArray, *, inverse_penalty: float = 1.0) -> npt.NDArray[np.float64]:
     """Give the decision values of `logistic_regression`.
 
     The optimal weights lie in the span of the supports, so everything happens between their inner products,
@@ -142,7 +143,7 @@ def logistic_scores(
         (E, Q, n_way).
 
     Raises:
-        ConfigError: `inverse_penalty` is not positive.
+        ConfigError: `inverse_penalty` is not positive, or features are beyond 1e7.
     """
     if not inverse_penalty > 0:
         raise ConfigError(f"inverse_penalty={inverse_penalty!r}: must be positive")
@@ -153,6 +154,9 @@ def logistic_scores(
     q = torch.from_numpy(np.ascontiguousarray(query, dtype=np.float64))
     centre = x.mean(dim=1, keepdim=True)
     x = x - centre
+    spread = float(x.square().sum(dim=-1).max()) ** 0.5
+    if not spread < _LARGEST:
+        raise ConfigError(f"features up to {spread:.1e} from their mean: at most {_LARGEST:g}; {_REMEDY}")
     targets = torch.eye(n_way, dtype=torch.float64).repeat_interleave(n_shot, dim=0)
     point = _newton(variance * (x @ x.mT), targets)
     weights = variance * (x.mT @ point[:, :-1])
@@ -182,6 +186,8 @@ def _newton(kernel: Tensor, targets: Tensor) -> Tensor:
             break
         step = _newton_target(kernel, scores, probabilities, targets) - point
         point = point + _step_length(design, targets, point, step) * step
+    else:
+        warnings.warn(f"logistic regression has not converged; {_REMEDY}", stacklevel=4)
     return point
 
 
@@ -189,25 +195,26 @@ def _newton_target(kernel: Tensor, scores: Tensor, probabilities: Tensor, target
     """Find where a full Newton step leads, laid out as `_newton` returns it.
 
     The Hessian couples classes only through diag(p) - p p' of each support, so n_way + 1 systems of size S
-    replace one of size S * n_way. With r = (diag(p) - p p') scores + targets - p and E = (K + 1/p)^-1 of a class,
-    that class has alpha = r - E K r + E (shared - intercept), where `shared` = p' (new scores) of each support.
-    A free intercept means that alpha sums to 0 over the supports, which gives the intercept and leaves E without
-    its part along 1, the matrix F. Then sum over classes of alpha = 0 gives `shared`, up to a constant that
-    shifts all classes alike.
+    replace one of size S * n_way. With r = (diag(p) - p p') scores + targets - p and E = (K + 1/p)^-1 of a
+    class, that class has alpha = r - E K r + E (shared - intercept), where `shared` = p' (new scores) of each
+    support. A free intercept means that alpha sums to 0 over the supports, which gives the intercept and
+    leaves E without its part along 1, the matrix F. Then the sum of alpha over classes, 0 as well, gives
+    `shared`, up to a constant that shifts all classes alike.
 
     Source:
-        Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006, algorithm 3.3, there without an
-        intercept.
+        Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006, algorithm 3.3, there without
+        an intercept.
     """
-    p = probabilities.mT
-    root = p.sqrt()[..., None]
+    # Where every probability is 0 or 1 the curvature vanishes; a floor keeps the systems regular.
+    curved = (probabilities + _FLOOR) / (1 + _FLOOR * probabilities.shape[-1])
+    root = curved.mT.sqrt()[..., None]
     system = torch.eye(kernel.shape[1], dtype=kernel.dtype) + root * kernel[:, None] * root.mT
     inverse = root * torch.cholesky_inverse(torch.linalg.cholesky(system)) * root.mT
     weight = inverse.sum(dim=-1)
     total = weight.sum(dim=-1, keepdim=True)
     free = inverse - weight[..., None] * weight[..., None, :] / total[..., None]
-    pulled = probabilities * scores
-    pulled = (pulled - probabilities * pulled.sum(dim=-1, keepdim=True) + targets - probabilities).mT
+    pulled = curved * scores
+    pulled = (pulled - curved * pulled.sum(dim=-1, keepdim=True) + targets - probabilities).mT
     reached = (kernel @ pulled.mT).mT
     damped = (free @ reached[..., None])[..., 0] + weight * pulled.sum(dim=-1, keepdim=True) / total
     # The ones fill the null space of the sum of F; they leave the rest of the solution as it is.

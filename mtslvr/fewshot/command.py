@@ -82,9 +82,7 @@ def run(
     ]
 
 
-def extract_features(
-    paths: Sequence[Path], encoder: Any, *, batch_size: int | None = None
-) -> dict[str, FloatArray]:
+def extract_features(paths: Sequence[Path], encoder: Any, *, batch_size: int | None = None) -> dict[str, FloatArray]:
     """Take each file once through the encoder and the baseline.
 
     Args:
@@ -93,7 +91,7 @@ def extract_features(
         batch_size: windows at once through the encoder; its own choice by default.
 
     Returns:
-        Name to (n, D): invariant, variant, concat (of these only concat for an encoder with one output), log-mel.
+        Name to (n, D): invariant, variant, concat (an encoder with one output has only concat), log-mel.
 
     Raises:
         AudioError: a file that cannot be read.

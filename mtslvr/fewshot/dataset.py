@@ -17,8 +17,8 @@ from .episodes import IntArray
 def labelled_files(folder: str | os.PathLike[str]) -> tuple[list[Path], IntArray, list[str]]:
     """List the audio of a folder that holds one folder a class, sorted by class, then path.
 
-    A class folder is searched at any depth. Hidden files and folders are skipped; a class folder without audio is
-    dropped with a warning.
+    A class folder is searched at any depth. Hidden files and folders are skipped; a class folder without
+    audio is dropped with a warning.
 
     Returns:
         n paths; (n,) labels, each an index into the last: the class names, ascending.

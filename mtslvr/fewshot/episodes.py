@@ -59,6 +59,7 @@ def usable_classes(labels: npt.ArrayLike, config: EpisodeConfig) -> npt.NDArray[
 
     Args:
         labels: (n,) one label a file, integers or strings.
+        config: which episodes.
 
     Returns:
         (n_classes,) labels.
@@ -70,10 +71,8 @@ def usable_classes(labels: npt.ArrayLike, config: EpisodeConfig) -> npt.NDArray[
     small = counts < config.files_per_class
     if small.any():
         named = ", ".join(f"{c} ({n})" for c, n in zip(classes[small], counts[small], strict=True))
-        warnings.warn(
-            f"dropped classes with fewer than {config.n_shot} support + {config.n_query} query files: {named}",
-            stacklevel=3,
-        )
+        needed = f"{config.n_shot} support + {config.n_query} query"
+        warnings.warn(f"dropped classes with fewer than {needed} files: {named}", stacklevel=3)
     return classes[~small]
 
 
@@ -84,6 +83,7 @@ def draw_episodes(labels: npt.ArrayLike, config: EpisodeConfig) -> IntArray:
 
     Args:
         labels: (n,) one label a file, integers or strings.
+        config: which episodes.
 
     Returns:
         (episodes, n_way, n_shot + n_query) indices into `labels`, supports first.
@@ -115,6 +115,7 @@ def published_tasks(labels: npt.ArrayLike, config: EpisodeConfig) -> IntArray:
 
     Args:
         labels: (n,) one label a file, integers or strings.
+        config: which episodes.
 
     Returns:
         (episodes, n_way, n_shot + n_query) indices into `labels`, supports first; n_query is 1 in that case.
@@ -135,8 +136,8 @@ def published_tasks(labels: npt.ArrayLike, config: EpisodeConfig) -> IntArray:
     smallest = min(len(files) for files in members)
     if len(usable) < config.n_way or smallest < config.files_per_class:
         raise ConfigError(
-            f"{config.n_way}-way {config.n_shot}-shot tasks from {len(usable)} classes of {smallest} files or "
-            "more: lower n_way or n_shot, or add files"
+            f"{config.n_way}-way {config.n_shot}-shot tasks from {len(usable)} classes of {smallest} files "
+            "or more: lower n_way or n_shot, or add files"
         )
     rng = np.random.RandomState(config.seed)
     tasks = np.empty((config.episodes, config.n_way, config.files_per_class), dtype=np.int64)

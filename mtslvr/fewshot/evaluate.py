@@ -20,14 +20,14 @@ _BLOCK_BYTES = 64 * 2**20
 
 
 class Scaling(str, enum.Enum):
-    """L2: each row to length 1. STANDARD: each feature by the mean and deviation of the episode's supports."""
+    """L2: each row to length 1. STANDARD: each feature by mean and deviation of the episode's supports."""
 
     NONE = "none"
     L2 = "l2"
     STANDARD = "standard"
 
 
-# The published evaluation of 2023-08 scales nothing; for logistic regression length 1 was the best of the three.
+# The published evaluation of 2023-08 scales nothing.
 DEFAULT_SCALING = {
     Classifier.LOGISTIC: Scaling.L2,
     Classifier.SGD: Scaling.NONE,
@@ -81,7 +81,8 @@ def evaluate(
         ConfigError: shapes that do not match, values that are not finite, unknown names, too few classes,
             or "sgd" without scikit-learn.
     Source:
-        Heggan et al. 2023: frozen features, a linear classifier an episode, 1.96 population deviations / sqrt(E).
+        Heggan et al. 2023: frozen features, a linear classifier an episode; the interval is 1.96 population
+        deviations / sqrt(E).
     """
     config = EpisodeConfig() if config is None else config
     classifier = parse_enum(Classifier, classifier, "classifier")
@@ -240,6 +241,7 @@ def _checked_pieces(pieces: npt.ArrayLike | None, files: int, rows: int) -> IntA
 def _check_episodes(episodes: IntArray, config: EpisodeConfig, files: int) -> None:
     shape = episodes.shape
     if len(shape) != 3 or shape[0] == 0 or shape[1] != config.n_way or shape[2] <= config.n_shot:
-        raise ConfigError(f"episodes of shape {shape}: expected (E, {config.n_way}, {config.n_shot} + queries)")
+        expected = f"(E, {config.n_way}, {config.n_shot} + queries)"
+        raise ConfigError(f"episodes of shape {shape}: expected {expected}")
     if not np.issubdtype(episodes.dtype, np.integer) or episodes.min() < 0 or episodes.max() >= files:
         raise ConfigError(f"episodes: expected file indices from 0 to {files - 1}")

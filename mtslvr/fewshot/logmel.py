@@ -36,9 +36,7 @@ def log_mel_statistics(waveform: Tensor, config: FrontendConfig | None = None) -
     return torch.cat([spectrogram.mean(dim=2), spectrogram.std(dim=2, correction=0)], dim=1)
 
 
-def log_mel_features(
-    waveforms: Iterable[Tensor], config: FrontendConfig | None = None
-) -> npt.NDArray[np.float32]:
+def log_mel_features(waveforms: Iterable[Tensor], config: FrontendConfig | None = None) -> npt.NDArray[np.float32]:
     """Compute the baseline of many clips, one at a time: an iterator of files needs the memory of one.
 
     Args:

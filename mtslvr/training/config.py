@@ -54,8 +54,8 @@ class TrainConfig:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        for name, low, high in (("steps", 1, 10**9), ("batch_size", 2, 10**6), ("warmup_steps", 0, 10**9)):
-            _check_range(name, getattr(self, name), low, high, int)
+        for name, least in (("steps", 1), ("batch_size", 2), ("warmup_steps", 0)):
+            _check_range(name, getattr(self, name), least, 10**9, int)
         for name, low, high in (
             ("augmentation_weight", 0.0, 1e6),
             ("temperature", 1e-3, 1e3),
@@ -98,13 +98,13 @@ class TrainConfig:
         known = {f.name for f in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise ConfigError(f"training config: unknown key {', '.join(map(repr, unknown))}; known: {', '.join(sorted(known))}")
+            told = ", ".join(map(repr, unknown))
+            raise ConfigError(f"training config: unknown key {told}; known: {', '.join(sorted(known))}")
         if "encoder" in values:
             values["encoder"] = EncoderConfig.from_dict(values["encoder"])
         if "augment" in values:
-            augment = {k: tuple(v) if isinstance(v, list) else v for k, v in values["augment"].items()}
             try:
-                values["augment"] = AugmentConfig(**augment)
+                values["augment"] = AugmentConfig(**values["augment"])
             except TypeError as error:
                 raise ConfigError(f"training config: augment: {error}") from None
         return cls(**values)
@@ -127,8 +127,9 @@ def encoder_config(adapter: AdapterKind, window_seconds: float = 5.0) -> Encoder
     )
 
 
-def _check_range(name: str, value: object, low: float, high: float, kind: type | tuple[type, ...]) -> None:
-    if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
+def _check_range(name: str, value: Any, low: float, high: float, kind: type | tuple[type, ...]) -> None:
+    number: Any = value
+    if not isinstance(value, kind) or isinstance(value, bool) or not low <= number <= high:
         raise ConfigError(f"training config: {name}={value!r}: must be a number from {low} to {high}")
 
 

@@ -63,7 +63,8 @@ class PackedClips:
         starts = np.concatenate([[0], np.cumsum(np.asarray(index["lengths"], dtype=np.int64))])
         if starts[-1] != len(samples):
             raise TrainingError(
-                f"{folder / _SAMPLES}: {len(samples)} samples, index says {starts[-1]}; delete the folder and pack again"
+                f"{folder / _SAMPLES}: {len(samples)} samples, the index says {starts[-1]}; delete the folder and "
+                "pack again"
             )
         return cls(samples, starts, index["names"], index["sample_rate"])
 

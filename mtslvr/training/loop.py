@@ -86,7 +86,8 @@ def train(
     batches = StepBatches(clips, config)
 
     torch.manual_seed(config.seed)
-    objective = make_objective(config).to(target, memory_format=torch.channels_last)
+    objective = make_objective(config).to(target)
+    objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
     optimizer = torch.optim.AdamW(
         objective.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
@@ -148,7 +149,7 @@ def optimise(
     with torch.autocast(device_type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
         losses: Losses = objective(*spectrograms, batch.augmentation_labels)
     optimizer.zero_grad(set_to_none=True)
-    losses.joint.backward()
+    losses.joint.backward()  # type: ignore[no-untyped-call]
     if config.gradient_clip:
         nn.utils.clip_grad_norm_(objective.parameters(), config.gradient_clip)
     if math.isfinite(losses.joint.item()):  # the weights stay those of the last good step

@@ -1,0 +1,159 @@
+import builtins
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+
+from mtslvr.errors import ConfigError
+from mtslvr.fewshot import logistic_regression, nearest_centroid, sgd
+from mtslvr.fewshot.classifiers import logistic_scores
+
+
+def toy(episodes, n_way, n_shot, dim, scale=1.0, n_query=4, seed=0):
+    """Overlapping classes off the origin: supports (E, n_way, n_shot, dim), queries (E, n_way * n_query, dim)."""
+    rng = np.random.default_rng(seed)
+    means = rng.standard_normal((episodes, n_way, 1, dim)) + 3 * rng.standard_normal(dim)
+    support = scale * (means + rng.standard_normal((episodes, n_way, n_shot, dim)))
+    query = scale * (means + rng.standard_normal((episodes, n_way, n_query, dim)))
+    return support, query.reshape(episodes, n_way * n_query, dim)
+
+
+def sklearn_model(support, **settings):
+    n_way, n_shot, dim = support.shape
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = LogisticRegression(tol=1e-10, max_iter=20_000, **settings)
+        return model.fit(support.reshape(-1, dim), np.repeat(np.arange(n_way), n_shot))
+
+
+@pytest.mark.parametrize(
+    ("n_way", "n_shot", "dim", "scale"),
+    [
+        (5, 1, 1000, 0.03),
+        (5, 1, 40, 1.0),
+        (5, 5, 20, 1.0),
+        (5, 5, 3, 2.0),  # fewer dimensions than supports, classes overlap
+        (3, 4, 2, 20.0),
+        (10, 2, 30, 1.0),
+        (2, 1, 30, 1.0),  # two classes: scikit-learn has one weight vector
+        (2, 6, 3, 1.0),
+    ],
+)
+def test_logistic_equals_scikit_learn(n_way, n_shot, dim, scale):
+    support, query = toy(25, n_way, n_shot, dim, scale)
+    ours = logistic_regression(support, query)
+    scores = logistic_scores(support, query)
+    for i in range(len(support)):
+        model = sklearn_model(support[i])
+        np.testing.assert_array_equal(ours[i], model.predict(query[i]))
+        expected = model.decision_function(query[i])
+        if n_way == 2:
+            expected = np.stack([-expected, expected], axis=1) / 2
+        centred = scores[i] - scores[i].mean(axis=1, keepdims=True)
+        expected = expected - expected.mean(axis=1, keepdims=True)
+        np.testing.assert_allclose(centred, expected, atol=2e-4 * abs(expected).max())
+
+
+@pytest.mark.parametrize("penalty", [0.01, 100.0])
+def test_inverse_penalty_is_scikit_learns_c(penalty):
+    support, query = toy(10, 4, 3, 6)
+    ours = logistic_regression(support, query, inverse_penalty=penalty)
+    expected = [sklearn_model(s, C=penalty).predict(q) for s, q in zip(support, query, strict=True)]
+    np.testing.assert_array_equal(ours, expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n_way=st.integers(2, 6),
+    n_shot=st.integers(1, 5),
+    dim=st.integers(1, 12),
+    exponent=st.integers(-4, 2),
+    seed=st.integers(0, 1000),
+)
+def test_logistic_is_stationary_at_any_scale(n_way, n_shot, dim, exponent, seed):
+    support, _ = toy(3, n_way, n_shot, dim, 10.0**exponent, seed=seed)
+    x = support.reshape(3, -1, dim)
+    scores = logistic_scores(support, np.concatenate([x, np.zeros((3, 1, dim)), np.tile(np.eye(dim), (3, 1, 1))], 1))
+    # Scores are affine in the query: those at 0 and at the unit vectors give intercept and weights.
+    at_supports, at_zero, at_axes = np.split(scores, [x.shape[1], x.shape[1] + 1], axis=1)
+    weights = at_axes - at_zero
+    shifted = np.exp(at_supports - at_supports.max(axis=-1, keepdims=True))
+    error = np.repeat(np.eye(n_way), n_shot, axis=0) - shifted / shifted.sum(axis=-1, keepdims=True)
+    centred = x - x.mean(axis=1, keepdims=True)
+    gradient = weights - (0.5 if n_way == 2 else 1.0) * np.einsum("esd,esk->edk", centred, error)
+    tolerance = 1e-4 * abs(weights).max() + 1e-6 * abs(x).max()
+    assert abs(gradient).max() <= tolerance
+    assert abs(error.sum(axis=1)).max() <= 1e-4
+
+
+def test_logistic_of_huge_features_says_what_to_do():
+    support, query = toy(20, 5, 5, 1, 1e6)
+    with pytest.warns(UserWarning, match="has not converged; scale the features, as with scaling='l2'"):
+        assert np.isfinite(logistic_scores(support, query)).all()
+    with pytest.raises(ConfigError, match=r"at most 1e\+07; scale the features"):
+        logistic_regression(1e9 * support, query)
+
+
+def test_logistic_ignores_a_shift_of_the_features():
+    support, query = toy(20, 5, 2, 10)
+    shifted = logistic_scores(support + 100, query + 100)
+    np.testing.assert_allclose(shifted, logistic_scores(support, query), atol=1e-8)
+
+
+def test_logistic_of_identical_supports_is_finite():
+    scores = logistic_scores(np.ones((2, 5, 1, 8)), np.ones((2, 3, 8)))
+    np.testing.assert_allclose(scores - scores[..., :1], 0, atol=1e-12)
+
+
+def test_logistic_takes_float32_and_one_episode_alone():
+    support, query = (array.astype(np.float32) for array in toy(6, 5, 1, 50))
+    together = logistic_regression(support, query)
+    alone = [logistic_regression(support[i : i + 1], query[i : i + 1])[0] for i in range(6)]
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_penalty_must_be_positive():
+    with pytest.raises(ConfigError, match="inverse_penalty=0: must be positive"):
+        logistic_regression(*toy(1, 2, 1, 3), inverse_penalty=0)
+
+
+def test_centroid_equals_a_slow_loop():
+    support, query = toy(8, 4, 3, 5)
+    for e, predicted in enumerate(nearest_centroid(support, query)):
+        for q, label in zip(query[e], predicted, strict=True):
+            distances = [((q - support[e, c].mean(axis=0)) ** 2).sum() for c in range(4)]
+            assert label == int(np.argmin(distances))
+
+
+def test_centroid_ties_go_to_the_smaller_label():
+    support = np.array([[[[0.0]], [[2.0]], [[2.0]]]])
+    np.testing.assert_array_equal(nearest_centroid(support, np.array([[[1.0], [3.0]]])), [[0, 1]])
+
+
+def test_sgd_draws_from_a_state_as_the_published_code_from_the_global_one():
+    support, query = toy(4, 5, 2, 24)
+    np.random.seed(9)
+    published = sgd(support, query)
+    np.testing.assert_array_equal(sgd(support, query, random_state=np.random.RandomState(9)), published)
+
+
+def test_sgd_does_not_warn():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sgd(*toy(1, 5, 5, 3, scale=10), random_state=0)
+
+
+def test_sgd_without_scikit_learn_names_the_extra(monkeypatch):
+    original = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name.startswith("sklearn"):
+            raise ImportError(name)
+        return original(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ConfigError, match=r"needs scikit-learn: pip install 'mtslvr\[fewshot\]'"):
+        sgd(*toy(1, 2, 1, 3))

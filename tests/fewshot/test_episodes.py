@@ -1,0 +1,136 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mtslvr.errors import ConfigError
+from mtslvr.fewshot import EpisodeConfig, draw_episodes, published_tasks, usable_classes
+
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "golden_fewshot.npz")
+CASES = {
+    "5w1s1q_it20": EpisodeConfig(5, 1, 1, 30),
+    "5w1s5q_it20": EpisodeConfig(5, 1, 5, 30),
+    "5w1s5q_it100": EpisodeConfig(5, 1, 5, 30),
+    "5w5s5q_it20": EpisodeConfig(5, 5, 5, 15),
+}
+
+
+def flat(tasks: np.ndarray, n_shot: int) -> np.ndarray:
+    """(E, n_way, k + q) to the published order: all supports class by class, then all queries."""
+    parts = tasks[..., :n_shot], tasks[..., n_shot:]
+    return np.concatenate([part.reshape(len(tasks), -1) for part in parts], axis=1)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_published_tasks_equal_the_golden_ones(case):
+    config = CASES[case]
+    with pytest.warns(UserWarning, match=r"dropped classes .* 11\.0 \(1\)"):
+        tasks = published_tasks(GOLDEN["labels"], config)
+    np.testing.assert_array_equal(flat(tasks, config.n_shot), GOLDEN[f"{case}/tasks"])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_kept_classes_equal_the_golden_ones(case):
+    with pytest.warns(UserWarning, match="dropped"):
+        kept = usable_classes(GOLDEN["labels"], CASES[case])
+    np.testing.assert_array_equal(kept, GOLDEN[f"{case}/kept_classes"])
+
+
+def test_published_tasks_leave_the_global_state_alone():
+    np.random.seed(3)
+    expected = np.random.RandomState(3).uniform()
+    published_tasks(np.repeat(np.arange(5), 4), EpisodeConfig(episodes=3))
+    assert np.random.uniform() == expected
+
+
+def test_published_rule_brings_all_classes_back_with_one_query():
+    labels = np.repeat(np.arange(5), [2, 9, 9, 9, 9])
+    with pytest.warns(UserWarning, match="all classes, one query each"):
+        tasks = published_tasks(labels, EpisodeConfig(5, 1, 5, 20))
+    assert tasks.shape == (20, 5, 2)
+    assert (np.sort(labels[tasks[:, :, 0]], axis=1) == np.arange(5)).all()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("sizes", [[9, 9, 9, 9], [1, 9, 9, 9, 9]])
+def test_published_tasks_refuse_what_they_cannot_fill(sizes):
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    with pytest.raises(ConfigError, match=rf"from {len(sizes)} classes of {min(sizes)} files.*lower n_way"):
+        published_tasks(labels, EpisodeConfig(5, 1, 5))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.integers(4, 9), min_size=3, max_size=8),
+    n_way=st.integers(2, 3),
+    n_shot=st.integers(1, 2),
+    n_query=st.integers(1, 2),
+    seed=st.integers(0, 2**32 - 1),
+    sampler=st.sampled_from([draw_episodes, published_tasks]),
+)
+def test_episodes_hold_distinct_classes_and_files(sizes, n_way, n_shot, n_query, seed, sampler):
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    config = EpisodeConfig(n_way, n_shot, n_query, 7, seed)
+    episodes = sampler(labels, config)
+    assert episodes.shape == (7, n_way, n_shot + n_query)
+    for episode in episodes:
+        classes = labels[episode]
+        assert (classes == classes[:, :1]).all()
+        assert len(np.unique(classes[:, 0])) == n_way
+        assert len(np.unique(episode)) == episode.size
+
+
+def test_fewer_episodes_are_the_first_of_more():
+    labels = np.repeat(np.arange(8), 10)
+    few, many = (draw_episodes(labels, EpisodeConfig(episodes=n)) for n in (5, 500))
+    np.testing.assert_array_equal(few, many[:5])
+
+
+def test_seed_decides():
+    labels = np.repeat(np.arange(8), 10)
+    one, same, other = (draw_episodes(labels, EpisodeConfig(seed=seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    assert (one != other).any()
+
+
+def test_draws_are_uniform():
+    labels = np.repeat(np.arange(4), [3, 4, 5, 3])
+    episodes = draw_episodes(labels, EpisodeConfig(2, 2, 1, 60_000))
+    classes = labels[episodes[:, :, 0]]
+    pairs = np.bincount(classes[:, 0] * 4 + classes[:, 1], minlength=16).reshape(4, 4) / len(classes)
+    np.testing.assert_allclose(pairs, (1 - np.eye(4)) / 12, atol=0.006)
+    of_class_2 = episodes[classes == 2] - 7
+    triples = np.bincount(of_class_2 @ [25, 5, 1], minlength=125) / len(of_class_2)
+    assert (triples > 0).sum() == 60
+    np.testing.assert_allclose(triples[triples > 0], 1 / 60, atol=0.004)
+
+
+def test_string_labels_and_dropped_classes():
+    labels = ["cat"] * 3 + ["dog"] * 3 + ["hen"]
+    with pytest.warns(UserWarning, match=r"fewer than 1 support \+ 1 query files: hen \(1\)"):
+        episodes = draw_episodes(labels, EpisodeConfig(n_way=2, episodes=50))
+    assert episodes.max() < 6
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_too_few_classes_name_counts_and_remedy():
+    labels = np.repeat(np.arange(6), [9, 9, 9, 9, 2, 2])
+    with pytest.raises(ConfigError, match=r"5-way episodes from 4 classes with at least 3 files \(6 classes.*add"):
+        draw_episodes(labels, EpisodeConfig(n_query=2))
+
+
+@pytest.mark.parametrize("labels", [[], np.zeros((3, 2)), 5])
+def test_labels_of_wrong_shape(labels):
+    with pytest.raises(ConfigError, match=r"labels of shape .* expected \(n,\)"):
+        draw_episodes(labels, EpisodeConfig())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("n_way", 1), ("n_shot", 0), ("n_query", 1.0), ("episodes", 0), ("seed", -1), ("n_way", True)],
+)
+def test_settings_outside_their_range(field, value):
+    with pytest.raises(ConfigError, match=f"{field}={value!r}: must be an integer from"):
+        EpisodeConfig(**{field: value})

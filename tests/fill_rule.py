@@ -1,0 +1,84 @@
+"""Deterministic weights, waves and arrays from their names: the inputs behind the fixtures in golden/.
+
+Each name seeds its own PCG64 generator with its CRC-32. Values are drawn in float64 in C order, then cast
+to float32.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+GOLDEN = Path(__file__).parent / "golden"
+SAMPLE_RATE = 16000
+WAVE_LENGTHS = {
+    "w5": 80000,
+    "w1": 16000,
+    "w3p2": 51200,
+    "w10": 160000,
+    "w12p3": 196800,
+    "aug0": 8000,
+    "aug20k": 20000,
+}
+
+
+def rng(name: str) -> np.random.Generator:
+    return np.random.default_rng(zlib.crc32(name.encode("utf-8")))
+
+
+def manifest() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((GOLDEN / "checkpoint_manifest.json").read_text())
+    return content
+
+
+def fill_tensor(key: str, shape: Sequence[int]) -> torch.Tensor:
+    leaf, draw, shape = key.rsplit(".", 1)[-1], rng(key), tuple(shape)
+    if leaf == "num_batches_tracked":
+        return torch.tensor(1, dtype=torch.int64)
+    if leaf == "running_mean" or leaf == "bias":
+        values = 0.1 * draw.standard_normal(shape)
+    elif leaf == "running_var" or (leaf == "weight" and len(shape) == 1):
+        values = draw.uniform(0.5, 1.5, shape)
+    elif leaf == "weight":
+        values = math.sqrt(2 / math.prod(shape[1:])) * draw.standard_normal(shape)
+    else:
+        raise ValueError(f"{key}: the fill rule knows no leaf {leaf!r}")
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def fill_state_dict(keys: Iterable[Sequence[Any]]) -> dict[str, torch.Tensor]:
+    """From a manifest list of [key, shape, dtype], in its order."""
+    return {key: fill_tensor(key, shape) for key, shape, _ in keys}
+
+
+def wave(name: str) -> npt.NDArray[np.float32]:
+    """(n,) at 16 kHz: four sines with tremolo and a little noise."""
+    g, n = rng("wave/" + name), WAVE_LENGTHS[name]
+    frequency = 80 * (7000 / 80) ** g.random(4)
+    amplitude = g.uniform(0.05, 0.25, 4)
+    phase = g.uniform(0, 2 * np.pi, 4)
+    tremolo = g.uniform(0.5, 4.0)
+    t = np.arange(n) / SAMPLE_RATE
+    x = sum(a * np.sin(2 * np.pi * f * t + p) for a, f, p in zip(amplitude, frequency, phase, strict=True))
+    x = x * (0.6 + 0.4 * np.sin(2 * np.pi * tremolo * t)) + 0.01 * g.standard_normal(n)
+    return np.asarray(x, np.float32)
+
+
+def matrix(name: str, shape: int | Sequence[int], scale: float = 1) -> npt.NDArray[np.float32]:
+    return np.asarray(scale * rng("mat/" + name).standard_normal(shape), np.float32)
+
+
+def labels01(name: str, shape: int | Sequence[int]) -> npt.NDArray[np.float32]:
+    return np.asarray(rng("lab/" + name).random(shape) < 0.5, np.float32)
+
+
+def int_draw(name: str, low: int, high: int, n: int) -> npt.NDArray[np.int64]:
+    return rng("int/" + name).integers(low, high, n)

@@ -1,0 +1,399 @@
+import json
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mtslvr.errors import AudioError, ConfigError, TrainingError
+from mtslvr.training import augment as A
+from mtslvr.training import reference, transforms
+
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "golden_augmentations.npz")
+FADE, SHIFT, STRETCH, PITCH, NOISE = 1e-6, 1e-6, 5e-4, 1e-3, 1e-5  # atol of the fixtures' README
+FADES = ((3000, 1000), (0, 4000), (4000, 4000), (1, 2))
+RATES = (0.5, 0.73, 1.0, 1.37, 1.5)
+DECAYS = (-2.0, -1.0, -0.37, 0.0, 1.0, 2.0)
+RATIOS = (0, 5, 8, 13)
+SHIFTS = (0, 1, -1, 1234, -4000, 4000)
+SMALL = A.AugmentConfig.fast(stretch_n_fft=512, stretch_hop_length=128)
+
+
+def golden(key):
+    return torch.from_numpy(GOLDEN[key])
+
+
+def rng(name):
+    return np.random.default_rng(zlib.crc32(name.encode()))
+
+
+def clip(name, n):
+    """The fixtures' synthetic waveform, by the rule they were made with."""
+    g = rng("wave/" + name)
+    f, a = 80 * (7000 / 80) ** g.random(4), g.uniform(0.05, 0.25, 4)
+    ph, am = g.uniform(0, 2 * np.pi, 4), g.uniform(0.5, 4.0)
+    t = np.arange(n) / 16000
+    x = (a[:, None] * np.sin(2 * np.pi * f[:, None] * t + ph[:, None])).sum(0)
+    x = x * (0.6 + 0.4 * np.sin(2 * np.pi * am * t)) + 0.01 * g.standard_normal(n)
+    return torch.from_numpy(x.astype(np.float32))
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def wave(batch=4, length=4000, seed=0):
+    return torch.randn(batch, length, generator=generator(seed))
+
+
+def close(actual, expected, atol):
+    torch.testing.assert_close(actual, expected, rtol=0, atol=atol)
+
+
+def doubles(values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def x():
+    return golden("input")[None]
+
+
+# Parity with the official transformations; each batch holds different parameters.
+
+
+def test_fade_matches_the_official_one(x):
+    cases = [(s, a, b) for s in range(3) for a, b in FADES]
+    shape, fade_in, fade_out = torch.tensor(cases).unbind(1)
+    out = transforms.fade(x.expand(len(cases), -1), shape, fade_in, fade_out)
+    for y, (s, a, b) in zip(out, cases, strict=True):
+        close(y, golden(f"fade/{transforms.FADE_SHAPES[s]}/in{a}_out{b}"), FADE)
+
+
+def test_fade_curves_match_the_official_ones():
+    eleven = torch.full((3,), 11)
+    out = transforms.fade(torch.ones(3, 22), torch.arange(3), eleven, eleven)
+    for y, shape in zip(out, transforms.FADE_SHAPES, strict=True):
+        close(y, golden(f"fade/{shape}/curve_in11_out11_len22"), FADE)
+
+
+def test_time_stretch_matches_the_official_one_at_every_rate_in_one_batch(x):
+    out = transforms.time_stretch(x.expand(5, -1), doubles(RATES))
+    for y, rate in zip(out, RATES, strict=True):
+        close(y, golden(f"stretch/{rate}"), STRETCH)
+        alone = transforms.time_stretch(x, doubles([rate]))[0]
+        close(y, alone, 1e-6)
+
+
+def test_pitch_shift_matches_the_official_one_in_one_batch(x):
+    out = transforms.pitch_shift(x.expand(4, -1), torch.tensor(RATIOS))
+    for y, index in zip(out, RATIOS, strict=True):
+        num, den = transforms.PITCH_RATIOS[index]
+        close(y, golden(f"pitch/{num}_{den}"), PITCH)
+
+
+def test_pitch_ratios_are_the_official_ones():
+    listed = json.loads(str(GOLDEN["info"]))
+    ratios = [num / den for num, den in transforms.PITCH_RATIOS]
+    assert ratios == [eval_ratio(text) for text in listed["pitch_ratios"]]
+    np.testing.assert_allclose(12 * np.log2(ratios), listed["pitch_semitones"], atol=1e-4)
+
+
+def eval_ratio(text):
+    num, _, den = text.partition("/")
+    return int(num) / int(den or 1)
+
+
+def test_colored_noise_matches_the_official_one_in_one_batch():
+    signal = clip("aug20k", 20000)
+    white = torch.from_numpy(rng("mat/aug/white").standard_normal(16000).astype(np.float32))
+    n = len(DECAYS)
+    out = transforms.colored_noise(
+        signal.expand(n, -1), white.expand(n, -1), torch.tensor(DECAYS), torch.full((n,), 7.5)
+    )
+    scale = signal.square().mean().sqrt() / 10 ** (7.5 / 20)
+    for y, decay in zip(out, DECAYS, strict=True):
+        close(y[:256], golden(f"noise/fd{decay}/out_head_snr7.5"), NOISE)
+        close((y - signal)[:256] / scale, golden(f"noise/fd{decay}/noise_head"), NOISE)
+        close(doubles([y.mean(), y.std()]), golden(f"noise/fd{decay}/out_stats"), NOISE)
+
+
+def test_time_mask_matches_the_official_one_in_one_batch():
+    u = torch.stack([golden(f"mask/seed{s}/u") for s in range(4)]).float()
+    out = transforms.time_mask(torch.ones(4, 8000), u[:, 0], u[:, 1])
+    for y, s in zip(out, range(4), strict=True):
+        first, end, width, start = GOLDEN[f"mask/seed{s}"]
+        zeros = (y == 0).nonzero().flatten()
+        assert [zeros[0], zeros[-1] + 1, len(zeros), zeros[0]] == [first, end, width, start]
+
+
+def test_time_shift_matches_the_official_one_in_one_batch(x):
+    out = transforms.time_shift(x.expand(len(SHIFTS), -1), torch.tensor(SHIFTS))
+    for y, shift in zip(out, SHIFTS, strict=True):
+        close(y[:64], golden(f"shift/{shift}"), SHIFT)
+
+
+def test_long_clips_lose_no_phase_to_float32():
+    x = clip("w5", 80000)[None]
+    for rate in (0.5, 1.0, 1.5):
+        exact = transforms.time_stretch(x.double(), doubles([rate])).float()
+        close(transforms.time_stretch(x, doubles([rate])), exact, 1e-3)
+    exact = transforms.pitch_shift(x[:, :16000].double(), torch.tensor([8])).float()
+    close(transforms.pitch_shift(x[:, :16000], torch.tensor([8])), exact, 1e-3)
+
+
+# Properties.
+
+
+@pytest.mark.parametrize("semitones", (-12.0, -3.3, 0.0, 4.0, 12.0))
+def test_pitch_shift_semitones_moves_a_tone_by_that_many(semitones):
+    tone = torch.sin(2 * math.pi * 500 * torch.arange(16000) / 16000)
+    out = transforms.pitch_shift_semitones(tone[None], torch.tensor([semitones]))[0]
+    peak = torch.fft.rfft(out[2000:14000] * torch.hann_window(12000), n=96000).abs().argmax() / 6
+    assert abs(peak - 500 * 2 ** (semitones / 12)) < 8
+
+
+def test_pitch_shift_semitones_removes_what_would_alias():
+    tone = torch.sin(2 * math.pi * 6000 * torch.arange(16000) / 16000)
+    out = transforms.pitch_shift_semitones(tone[None], torch.tensor([12.0]))[0]
+    assert out[2000:14000].square().mean() < 0.01 * tone.square().mean()
+
+
+def test_semitones_equal_the_published_ratio_where_the_ratio_exists():
+    x = clip("w1", 16000)[None]
+    published = transforms.pitch_shift(x, torch.tensor([5]), 512, 128)[0]
+    free = transforms.pitch_shift_semitones(x, torch.tensor([12 * math.log2(4 / 5)]), 512, 128)[0]
+    assert torch.corrcoef(torch.stack((published, free)))[0, 1] > 0.99
+
+
+def test_stretch_at_rate_one_keeps_the_clip_but_its_end():
+    x = wave(2, 8192)
+    y = transforms.time_stretch(x, doubles([1, 1]))
+    close(y[:, :7000], x[:, :7000], 1e-4)
+
+
+def test_resample_keeps_a_low_tone():
+    n = torch.arange(4000)
+    out = transforms.resample(torch.sin(0.05 * n)[None], 5, 4)[0]
+    assert len(out) == 3200
+    close(out[50:-50], torch.sin(0.05 * 1.25 * n[:3200])[50:-50], 2e-3)
+
+
+def test_pitch_shift_in_small_chunks_is_the_same(monkeypatch):
+    x, index = wave(5, 3000), torch.tensor([3, 13, 0, 3, 8])
+    whole = transforms.pitch_shift(x, index, 512, 128)
+    monkeypatch.setattr(transforms, "_CPU_BUDGET", 1)
+    close(transforms.pitch_shift(x, index, 512, 128), whole, 1e-5)
+
+
+def test_a_clip_shorter_than_half_the_stft_is_refused():
+    with pytest.raises(AudioError, match="1000 samples: too short for an STFT of 2048; give more than 1024"):
+        transforms.time_stretch(wave(1, 1000), doubles([1.2]))
+
+
+@pytest.mark.parametrize("length", (1501, 4000, 4001))
+@pytest.mark.parametrize("silent", (False, True))
+@pytest.mark.parametrize("pitch", A.Pitch)
+def test_every_transformation_keeps_length_and_silence(length, silent, pitch):
+    config = A.AugmentConfig.fast(pitch=pitch)
+    x = wave(6, length) * (not silent)
+    parameters = A.draw_parameters(generator(), 6, length, config)
+    for number in range(7):
+        order = torch.full((6, 7), -1)
+        order[:, 0] = number
+        y = A.augment(x, order, parameters, config)
+        assert y.shape == x.shape and y.dtype == x.dtype and y.isfinite().all()
+        assert (y == 0).all() if silent else not torch.equal(y, x)
+
+
+@pytest.mark.parametrize("scale", (1e-30, 1e-17, 1e6))
+def test_levels_far_from_speech_and_partial_silence_stay_finite(scale):
+    x = wave(3, 4000) * scale
+    x[:, 1000:3000] = 0
+    for y in (
+        transforms.time_stretch(x, doubles([0.5, 1, 1.5])),
+        transforms.pitch_shift(x, torch.tensor([0, 6, 13]), 512, 128),
+        transforms.colored_noise(x, wave(3, 16000), torch.ones(3), torch.ones(3)),
+    ):
+        assert y.isfinite().all() and y.abs().max() < 20 * scale
+
+
+# Selection and labels.
+
+
+def test_selection_is_uniform_in_number_and_in_member():
+    order = A.draw_selection(generator(), 20000, A.AugmentConfig())
+    labels = A.labels_from_order(order)
+    share = torch.bincount(labels.sum(1).long(), minlength=8)[1:] / 20000
+    close(share, torch.full((7,), 1 / 7), 0.012)
+    close(labels.mean(0), torch.full((7,), 4 / 7), 0.015)
+    first = torch.bincount(order[:, 0], minlength=7) / 20000
+    close(first, torch.full((7,), 1 / 7), 0.012)
+
+
+def test_a_selection_is_distinct_and_padded_at_its_end():
+    order = A.draw_selection(generator(1), 500, A.AugmentConfig())
+    number = (order >= 0).sum(1)
+    assert number.min() == 1
+    for row, k in zip(order.tolist(), number.tolist(), strict=True):
+        assert len(set(row[:k])) == k and set(row[k:]) <= {-1}
+    assert torch.equal(A.labels_from_order(order).sum(1), number.float())
+
+
+def test_labels_match_the_official_ones():
+    orders = json.loads(str(GOLDEN["info"]))["select_seed42_order"]
+    rows = [[A.TRANSFORMATIONS.index(n) for n in names] + [-1] * (7 - len(names)) for names in orders]
+    assert torch.equal(A.labels_from_order(torch.tensor(rows)), golden("select/seed42/y"))
+    assert json.loads(str(GOLDEN["info"]))["label_order"] == list(A.TRANSFORMATIONS)
+
+
+def test_exclusion_shrinks_the_label_vector():
+    config = A.AugmentConfig(excluded=("pitch_shift", "time_stretch"))
+    assert config.transformations == ("fade", "white_noise", "mixed_noise", "time_masking", "time_shift")
+    order = A.draw_selection(generator(), 300, config)
+    assert A.labels_from_order(order).shape == (300, 5) and order.max() == 4
+    only = A.AugmentConfig(excluded=A.TRANSFORMATIONS[:6])
+    order = A.draw_selection(generator(), 3, only)
+    assert order.tolist() == [[0], [0], [0]]
+    parameters = A.draw_parameters(generator(), 3, 4000, only)
+    close(A.augment(wave(3), order, parameters, only), transforms.time_shift(wave(3), parameters.shift), 0)
+
+
+# Parameters.
+
+
+def test_parameters_stay_in_the_published_ranges_and_reach_their_ends():
+    p = A.draw_parameters(generator(), 20000, 8001, A.AugmentConfig())
+    for values, low, high, slack in (
+        (p.pitch_index, 0, 13, 0),
+        (p.pitch_semitones, -15, 15, 0.01),
+        (p.fade_shape, 0, 2, 0),
+        (p.fade_in, 0, 4000, 2),
+        (p.fade_out, 0, 4000, 2),
+        (p.white_f_decay, -1, 0, 0.001),
+        (p.mixed_f_decay, -2, 2, 0.002),
+        (p.white_snr_db, 3, 30, 0.02),
+        (p.mixed_snr_db, 3, 30, 0.02),
+        (p.stretch_rate, 0.5, 1.5, 0),
+        (p.mask_u1, 0, 1, 0.001),
+        (p.mask_u2, 0, 1, 0.001),
+        (p.shift, -4000, 4000, 4),
+    ):
+        assert low <= values.min() <= low + slack and high - slack <= values.max() <= high
+    assert torch.equal(p.stretch_rate, (p.stretch_rate * 100).round() / 100)
+
+
+def test_a_batch_is_a_function_of_its_seed():
+    def batch(seed):
+        g = generator(seed)
+        order = A.draw_selection(g, 8, SMALL)
+        return A.augment(wave(8), order, A.draw_parameters(g, 8, 4000, SMALL), SMALL)
+
+    assert torch.equal(batch(3), batch(3))
+    assert not torch.equal(batch(3), batch(4))
+
+
+def test_two_views_draw_different_parameters():
+    g = generator()
+    order = A.draw_selection(g, 8, SMALL)
+    one, two = (A.augment(wave(8), order, A.draw_parameters(g, 8, 4000, SMALL), SMALL) for _ in range(2))
+    assert (one != two).any(1).all()
+
+
+def test_a_sample_gets_its_own_transformations_in_its_own_order():
+    x = wave(3)
+    p = A.draw_parameters(generator(), 3, 4000, SMALL)
+    order = torch.tensor([[1, 6, 4], [6, 1, -1], [5, -1, -1]])
+    out = A.augment(x, order, p, SMALL)
+    one, two, three = (p.rows(torch.tensor([i])) for i in range(3))
+    y = transforms.fade(x[:1], one.fade_shape, one.fade_in, one.fade_out)
+    y = transforms.time_stretch(transforms.time_shift(y, one.shift), one.stretch_rate, 512, 128)
+    z = transforms.time_shift(x[1:2], two.shift)
+    z = transforms.fade(z, two.fade_shape, two.fade_in, two.fade_out)
+    close(out, torch.cat((y, z, transforms.time_mask(x[2:], three.mask_u1, three.mask_u2))), 1e-5)
+
+
+def test_augment_leaves_its_input_and_what_is_not_selected():
+    x, p = wave(3), A.draw_parameters(generator(), 3, 4000, SMALL)
+    order = torch.tensor([[2, 3], [-1, -1], [0, -1]])
+    out = A.augment(x, order, p, SMALL)
+    assert torch.equal(x, wave(3)) and torch.equal(out[1], x[1])
+    assert (out[0] != x[0]).any() and (out[2] != x[2]).any()
+
+
+def test_noise_has_the_drawn_level():
+    x, p = wave(16, 16000), A.draw_parameters(generator(), 16, 16000, SMALL)
+    for number, snr in ((2, p.white_snr_db), (3, p.mixed_snr_db)):
+        y = A.augment(x, torch.full((16, 1), number), p, SMALL)
+        measured = 10 * torch.log10(x.square().mean(1) / (y - x).square().mean(1))
+        close(measured, snr, 1e-2)
+
+
+# Refusals.
+
+
+def test_waveforms_of_another_rank_are_refused():
+    p = A.draw_parameters(generator(), 2, 4000, SMALL)
+    with pytest.raises(AudioError, match=r"shape \(2, 1, 4000\): expected \(B, N\)"):
+        A.augment(wave(2)[:, None], torch.zeros(2, 1, dtype=torch.long), p, SMALL)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    (
+        ({"pitch": "octaves"}, "augment.pitch='octaves': unknown; use one of 'published ratios'"),
+        ({"sample_rate": 16000.0}, "augment.sample_rate=16000.0: must be an integer from 1000 to 384000"),
+        ({"pitch_hop_length": 200}, "augment.pitch_hop_length=200: must be an integer from 1 to 125"),
+        ({"stretch_n_fft": 4}, "augment.stretch_n_fft=4: must be an integer from 16"),
+        ({"mask_fraction": 1.5}, "augment.mask_fraction=1.5: must be a number from 0 to 1"),
+        ({"fade_fraction": math.nan}, "augment.fade_fraction=nan: must be a number from 0 to 1"),
+        ({"snr_db": (30, 3)}, "augment.snr_db=(30, 3): must be (lowest, highest) between"),
+        ({"stretch_rate": (0.0, 1.5)}, "augment.stretch_rate=(0.0, 1.5): must be (lowest, highest)"),
+        ({"white_f_decay": 1.0}, "augment.white_f_decay=1.0: must be (lowest, highest)"),
+        ({"excluded": ("reverb",)}, "augment.excluded=('reverb',): must be distinct names from pitch_shift"),
+        ({"excluded": A.TRANSFORMATIONS}, "must be fewer than all seven"),
+    ),
+)
+def test_a_bad_setting_names_itself_its_value_and_the_remedy(changes, message):
+    with pytest.raises(ConfigError) as error:
+        A.AugmentConfig(**changes)
+    assert message in str(error.value)
+
+
+def test_a_config_survives_json():
+    config = A.AugmentConfig.fast(pitch="semitones", excluded=("fade",))
+    assert A.AugmentConfig(**json.loads(json.dumps(vars(config)))) == config
+
+
+# torchaudio's own operators, where torchaudio loads.
+
+
+def torchaudio_loads():
+    try:
+        reference.load_torchaudio()
+    except TrainingError:
+        return False
+    return True
+
+
+@pytest.mark.skipif("not torchaudio_loads()", reason="torchaudio does not load beside this torch")
+def test_torchaudio_agrees():
+    x = clip("w1", 16001)
+    x[:5000] = 0  # digital silence before a sound: its phase must not carry over
+    y = transforms.fade(x[None], torch.tensor([1]), torch.tensor([500]), torch.tensor([800]))[0]
+    close(y, reference.fade(x, "logarithmic", 500, 800), FADE)
+    for rate in (0.77, 1.0, 1.29):
+        y = transforms.time_stretch(x[None], doubles([rate]))[0]
+        close(y, reference.time_stretch(x, rate), 1e-3)
+    for index, ratio in enumerate(transforms.PITCH_RATIOS):
+        y = transforms.pitch_shift(x[None], torch.tensor([index]), 512, 128)[0]
+        close(y, reference.pitch_shift(x, *ratio, 512, 128), 2e-3)
+
+
+@pytest.mark.skipif("torchaudio_loads()", reason="torchaudio loads")
+def test_a_missing_torchaudio_is_explained():
+    remedy = r"does not load beside torch .*pip install 'mtslvr\[train\]'.*CUDA build of torch < 2.15"
+    with pytest.raises(TrainingError, match=remedy):
+        reference.pitch_shift(wave(1)[0], 4, 5)

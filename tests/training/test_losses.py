@@ -1,0 +1,179 @@
+"""Losses, heads and the joint objective against the published code's outputs, and against slow loops."""
+
+import json
+import math
+from pathlib import Path
+
+import fill_rule
+import numpy as np
+import pytest
+import torch
+from mtslvr import checkpoint
+from mtslvr.training import heads
+from mtslvr.training.losses import augmentation_loss, nt_xent_loss, simsiam_loss
+from mtslvr.training.objective import Objective
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+LOSSES = np.load(GOLDEN / "golden_losses.npz")
+INFO = json.loads(str(LOSSES["info"]))
+MANIFEST = json.loads((GOLDEN / "checkpoint_manifest.json").read_text())
+
+
+def matrix(name, shape, scale=1.0):
+    return torch.from_numpy(fill_rule.matrix(name, shape, scale)).requires_grad_()
+
+
+NTXENT = [case for case in INFO["cases"] if case["key"].startswith("ntxent")]
+SIMSIAM = [case for case in INFO["cases"] if case["key"].startswith("simsiam")]
+BCE = [case for case in INFO["cases"] if case["key"].startswith("bce")]
+
+
+def ntxent_inputs(case):
+    shape = (case["N"], case["d"])
+    z1 = fill_rule.matrix(case["z1"], shape)
+    z2 = (0.2 * z1 + fill_rule.matrix(f"ntxent/z2/{shape[0]}x{shape[1]}", shape)).astype(np.float32)
+    return torch.from_numpy(z1).requires_grad_(), torch.from_numpy(z2).requires_grad_()
+
+
+@pytest.mark.parametrize("case", NTXENT, ids=lambda c: c["key"])
+def test_nt_xent_is_published(case):
+    z1, z2 = ntxent_inputs(case)
+    loss = nt_xent_loss(z1, z2, case["T"])
+    loss.backward()
+    key = case["key"]
+    torch.testing.assert_close(loss.item(), float(LOSSES[f"{key}/loss"]), rtol=1e-5, atol=1e-6)
+    expected = torch.from_numpy(LOSSES[f"{key}/grad_z1"])
+    torch.testing.assert_close(z1.grad, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_nt_xent_equals_a_loop_over_the_formula():
+    torch.manual_seed(0)
+    z1, z2 = torch.randn(5, 8).double(), torch.randn(5, 8).double()
+    z = torch.nn.functional.normalize(torch.cat([z1, z2]), dim=1)
+    total = 0.0
+    for i in range(10):
+        positive = math.exp(float(z[i] @ z[(i + 5) % 10]) / 0.2)
+        others = sum(math.exp(float(z[i] @ z[j]) / 0.2) for j in range(10) if j != i)
+        total -= math.log(positive / others) / 10
+    assert nt_xent_loss(z1, z2, 0.2).item() == pytest.approx(total, rel=1e-5)
+
+
+def test_nt_xent_without_negatives_is_zero():
+    assert nt_xent_loss(torch.randn(1, 4), torch.randn(1, 4), 0.1).item() == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("case", SIMSIAM, ids=lambda c: c["key"])
+def test_simsiam_is_published(case):
+    size = case["key"].split("/")[1]
+    shape = tuple(int(n) for n in size.split("x"))
+    p1, p2, z1, z2 = (matrix(f"simsiam/{q}/{size}", shape) for q in ("p1", "p2", "z1", "z2"))
+    loss = simsiam_loss(p1, p2, z1, z2)
+    loss.backward()
+    torch.testing.assert_close(loss.item(), float(LOSSES[f"{case['key']}/loss"]), rtol=1e-5, atol=1e-6)
+    expected = torch.from_numpy(LOSSES[f"{case['key']}/grad_p1"])
+    torch.testing.assert_close(p1.grad[:, : expected.shape[1]], expected, rtol=1e-4, atol=1e-7)
+    assert z1.grad is None and z2.grad is None
+
+
+@pytest.mark.parametrize("case", BCE, ids=lambda c: c["key"])
+def test_augmentation_loss_is_published(case):
+    n = int(case["key"].split("/")[1].split("x")[0])
+    x = matrix(f"bce/x/{n}", (n, 7), 2.0)
+    y = torch.from_numpy(fill_rule.labels01(f"bce/y/{n}", (n, 7)))
+    loss = augmentation_loss(x, y)
+    loss.backward()
+    torch.testing.assert_close(loss.item(), float(LOSSES[f"{case['key']}/loss"]), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(x.grad, torch.from_numpy(LOSSES[f"{case['key']}/grad"]), rtol=1e-4, atol=1e-7)
+
+
+HEADS = {
+    "simclr_projector_500": (lambda: heads.simclr_projector(500), 500),
+    "simsiam_projector_500": (lambda: heads.simsiam_projector(500), 500),
+    "simsiam_predictor": (lambda: heads.simsiam_predictor(), 2048),
+    "transform_predictor_500": (lambda: heads.augmentation_head(500), 500),
+}
+
+
+def fill_in_order(module, names, prefix):
+    """Fill our tensors with the values of the published ones, which stand in the same order."""
+    state = module.state_dict()
+    values = fill_rule.fill_state_dict([[f"{prefix}{key}", shape, dtype] for key, shape, dtype in names])
+    assert [tuple(v.shape) for v in state.values()] == [tuple(shape) for _, shape, _ in names]
+    module.load_state_dict(dict(zip(state, values.values(), strict=True)))
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_head_is_published(name):
+    make, dim = HEADS[name]
+    head = make()
+    fill_in_order(head, MANIFEST["training_heads_not_in_checkpoints"][name]["keys"], f"{name}.")
+    x = torch.from_numpy(fill_rule.matrix(f"head/{name}/x", (6, dim)))
+    for mode, training in (("eval", False), ("train", True)):
+        expected = torch.from_numpy(LOSSES[f"head/{name}/{mode}"])
+        torch.testing.assert_close(head.train(training)(x)[:, :32], expected, rtol=1e-4, atol=1e-4)
+
+
+def published_objective(case):
+    """Our objective with every tensor filled by the rule under the published framework's key."""
+    variant = case["key"].split("/")[1]
+    keys = MANIFEST["variants"][variant]["keys"]
+    values = fill_rule.fill_state_dict([[f"backbone.{key}", shape, dtype] for key, shape, dtype in keys])
+    state = {key.removeprefix("backbone."): value for key, value in values.items()}
+    renamed = {checkpoint.rename_official(k): v for k, v in state.items()}
+    encoder = checkpoint.build(checkpoint.official_config(state), renamed, variant)
+    simsiam = "simsiam" in case["key"]
+    objective = Objective(
+        encoder,
+        contrastive="simsiam" if simsiam else "simclr",
+        augmentation_weight=case["pred_weight"],
+        temperature=0.07,
+        separate_views=True,
+    )
+    listed = MANIFEST["training_heads_not_in_checkpoints"]
+    width = case["feature_size"]
+    kind = "simsiam" if simsiam else "simclr"
+    fill_in_order(objective.projector, listed[f"{kind}_projector_{width}"]["keys"], "cont_projector.")
+    if simsiam:
+        fill_in_order(objective.predictor, listed["simsiam_predictor"]["keys"], "cont_predictor.")
+    fill_in_order(objective.augmentation_head, listed[f"transform_predictor_{width}"]["keys"], "predict_projector.")
+    return objective
+
+
+@pytest.mark.parametrize("case", INFO["mtl"]["cases"], ids=lambda c: c["key"])
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_joint_objective_is_published(case, mode):
+    objective = published_objective(case).train(mode == "train")
+    view1, view2 = (torch.from_numpy(fill_rule.matrix(f"mtl/{x}", (4, 3, 64, 48))) for x in ("x1", "x2"))
+    losses = objective(view1, view2, torch.from_numpy(fill_rule.labels01("mtl/y", (4, 7))))
+    found = torch.stack([losses.joint, losses.contrastive, losses.predictive]).detach().double()
+    torch.testing.assert_close(found, torch.from_numpy(LOSSES[f"{case['key']}/{mode}"]), rtol=1e-4, atol=1e-5)
+    losses.joint.backward()
+    norms = INFO["mtl"]["grad_norms"][f"{case['key']}/{mode}"]
+    for name, weight in (
+        ("backbone.conv1.weight", objective.encoder.trunk.stem.conv.weight),
+        ("backbone.bn1.weight", objective.encoder.trunk.stem.norms[0].weight),
+        ("predict_projector.layer4.0.weight", objective.augmentation_head[-1].weight),
+    ):
+        assert weight.grad.norm().item() == pytest.approx(norms[name], rel=1e-3), name
+
+
+def test_one_pass_over_both_views_differs_only_by_batch_statistics():
+    case = INFO["mtl"]["cases"][5]
+    objective = published_objective(case).eval()
+    views = [torch.randn(4, 3, 64, 48) for _ in range(2)]
+    labels = torch.ones(4, 7)
+    separate = objective(*views, labels).joint
+    objective.separate_views = False
+    torch.testing.assert_close(objective(*views, labels).joint, separate, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("contrastive", "weight"), [("none", 1.0), ("simclr", 0.0)])
+def test_a_single_objective_leaves_the_other_at_zero(contrastive, weight):
+    encoder = published_objective(INFO["mtl"]["cases"][2]).encoder
+    objective = Objective(encoder, contrastive=contrastive, augmentation_weight=weight)
+    losses = objective(torch.randn(2, 3, 64, 48), torch.randn(2, 3, 64, 48), torch.ones(2, 7))
+    off, on = losses.predictive, losses.contrastive
+    if contrastive == "none":
+        off, on = on, off
+    assert off.item() == 0 and on.item() > 0
+    assert losses.joint.item() == pytest.approx(on.item())

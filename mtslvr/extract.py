@@ -19,7 +19,7 @@ from .audio import AudioInput, audio_label, iter_blocks
 from .config import Features, Layer, Normalization
 from .encoder import Encoder
 from .errors import AudioError, ConfigError
-from .windows import Float32, Float64, Pool, iter_windows, moments, pool_windows
+from .windows import Float32, Float64, Pool, iter_windows, moments, pool_windows, standardize
 
 _CHUNK = 8  # windows handed over at once by a decoder
 _CHUNKS_AHEAD = 4  # chunks that a decoder may be ahead
@@ -185,10 +185,8 @@ def _windows(source: Source, encoder: Encoder, seconds: tuple[float, float]) -> 
         yield from fresh()
         return
     mean, std = moments(window for window, _, _ in fresh())
-    if std <= abs(mean) * 2.0**-24:  # silent: zeros, as `standardize` has it
-        std = float("inf")
     for window, start, end in fresh():
-        yield ((window - mean) / std).astype(np.float32), start, end
+        yield standardize(window, mean, std), start, end
 
 
 class _Decoder(threading.Thread):

@@ -177,9 +177,9 @@ def normalize(windows: Float32, mode: Normalization, mean: float = 0.0, std: flo
     if mode is Normalization.NONE or windows.size == 0:
         return windows
     if mode is Normalization.WINDOW:
-        return np.stack([_standardize(window, *moments([window])) for window in windows])
+        return np.stack([standardize(window, *moments([window])) for window in windows])
     if mode is Normalization.FILE:
-        return _standardize(windows, *moments(windows))
+        return standardize(windows, *moments(windows))
     if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
         raise ConfigError(f"mean={mean!r}, std={std!r}: must be finite, std positive; take the checkpoint's")
     return ((windows - np.float64(mean)) / std).astype(np.float32)
@@ -224,7 +224,8 @@ def _pad(piece: Float32, size: int) -> Float32:
     return piece if piece.size == size else np.resize(piece, size)
 
 
-def _standardize(windows: npt.NDArray[Any], mean: float, std: float) -> Float32:
+def standardize(windows: npt.NDArray[Any], mean: float, std: float) -> Float32:
+    """(x - mean) / std computed in float64, as float32; zeros where std is 0."""
     # Sums of up to 2**29 equal float32 values are exact in float64 (24 + 29 bits), so constant samples
     # have a standard deviation of exactly 0.
     if std == 0:

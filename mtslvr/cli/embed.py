@@ -126,7 +126,9 @@ def embed_command(
             f"interrupted; {table.files} of {len(files)} files are in {output}", EXIT_INTERRUPTED
         ) from None
     table.write(output, {**settings, "complete": True})
-    if not quiet:
+    if not table.rows:
+        click.echo(f"no embeddings, {output} is not written", err=True)
+    elif not quiet:
         hours = table.seconds / 3600
         click.echo(f"{table.files} files, {hours:.2f} h of audio, {table.rows} rows in {output}", err=True)
     if unusable:

@@ -18,7 +18,7 @@ FloatArray = npt.NDArray[np.floating[Any]]
 
 _TOLERANCE = 1e-6
 _FLOOR = 1e-12
-_LARGEST = 1e7  # its square times float64 epsilon is still far below 1
+_LARGEST = 1e7  # its square, times float64 epsilon, is still below 1
 _REMEDY = "scale the features, as with scaling='l2' or 'standard'"
 _SLACK = 1e-12  # rounding of an objective, relative
 _MAX_NEWTON = 50
@@ -77,11 +77,10 @@ def sgd(
         Evaluation code of Heggan et al. 2023. Its label is the largest probability, not the largest decision
         value: where probabilities saturate at 1 the smaller label wins.
     """
-    try:
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.linear_model import SGDClassifier
-    except ImportError as error:
-        raise ConfigError("classifier='sgd' needs scikit-learn: pip install 'mtslvr[fewshot]'") from error
+    require_scikit_learn()
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import SGDClassifier
+
     episodes, n_way, n_shot, dim = support.shape
     labels = np.repeat(np.arange(n_way), n_shot)
     predicted = np.empty(query.shape[:2], dtype=np.int64)
@@ -103,6 +102,18 @@ def sgd(
             model.fit(support[i].reshape(-1, dim), labels)
             predicted[i] = model.predict_proba(query[i]).argmax(axis=1)
     return predicted
+
+
+def require_scikit_learn() -> None:
+    """Check that `sgd` can run.
+
+    Raises:
+        ConfigError: scikit-learn is not installed.
+    """
+    try:
+        import sklearn  # noqa: F401
+    except ImportError as error:
+        raise ConfigError("classifier='sgd' needs scikit-learn: pip install 'mtslvr[fewshot]'") from error
 
 
 def logistic_regression(support: FloatArray, query: FloatArray, *, inverse_penalty: float = 1.0) -> IntArray:

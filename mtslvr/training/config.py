@@ -94,6 +94,8 @@ class TrainConfig:
         Raises:
             ConfigError: unknown key or a value outside its range.
         """
+        if not isinstance(data, Mapping):
+            raise ConfigError(f"training config: expected an object, got {type(data).__name__}")
         values = dict(data)
         known = {f.name for f in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
@@ -104,7 +106,7 @@ class TrainConfig:
             values["encoder"] = EncoderConfig.from_dict(values["encoder"])
         if "augment" in values:
             try:
-                values["augment"] = AugmentConfig(**values["augment"])
+                values["augment"] = AugmentConfig.fast(**values["augment"])
             except TypeError as error:
                 raise ConfigError(f"training config: augment: {error}") from None
         return cls(**values)

@@ -33,12 +33,18 @@ class PackedClips:
         starts: (n + 1,) int64; clip i is samples[starts[i]:starts[i + 1]].
         names: n names, relative to the folder each clip came from.
         sample_rate: Hz.
+        folder: that they were opened from.
     """
 
     samples: np.ndarray
     starts: np.ndarray
     names: list[str]
     sample_rate: int
+    folder: Path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # A worker that is not forked opens the file itself; pickling would copy every sample.
+        return PackedClips.open, (self.folder,)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -66,7 +72,7 @@ class PackedClips:
                 f"{folder / _SAMPLES}: {len(samples)} samples, the index says {starts[-1]}; delete the folder and "
                 "pack again"
             )
-        return cls(samples, starts, index["names"], index["sample_rate"])
+        return cls(samples, starts, index["names"], index["sample_rate"], folder)
 
 
 def pack(folders: Iterable[str | os.PathLike[str]], out: Path, sample_rate: int, threads: int = 2) -> list[str]:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -71,7 +72,7 @@ def train(
         resume: go on from the last saved state; every later loss equals that of an uninterrupted run.
         device: "auto" (CUDA where there is one), "cpu" or "cuda".
         workers: processes that prepare batches.
-        save_every: steps between saved states.
+        save_every: steps between saved states, each with its exported checkpoint folder.
         on_step: called after each step.
     Returns:
         The exported checkpoint folder, `run/checkpoint`.
@@ -129,10 +130,11 @@ def train(
             )
             progress.update()
             if (step + 1) % save_every == 0 or step + 1 == config.steps:
-                save_state(folder, objective, optimizer, step + 1, config)
+                save_state(folder, objective, optimizer, step + 1)
+                checkpoint.save(objective.encoder, folder / EXPORT)
             if on_step is not None:
                 on_step(report)
-    return checkpoint.save(objective.encoder, folder / EXPORT)
+    return folder / EXPORT
 
 
 def optimise(
@@ -233,10 +235,20 @@ def environment() -> dict[str, Any]:
         "numpy": metadata.version("numpy"),
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "git_revision": revision,
     }
+
+
+def cpu_model() -> str:
+    """The CPU's name, as far as the system tells."""
+    try:
+        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def load_clips(folder: Path, data: Sequence[str | os.PathLike[str]], config: TrainConfig) -> PackedClips:
@@ -252,9 +264,7 @@ def load_clips(folder: Path, data: Sequence[str | os.PathLike[str]], config: Tra
     return PackedClips.open(packed)
 
 
-def save_state(
-    folder: Path, objective: Objective, optimizer: torch.optim.Optimizer, step: int, config: TrainConfig
-) -> None:
+def save_state(folder: Path, objective: Objective, optimizer: torch.optim.Optimizer, step: int) -> None:
     """Write the state after `step` steps; the file is whole or the previous one, whenever the process dies."""
     state = {"step": step, "objective": objective.state_dict(), "optimizer": optimizer.state_dict()}
     part = folder / (STATE + ".part")

@@ -45,6 +45,7 @@ def test_published_tasks_leave_the_global_state_alone():
     assert np.random.uniform() == expected
 
 
+@pytest.mark.filterwarnings("ignore:dropped")
 def test_published_rule_brings_all_classes_back_with_one_query():
     labels = np.repeat(np.arange(5), [2, 9, 9, 9, 9])
     with pytest.warns(UserWarning, match="all classes, one query each"):

@@ -1,11 +1,13 @@
 """Packing folders and the batch of a step."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+
 from mtslvr.errors import TrainingError
 from mtslvr.training.config import TrainConfig
 from mtslvr.training.data import PackedClips, StepBatches, pack
@@ -56,7 +58,7 @@ def test_a_folder_without_audio_is_an_error(tmp_path):
 def test_a_pack_cut_short_is_refused(clips, tmp_path):
     data = (tmp_path / "packed" / "clips.i16").read_bytes()
     (tmp_path / "packed" / "clips.i16").write_bytes(data[:-2])
-    with pytest.raises(TrainingError, match="index says .* pack again"):
+    with pytest.raises(TrainingError, match=r"index says .* pack again"):
         PackedClips.open(tmp_path / "packed")
 
 
@@ -138,3 +140,26 @@ def test_settings_out_of_range_are_named(changes, message):
 
     with pytest.raises(ConfigError, match=message):
         config(**changes)
+
+
+def test_pickled_clips_reopen_the_file(clips):
+    pickled = pickle.dumps(clips)
+    assert len(pickled) < 1000 < clips.samples.nbytes
+    again = pickle.loads(pickled)
+    np.testing.assert_array_equal(again.samples, clips.samples)
+    assert again.names == clips.names
+
+
+def test_a_partial_recipe_keeps_the_other_defaults():
+    partial = TrainConfig.from_dict({"augment": {"pitch": "semitones"}, "steps": 7})
+    assert partial.steps == 7 and partial.augment.pitch.value == "semitones"
+    assert partial.augment.pitch_n_fft == TrainConfig().augment.pitch_n_fft
+    assert partial.batch_size == TrainConfig().batch_size
+
+
+@pytest.mark.parametrize("data", [[1], {"augment": 3}, {"augment": {"pitches": 1}}])
+def test_a_recipe_of_the_wrong_form_is_refused(data):
+    from mtslvr.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="training config: "):
+        TrainConfig.from_dict(data)

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 
-import mtslvr
 import numpy as np
 import pytest
 import soundfile
 import torch
+
+import mtslvr
 from mtslvr.config import AdapterKind
 from mtslvr.errors import TrainingError
 from mtslvr.training import loop

@@ -8,6 +8,7 @@ import fill_rule
 import numpy as np
 import pytest
 import torch
+
 from mtslvr import checkpoint
 from mtslvr.training import heads
 from mtslvr.training.losses import augmentation_loss, nt_xent_loss, simsiam_loss

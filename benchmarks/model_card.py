@@ -1,0 +1,425 @@
+r"""Measure a checkpoint and write its model card, and the figures in the repository's README.md.
+
+    python benchmarks/model_card.py weights/parallel-simclr --run runs/bundled \
+        --eval esc50-val=FOLDER --eval fsdd-digit=FOLDER --eval fsdd-speaker=FOLDER:1
+
+Every figure in both files comes from here: few-shot accuracies are measured, facts of the training are read from
+the run directory, the sources of its audio from pretraining_sources.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from mtslvr.checkpoint import CONFIG_NAME, read_config
+from mtslvr.fewshot import EpisodeConfig, FewShotResult, labelled_files, labels_from_names
+from mtslvr.fewshot import run as few_shot
+from mtslvr.fewshot.dataset import audio_files
+from mtslvr.training.config import TrainConfig
+from mtslvr.training.loop import environment
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = Path(__file__).resolve().parent / "pretraining_sources.md"
+
+# What the validation sets of the bundled weights are; another name stands for itself.
+TITLES = {
+    "esc50-val": "ESC-50, the five validation classes of MetaAudio's split",
+    "fsdd-digit": "Free Spoken Digit Dataset, digits",
+    "fsdd-speaker": "Free Spoken Digit Dataset, speakers",
+}
+CLASSIFIERS = {"logistic": "logistic regression", "sgd": "published classifier (SGD)"}
+FEATURES = ("invariant", "variant", "concat", "log-mel")
+
+
+@dataclass(frozen=True)
+class EvalSet:
+    """One `--eval NAME=FOLDER[:label_field]`."""
+
+    name: str
+    folder: Path
+    label_field: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> EvalSet:
+        """The set that an argument names."""
+        match = re.fullmatch(r"([^=]+)=(.+?)(?::(-?\d+))?", text)
+        if match is None:
+            raise argparse.ArgumentTypeError(f"{text!r}: expected NAME=FOLDER or NAME=FOLDER:FIELD")
+        name, folder, field = match.groups()
+        return cls(name, Path(folder), None if field is None else int(field))
+
+    @property
+    def title(self) -> str:
+        """For readers."""
+        return TITLES.get(self.name, self.name)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One set's accuracies, results[classifier][features]."""
+
+    eval_set: EvalSet
+    classes: int
+    clips: int
+    results: dict[str, dict[str, FewShotResult]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run directory tells of a training."""
+
+    config: TrainConfig
+    environment: dict[str, Any]
+    steps_done: int
+    hours: float
+    losses: dict[str, float]
+    pool_clips: int
+    pool_hours: float
+
+    @classmethod
+    def read(cls, folder: Path) -> Run:
+        """From config.json, environment.json, losses.csv and clips/clips.json."""
+        config = TrainConfig.from_dict(json.loads((folder / "config.json").read_text()))
+        with open(folder / "losses.csv", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if all(row.values())]
+        last = rows[-50:]
+        clips = json.loads((folder / "clips" / "clips.json").read_text())
+        return cls(
+            config=config,
+            environment=json.loads((folder / "environment.json").read_text()),
+            steps_done=int(rows[-1]["step"]) + 1,
+            hours=sum(config.batch_size / float(row["clips_per_second"]) for row in rows) / 3600,
+            losses={k: sum(float(row[k]) for row in last) / len(last) for k in ("contrastive", "predictive")},
+            pool_clips=len(clips["names"]),
+            pool_hours=sum(clips["lengths"]) / clips["sample_rate"] / 3600,
+        )
+
+
+def measure(eval_set: EvalSet, checkpoint: Path, config: EpisodeConfig, sgd_episodes: int, device: str) -> Measured:
+    """All features with each classifier; the episodes of SGD are the first ones of the others."""
+    if eval_set.label_field is None:
+        labels, names = labelled_files(eval_set.folder)[1:]
+    else:
+        labels, names = labels_from_names(audio_files(eval_set.folder), eval_set.label_field)
+    results: dict[str, dict[str, FewShotResult]] = {}
+    for classifier in CLASSIFIERS:
+        rows = few_shot(
+            eval_set.folder,
+            model=str(checkpoint),
+            label_field=eval_set.label_field,
+            n_way=config.n_way,
+            n_shot=config.n_shot,
+            n_query=config.n_query,
+            episodes=sgd_episodes if classifier == "sgd" else config.episodes,
+            seed=config.seed,
+            classifiers=[classifier],
+            device=device,
+        )
+        results[classifier] = {row.features: row.result for row in rows}
+        for name, result in results[classifier].items():
+            print(f"{eval_set.name}  {classifier:8}  {name:9}  {result}", file=sys.stderr)
+    return Measured(eval_set, len(names), len(labels), results)
+
+
+def scalings(measured: Measured) -> str:
+    """What was done to the rows before the classifiers."""
+    said = {"l2": "brought to length 1", "none": "taken as they are", "standard": "standardised by the supports"}
+    told = []
+    for classifier, by_name in measured.results.items():
+        ours, baseline = (by_name[name].settings["scaling"] for name in ("concat", "log-mel"))
+        if ours == baseline:
+            told.append(f"{CLASSIFIERS[classifier]}: all rows {said[ours]}")
+        else:
+            told.append(f"{CLASSIFIERS[classifier]}: embeddings {said[ours]}, log-mel rows {said[baseline]}")
+    return "; ".join(told)
+
+
+def measured_with(config: EpisodeConfig, sgd_episodes: int, first: Measured) -> str:
+    """Settings, versions and machine of the evaluation, as a sentence."""
+    here = environment()
+    revision = here["git_revision"]
+    parts = [
+        f"{config.n_way}-way {config.n_shot}-shot, {config.n_query} query a class, {config.episodes:,} episodes "
+        f"({sgd_episodes:,} for SGD), seed {config.seed}; accuracy in % ± 95% interval of the mean",
+        scalings(first),
+        "log-mel: mean and standard deviation of each mel band over time, no training",
+        f"measured with mtslvr {here['mtslvr']}, torch {here['torch']}, NumPy {here['numpy']}, "
+        f"scikit-learn {metadata.version('scikit-learn')}, Python {here['python']} on {here['cpu']}, "
+        f"{here['cores']} cores" + (f", {here['cuda']}" if here["cuda"] else ", no GPU"),
+    ]
+    if revision != "unknown":
+        parts[-1] += f", commit {revision[:12]}"
+    return ". ".join(part[0].upper() + part[1:] for part in parts) + "."
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Markdown; the first row is the heading."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def results_of_set(measured: Measured) -> str:
+    """One set: features down, classifiers across."""
+    names = [name for name in FEATURES if name in measured.results["logistic"]]
+    rows = [["features", *CLASSIFIERS.values()]]
+    rows += [
+        [name + (" (baseline)" if name == "log-mel" else ""), *(str(measured.results[c][name]) for c in CLASSIFIERS)]
+        for name in names
+    ]
+    heading = f"### {measured.eval_set.title}\n\n`{measured.eval_set.name}`: {measured.classes} classes, "
+    return f"{heading}{measured.clips:,} clips.\n\n{table(rows)}"
+
+
+def results_of_all(all_measured: Sequence[Measured], note: str, run: Run, name: str) -> str:
+    """The block of the repository's README."""
+    names = [n for n in FEATURES if n in all_measured[0].results["logistic"]]
+    rows = [["set", "classifier", *(f"{n} (baseline)" if n == "log-mel" else n for n in names)]]
+    for measured in all_measured:
+        for classifier, by_name in measured.results.items():
+            rows.append([measured.eval_set.name, classifier, *(str(by_name[n]) for n in names)])
+    sets = "; ".join(
+        f"{m.eval_set.name} is {m.eval_set.title} ({m.classes} classes, {m.clips:,} clips)" for m in all_measured
+    )
+    trained = (
+        f"`{name}` was trained on {run.pool_hours:.1f} h of audio ({run.pool_clips:,} clips) for "
+        f"{run.hours:.1f} h on {machine_of(run)}."
+    )
+    return f"{trained} None of the audio below was trained on.\n\n{table(rows)}\n\n{note}\n\nSets: {sets}."
+
+
+def machine_of(run: Run) -> str:
+    """Where a run took place."""
+    env = run.environment
+    return env["cuda"] or f"a CPU ({env.get('cpu', env['machine'])}, {env['cores']} cores)"
+
+
+def training_table(run: Run) -> str:
+    """What was trained, and how."""
+    config, env = run.config, run.environment
+    settings = {
+        "encoder": f"ResNet-18, adapter {config.encoder.adapter.value}, {config.encoder.frontend.channels} channels, "
+        f"{config.encoder.heads} heads of {config.encoder.head_dim}",
+        "contrastive objective": f"{config.contrastive}, temperature {config.temperature:g}",
+        "weight of augmentation prediction (lambda)": f"{config.augmentation_weight:g}",
+        "steps, batch": f"{config.steps:,} of {config.batch_size} clips",
+        "clips seen": f"{run.steps_done * config.batch_size:,}",
+        "audio in the pool": f"{run.pool_clips:,} clips, {run.pool_hours:.1f} h",
+        "crop": f"{config.crop_seconds:g} s",
+        "optimiser": f"AdamW, learning rate {config.learning_rate:g}, weight decay {config.weight_decay:g}, "
+        f"{config.warmup_steps} steps of warm-up, cosine to 0",
+        "dtype": f"{config.dtype} autocast" if config.dtype != "float32" else "float32",
+        "seed": str(config.seed),
+        "transformations": ", ".join(config.augment.transformations),
+        "losses, mean of the last 50 steps": ", ".join(f"{k} {v:.3f}" for k, v in run.losses.items()),
+        "duration": f"{run.hours:.1f} h, the steps in losses.csv together",
+        "machine": machine_of(run),
+        "versions": f"mtslvr {env['mtslvr']}, torch {env['torch']}, NumPy {env['numpy']}, Python {env['python']}"
+        + ("" if env["git_revision"] == "unknown" else f", commit {env['git_revision'][:12]}"),
+    }
+    return table([["setting", "value"], *([key, value] for key, value in settings.items())])
+
+
+def reproduce(run: Run) -> str:
+    """The training command; what differs from the default recipe goes through --config."""
+    default, ours = TrainConfig().to_dict(), run.config.to_dict()
+    changed = {key: value for key, value in ours.items() if value != default[key]}
+    lines = ["```sh", "mtslvr train --data POOL --out RUN" + (" --config recipe.json" if changed else ""), "```"]
+    if changed:
+        lines += ["", "with this `recipe.json`:", "", "```json", json.dumps(changed, indent=2), "```"]
+    lines += ["", "POOL is a folder with the audio of the sources below. Same seed, same batches; the weights agree "
+              "up to rounding, which depends on machine and threads."]  # fmt: skip
+    return "\n".join(lines)
+
+
+def sources_table() -> list[str]:
+    """The lines of pretraining_sources.md that are its table."""
+    return [line for line in SOURCES.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+
+
+def limits_of_results(all_measured: Sequence[Measured]) -> list[str]:
+    """A sentence for each set where no embedding does better than the baseline."""
+    limits = []
+    for measured in all_measured:
+        by_name = measured.results["logistic"]
+        best = max(result.mean for features, result in by_name.items() if features != "log-mel")
+        if best <= by_name["log-mel"].mean:
+            limits.append(
+                f"On `{measured.eval_set.name}` the log-mel baseline does as well as any of the embeddings or better "
+                f"({by_name['log-mel']} against {best:.2f} at best, logistic regression)."
+            )
+    return limits
+
+
+def front_matter(name: str, all_measured: Sequence[Measured], config: EpisodeConfig) -> str:
+    """The YAML block that the hub reads."""
+    task = f"{config.n_way}-way {config.n_shot}-shot classification"
+    return ModelCardData(
+        license="cc-by-nc-4.0",
+        library_name="mtslvr",
+        pipeline_tag="feature-extraction",
+        tags=["audio", "audio-embeddings", "self-supervised-learning", "contrastive-learning", "few-shot", "mt-slvr"],
+        datasets=[line.split("|")[1].strip() for line in sources_table()[2:]],
+        model_name=name,
+        eval_results=[
+            EvalResult(
+                task_type="audio-classification",
+                task_name=task,
+                dataset_type=measured.eval_set.name,
+                dataset_name=measured.eval_set.title,
+                metric_type="accuracy",
+                metric_name=f"accuracy (%), {features}, {CLASSIFIERS[classifier]}",
+                metric_value=round(result.mean, 2),
+            )
+            for measured in all_measured
+            for classifier, by_name in measured.results.items()
+            for features, result in by_name.items()
+            if features != "log-mel"
+        ],
+    ).to_yaml()
+
+
+def model_card(name: str, run: Run, all_measured: Sequence[Measured], config: EpisodeConfig, note: str) -> str:
+    """README.md of the checkpoint folder."""
+    frontend = run.config.encoder.frontend
+    results = "\n\n".join(results_of_set(m) for m in all_measured)
+    limits = "".join(f"\n- {limit}" for limit in limits_of_results(all_measured))
+    sources = "\n".join(sources_table())
+    unfinished = ""
+    if run.steps_done < run.config.steps:
+        unfinished = f"\n\n**Unfinished: {run.steps_done:,} of {run.config.steps:,} steps.**"
+    return f"""---
+{front_matter(name, all_measured, config).strip()}
+---
+
+# {name}
+
+Audio embeddings from an MT-SLVR encoder: one ResNet-18 whose two task paths give an invariant embedding (contrastive,
+unmoved by pitch shift, fades, noise, time stretch, masking and time shift) and a variant one (trained to tell which of
+these were applied), {run.config.encoder.head_dim} numbers each. Method: Heggan, Hospedales, Budgett, Yaghoobi,
+"MT-SLVR: Multi-Task Self-Supervised Learning for Transformation In(Variant) Representations", Interspeech 2023,
+doi 10.21437/Interspeech.2023-1064. The weights are this project's own, not the authors'.{unfinished}
+
+## Use
+
+```python
+import mtslvr
+encoder = mtslvr.load("{name}")
+x = mtslvr.embed("dog.wav", encoder=encoder)  # invariant and variant; features="invariant" or "variant" for one
+```
+
+## Results
+
+Few-shot classification on frozen embeddings, on audio that was not trained on. {note}
+
+{results}
+
+## Training
+
+{training_table(run)}
+
+To reproduce:
+
+{reproduce(run)}
+
+## Sources of the training audio
+
+None of it is distributed here.
+
+{sources}
+
+## Known limits
+
+- Trained on {run.pool_hours:.1f} h of audio on {machine_of(run)}, far less than the balanced AudioSet of the paper
+  (20,550 clips of 10 s): the figures above are not those of the paper, and the data sets differ, too.
+- {frontend.sample_rate / 1000:g} kHz: nothing above {frontend.sample_rate / 2000:g} kHz is heard.
+- Windows of {run.config.encoder.window_seconds:g} s, trained on crops of {run.config.crop_seconds:g} s: an
+  embedding tells nothing of changes over a longer time.
+- Most of the speech in the pool is short commands and keywords.
+- Accuracy was measured on the sets above only; measure it on your own audio with `mtslvr fewshot`.{limits}
+- Non-commercial: CC BY-NC 4.0, because some of the training audio, ESC-50 among it, is non-commercial.
+"""
+
+
+def replace_block(text: str, name: str, content: str) -> str:
+    """`text` with what stands between <!-- name --> and <!-- /name --> replaced."""
+    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, opening, rest = text.partition(start)
+    _, closing, after = rest.partition(end)
+    if not (opening and closing):
+        raise SystemExit(f"README has no block {start} ... {end}")
+    return f"{before}{start}\n{content}\n{end}{after}"
+
+
+def example_output(readme: str) -> str:
+    """What the last Python example before <!-- output --> prints, as a fenced block."""
+    code = re.findall(r"```python\n(.*?)```", readme.partition("<!-- output -->")[0], re.DOTALL)[-1]
+    env = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, check=False)
+    if printed.returncode:
+        raise SystemExit(f"the example of the README fails:\n{printed.stderr.decode()}")
+    return f"```text\n{printed.stdout.decode('utf-8').rstrip()}\n```"
+
+
+def write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+    print(f"wrote {path}", file=sys.stderr)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path, help="folder with config.json and model.safetensors")
+    parser.add_argument("--run", type=Path, required=True, help="run directory that the checkpoint comes from")
+    parser.add_argument(
+        "--eval",
+        dest="sets",
+        type=EvalSet.parse,
+        action="append",
+        required=True,
+        metavar="NAME=FOLDER[:FIELD]",
+        help="labelled audio, one folder a class, or the class in a field of the file names; may be repeated",
+    )
+    parser.add_argument("--name", help="of the model; default: the name of the checkpoint folder")
+    parser.add_argument("--episodes", type=int, default=10_000)
+    parser.add_argument("--sgd-episodes", type=int, default=1_000, help="SGD fits one model an episode and is slow")
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="whose blocks are filled")
+    parser.add_argument("--no-readme", action="store_true", help="write the model card only")
+    options = parser.parse_args()
+    warnings.simplefilter("default")
+
+    run = Run.read(options.run)
+    if read_config(options.checkpoint / CONFIG_NAME) != run.config.encoder:
+        raise SystemExit(f"{options.checkpoint}: its config.json is not the encoder of {options.run}")
+    name = options.name or options.checkpoint.resolve().name
+    config = EpisodeConfig(n_way=5, n_shot=1, n_query=1, episodes=options.episodes, seed=options.seed)
+    checkpoint, sgd_episodes = options.checkpoint, options.sgd_episodes
+    measured = [measure(eval_set, checkpoint, config, sgd_episodes, options.device) for eval_set in options.sets]
+    note = measured_with(config, options.sgd_episodes, measured[0])
+    write(options.checkpoint / "README.md", model_card(name, run, measured, config, note))
+    if not options.no_readme:
+        readme = options.readme.read_text(encoding="utf-8")
+        readme = replace_block(readme, "results", results_of_all(measured, note, run, name))
+        write(options.readme, replace_block(readme, "output", example_output(readme)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 r"""Measure a checkpoint and write its model card, and the figures in the repository's README.md.
 
-    python benchmarks/model_card.py weights/parallel-simclr --run runs/bundled \
+    python benchmarks/model_card.py weights/parallel-simclr --run runs/first --run runs/second \
         --eval esc50-val=FOLDER --eval fsdd-digit=FOLDER --eval fsdd-speaker=FOLDER:1
 
 Every figure in both files comes from here: few-shot accuracies are measured, facts of the training are read from
@@ -29,8 +29,10 @@ from mtslvr.checkpoint import CONFIG_NAME, read_config
 from mtslvr.fewshot import EpisodeConfig, FewShotResult, labelled_files, labels_from_names
 from mtslvr.fewshot import run as few_shot
 from mtslvr.fewshot.dataset import audio_files
+from mtslvr.training.augment import Pitch
 from mtslvr.training.config import TrainConfig
 from mtslvr.training.loop import environment
+from mtslvr.training.whiten import BATCHES, POWER
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = Path(__file__).resolve().parent / "pretraining_sources.md"
@@ -184,7 +186,7 @@ def results_of_set(measured: Measured) -> str:
     return f"{heading}{measured.clips:,} clips.\n\n{table(rows)}"
 
 
-def results_of_all(all_measured: Sequence[Measured], note: str, run: Run, name: str) -> str:
+def results_of_all(all_measured: Sequence[Measured], note: str, runs: Sequence[Run], name: str) -> str:
     """The block of the repository's README."""
     names = [n for n in FEATURES if n in all_measured[0].results["logistic"]]
     rows = [["set", "classifier", *(f"{n} (baseline)" if n == "log-mel" else n for n in names)]]
@@ -195,8 +197,8 @@ def results_of_all(all_measured: Sequence[Measured], note: str, run: Run, name: 
         f"{m.eval_set.name} is {m.eval_set.title} ({m.classes} classes, {m.clips:,} clips)" for m in all_measured
     )
     trained = (
-        f"`{name}` was trained on {run.pool_hours:.1f} h of audio ({run.pool_clips:,} clips) for "
-        f"{run.hours:.1f} h on {machine_of(run)}."
+        f"`{name}` was trained on {runs[-1].pool_hours:.1f} h of audio ({runs[-1].pool_clips:,} clips) for "
+        f"{sum(run.hours for run in runs):.1f} h on {machine_of(runs[-1])}."
     )
     return f"{trained} None of the audio below was trained on.\n\n{table(rows)}\n\n{note}\n\nSets: {sets}."
 
@@ -207,15 +209,29 @@ def machine_of(run: Run) -> str:
     return env["cuda"] or f"a CPU ({env.get('cpu', env['machine'])}, {env['cores']} cores)"
 
 
-def training_table(run: Run) -> str:
-    """What was trained, and how."""
+def training_table(runs: Sequence[Run]) -> str:
+    """What was trained, and how: a column for each run, each starting from the weights of the one before."""
+    heading = ["setting", "value"] if len(runs) == 1 else ["setting", *(f"run {i}" for i in range(1, len(runs) + 1))]
+    columns = [training_settings(run) for run in runs]
+    return table([heading, *([key, *(column[key] for column in columns)] for key in columns[0])])
+
+
+def training_settings(run: Run) -> dict[str, str]:
+    """One run's."""
     config, env = run.config, run.environment
-    settings = {
+    augment = config.augment
+    published = augment.pitch is Pitch.PUBLISHED_RATIOS
+    pitch = "14 published ratios" if published else f"±{augment.pitch_semitones:g} semitones"
+    steps = f"{run.steps_done:,}" + ("" if run.steps_done == config.steps else f", of a schedule of {config.steps:,}")
+    return {
         "encoder": f"ResNet-18, adapter {config.encoder.adapter.value}, {config.encoder.frontend.channels} channels, "
         f"{config.encoder.heads} heads of {config.encoder.head_dim}",
         "contrastive objective": f"{config.contrastive}, temperature {config.temperature:g}",
         "weight of augmentation prediction (lambda)": f"{config.augmentation_weight:g}",
-        "steps, batch": f"{config.steps:,} of {config.batch_size} clips",
+        "transformations": ", ".join(augment.transformations),
+        "pitch shift": pitch,
+        "steps": steps,
+        "batch": f"{config.batch_size} clips",
         "clips seen": f"{run.steps_done * config.batch_size:,}",
         "audio in the pool": f"{run.pool_clips:,} clips, {run.pool_hours:.1f} h",
         "crop": f"{config.crop_seconds:g} s",
@@ -223,26 +239,42 @@ def training_table(run: Run) -> str:
         f"{config.warmup_steps} steps of warm-up, cosine to 0",
         "dtype": f"{config.dtype} autocast" if config.dtype != "float32" else "float32",
         "seed": str(config.seed),
-        "transformations": ", ".join(config.augment.transformations),
         "losses, mean of the last 50 steps": ", ".join(f"{k} {v:.3f}" for k, v in run.losses.items()),
-        "duration": f"{run.hours:.1f} h, the steps in losses.csv together",
+        "duration": f"{run.hours:.2f} h, the steps in losses.csv together",
         "machine": machine_of(run),
         "versions": f"mtslvr {env['mtslvr']}, torch {env['torch']}, NumPy {env['numpy']}, Python {env['python']}"
         + ("" if env["git_revision"] == "unknown" else f", commit {env['git_revision'][:12]}"),
     }
-    return table([["setting", "value"], *([key, value] for key, value in settings.items())])
 
 
-def reproduce(run: Run) -> str:
-    """The training command; what differs from the default recipe goes through --config."""
-    default, ours = TrainConfig().to_dict(), run.config.to_dict()
-    changed = {key: value for key, value in ours.items() if value != default[key]}
-    lines = ["```sh", "mtslvr train --data POOL --out RUN" + (" --config recipe.json" if changed else ""), "```"]
-    if changed:
-        lines += ["", "with this `recipe.json`:", "", "```json", json.dumps(changed, indent=2), "```"]
-    lines += ["", "POOL is a folder with the audio of the sources below. Same seed, same batches; the weights agree "
-              "up to rounding, which depends on machine and threads."]  # fmt: skip
+def reproduce(name: str, runs: Sequence[Run], whitened: bool) -> str:
+    """The training commands; `write_recipes` writes their configs."""
+    lines = ["```sh"]
+    for number, run in enumerate(runs, 1):
+        command = f"mtslvr train --data POOL --out run{number} --config {recipe_path(name, number)}"
+        if number > 1:
+            command += f" --init run{number - 1}"
+        if run.steps_done < run.config.steps:
+            command += f" --stop-after {run.steps_done}"
+        lines.append(command)
+    if whitened:
+        lines.append(f"mtslvr whiten run{len(runs)} weights/{name}")
+    lines += ["```", "", "POOL is a folder with the audio of the sources below. Same seed, same batches; the weights "
+              "agree up to rounding, which depends on machine and threads."]  # fmt: skip
     return "\n".join(lines)
+
+
+def recipe_path(name: str, number: int) -> Path:
+    """Where the config of one run is kept, from the root of the repository."""
+    return Path("benchmarks", "recipes", f"{name}-{number}.json")
+
+
+def write_recipes(name: str, runs: Sequence[Run]) -> None:
+    """The config of each run."""
+    for number, run in enumerate(runs, 1):
+        path = ROOT / recipe_path(name, number)
+        path.parent.mkdir(exist_ok=True)
+        write(path, json.dumps(run.config.to_dict(), indent=2) + "\n")
 
 
 def sources_table() -> list[str]:
@@ -292,15 +324,28 @@ def front_matter(name: str, all_measured: Sequence[Measured], config: EpisodeCon
     ).to_yaml()
 
 
-def model_card(name: str, run: Run, all_measured: Sequence[Measured], config: EpisodeConfig, note: str) -> str:
+def model_card(
+    name: str,
+    runs: Sequence[Run],
+    all_measured: Sequence[Measured],
+    config: EpisodeConfig,
+    note: str,
+    whitened: bool,
+) -> str:
     """README.md of the checkpoint folder."""
+    run = runs[-1]
     frontend = run.config.encoder.frontend
     results = "\n\n".join(results_of_set(m) for m in all_measured)
     limits = "".join(f"\n- {limit}" for limit in limits_of_results(all_measured))
     sources = "\n".join(sources_table())
-    unfinished = ""
-    if run.steps_done < run.config.steps:
-        unfinished = f"\n\n**Unfinished: {run.steps_done:,} of {run.config.steps:,} steps.**"
+    stages = "" if len(runs) == 1 else "Each run starts from the weights of the one before it.\n\n"
+    heads = ""
+    if whitened:
+        heads = (
+            "The heads are those of `mtslvr whiten`, not those that training leaves: principal components of the "
+            f"pooled features over {BATCHES * run.config.batch_size:,} crops of the pool, each divided by its standard "
+            f"deviation to the power {POWER:g}. No label is used.\n\n"
+        )
     return f"""---
 {front_matter(name, all_measured, config).strip()}
 ---
@@ -311,7 +356,7 @@ Audio embeddings from an MT-SLVR encoder: one ResNet-18 whose two task paths giv
 unmoved by pitch shift, fades, noise, time stretch, masking and time shift) and a variant one (trained to tell which of
 these were applied), {run.config.encoder.head_dim} numbers each. Method: Heggan, Hospedales, Budgett, Yaghoobi,
 "MT-SLVR: Multi-Task Self-Supervised Learning for Transformation In(Variant) Representations", Interspeech 2023,
-doi 10.21437/Interspeech.2023-1064. The weights are this project's own, not the authors'.{unfinished}
+doi 10.21437/Interspeech.2023-1064. The weights are this project's own, not the authors'.
 
 ## Use
 
@@ -329,11 +374,11 @@ Few-shot classification on frozen embeddings, on audio that was not trained on. 
 
 ## Training
 
-{training_table(run)}
+{stages}{training_table(runs)}
 
 To reproduce:
 
-{reproduce(run)}
+{heads}{reproduce(name, runs, whitened)}
 
 ## Sources of the training audio
 
@@ -386,7 +431,14 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="folder with config.json and model.safetensors")
-    parser.add_argument("--run", type=Path, required=True, help="run directory that the checkpoint comes from")
+    parser.add_argument(
+        "--run",
+        dest="runs",
+        type=Path,
+        action="append",
+        required=True,
+        help="run directory that the checkpoint comes from; repeated, in order, where one started from another",
+    )
     parser.add_argument(
         "--eval",
         dest="sets",
@@ -396,6 +448,7 @@ def main() -> None:
         metavar="NAME=FOLDER[:FIELD]",
         help="labelled audio, one folder a class, or the class in a field of the file names; may be repeated",
     )
+    parser.add_argument("--whitened", action="store_true", help="the heads are those of `mtslvr whiten`")
     parser.add_argument("--name", help="of the model; default: the name of the checkpoint folder")
     parser.add_argument("--episodes", type=int, default=10_000)
     parser.add_argument("--sgd-episodes", type=int, default=1_000, help="SGD fits one model an episode and is slow")
@@ -406,18 +459,19 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("default")
 
-    run = Run.read(options.run)
-    if read_config(options.checkpoint / CONFIG_NAME) != run.config.encoder:
-        raise SystemExit(f"{options.checkpoint}: its config.json is not the encoder of {options.run}")
+    runs = [Run.read(folder) for folder in options.runs]
+    if read_config(options.checkpoint / CONFIG_NAME) != runs[-1].config.encoder:
+        raise SystemExit(f"{options.checkpoint}: its config.json is not the encoder of {options.runs[-1]}")
     name = options.name or options.checkpoint.resolve().name
     config = EpisodeConfig(n_way=5, n_shot=1, n_query=1, episodes=options.episodes, seed=options.seed)
     checkpoint, sgd_episodes = options.checkpoint, options.sgd_episodes
     measured = [measure(eval_set, checkpoint, config, sgd_episodes, options.device) for eval_set in options.sets]
     note = measured_with(config, options.sgd_episodes, measured[0])
-    write(options.checkpoint / "README.md", model_card(name, run, measured, config, note))
+    write(options.checkpoint / "README.md", model_card(name, runs, measured, config, note, options.whitened))
+    write_recipes(name, runs)
     if not options.no_readme:
         readme = options.readme.read_text(encoding="utf-8")
-        readme = replace_block(readme, "results", results_of_all(measured, note, run, name))
+        readme = replace_block(readme, "results", results_of_all(measured, note, runs, name))
         write(options.readme, replace_block(readme, "output", example_output(readme)))
 
 

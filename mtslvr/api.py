@@ -114,7 +114,7 @@ def embed_windows(
 
 
 def _sources(inputs: Sequence[AudioInput], sample_rate: int | Sequence[int] | None, single: bool) -> list[Source]:
-    many = isinstance(sample_rate, Sequence)
+    many = isinstance(sample_rate, Sequence) and not isinstance(sample_rate, str)
     rates: list[int | None] = list(sample_rate) if many else [sample_rate] * len(inputs)  # type: ignore[arg-type,list-item]
     if len(rates) != len(inputs):
         raise AudioError(f"{len(rates)} sample rates for {len(inputs)} inputs; give one, or one for each")

@@ -25,9 +25,7 @@ from .errors import AudioError
 AudioInput: TypeAlias = Union[str, "os.PathLike[str]", BinaryIO, npt.NDArray[Any], Tensor]
 Block: TypeAlias = npt.NDArray[np.float32]
 
-AUDIO_SUFFIXES = frozenset(
-    (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".caf", ".w64")
-)
+AUDIO_SUFFIXES = frozenset((".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".caf", ".w64"))
 MAX_RATE = 768_000
 BLOCK_FRAMES = 1 << 14
 

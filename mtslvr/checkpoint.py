@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import pickle
 import re
+import shutil
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +21,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .config import AdapterKind, EncoderConfig, FrontendConfig, Normalization
+from .config import FORMAT_VERSION, AdapterKind, EncoderConfig, FrontendConfig, Normalization
 from .encoder import Encoder
 from .errors import CheckpointError, ConfigError
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "README.md"
-_LARGEST_CONFIG = 1 << 20
+LARGEST_CONFIG = 1 << 20
+LARGEST_WEIGHTS = 1 << 29  # several times what the largest valid config takes in float32
+
+# The values of a config.json of one format to those of the next, by the format that they come from.
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 PathLike = str | os.PathLike[str]
 
@@ -56,9 +63,10 @@ def save(encoder: Encoder, folder: PathLike, *, dtype: torch.dtype = torch.float
         save_file(state, part, metadata={"format": "pt", "library": "mtslvr"})
         os.replace(part, target / WEIGHTS_NAME)
         _write_text(target / CONFIG_NAME, json.dumps(encoder.config.to_dict(), indent=2) + "\n")
+        shutil.copymode(target / CONFIG_NAME, target / WEIGHTS_NAME)  # safetensors lets the owner alone read it
         if card is not None:
             _write_text(target / CARD_NAME, card)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{target}: cannot write the checkpoint ({error}); choose a writable folder") from None
     return target
 
@@ -74,6 +82,8 @@ def load(folder: PathLike) -> Encoder:
     path = source / WEIGHTS_NAME
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; a checkpoint folder holds {CONFIG_NAME} and {WEIGHTS_NAME}")
+    if path.stat().st_size > LARGEST_WEIGHTS:
+        raise CheckpointError(f"{path}: {path.stat().st_size} bytes; weights have at most {LARGEST_WEIGHTS}")
     try:
         state = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
@@ -85,20 +95,55 @@ def read_config(path: Path) -> EncoderConfig:
     """The config.json of a checkpoint folder.
 
     Raises:
-        CheckpointError: missing, too large, not JSON, an unknown key, or a value outside its range.
+        CheckpointError: missing, too large, not JSON, an unknown or repeated key, a value outside its range, or a
+            format that this version does not read.
     """
     try:
-        if path.stat().st_size > _LARGEST_CONFIG:
-            raise CheckpointError(f"{path}: {path.stat().st_size} bytes; a config has at most {_LARGEST_CONFIG}")
-        return EncoderConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        if path.stat().st_size > LARGEST_CONFIG:
+            raise CheckpointError(f"{path}: {path.stat().st_size} bytes; a config has at most {LARGEST_CONFIG}")
+        values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_distinct)
+        return EncoderConfig.from_dict(_upgrade(values))
     except FileNotFoundError:
         raise CheckpointError(
             f"{path}: no such file; a checkpoint folder holds {CONFIG_NAME} and {WEIGHTS_NAME}"
         ) from None
     except ConfigError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+        said = str(error)  # quotes values, which may be as long as the file
+        raise CheckpointError(f"{path}: {said if len(said) <= 1000 else said[:1000] + ' ...'}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a readable JSON file ({error})") from None
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        repeated = [repr(key) for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+        raise ConfigError(f"config: key {_some(repeated)} given twice; keep one")
+    return values
+
+
+def _upgrade(values: Any) -> Any:
+    """The values of an older config.json in the present format; all others as they are."""
+    while isinstance(values, dict) and type(version := values.get("format_version")) is int:
+        if version >= FORMAT_VERSION:
+            break
+        if version not in UPGRADES:
+            readable = " to ".join(map(str, sorted({min(UPGRADES, default=FORMAT_VERSION), FORMAT_VERSION})))
+            raise ConfigError(
+                f"config: format_version={version}: this mtslvr reads {readable}; "
+                "convert the checkpoint again from its source with `mtslvr convert`, or save it anew"
+            )
+        values = {**UPGRADES[version](values), "format_version": version + 1}
+    return values
 
 
 def build(config: EncoderConfig, state: Mapping[str, Tensor], origin: str) -> Encoder:
@@ -121,17 +166,24 @@ def _check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], 
         for k in expected.keys() & found.keys()
         if found[k].shape != expected[k].shape
     ]
+    kinds = [
+        f"{k} is {found[k].dtype}, expected {expected[k].dtype}"
+        for k in expected.keys() & found.keys()
+        if _kind(found[k]) != _kind(expected[k])
+    ]
     problems = {
         "missing tensor": expected.keys() - found.keys(),
         "extra tensor": found.keys() - expected.keys(),
         "mis-shaped tensor": shapes,
-        "tensor that is not a real floating-point or integer one": [
-            k for k in found if found[k].is_complex() or found[k].dtype is torch.bool
-        ],
+        "tensor of another kind": kinds,
     }
     said = [f"{_some(names)}: {what}" for what, names in problems.items() if names]
     if said:
         raise CheckpointError(f"{origin}: {'; '.join(said)}; the config.json and the weights do not belong together")
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool, bool]:
+    return tensor.is_floating_point(), tensor.is_complex(), tensor.dtype is torch.bool
 
 
 def _some(names: Iterable[str], most: int = 3) -> str:
@@ -213,9 +265,11 @@ def official_config(state: Mapping[str, Tensor]) -> EncoderConfig:
     if first.ndim != 4:
         raise CheckpointError(f"conv1.weight is {first.ndim}-D: only the networks on spectrograms (dims=2) convert")
     keys = state.keys()
+    head = state["fc.weight"] if "fc.weight" in state else state["fc_layers.0.weight"]
+    if head.ndim != 2:
+        raise CheckpointError(f"fc.weight or fc_layers.0.weight is {head.ndim}-D: not the head of an MT-SLVR backbone")
     heads = max(1, sum(bool(re.match(r"fc_layers\.\d+\.weight$", k)) for k in keys))
     tasks = max(1, sum(bool(re.match(r"end_bns\.\d+\.0\.weight$", k)) for k in keys))
-    head = state["fc.weight"] if "fc.weight" in state else state["fc_layers.0.weight"]
     try:
         return EncoderConfig(
             frontend=FrontendConfig(channels=first.shape[1]),
@@ -310,8 +364,6 @@ def _load_state_dict(path: Path) -> dict[str, Tensor]:
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path}: not a torch checkpoint ({error})") from None
-    if not isinstance(loaded, dict) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items()
-    ):
+    if not isinstance(loaded, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items()):
         raise CheckpointError(f"{path}: holds a {type(loaded).__name__}, expected a state dict of tensors")
     return dict(loaded)

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 from .errors import ConfigError
 
 FORMAT_VERSION = 1
+# Numbers in the largest intermediate result of one window; windows of 600 s with the default front end take 0.86 of it.
+_LARGEST_WINDOW = 1 << 26
 
 E = TypeVar("E", bound=enum.Enum)
 
@@ -83,7 +85,7 @@ class FrontendConfig:
 
     Attributes:
         sample_rate: Hz.
-        n_fft: STFT length in samples.
+        n_fft: STFT length in samples, even.
         hop_length: STFT hop in samples.
         n_mels: mel filters between `f_min` and `f_max` Hz (HTK scale, no area normalisation).
         channels: 3 (log-mel power, log magnitude, phase) or 1 (log-mel power).
@@ -110,6 +112,8 @@ class FrontendConfig:
             ("n_mels", 8, 1024),
         ):
             _require_int(f"frontend.{name}", getattr(self, name), low, high)
+        # The Hann spectrum is made from the rectangular one, which takes a bin at half the rate.
+        _require(self.n_fft % 2 == 0, "frontend.n_fft", self.n_fft, "even")
         _require(self.channels in (1, 3), "frontend.channels", self.channels, "1 or 3")
         _require(_finite(self.epsilon) and 0 < self.epsilon < 1, "frontend.epsilon", self.epsilon, "in (0, 1)")
         nyquist = self.sample_rate / 2
@@ -149,9 +153,7 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         _require(isinstance(self.frontend, FrontendConfig), "frontend", self.frontend, "a FrontendConfig")
         _require(isinstance(self.adapter, AdapterKind), "adapter", self.adapter, "an AdapterKind")
-        _require(
-            isinstance(self.normalization, Normalization), "normalization", self.normalization, "a Normalization"
-        )
+        _require(isinstance(self.normalization, Normalization), "normalization", self.normalization, "a Normalization")
         _require_int("tasks", self.tasks, 1, 2)
         _require_int("heads", self.heads, 1, 2)
         _require_int("head_dim", self.head_dim, 1, 4096)
@@ -165,6 +167,16 @@ class EncoderConfig:
             "window_seconds",
             self.window_seconds,
             "0.1 to 600",
+        )
+        # Each setting is in its range, and together they could still ask for terabytes.
+        frames = 1 + self.window_length // self.frontend.hop_length
+        numbers = frames * (self.frontend.n_fft + 16 * self.frontend.n_mels)  # of the STFT, of the stem's output
+        names = ("sample_rate", "hop_length", "n_fft", "n_mels")
+        _require(
+            numbers <= _LARGEST_WINDOW,
+            f"window_seconds, frontend.({', '.join(names)})",
+            (self.window_seconds, *(getattr(self.frontend, name) for name in names)),
+            f"so small that a window takes {_LARGEST_WINDOW} numbers at most, not {numbers}",
         )
         _require(_finite(self.global_mean), "global_mean", self.global_mean, "finite")
         _require(_finite(self.global_std) and self.global_std > 0, "global_std", self.global_std, "positive")
@@ -249,7 +261,10 @@ def _plain(config: Any) -> dict[str, Any]:
 
 
 def _finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False
 
 
 def _require(condition: bool, name: str, value: object, remedy: str) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +83,11 @@ class Encoder(nn.Module):
         return next(self.parameters()).device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of trunk and branches; front end and heads are float32 always."""
+        return next(self.trunk.parameters()).dtype
+
+    @property
     def folded(self) -> bool:
         """Whether adapters and batch norms are folded into plain convolutions."""
         return not any(isinstance(module, AdaptedConv) for module in self.modules())
@@ -125,8 +132,10 @@ class Encoder(nn.Module):
             layer: "head" or "pooled".
         """
         layer = parse_enum(Layer, layer, "layer")
-        shared = self.trunk(spectrogram.contiguous(memory_format=torch.channels_last))
-        pooled = [self.branches(shared, task).mean(dim=(2, 3)) for task in range(self.config.tasks)]
+        spectrogram = spectrogram.to(self.dtype, memory_format=torch.channels_last)
+        shared = self.trunk(spectrogram)
+        dtype = self.heads[0].weight.dtype
+        pooled = [self.branches(shared, task).mean(dim=(2, 3), dtype=dtype) for task in range(self.config.tasks)]
         if layer is Layer.POOLED:
             return Embeddings(pooled[0], pooled[-1])
         if self.config.outputs == 1:
@@ -148,3 +157,21 @@ class Encoder(nn.Module):
                     setattr(module, name, child.fold())
         folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
         return folded
+
+    def save(
+        self, folder: str | os.PathLike[str], *, dtype: torch.dtype = torch.float16, card: str | None = None
+    ) -> Path:
+        """Write what `mtslvr.load` takes and a hub repository holds: config.json, model.safetensors, README.md.
+
+        Args:
+            folder: made where missing.
+            dtype: of the stored floating-point tensors; float32 keeps embeddings to the last bit.
+            card: text of README.md, the model card; without it, one that is there stays.
+        Returns:
+            The folder.
+        Raises:
+            CheckpointError: folded (load with `fold=False`), or the folder cannot be written.
+        """
+        from . import checkpoint  # a level above this one
+
+        return checkpoint.save(self, folder, dtype=dtype, card=card)

@@ -56,6 +56,8 @@ def rectangular_stft(waveform: Tensor, config: FrontendConfig) -> Tensor:
         )
     padded = F.pad(waveform[:, None], (half, half), mode="reflect")[:, 0]
     frames = padded.unfold(1, config.n_fft, config.hop_length)
+    if len(frames) == 0:  # which the FFT of some libraries refuses
+        return torch.complex(frames, frames)[..., : half + 1]
     spectrum: Tensor = torch.fft.rfft(frames)
     return spectrum
 

@@ -1,38 +1,57 @@
-"""A bundled name, a folder or a hub id to an encoder ready for inference; next: `extract`, `api`."""
+"""A bundled or registered name, a folder or a hub id to an encoder ready for inference; next: `extract`, `api`."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
-from huggingface_hub import constants, hf_hub_download
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # public, and not marked as such
 
-from . import checkpoint
+from . import checkpoint, registry
 from .encoder import Encoder
 from .errors import ConfigError, HubError
+from .registry import bundled as bundled
 
 DEFAULT_MODEL = "parallel-simclr"
-_HUB_ID = re.compile(r"^(?:hf-hub:)?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?$")
+# Every part begins with a letter, a digit or an underscore: no "..", no absolute path, no option.
+_HUB_ID = re.compile(
+    r"(?:hf-hub:)?(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\w[\w.+-]*(?:/\w[\w.+-]*)*))?", re.ASCII
+)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_ETAG = re.compile(r"[\w+=:-][\w.+=:-]*", re.ASCII)  # becomes a file name in the cache
+_LARGEST = {
+    checkpoint.CONFIG_NAME: checkpoint.LARGEST_CONFIG,
+    checkpoint.WEIGHTS_NAME: checkpoint.LARGEST_WEIGHTS,
+    checkpoint.CARD_NAME: registry.LARGEST_CARD,
+}
 
 
 def load(
     name: str | os.PathLike[str] | None = None,
     *,
     device: str | torch.device = "auto",
+    dtype: str = "float32",
     fold: bool = True,
     token: str | bool | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -44,6 +63,8 @@ def load(
         name: a bundled name, a folder with config.json and model.safetensors, or a hub repository "org/name",
             "org/name@revision", "hf-hub:org/name@revision"; None is the bundled default.
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1" ...
+        dtype: "float32", or "bfloat16" for trunk and branches: faster where the processor has bfloat16 instructions,
+            and rounded to 8 bits. Embeddings are float32 either way.
         fold: fold adapters and batch norms into plain convolutions: the same embeddings, about twice as fast;
             False keeps the network trainable.
         token: for private repositories; by default the one that `hf auth login` stored.
@@ -52,11 +73,17 @@ def load(
     Raises:
         HubError: unknown name, or weights that can be neither found nor downloaded.
         CheckpointError: files that do not make an encoder.
-        ConfigError: unknown or absent device.
+        ConfigError: unknown or absent device, unknown dtype, or bfloat16 without folding.
     """
+    half = parse_dtype(dtype, fold)
+    target = parse_device(device)
     folder = find(name, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
     encoder = checkpoint.load(folder)
-    return (encoder.fold() if fold else encoder).to(parse_device(device))
+    encoder = (encoder.fold() if fold else encoder).to(target)
+    if half:
+        encoder.trunk.bfloat16()
+        encoder.branches.bfloat16()
+    return encoder
 
 
 @functools.cache
@@ -65,98 +92,263 @@ def default_encoder() -> Encoder:
     return load()
 
 
-def bundled() -> dict[str, Path]:
-    """Bundled names and their folders: in the installed package, or in the repository of an editable install."""
-    here = Path(__file__).parent
-    for root in (here / "weights", here.parent / "weights"):
-        found = {path.parent.name: path.parent for path in sorted(root.glob(f"*/{checkpoint.WEIGHTS_NAME}"))}
-        if found:
-            return found
-    return {}
-
-
 def find(
     name: str | os.PathLike[str] | None = None,
     *,
     token: str | bool | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
+    card: bool = False,
 ) -> Path:
-    """The local folder of a checkpoint; see `load`."""
+    """The local folder of a checkpoint, downloaded where needed.
+
+    Args:
+        name: see `load`, as the others.
+        token: see `load`.
+        cache_dir: see `load`.
+        local_files_only: see `load`.
+        card: have README.md in the folder, too, where the hub has one.
+    Raises:
+        HubError: see `load`.
+    """
     names = bundled()
     if name is None:
         name = DEFAULT_MODEL
         if name not in names:
             raise HubError(f"the bundled weights {name!r} are not in this installation; reinstall mtslvr")
-    if str(name) in names:
-        return names[str(name)]
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
-    match = _HUB_ID.match(str(name)) if isinstance(name, str) else None
-    if match is None or ".." in str(name):
+    text = os.fspath(name)
+    if text in names:
+        return names[text]
+    entry = registry.REGISTRY.get(text)
+    if entry is None and text and os.path.isdir(os.path.expanduser(text)):
+        return Path(text).expanduser()
+    match = _HUB_ID.fullmatch(text) if isinstance(name, str) and ".." not in text else None
+    cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
+    if entry is not None:
+        remote = Remote(text, entry.repo, entry.commit, cache, token, local_files_only, entry.sha256)
+    elif match is not None:
+        remote = Remote(text, match["repo"], match["revision"] or "main", cache, token, local_files_only)
+    else:
         raise HubError(
-            f"{os.fspath(name)!r}: neither a bundled name ({', '.join(names) or 'none'}), nor a folder, "
-            "nor a hub repository like 'org/name' or 'org/name@revision'"
+            f"{text!r}: neither a bundled or registered name ({', '.join([*names, *registry.REGISTRY]) or 'none'}), "
+            "nor a folder, nor a hub repository like 'org/name' or 'org/name@revision'"
         )
-    return download(match["repo"], match["revision"], token, cache_dir, local_files_only)
+    return download(remote, card=card)
 
 
-def download(
-    repo: str,
-    revision: str | None,
-    token: str | bool | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-    local_files_only: bool = False,
-) -> Path:
-    """The cached folder of a hub repository's checkpoint, downloaded where needed.
+@dataclass(frozen=True)
+class Remote:
+    """A hub repository at a revision, and how to get at its files.
+
+    Attributes:
+        name: as the user gave it.
+        repo: "org/name".
+        revision: branch, tag or commit.
+        cache: folder of the hub's cache.
+        token: see `load`.
+        local_files_only: see `load`.
+        sha256: of files, by name, where the registry knows it.
+    """
+
+    name: str
+    repo: str
+    revision: str
+    cache: Path
+    token: str | bool | None = None
+    local_files_only: bool = False
+    sha256: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.repo}@{self.revision}"
+
+
+def download(remote: Remote, *, card: bool = False) -> Path:
+    """The cached folder of a repository's checkpoint, downloaded where needed and checked by sha256.
+
+    Files of a full commit that are in the cache are taken from there without a request. Where the hub cannot be
+    reached, a branch or tag is what it was when it was last downloaded.
 
     Raises:
         HubError: names repository, revision, cache and remedy.
     """
-    where = f"{repo}@{revision or 'main'}"
-    cache = Path(cache_dir or constants.HF_HUB_CACHE)
+    config = _fetch(remote, remote, checkpoint.CONFIG_NAME)
+    # The cache has a folder for each commit: all files come from the same one, even if the branch moves on.
+    pinned = replace(remote, revision=config.parent.name)
+    weights = _fetch(remote, pinned, checkpoint.WEIGHTS_NAME)
+    for path in (config, weights):
+        _check_sha256(remote, path)
+    if card:
+        with contextlib.suppress(HubError):  # not needed for anything but reading
+            _fetch(remote, pinned, checkpoint.CARD_NAME)
+    return weights.parent
+
+
+def _fetch(remote: Remote, pinned: Remote, filename: str) -> Path:
+    """One file in the cache, from there or from the hub; errors name `remote`."""
+    needless = _COMMIT.fullmatch(pinned.revision) is not None and _in_cache(pinned, filename)
+    # hf_hub_download goes on for minutes with a hub that cannot be reached, so ask once beforehand.
+    refusal = None if pinned.local_files_only or needless else _ask(remote, pinned, filename)
     try:
-        files = [
+        return Path(
             hf_hub_download(
-                repo,
+                pinned.repo,
                 filename,
-                revision=revision,
-                token=token,
-                cache_dir=cache,
-                local_files_only=local_files_only,
+                revision=pinned.revision,
+                token=pinned.token,
+                cache_dir=pinned.cache,
+                local_files_only=pinned.local_files_only or refusal is not None,
                 library_name="mtslvr",
                 library_version=metadata.version("mtslvr"),
+                tqdm_class=_Progress,
             )
-            for filename in (checkpoint.CONFIG_NAME, checkpoint.WEIGHTS_NAME)
-        ]
-    except GatedRepoError:
-        raise HubError(f"{where}: gated; ask for access on the hub and log in with `hf auth login`") from None
-    except RevisionNotFoundError:
-        raise HubError(f"{where}: no such revision; check the name after '@'") from None
-    except RepositoryNotFoundError:
+        )
+    except LocalEntryNotFoundError as error:
+        raise refusal or _explain(remote, filename, error) from None
+    except Exception as error:  # those of httpx or httpx2, by the version of huggingface_hub, among them
+        raise _explain(remote, filename, error, started=True) from None
+
+
+class _Progress(tqdm):
+    """The hub's progress bar, which ends a download that otherwise would not: started anew again and again."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._left: float = 4 * (kwargs.get("total") or checkpoint.LARGEST_WEIGHTS)
+        super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]  # tqdm has no types
+
+    def update(self, n: float | None = 1) -> Any:
+        """Count bytes."""
+        self._left -= max(n or 0, 0)
+        if self._left < 0:
+            raise OSError("four times the size of the file came, and not the file")
+        return super().update(n)
+
+
+def _in_cache(pinned: Remote, filename: str) -> bool:
+    try:
+        return isinstance(try_to_load_from_cache(pinned.repo, filename, pinned.cache, pinned.revision), str)
+    except (HFValidationError, OSError):  # said by the download
+        return False
+
+
+def _ask(remote: Remote, pinned: Remote, filename: str) -> HubError | None:
+    """Whether the hub has a file for us; where not, the error to raise unless the cache has it.
+
+    Raises:
+        HubError: an answer that the cache cannot make good.
+    """
+    try:
+        found = get_hf_file_metadata(
+            hf_hub_url(pinned.repo, filename, revision=pinned.revision),
+            token=pinned.token,
+            timeout=constants.HF_HUB_ETAG_TIMEOUT,
+            library_name="mtslvr",
+            library_version=metadata.version("mtslvr"),
+        )
+    except (RevisionNotFoundError, EntryNotFoundError, HFValidationError) as error:
+        raise _explain(remote, filename, error) from None
+    except Exception as error:  # as above
+        return _explain(remote, filename, error)
+    if _COMMIT.fullmatch(found.commit_hash or "") is None or _ETAG.fullmatch(found.etag or "") is None:
+        return HubError(
+            f"{remote}: {constants.ENDPOINT} does not answer as a hub does (X-Repo-Commit {found.commit_hash!r}, "
+            f"ETag {found.etag!r}); check HF_ENDPOINT, proxy and login page of the network"
+        )
+    largest = _LARGEST[filename]
+    if found.size is not None and found.size > largest:
         raise HubError(
-            f"{where}: no such repository, or a private one; check the name or log in with `hf auth login`"
-        ) from None
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
-        raise HubError(
-            f"{where}: not in the cache {cache} and the hub cannot be reached; connect once, or put config.json "
-            "and model.safetensors into a folder and load that folder"
-        ) from None
-    except EntryNotFoundError as error:
-        raise HubError(f"{where}: not an mtslvr checkpoint ({str(error).splitlines()[0]})") from None
-    except HFValidationError as error:
-        raise HubError(f"{where}: not a valid hub id ({error})") from None
-    except (HfHubHTTPError, OSError) as error:
-        raise HubError(f"{where}: download into {cache} failed ({str(error).splitlines()[0]}); try again") from None
-    return Path(files[-1]).parent
+            f"{remote}: {filename} has {found.size} bytes, an mtslvr checkpoint's at most {largest}; "
+            "not downloaded: check the name"
+        )
+    return None
+
+
+def _explain(remote: Remote, filename: str, error: Exception, started: bool = False) -> HubError:
+    """What an error of huggingface_hub means for the user; `started`: after the hub had answered."""
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    # By class, the special one first.
+    if isinstance(error, GatedRepoError):
+        said = "gated; ask for access on its page on the hub and log in with `hf auth login`"
+    elif isinstance(error, RevisionNotFoundError):
+        said = "no such revision; check the name after '@'"
+    elif isinstance(error, RepositoryNotFoundError) or (status == 401 and "Invalid credentials" not in str(error)):
+        said = "no such repository, or a private one; check the name or log in with `hf auth login`"
+    elif isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
+        which = "local_files_only is set" if remote.local_files_only else "HF_HUB_OFFLINE is set"
+        said = _not_cached(remote, f"{which}, so the hub is not asked")
+    elif isinstance(error, EntryNotFoundError):
+        said = f"no {filename} in it, so not an mtslvr checkpoint; only safetensors are loaded"
+        if filename == checkpoint.WEIGHTS_NAME:
+            said += " (official .pt files: `mtslvr convert`)"
+    elif isinstance(error, HFValidationError):
+        said = f"not a valid hub id ({_first_line(error)})"
+    elif isinstance(error, LocalTokenNotFoundError):
+        said = "token=True, and no token is stored; log in with `hf auth login`"
+    elif status in (401, 403):
+        said = f"access refused ({_first_line(error)}); check the token, log in with `hf auth login`"
+    elif started:
+        said = (
+            f"download of {filename} into {remote.cache} failed ({_first_line(error)}); try again, or choose "
+            "another cache with cache_dir or HF_HOME"
+        )
+    else:
+        said = _not_cached(remote, f"the hub {constants.ENDPOINT} cannot be reached ({_first_line(error)})")
+    return HubError(f"{remote}: {said}")
+
+
+def _not_cached(remote: Remote, why: str) -> str:
+    return (
+        f"not in the cache {remote.cache}, and {why}; either run `mtslvr download {remote.name}` here with network, "
+        f"or `mtslvr download {remote.name} --to FOLDER` on another machine, copy FOLDER here and load it"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _check_sha256(remote: Remote, path: Path) -> None:
+    """Refuse a file that is not the registered one, or not the one that the hub named.
+
+    Raises:
+        HubError: with both sums.
+    """
+    expected = remote.sha256.get(path.name) or _named_sha256(path)
+    if expected is None or (found := checkpoint.sha256(path)) == expected:
+        return
+    raise HubError(
+        f"{remote}: {path.name} has sha256 {found}, expected {expected}; refused. "
+        f"Delete {path.parents[2]} and download again; if that does not help, the file on the hub was changed"
+    )
+
+
+def _named_sha256(path: Path) -> str | None:
+    """The cache links to a blob named by its ETag: for large files, sha256."""
+    try:
+        name = os.path.basename(os.readlink(path))
+    except OSError:  # no link, on systems without
+        return None
+    return name if _SHA256.fullmatch(name) else None
+
+
+def parse_dtype(dtype: str, fold: bool) -> bool:
+    """Whether `dtype` asks for bfloat16.
+
+    Raises:
+        ConfigError: unknown, or bfloat16 for weights that are still to be trained or folded.
+    """
+    if dtype not in ("float32", "bfloat16"):
+        raise ConfigError(f"dtype={dtype!r}: unknown; use 'float32' or 'bfloat16'")
+    if dtype == "bfloat16" and not fold:
+        raise ConfigError("dtype='bfloat16' with fold=False: folding needs float32 weights; leave fold=True")
+    return dtype == "bfloat16"
 
 
 def parse_device(device: str | torch.device) -> torch.device:
     """The torch device; "auto" is CUDA where there is one.
 
     Raises:
-        ConfigError: unknown, or CUDA asked for and absent.
+        ConfigError: unknown, or asked for and absent.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -166,4 +358,9 @@ def parse_device(device: str | torch.device) -> torch.device:
         raise ConfigError(f"device={device!r}: unknown; use 'auto', 'cpu' or 'cuda'") from None
     if parsed.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device={device!r}: torch {torch.__version__} sees no CUDA device; use 'cpu'")
+    try:
+        torch.empty(0, device=parsed)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device={str(device)!r}: absent ({reason}); use 'cpu'") from None
     return parsed

@@ -41,9 +41,7 @@ def window_length(window_seconds: float, sample_rate: int) -> int:
     return round(_check_seconds(window_seconds, "window_seconds", sample_rate) * sample_rate)
 
 
-def window_starts(
-    length: int, window_seconds: float, hop_seconds: float, sample_rate: int
-) -> npt.NDArray[np.int64]:
+def window_starts(length: int, window_seconds: float, hop_seconds: float, sample_rate: int) -> npt.NDArray[np.int64]:
     """Compute the starts of the windows of a waveform of `length` samples.
 
     A window follows while its start lies inside the waveform and no earlier window reached the end. With
@@ -185,9 +183,7 @@ def normalize(windows: Float32, mode: Normalization, mean: float = 0.0, std: flo
     return ((windows - np.float64(mean)) / std).astype(np.float32)
 
 
-def pool_windows(
-    embeddings: Float32, spans: Float64, pool: Pool | str = Pool.MEAN
-) -> tuple[Float32, Float64]:
+def pool_windows(embeddings: Float32, spans: Float64, pool: Pool | str = Pool.MEAN) -> tuple[Float32, Float64]:
     """Bring the embeddings of the windows of one file together.
 
     Args:

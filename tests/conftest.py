@@ -1,6 +1,105 @@
-"""Puts this folder on the path, so that any test can `import fill_rule`; importlib mode does not."""
+"""Puts this folder on the path, so that any test can `import fill_rule`; importlib mode does not.
+
+Fixtures shared by the tests of the encoder and what stands on it: the golden inputs, official state dicts and
+encoders filled by the rule, each made once a session, and one small encoder with random weights.
+"""
 
 import sys
+from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+import pytest
+import torch
+
 sys.path.insert(0, str(Path(__file__).parent))
+
+import fill_rule
+
+from mtslvr import checkpoint
+from mtslvr.config import EncoderConfig, FrontendConfig, Normalization, Phase
+from mtslvr.encoder import Encoder
+from mtslvr.windows import normalize, slice_windows
+
+# Mean and standard deviation of the waveforms behind the golden "global" rows (AS_BAL).
+GLOBAL_STATISTICS = (-0.00029522, 0.11652075)
+NORMALIZATIONS = {"raw": Normalization.NONE, "sample": Normalization.FILE, "global": Normalization.GLOBAL}
+
+_wave = lru_cache(None)(fill_rule.wave)
+# The same key has the same values in every variant, so a tensor is drawn once for all of them.
+_tensor = lru_cache(None)(fill_rule.fill_tensor)
+
+
+@lru_cache(None)
+def _state_dict(variant):
+    keys = fill_rule.manifest()["variants"][variant]["keys"]
+    return {key: _tensor(key, tuple(shape)) for key, shape, _ in keys}
+
+
+@lru_cache(None)
+def _official_encoder(variant):
+    state = _state_dict(variant)
+    renamed = {checkpoint.rename_official(key): value for key, value in state.items()}
+    return checkpoint.build(checkpoint.official_config(state), renamed, variant)
+
+
+@lru_cache(None)
+def _pieces(clip, norm):
+    name, cut = clip.split("@")
+    wave = _wave(name)
+    pieces = wave[None] if cut == "whole" else slice_windows(wave, 5, 5, fill_rule.SAMPLE_RATE)[0]
+    return torch.from_numpy(normalize(pieces, NORMALIZATIONS[norm], *GLOBAL_STATISTICS))
+
+
+def _randomize(module):
+    for norm in module.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+            torch.nn.init.normal_(norm.bias, 0, 0.1)
+            torch.nn.init.normal_(norm.running_mean, 0, 0.1)
+            torch.nn.init.uniform_(norm.running_var, 0.5, 1.5)
+    return module.eval()
+
+
+@pytest.fixture(scope="session")
+def golden():
+    return np.load(fill_rule.GOLDEN / "golden_embeddings.npz", allow_pickle=False)
+
+
+@pytest.fixture(scope="session")
+def pieces():
+    """clip, norm -> (k, L) float32 tensor, as the golden spectrograms and embeddings got it."""
+    return _pieces
+
+
+@pytest.fixture(scope="session")
+def official_state():
+    """variant -> state dict under official names, shared: do not change its tensors."""
+    return _state_dict
+
+
+@pytest.fixture(scope="session")
+def official_encoder():
+    """variant -> unfolded encoder, shared: do not change it."""
+    return _official_encoder
+
+
+@pytest.fixture(scope="session")
+def randomize():
+    """module -> the same with batch norms away from the identity, in evaluation mode."""
+    return _randomize
+
+
+@pytest.fixture(scope="session")
+def unfolded_encoder():
+    """Random weights, our own front end, windows of 1 s; shared: do not change it."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        frontend = FrontendConfig(epsilon=1e-3, phase=Phase.STABLE)
+        return _randomize(Encoder(EncoderConfig(frontend=frontend, window_seconds=1.0)))
+
+
+@pytest.fixture(scope="session")
+def encoder(unfolded_encoder):
+    """The same, folded."""
+    return unfolded_encoder.fold()

@@ -72,9 +72,7 @@ def test_formats_decode_to_the_mean_over_channels(tmp_path, name, channels):
 @pytest.mark.parametrize("name", FORMATS)
 def test_path_string_bytes_and_pipe_agree(tmp_path, name):
     kind, subtype, _ = FORMATS[name]
-    path = write(
-        tmp_path / name, np.stack([noise(96000), noise(96000, 1)], 1), 48000, format=kind, subtype=subtype
-    )
+    path = write(tmp_path / name, np.stack([noise(96000), noise(96000, 1)], 1), 48000, format=kind, subtype=subtype)
     expected = load_audio(path, 16000)
     np.testing.assert_array_equal(load_audio(str(path), 16000), expected)
     memory = io.BytesIO(path.read_bytes())
@@ -136,9 +134,7 @@ def test_reading_is_lazy(tmp_path):
 
 
 def test_mp3_without_a_length_header_is_read_to_its_end():
-    quiet = encode(
-        tone(44100, 1) * 1e-3, 44100, format="MP3", bitrate_mode="VARIABLE", compression_level=0.99
-    )
+    quiet = encode(tone(44100, 1) * 1e-3, 44100, format="MP3", bitrate_mode="VARIABLE", compression_level=0.99)
     loud = encode(noise(44100 * 3), 44100, format="MP3", bitrate_mode="VARIABLE", compression_level=0.0)
     data = frames_without_header(loud[:4000]) + frames_without_header(quiet) * 4
     with soundfile.SoundFile(io.BytesIO(data)) as file:
@@ -312,9 +308,7 @@ def test_samples_that_are_not_finite_are_counted(tmp_path, value, source):
         message = error_of(path, 8000)
     else:
         message = error_of(samples if source == "stereo" else samples[0], 8000, sample_rate=16000)
-    assert message.endswith(
-        ": NaN or infinite samples: 2, the first at index 100 (0.006 s); repair or remove them"
-    )
+    assert message.endswith(": NaN or infinite samples: 2, the first at index 100 (0.006 s); repair or remove them")
 
 
 def test_first_bad_sample_of_a_late_block():

@@ -80,9 +80,7 @@ def test_hop_of_one_window_equals_torch_split_with_circular_tail(length):
     waveform = np.arange(1, length + 1, dtype=np.float32)
     windows, spans = slice_windows(waveform, 0.8, 0.8, 10)
     pieces = torch.from_numpy(waveform).split(8)
-    assert (
-        windows.shape == (len(pieces), 8) and windows.dtype == np.float32 and spans.shape == (len(pieces), 2)
-    )
+    assert windows.shape == (len(pieces), 8) and windows.dtype == np.float32 and spans.shape == (len(pieces), 2)
     for window, piece in zip(windows, pieces, strict=True):
         np.testing.assert_array_equal(window, piece.repeat(8)[:8])
     np.testing.assert_allclose(spans[:, 0], np.arange(len(pieces)) * 0.8)
@@ -161,9 +159,7 @@ def test_window_length_rounds():
 
 
 @pytest.mark.parametrize("norm", ["raw", "sample", "global"])
-@pytest.mark.parametrize(
-    ("name", "cut"), [*((name, "5s") for name in WAVES), ("w10", "whole"), ("w12p3", "whole")]
-)
+@pytest.mark.parametrize(("name", "cut"), [*((name, "5s") for name in WAVES), ("w10", "whole"), ("w12p3", "whole")])
 def test_normalization_equals_golden(golden, name, norm, cut):
     key = f"norm/{name}@{cut}/{norm}"
     wave = fill_rule.wave(name)

@@ -122,9 +122,7 @@ def embed_command(
                 table.add(names[result.index], result)
     except KeyboardInterrupt:
         table.write(output, {**settings, "complete": False})
-        raise Failure(
-            f"interrupted; {table.files} of {len(files)} files are in {output}", EXIT_INTERRUPTED
-        ) from None
+        raise Failure(f"interrupted; {table.files} of {len(files)} files are in {output}", EXIT_INTERRUPTED) from None
     table.write(output, {**settings, "complete": True})
     if not table.rows:
         click.echo(f"no embeddings, {output} is not written", err=True)
@@ -191,6 +189,3 @@ def _say(text: str) -> None:
 def main() -> None:
     """Entry point of `mtslvr-embed`."""
     embed_command()
-
-
-

@@ -1,4 +1,4 @@
-"""`mtslvr`: embed, fewshot, convert, train."""
+"""`mtslvr`: embed, fewshot, models, download, push, convert, train."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from .common import LazyGroup
     lazy={
         "embed": ".embed:embed_command",
         "fewshot": ".fewshot:fewshot_command",
+        "models": ".models:models_command",
+        "download": ".download:download_command",
+        "push": ".push:push_command",
         "convert": ".convert:convert_command",
         "train": ".train:train_command",
+        "whiten": ".whiten:whiten_command",
     },
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -19,6 +19,8 @@ from .common import Command
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Run directory.")
 @click.option("--config", type=click.Path(path_type=Path), help="JSON with any field of the training config.")
 @click.option("--resume", is_flag=True, help="Go on from the last saved state of --out.")
+@click.option("--init", type=click.Path(path_type=Path), help="Run directory whose last state the weights start from.")
+@click.option("--stop-after", type=int, metavar="N", help="End after N steps of the schedule.  [default: all]")
 @click.option("--adapter", type=click.Choice([kind.value for kind in AdapterKind]), help="Default: parallel.")
 @click.option("--contrastive", type=click.Choice(["simclr", "simsiam", "none"]), help="Default: simclr.")
 @click.option("--augmentation-weight", type=float, help="Lambda of the joint loss.  Default: 1.")
@@ -37,6 +39,8 @@ def train_command(
     out: Path,
     config: Path | None,
     resume: bool,
+    init: Path | None,
+    stop_after: int | None,
     adapter: str | None,
     device: str,
     workers: int,
@@ -57,7 +61,17 @@ def train_command(
     if threads is not None:
         torch.set_num_threads(threads)
     recipe = read_recipe(out / "config.json" if resume and config is None else config, adapter, settings)
-    folder = train(recipe, out, data, resume=resume, device=device, workers=workers, save_every=save_every)
+    folder = train(
+        recipe,
+        out,
+        data,
+        resume=resume,
+        init=init,
+        stop_after=stop_after,
+        device=device,
+        workers=workers,
+        save_every=save_every,
+    )
     click.echo(f"checkpoint: {folder}")
 
 

@@ -178,9 +178,7 @@ def labels_from_order(order: Tensor) -> Tensor:
     return labels.scatter_(1, order.cpu() + 1, 1.0)[:, 1:]  # column 0 takes the -1
 
 
-def draw_parameters(
-    generator: torch.Generator, batch: int, length: int, config: AugmentConfig
-) -> AugmentParameters:
+def draw_parameters(generator: torch.Generator, batch: int, length: int, config: AugmentConfig) -> AugmentParameters:
     """Parameters of one view, drawn for all transformations whether a sample uses them or not.
 
     Args:
@@ -246,9 +244,7 @@ def augment(x: Tensor, order: Tensor, parameters: AugmentParameters, config: Aug
     return out
 
 
-def _apply(
-    name: str, x: Tensor, p: AugmentParameters, config: AugmentConfig, generator: torch.Generator
-) -> Tensor:
+def _apply(name: str, x: Tensor, p: AugmentParameters, config: AugmentConfig, generator: torch.Generator) -> Tensor:
     if name == "pitch_shift":
         stft = config.pitch_n_fft, config.pitch_hop_length
         if config.pitch is Pitch.SEMITONES:

@@ -58,6 +58,8 @@ def train(
     data: Sequence[str | os.PathLike[str]] = (),
     *,
     resume: bool = False,
+    init: str | os.PathLike[str] | None = None,
+    stop_after: int | None = None,
     device: str = "auto",
     workers: int = 1,
     save_every: int = 100,
@@ -70,6 +72,9 @@ def train(
         run: directory of the run; made where missing.
         data: folders of audio; packed once into `run`. Not needed to resume.
         resume: go on from the last saved state; every later loss equals that of an uninterrupted run.
+        init: another run directory: encoder and heads start from its last state instead of at random, the optimiser
+            anew. Recorded in environment.json.
+        stop_after: end once this many steps of the schedule are done and saved; None goes to `config.steps`.
         device: "auto" (CUDA where there is one), "cpu" or "cuda".
         workers: processes that prepare batches.
         save_every: steps between saved states, each with its exported checkpoint folder.
@@ -92,13 +97,16 @@ def train(
     optimizer = torch.optim.AdamW(
         objective.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
+    if init is not None and not resume:
+        record(folder, init=str(init), init_steps=restore(Path(init), objective, None, target))
     start = restore(folder, objective, optimizer, target) if resume else 0
+    last = config.steps if stop_after is None else min(stop_after, config.steps)
     truncate_losses(folder / LOSSES, start)
 
     loader = DataLoader(
         batches,
         batch_size=None,
-        sampler=range(start, config.steps),
+        sampler=range(start, last),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         persistent_workers=False,
@@ -129,7 +137,7 @@ def train(
                 f"{report.clips_per_second:.0f} clips/s"
             )
             progress.update()
-            if (step + 1) % save_every == 0 or step + 1 == config.steps:
+            if (step + 1) % save_every == 0 or step + 1 == last:
                 save_state(folder, objective, optimizer, step + 1)
                 checkpoint.save(objective.encoder, folder / EXPORT)
             if on_step is not None:
@@ -275,15 +283,34 @@ def save_state(folder: Path, objective: Objective, optimizer: torch.optim.Optimi
     os.replace(part, folder / STATE)
 
 
-def restore(folder: Path, objective: Objective, optimizer: torch.optim.Optimizer, device: torch.device) -> int:
-    """Load the last saved state; returns the number of steps done (0 where none was saved yet)."""
+def restore(folder: Path, objective: Objective, optimizer: torch.optim.Optimizer | None, device: torch.device) -> int:
+    """Load the last saved state; returns the number of steps done (0 where none was saved yet).
+
+    Without an optimiser this starts a run from another one's weights, which must be there and fit.
+
+    Raises:
+        TrainingError: no state to start from, or that of another network.
+    """
     path = folder / STATE
     if not path.exists():
+        if optimizer is None:
+            raise TrainingError(f"{path}: no state to start from; --init takes a run directory with saved steps")
         return 0
     state = torch.load(path, map_location=device, weights_only=True)
-    objective.load_state_dict(state["objective"])
-    optimizer.load_state_dict(state["optimizer"])
+    try:
+        objective.load_state_dict(state["objective"])
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise TrainingError(f"{path}: not the state of this network ({reason}); use the encoder of that run") from None
+    if optimizer is not None:
+        optimizer.load_state_dict(state["optimizer"])
     return int(state["step"])
+
+
+def record(folder: Path, **facts: Any) -> None:
+    """Add facts to environment.json."""
+    path = folder / ENVIRONMENT
+    path.write_text(json.dumps({**json.loads(path.read_text()), **facts}, indent=2) + "\n")
 
 
 def truncate_losses(path: Path, steps: int) -> None:

@@ -82,7 +82,7 @@ def test_train_from_the_command_line(labelled, tmp_path):
     encoder = mtslvr.load(tmp_path / "run" / "checkpoint")
     assert encoder.config.adapter is mtslvr.AdapterKind.BN
     saved = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert (saved["steps"], saved["batch_size"], saved["temperature"]) == (2, 4, 0.1)
+    assert (saved["steps"], saved["batch_size"], saved["temperature"]) == (2, 4, 0.5)
     again = run("train", "--data", labelled, "--out", tmp_path / "run", *options)
     assert again.exit_code == 2 and "holds a run already" in again.output
     resumed = run("train", "--out", tmp_path / "run", "--resume", "--workers", 0)

@@ -134,6 +134,25 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state(audio, 
     assert all(torch.isfinite(v).all() for v in state["objective"].values())
 
 
+def test_a_run_can_stop_early_and_another_start_from_its_weights(audio, tmp_path):
+    train(TINY, tmp_path / "first", [audio], workers=0, device="cpu", stop_after=2)
+    assert len(losses(tmp_path / "first")) == 2
+    state = torch.load(tmp_path / "first" / "state.pt", weights_only=True)
+    assert state["step"] == 2
+    still = dataclasses.replace(TINY, learning_rate=0.0, weight_decay=0.0, steps=1)
+    train(still, tmp_path / "second", [audio], workers=0, device="cpu", init=tmp_path / "first")
+    second = torch.load(tmp_path / "second" / "state.pt", weights_only=True)
+    weights = [key for key in state["objective"] if "running" not in key and "num_batches" not in key]
+    assert all(torch.equal(state["objective"][key], second["objective"][key]) for key in weights)
+    environment = json.loads((tmp_path / "second" / "environment.json").read_text())
+    assert environment["init_steps"] == 2
+    with pytest.raises(TrainingError, match="no state to start from"):
+        train(TINY, tmp_path / "third", [audio], workers=0, device="cpu", init=tmp_path / "nowhere")
+    other = dataclasses.replace(TINY, encoder=encoder_config(AdapterKind.BN))
+    with pytest.raises(TrainingError, match="not the state of this network"):
+        train(other, tmp_path / "fourth", [audio], workers=0, device="cpu", init=tmp_path / "first")
+
+
 def test_schedule_warms_up_and_ends_at_zero():
     config = dataclasses.replace(TINY, steps=100, warmup_steps=10, learning_rate=1.0)
     rates = [learning_rate(step, config) for step in range(100)]
@@ -148,8 +167,8 @@ def test_wrong_starts_have_clear_errors_and_overwrite_nothing(audio, tmp_path):
         train(TINY, run, device="cpu")
     with pytest.raises(TrainingError, match="holds a run already; go on with --resume"):
         train(TINY, run, [audio], device="cpu")
-    other = dataclasses.replace(TINY, temperature=0.5)
-    with pytest.raises(TrainingError, match=r"temperature was 0\.1, now 0\.5"):
+    other = dataclasses.replace(TINY, temperature=0.3)
+    with pytest.raises(TrainingError, match=r"temperature was 0\.5, now 0\.3"):
         train(other, run, [audio], resume=True, device="cpu")
     with pytest.raises(TrainingError, match="no run to resume"):
         train(TINY, tmp_path / "none", [audio], resume=True, device="cpu")

@@ -1,0 +1,56 @@
+"""`mtslvr download`: a checkpoint into the hub's cache, or into a folder for a machine without network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .common import Command
+
+
+@click.command("download", cls=Command, short_help="Download a model, for use without network.")
+@click.argument("name")
+@click.option("--to", type=click.Path(path_type=Path), metavar="DIR", help="Also copy it into this folder.")
+@click.option("--cache-dir", type=click.Path(path_type=Path), help="Of the hub.  [default: HF_HOME's]")
+def download_command(name: str, to: Path | None, cache_dir: Path | None) -> None:
+    """Download NAME, "org/name" or "org/name@revision" of the hub or a registered name, and check that it loads.
+
+    It is then loaded from the cache. With --to, DIR holds config.json, model.safetensors and the model card, as the
+    hub does: copy it to a machine without network and use its path as the model there.
+    """
+    from .. import checkpoint
+    from ..hub import find
+
+    folder = find(name, cache_dir=cache_dir, card=True)
+    checkpoint.load(folder)
+    if to is not None:
+        folder = copy(folder, to)
+    click.echo(folder)
+
+
+def copy(folder: Path, to: Path) -> Path:
+    """The files of a checkpoint into a folder of their own.
+
+    Raises:
+        CheckpointError: `to` holds another checkpoint, or cannot be written.
+    """
+    import os
+    import shutil
+
+    from ..checkpoint import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, sha256
+    from ..errors import CheckpointError
+
+    names = [name for name in (CONFIG_NAME, WEIGHTS_NAME, CARD_NAME) if (folder / name).exists()]
+    try:
+        for name in names:
+            if (to / name).exists() and sha256(to / name) != sha256(folder / name):
+                raise CheckpointError(f"{to / name}: of another checkpoint; choose an empty folder")
+        to.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            part = to / (name + ".part")
+            shutil.copyfile(folder / name, part)
+            os.replace(part, to / name)
+    except OSError as error:
+        raise CheckpointError(f"{to}: cannot be written ({error}); choose another folder") from None
+    return to

@@ -1,0 +1,237 @@
+"""Which models there are (bundled, registered, in the hub's cache) and what their cards say; next: `hub`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from huggingface_hub import scan_cache_dir
+from huggingface_hub.errors import CacheNotFound
+
+from . import checkpoint
+from .config import EncoderConfig, Features
+from .errors import CheckpointError, ConfigError
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+LARGEST_CARD = 1 << 20
+_LONGEST_TEXT = 200  # of one value in a card
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured result of a model card."""
+
+    dataset: str
+    task: str
+    metric: str
+    value: float | str
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model card says, as far as mtslvr uses it.
+
+    Attributes:
+        licence: empty where the card names none.
+        training_data: names of data sets.
+        figures: the model-index.
+        library: `library_name`.
+        text: Markdown without the YAML block, control characters removed.
+    """
+
+    licence: str = ""
+    training_data: tuple[str, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    library: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A name that stands for one commit of a hub repository, checked by sha256 whenever it is loaded.
+
+    Attributes:
+        repo: "org/name".
+        commit: all 40 hexadecimal digits; a branch or tag could move.
+        sha256: of config.json and model.safetensors.
+        config: what config.json holds, for `mtslvr models` before the download.
+        size: of model.safetensors in bytes.
+        card: what the card says, likewise.
+    """
+
+    repo: str
+    commit: str
+    sha256: Mapping[str, str]
+    config: EncoderConfig
+    size: int
+    card: Card = field(default_factory=Card)
+
+    def __post_init__(self) -> None:
+        if _COMMIT.fullmatch(self.commit) is None:
+            raise ConfigError(f"{self.repo}: commit={self.commit!r}: must be all 40 hexadecimal digits")
+        for name in (checkpoint.CONFIG_NAME, checkpoint.WEIGHTS_NAME):
+            if _SHA256.fullmatch(self.sha256.get(name, "")) is None:
+                raise ConfigError(
+                    f"{self.repo}: sha256 of {name}={self.sha256.get(name)!r}: must be 64 hexadecimal digits"
+                )
+
+
+# No checkpoint of this project is on the hub yet; `mtslvr push --publish` prints commit and sha256 for an entry.
+REGISTRY: Mapping[str, Registered] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Model:
+    """One line of `mtslvr models`.
+
+    Attributes:
+        name: what `mtslvr.load` takes.
+        source: "bundled", "registered", "cached" or "folder".
+        folder: where its files are; None where it has to be downloaded.
+        size: of the weights in bytes.
+        problem: what is wrong with the files in `folder`, else empty.
+    """
+
+    name: str
+    source: str
+    folder: Path | None
+    config: EncoderConfig | None
+    size: int
+    card: Card
+    problem: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        config = self.config
+        return {
+            "name": self.name,
+            "source": self.source,
+            "folder": None if self.folder is None else str(self.folder),
+            "features": [] if config is None else [kind.value for kind in Features],
+            "dims": {} if config is None else {kind.value: config.embedding_dim(kind) for kind in Features},
+            "adapter": None if config is None else config.adapter.value,
+            "sample_rate": None if config is None else config.frontend.sample_rate,
+            "window_seconds": None if config is None else config.window_seconds,
+            "training_data": list(self.card.training_data),
+            "few_shot": [vars(figure) for figure in self.card.figures],
+            "size_bytes": self.size,
+            "licence": self.card.licence or None,
+            "problem": self.problem or None,
+        }
+
+
+def bundled() -> dict[str, Path]:
+    """Bundled names and their folders: in the installed package, or in the repository of an editable install."""
+    here = Path(__file__).parent
+    for root in (here / "weights", here.parent / "weights"):
+        found = {path.parent.name: path.parent for path in sorted(root.glob(f"*/{checkpoint.WEIGHTS_NAME}"))}
+        if found:
+            return found
+    return {}
+
+
+def models(cache_dir: str | os.PathLike[str] | None = None) -> list[Model]:
+    """Everything that is bundled, registered or in the hub's cache; the hub is not asked."""
+    rows = [read_model(name, "bundled", folder) for name, folder in bundled().items()]
+    cached = _cached(cache_dir)
+    for name, entry in REGISTRY.items():
+        folder = cached.pop((entry.repo, entry.commit), (None, ""))[0]
+        rows.append(Model(name, "registered", folder, entry.config, entry.size, entry.card))
+    rows += [read_model(name, "cached", folder) for folder, name in cached.values()]
+    # Most repositories in the cache are other libraries'.
+    return [row for row in rows if not (row.source == "cached" and row.config is None)]
+
+
+def read_model(name: str, source: str, folder: Path) -> Model:
+    """A checkpoint folder as a line of the table; what cannot be read is its `problem`."""
+    config, card, problem = None, Card(), ""
+    try:
+        config = checkpoint.read_config(folder / checkpoint.CONFIG_NAME)
+        card = read_card(folder)
+    except CheckpointError as error:
+        problem = str(error)
+    weights = folder / checkpoint.WEIGHTS_NAME
+    size = weights.stat().st_size if weights.is_file() else 0
+    return Model(name, source, folder, config, size, card, problem)
+
+
+def _cached(cache_dir: str | os.PathLike[str] | None) -> dict[tuple[str, str], tuple[Path, str]]:
+    """(repository, commit) -> folder and the name to load it by."""
+    try:
+        info = scan_cache_dir(None if cache_dir is None else Path(cache_dir))
+    except (CacheNotFound, ValueError, OSError):  # no folder, or a file in its place
+        return {}
+    found = {}
+    for repo in sorted(info.repos, key=lambda repo: repo.repo_id):
+        for revision in sorted(repo.revisions, key=lambda revision: revision.commit_hash):
+            names = {file.file_name for file in revision.files}
+            if repo.repo_type == "model" and {checkpoint.CONFIG_NAME, checkpoint.WEIGHTS_NAME} <= names:
+                label = "" if "main" in revision.refs else "@" + min(revision.refs, default=revision.commit_hash)
+                found[repo.repo_id, revision.commit_hash] = (revision.snapshot_path, repo.repo_id + label)
+    return found
+
+
+def read_card(folder: Path) -> Card:
+    """The model card of a checkpoint folder; an empty one where there is no README.md.
+
+    Raises:
+        CheckpointError: too large, or a YAML block that is none or holds something else.
+    """
+    path = folder / checkpoint.CARD_NAME
+    if not path.exists():
+        return Card()
+    from huggingface_hub import ModelCard
+
+    try:
+        if path.stat().st_size > LARGEST_CARD:
+            raise CheckpointError(f"{path}: {path.stat().st_size} bytes; a model card has at most {LARGEST_CARD}")
+        card = ModelCard(path.read_text(encoding="utf-8-sig"))
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever PyYAML and huggingface_hub raise on text from anywhere
+        said = " ".join(str(error).split())[:_LONGEST_TEXT]
+        raise CheckpointError(
+            f"{path}: not a model card ({type(error).__name__}: {said}); correct the YAML between the two lines of ---"
+        ) from None
+    data: Any = card.data
+    return Card(
+        licence=_text(getattr(data, "license_name", None)) or _text(data.license),
+        training_data=tuple(filter(None, map(_text, _list(data.datasets)))),
+        figures=tuple(
+            Figure(
+                dataset=_text(result.dataset_name) or _text(result.dataset_type),
+                task=_text(result.task_name) or _text(result.task_type),
+                metric=_text(result.metric_name) or _text(result.metric_type),
+                value=result.metric_value if _is_number(result.metric_value) else _text(result.metric_value),
+            )
+            for result in _list(data.eval_results)
+        ),
+        library=_text(data.library_name),
+        text=printable(card.text).strip(),
+    )
+
+
+def printable(text: str) -> str:
+    """Text from anywhere without what a terminal would obey."""
+    return "".join(c for c in text if c.isprintable() or c in "\n\t")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _text(value: object) -> str:
+    """Text or a number of a card; nested values, which may be of any size, are dropped."""
+    if isinstance(value, str):
+        return printable(value[:_LONGEST_TEXT]).strip()
+    return str(value) if _is_number(value) else ""

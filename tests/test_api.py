@@ -1,0 +1,397 @@
+import dataclasses
+import io
+import math
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import mtslvr
+from mtslvr import hub
+from mtslvr.errors import AudioError, ConfigError, HubError
+from mtslvr.windows import slice_windows
+
+RATE = 16000
+WIDTHS = {
+    ("invariant", "head"): 500,
+    ("variant", "head"): 500,
+    ("concat", "head"): 1000,
+    ("invariant", "pooled"): 512,
+    ("variant", "pooled"): 512,
+    ("concat", "pooled"): 1024,
+}
+
+
+def sound(seconds, rate=RATE, seed=0):
+    """A few sines and a little noise, without anything near the Nyquist rate."""
+    g = np.random.default_rng(seed)
+    t = np.arange(round(seconds * rate)) / rate
+    x = sum(a * np.sin(2 * np.pi * f * t) for a, f in zip(g.uniform(0.1, 0.3, 4), g.uniform(100, 2500, 4), strict=True))
+    return (x * (1 + 0.5 * np.sin(2 * np.pi * 3 * t)) / 2 + 0.003 * g.standard_normal(t.size)).astype(np.float32)
+
+
+def relative(found, expected):
+    found, expected = np.asarray(found), np.asarray(expected)
+    assert found.shape == expected.shape
+    return np.abs(found - expected).max() / np.abs(expected).max()
+
+
+@pytest.fixture(scope="module")
+def wav(tmp_path_factory):
+    path = tmp_path_factory.mktemp("api") / "sound.wav"
+    soundfile.write(path, sound(2.3), RATE, subtype="FLOAT")
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(encoder):
+    """Of `sound(2.3)`: windows of 1 s, the last repeated to fill one, embedded one at a time without `extract`."""
+    windows, _ = slice_windows(sound(2.3), 1.0, 1.0, RATE)
+    assert len(windows) == 3
+    with torch.inference_mode():
+        return torch.cat([encoder(torch.from_numpy(window)[None]).concat for window in windows]).numpy()
+
+
+# What goes in
+
+
+def test_path_string_file_object_and_array_give_the_same(wav, encoder, expected):
+    inputs = [wav, str(wav), io.BytesIO(wav.read_bytes())]
+    for audio in inputs:
+        embedding = mtslvr.embed(audio, encoder=encoder)
+        assert isinstance(embedding, np.ndarray) and embedding.dtype == np.float32 and embedding.shape == (1000,)
+        assert relative(embedding, expected.mean(0)) <= 1e-5
+    with open(wav, "rb") as file:
+        file.seek(100)
+        assert relative(mtslvr.embed(file, encoder=encoder), expected.mean(0)) <= 1e-5
+    assert relative(mtslvr.embed(sound(2.3), RATE, encoder=encoder), expected.mean(0)) <= 1e-5
+
+
+def test_arrays_and_tensors(encoder, expected):
+    x = sound(2.3)
+    stereo = np.stack([x + 0.1, x - 0.1])
+    for audio in (x, x.astype(np.float64), x[None], stereo, x[::-1][::-1]):
+        embedding = mtslvr.embed(audio, RATE, encoder=encoder)
+        assert isinstance(embedding, np.ndarray) and embedding.dtype == np.float32
+        assert relative(embedding, expected.mean(0)) <= 1e-4
+        tensor = torch.from_numpy(np.ascontiguousarray(audio))
+        embedding = mtslvr.embed(tensor, sample_rate=RATE, encoder=encoder)
+        assert isinstance(embedding, torch.Tensor) and embedding.dtype is torch.float32
+        assert embedding.device == encoder.device and embedding.shape == (1000,)
+        assert relative(embedding, expected.mean(0)) <= 1e-4
+
+
+def test_inputs_are_left_as_they_were(encoder):
+    x = sound(1.5)
+    kept, tensor = x.copy(), torch.from_numpy(x.copy()).requires_grad_()
+    mtslvr.embed([x, x], RATE, encoder=encoder)
+    embedding = mtslvr.embed(tensor, RATE, encoder=encoder)
+    assert np.array_equal(x, kept) and np.array_equal(tensor.detach().numpy(), kept)
+    assert not embedding.requires_grad
+
+
+def test_a_list_of_mixed_kinds_lengths_and_rates(wav, encoder, expected):
+    inputs = [wav, sound(0.4), sound(3, 44100), np.stack([sound(1, 8000)] * 2)]
+    rows = mtslvr.embed(inputs, [None, RATE, 44100, 8000], encoder=encoder)
+    assert isinstance(rows, np.ndarray) and rows.shape == (4, 1000) and rows.dtype == np.float32
+    assert relative(rows[0], expected.mean(0)) <= 1e-5
+    for row, audio, rate in zip(rows[1:], inputs[1:], (RATE, 44100, 8000), strict=True):
+        assert relative(row, mtslvr.embed(audio, rate, encoder=encoder)) <= 1e-5
+    assert relative(mtslvr.embed(tuple(inputs[:1]), encoder=encoder), rows[:1]) <= 1e-5
+
+
+def test_one_rate_serves_a_whole_list(encoder):
+    rows = mtslvr.embed([sound(0.5), sound(1.5)], RATE, encoder=encoder)
+    assert relative(rows, mtslvr.embed([sound(0.5), sound(1.5)], [RATE, RATE], encoder=encoder)) <= 1e-6
+
+
+def test_tensors_out_only_where_all_inputs_are_tensors(encoder):
+    x = sound(1)
+    tensors = mtslvr.embed([torch.from_numpy(x)] * 2, RATE, encoder=encoder)
+    mixed = mtslvr.embed([torch.from_numpy(x), x], RATE, encoder=encoder)
+    assert isinstance(tensors, torch.Tensor) and tensors.shape == (2, 1000)
+    assert isinstance(mixed, np.ndarray) and mixed.shape == (2, 1000)
+    windows, spans = mtslvr.embed_windows(torch.from_numpy(x), RATE, encoder=encoder)
+    assert isinstance(windows, torch.Tensor) and isinstance(spans, np.ndarray)
+
+
+def test_an_empty_list_gives_no_rows(encoder):
+    assert mtslvr.embed([], encoder=encoder).shape == (0, 1000)
+    assert mtslvr.embed([], encoder=encoder, features="variant", layer="pooled").shape == (0, 512)
+
+
+def test_a_file_knows_its_own_rate(wav, encoder, expected):
+    assert relative(mtslvr.embed(wav, 44100, encoder=encoder), expected.mean(0)) <= 1e-5
+
+
+def noise_below(hertz, rate):
+    """The same 2 s of periodic noise at any rate: one spectrum, transformed to as many samples as asked for."""
+    spectrum = np.zeros(rate + 1, complex)
+    spectrum[40 : 2 * hertz] = [1, 1j] @ np.random.default_rng(5).standard_normal((2, 2 * hertz - 40))
+    return (np.fft.irfft(spectrum, 2 * rate) * rate / hertz**0.5 / 100).astype(np.float32)
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
+def test_another_rate_is_resampled(encoder, rate):
+    """What is sampled at two rates has nearly one embedding; taken at a wrong rate it has another."""
+    options = {"encoder": encoder, "features": "variant", "layer": "pooled"}
+    expected = mtslvr.embed(noise_below(3500, RATE), RATE, **options)
+    found = mtslvr.embed(noise_below(3500, rate), rate, **options)
+    wrong = mtslvr.embed(noise_below(3500, rate), 11025, **options)
+    assert relative(found, expected) <= 0.01
+    assert relative(wrong, expected) > 0.05
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float16, np.float64])
+def test_integers_are_scaled_and_precision_matters_little(encoder, expected, dtype):
+    x = sound(2.3) * 0.9
+    scale = 2 ** (8 * np.dtype(dtype).itemsize - 1) if np.issubdtype(dtype, np.integer) else 1
+    embedding = mtslvr.embed((x * scale).astype(dtype), RATE, encoder=encoder)
+    assert relative(embedding, expected.mean(0)) <= 0.05
+
+
+# Windows
+
+
+@pytest.mark.parametrize(("features", "layer"), WIDTHS)
+def test_shapes(encoder, features, layer):
+    x = sound(2.3)
+    width = WIDTHS[features, layer]
+    options = {"encoder": encoder, "features": features, "layer": layer}
+    one = mtslvr.embed(x, RATE, **options)
+    windows, spans = mtslvr.embed_windows(x, RATE, **options)
+    assert one.shape == (width,) and windows.shape == (3, width) and spans.shape == (3, 2)
+    assert windows.dtype == np.float32 and spans.dtype == np.float64
+    assert relative(one, windows.mean(0)) <= 1e-6
+    whole = mtslvr.embed_windows(x, RATE, encoder=encoder, layer=layer)[0]
+    half = whole.shape[1] // 2
+    part = {"invariant": slice(half), "variant": slice(half, None), "concat": slice(None)}[features]
+    assert relative(windows, whole[:, part]) <= 1e-6
+
+
+def test_windows_are_those_embedded_one_by_one(wav, encoder, expected):
+    windows, spans = mtslvr.embed_windows(wav, encoder=encoder)
+    assert relative(windows, expected) <= 1e-5
+    np.testing.assert_allclose(spans, [[0, 1], [1, 2], [2, 2.3]], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("window", "hop", "spans"),
+    [
+        (None, None, [[0, 1], [1, 2], [2, 2.3]]),
+        (2.0, None, [[0, 2], [2, 2.3]]),
+        (None, 0.5, [[0, 1], [0.5, 1.5], [1, 2], [1.5, 2.3]]),
+        (2.3, 1.0, [[0, 2.3]]),
+        (5.0, 2.5, [[0, 2.3]]),
+        (0.5, 1.0, [[0, 0.5], [1, 1.5], [2, 2.3]]),
+    ],
+)
+def test_window_and_hop(encoder, window, hop, spans):
+    x = sound(2.3)
+    embeddings, found = mtslvr.embed_windows(x, RATE, encoder=encoder, window_seconds=window, hop_seconds=hop)
+    np.testing.assert_allclose(found, spans, rtol=0, atol=1e-9)
+    size = round((window or 1) * RATE)
+    with torch.inference_mode():
+        for row, (start, _) in zip(embeddings, spans, strict=True):
+            piece = np.resize(x[round(start * RATE) :][:size], size)
+            assert relative(row, encoder(torch.from_numpy(piece)[None]).concat[0].numpy()) <= 1e-5
+    one = mtslvr.embed(x, RATE, encoder=encoder, window_seconds=window, hop_seconds=hop)
+    assert relative(one, embeddings.mean(0)) <= 1e-6
+
+
+@pytest.mark.parametrize("length", [1, 2, 700, 15999])
+def test_short_input_is_repeated_to_fill_a_window(encoder, length):
+    x = sound(1)[:length] + np.float32(0.01)
+    short, spans = mtslvr.embed_windows(x, RATE, encoder=encoder)
+    full = mtslvr.embed(np.resize(x, RATE), RATE, encoder=encoder)
+    assert short.shape == (1, 1000) and np.isfinite(short).all()
+    assert relative(short[0], full) <= 1e-6
+    np.testing.assert_allclose(spans, [[0, length / RATE]])
+
+
+# The same vector alone, in any batch, in any run
+
+LENGTHS = st.lists(st.integers(1, 30000), min_size=1, max_size=3)
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lengths=LENGTHS, batch_size=st.integers(1, 9), threads=st.integers(1, 3), data=st.data())
+def test_one_input_is_the_same_alone_and_in_any_batch(encoder, lengths, batch_size, threads, data):
+    inputs = [sound(n / RATE, seed=i) for i, n in enumerate(lengths)]
+    options = {"batch_size": batch_size, "threads": threads, "encoder": encoder}
+    together = mtslvr.embed(inputs, RATE, **options)
+    again = mtslvr.embed(inputs, RATE, **options)
+    assert np.array_equal(together, again)  # bit by bit
+    chosen = data.draw(st.integers(0, len(inputs) - 1))
+    alone = mtslvr.embed(inputs[chosen], RATE, encoder=encoder)
+    assert relative(together[chosen], alone) <= 1e-5
+    assert np.array_equal(alone, mtslvr.embed(inputs[chosen], RATE, encoder=encoder))
+
+
+def test_order_of_a_list_is_the_order_of_rows(encoder):
+    inputs = [sound(s, seed=i) for i, s in enumerate((3.1, 0.2, 1.7, 0.9, 2.5))]
+    forward = mtslvr.embed(inputs, RATE, encoder=encoder, batch_size=2, threads=3)
+    backward = mtslvr.embed(inputs[::-1], RATE, encoder=encoder, batch_size=3)
+    assert relative(forward, backward[::-1]) <= 1e-5
+    assert min(relative(forward[i], forward[j]) for i in range(5) for j in range(i)) > 1e-2
+
+
+@pytest.mark.parametrize("mode", ["window", "file"])
+def test_normalization_by_file_and_by_window(unfolded_encoder, mode):
+    """A quiet second half is brought up by itself, or left quiet beside the first."""
+    encoder = unfolded_encoder.fold()
+    encoder.config = dataclasses.replace(encoder.config, normalization=mtslvr.Normalization(mode))
+    x = sound(2)
+    x[RATE:] *= 0.01
+    loud = mtslvr.embed_windows(x, RATE, encoder=encoder)[0][1]
+    alone = mtslvr.embed(x[RATE:], RATE, encoder=encoder)
+    assert (relative(loud, alone) <= 1e-5) == (mode == "window")
+
+
+# Silence and bad input
+
+
+@pytest.mark.parametrize("level", [0.0, 0.25])
+def test_silence_is_finite(encoder, level):
+    for n in (1, 16000, 30000):
+        assert np.isfinite(mtslvr.embed(np.full(n, level, np.float32), RATE, encoder=encoder)).all()
+
+
+def test_missing_file(encoder, tmp_path):
+    with pytest.raises(AudioError, match=r"gone\.wav: no such file; check the path"):
+        mtslvr.embed(tmp_path / "gone.wav", encoder=encoder)
+
+
+def test_folder_for_a_file(encoder, tmp_path):
+    with pytest.raises(AudioError, match=r"is a folder; use find_audio or mtslvr-embed"):
+        mtslvr.embed(tmp_path, encoder=encoder)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"a\.wav: an empty file \(0 bytes\), zero samples"),
+        (b"not audio at all\n" * 50, r"a\.wav: not an audio file \(libsndfile: .*\); convert it to WAV or FLAC"),
+    ],
+)
+def test_not_audio(encoder, tmp_path, content, message):
+    path = tmp_path / "a.wav"
+    path.write_bytes(content)
+    with pytest.raises(AudioError, match=message):
+        mtslvr.embed(path, encoder=encoder)
+
+
+def test_zero_samples(encoder, tmp_path):
+    path = tmp_path / "none.wav"
+    soundfile.write(path, np.zeros(0, np.float32), RATE)
+    with pytest.raises(AudioError, match=r"none\.wav: zero samples; leave it out"):
+        mtslvr.embed(path, encoder=encoder)
+    with pytest.raises(AudioError, match=r"<array>: shape \(0,\): zero samples"):
+        mtslvr.embed(np.zeros(0, np.float32), RATE, encoder=encoder)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_samples_that_are_not_finite(encoder, tmp_path, value):
+    x = sound(3)
+    x[20000] = value
+    message = r"NaN or infinite samples: 1, the first at index 20000 \(1\.250 s\); repair or remove them"
+    with pytest.raises(AudioError, match=r"<array>: " + message):
+        mtslvr.embed(x, RATE, encoder=encoder)
+    soundfile.write(tmp_path / "bad.wav", x, RATE, subtype="FLOAT")
+    with pytest.raises(AudioError, match=r"bad\.wav: " + message):
+        mtslvr.embed(tmp_path / "bad.wav", encoder=encoder)
+
+
+@pytest.mark.parametrize("call", [mtslvr.embed, mtslvr.embed_windows])
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"features": "all"}, ConfigError, r"features='all': unknown; use one of 'invariant', 'variant', 'concat'"),
+        ({"layer": "neck"}, ConfigError, r"layer='neck': unknown; use one of 'head', 'pooled'"),
+        ({"window_seconds": 0}, ConfigError, r"window_seconds=0: must be above 0"),
+        ({"window_seconds": 0.01}, ConfigError, r"window_seconds=0\.01: shorter than half an STFT frame; .*0\.03206 s"),
+        ({"hop_seconds": -1}, ConfigError, r"hop_seconds=-1: must be above 0"),
+        ({"hop_seconds": math.nan}, ConfigError, r"hop_seconds=nan"),
+        ({"batch_size": 0}, ConfigError, r"batch_size=0: must be an integer from 1 to 65536"),
+        ({"batch_size": 2.0}, ConfigError, r"batch_size=2\.0: must be an integer"),
+        ({"sample_rate": None}, AudioError, r"<array>: array input needs sample_rate=\.\.\. \(Hz\)"),
+        ({"sample_rate": 0}, AudioError, r"<array>: sample_rate=0: must be a whole number of Hz"),
+        ({"sample_rate": 44100.5}, AudioError, r"<array>: sample_rate=44100\.5: must be a whole number"),
+        ({"sample_rate": "16000"}, AudioError, r"<array>: sample_rate='16000': must be a whole number"),
+    ],
+    ids=lambda value: str(value)[:25] if isinstance(value, dict) else "",
+)
+def test_arguments_out_of_range(encoder, call, arguments, error, message):
+    with pytest.raises(error, match=message):
+        call(sound(1), **{"sample_rate": RATE, "encoder": encoder, **arguments})
+
+
+def test_threads_out_of_range(encoder):
+    with pytest.raises(ConfigError, match="threads=0: must be an integer from 1 to 256"):
+        mtslvr.embed(sound(1), RATE, encoder=encoder, threads=0)
+
+
+@pytest.mark.parametrize(
+    ("audio", "message"),
+    [
+        (np.float32(1.0), r"type float32: pass a path"),
+        (np.zeros((), np.float32), r"shape \(\): must be \(samples,\) or \(channels, samples\)"),
+        (np.zeros((2, 2, 100)), r"shape \(2, 2, 100\): must be \(samples,\) or \(channels, samples\)"),
+        (np.zeros((100, 2)), r"shape \(100, 2\): 100 channels of 2 samples; pass \(channels, samples\)"),
+        (np.zeros(100, complex), r"dtype complex128: must be floating point or integer samples"),
+        (np.zeros(100, bool), r"dtype bool: must be"),
+        (torch.zeros(1, 1, 100), r"shape \(1, 1, 100\): must be"),
+        (3.0, r"type float: pass a path, a binary file object, an array or a tensor"),
+        (None, r"type NoneType: pass a path"),
+        ({"a": 1}, r"type dict: pass a path"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else type(value).__name__,
+)
+def test_wrong_rank_dtype_or_type(encoder, audio, message):
+    with pytest.raises(AudioError, match=message):
+        mtslvr.embed(audio, RATE, encoder=encoder)
+
+
+def test_a_list_of_floats_is_no_waveform(encoder):
+    with pytest.raises(AudioError, match=r"type float: pass a path, a binary file object, an array or a tensor"):
+        mtslvr.embed([0.1, 0.2, 0.3], RATE, encoder=encoder)
+
+
+def test_as_many_rates_as_inputs(encoder):
+    with pytest.raises(AudioError, match="2 sample rates for 3 inputs; give one, or one for each"):
+        mtslvr.embed([sound(1)] * 3, [RATE, RATE], encoder=encoder)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_one_broken_file_in_a_list_raises_and_is_named(encoder, wav, tmp_path, threads):
+    broken = tmp_path / "broken.flac"
+    broken.write_bytes(b"no flac")
+    with pytest.raises(AudioError, match=r"broken\.flac: not an audio file"):
+        mtslvr.embed([wav, wav, broken, wav, tmp_path / "gone.wav"], encoder=encoder, threads=threads, batch_size=2)
+    with pytest.raises(AudioError, match=r"<array 1>: array input needs sample_rate"):
+        mtslvr.embed([wav, sound(1)], encoder=encoder, threads=threads)
+
+
+def test_unknown_model():
+    with pytest.raises(HubError, match=r"'parallel-simclrr': neither a bundled "):
+        mtslvr.load("parallel-simclrr")
+
+
+# The bundled weights
+
+
+@pytest.mark.skipif(not hub.bundled(), reason="no weights are bundled yet")
+def test_bundled_default():
+    x = sound(6)
+    embedding = mtslvr.embed(x, RATE)
+    assert embedding.shape == (1000,) and np.isfinite(embedding).all() and np.abs(embedding).max() > 0
+    assert np.array_equal(embedding, mtslvr.embed(x, RATE))
+    e, spans = mtslvr.embed_windows(x, RATE, window_seconds=5, hop_seconds=2.5)
+    assert e.shape == (2, 1000) and spans.tolist() == [[0, 5], [2.5, 6]]
+    other = mtslvr.embed(sound(6, seed=1), RATE)
+    assert relative(other, embedding) > 1e-2
+    assert np.isfinite(mtslvr.embed(np.zeros(RATE), RATE)).all()
+    assert "parallel-simclr" in hub.bundled()

@@ -1,0 +1,401 @@
+import copy
+import dataclasses
+
+import fill_rule
+import numpy as np
+import pytest
+import torch
+
+from mtslvr import checkpoint, windows
+from mtslvr.adapters import AdaptedConv, FoldedConv
+from mtslvr.config import AdapterKind, EncoderConfig, Features, FrontendConfig, Layer, Normalization
+from mtslvr.encoder import Embeddings, Encoder, standardize
+from mtslvr.errors import AudioError, ConfigError
+
+ALL_VARIANTS = list(fill_rule.manifest()["variants"])
+GOLDEN_VARIANTS = [
+    "none_c3",
+    "split_c3_s2",
+    "bn_c3_s2",
+    "series_c3_s2",
+    "parallel_c3_s2",
+    "parallel_c1_s2",
+    "bn_c3_s1t2",
+    "series_c3_s1t2",
+    "parallel_c3_s1t2",
+]
+# golden/README.md, "three ways to compare", in parts of max|row|; ways 1 and 2 are free of the phase of frame 0.
+WELL_CONDITIONED, AS_IS = 1e-5, 1e-2
+
+
+def inputs(rows):
+    """(clip, norm) of the golden rows in order, each once: its rows follow one another."""
+    return list(dict.fromkeys(tuple(row.split("|")[:2]) for row in rows))
+
+
+def golden_rows(golden, variant):
+    key = f"emb/{variant}/rows"
+    return golden[key if key in golden else "emb/rows"]
+
+
+def golden_embeddings(golden, variant):
+    if f"emb/{variant}/out" in golden:
+        return [golden[f"emb/{variant}/out"]] * 2
+    return [golden[f"emb/{variant}/task{task}"] for task in (0, 1)]
+
+
+def both(embeddings):
+    return [embeddings.invariant.numpy(), embeddings.variant.numpy()]
+
+
+def relative(found, expected):
+    """Largest deviation of each row, in parts of the row's largest value."""
+    return (np.abs(found - expected).max(axis=1) / np.abs(expected).max(axis=1)).max()
+
+
+@pytest.fixture(scope="module")
+def folded(official_encoder):
+    """variant -> folded encoder; the last one is kept, for the variants come in order."""
+    last = {}
+
+    def get(variant):
+        if variant not in last:
+            last.clear()
+            last[variant] = official_encoder(variant).fold()
+        return last[variant]
+
+    return get
+
+
+def test_every_variant_with_golden_embeddings_is_tested(golden):
+    assert {key.split("/")[1] for key in golden if key.startswith("emb/")} - {"rows"} == set(GOLDEN_VARIANTS)
+
+
+# Golden embeddings, by variant so that each is filled and folded once
+
+
+@pytest.mark.parametrize("variant", [v for v in GOLDEN_VARIANTS if "_s1t2" not in v and "_c1" not in v])
+@torch.inference_mode()
+def test_way_1_encoder_only(golden, official_encoder, folded, variant):
+    spectrogram = torch.from_numpy(golden["spec/w5@5s/raw/full"])[None]
+    rows = golden_rows(golden, variant).tolist()
+    row = rows.index("w5@5s|raw|0")
+    for encoder in (official_encoder(variant), folded(variant)):
+        for found, expected in zip(
+            both(encoder.encode_spectrogram(spectrogram)), golden_embeddings(golden, variant), strict=True
+        ):
+            assert relative(found, expected[row : row + 1]) <= WELL_CONDITIONED
+
+
+@pytest.mark.parametrize("variant", GOLDEN_VARIANTS)
+@torch.inference_mode()
+def test_ways_2_and_3_whole_chain(golden, pieces, official_encoder, folded, variant):
+    rows = golden_rows(golden, variant)
+    expected = golden_embeddings(golden, variant)
+    published, folded_encoder = official_encoder(variant), folded(variant)
+    three = published.config.frontend.channels == 3
+    as_is = [published.frontend(pieces(clip, norm)) for clip, norm in inputs(rows)]
+    with_golden_phase = [spectrogram.clone() for spectrogram in as_is]
+    if three:
+        for spectrogram, (clip, norm) in zip(with_golden_phase, inputs(rows), strict=True):
+            spectrogram[:, 2, :, 0] = torch.from_numpy(golden[f"spec/{clip}/{norm}/phase_frame0"])
+    way_2 = encode_all(published, with_golden_phase)
+    way_3 = encode_all(folded_encoder, as_is)
+    for task in (0, 1):
+        assert len(expected[task]) == len(rows)
+        assert relative(way_2[task], expected[task]) <= WELL_CONDITIONED
+        assert relative(way_3[task], expected[task]) <= (AS_IS if three else WELL_CONDITIONED)
+    key = f"emb/{variant}/all_sample_norm_only"
+    if key in golden:
+        sample = ["|sample|" in row for row in rows]
+        assert relative(np.concatenate(way_2, axis=1)[sample], golden[key]) <= WELL_CONDITIONED
+
+
+def encode_all(encoder, spectrograms):
+    """Both embeddings of all rows in order; spectrograms of one length go through together."""
+    rows = [None] * len(spectrograms)
+    for frames in {spectrogram.shape[3] for spectrogram in spectrograms}:
+        chosen = [i for i, spectrogram in enumerate(spectrograms) if spectrogram.shape[3] == frames]
+        sizes = [len(spectrograms[i]) for i in chosen]
+        encoded = both(encoder.encode_spectrogram(torch.cat([spectrograms[i] for i in chosen])))
+        ends = np.cumsum(sizes)[:-1]
+        for i, *parts in zip(chosen, *(np.split(part, ends) for part in encoded), strict=True):
+            rows[i] = parts
+    return [np.concatenate(parts) for parts in zip(*rows, strict=True)]
+
+
+# Golden activations, module by module
+
+
+def watched(encoder, task):
+    """Official module name -> our module, and whether its input is meant."""
+
+    def module(official_key):
+        return encoder.get_submodule(checkpoint.rename_official(official_key).rpartition(".")[0])
+
+    found = {
+        "conv1": (module("conv1.weight"), False),
+        "bn1": (module("bn1.weight"), False),
+        "maxpool": (encoder.trunk.layer1[0], True),
+        "layer1": (encoder.trunk, False),
+        "layer2": (encoder.branches.layer2[1], False),
+        "layer3": (encoder.branches.layer3[1], False),
+        "layer4": (encoder.branches.layer4[1], False),
+        f"end_bns.{task}": (encoder.branches, False),
+        "avgpool": (encoder.heads[task if len(encoder.heads) > 1 else 0], True),
+    }
+    if not len(encoder.branches.end_norms):
+        del found[f"end_bns.{task}"]
+    return found
+
+
+@pytest.mark.parametrize("variant", GOLDEN_VARIANTS)
+@torch.inference_mode()
+def test_stages_equal_golden(golden, pieces, official_encoder, variant):
+    encoder = official_encoder(variant)
+    spectrogram = encoder.frontend(pieces("w5@5s", "sample"))
+    if encoder.config.frontend.channels == 3:
+        spectrogram[:, 2, :, 0] = torch.from_numpy(golden["spec/w5@5s/sample/phase_frame0"])
+    checked = set()
+    for task in range(encoder.config.outputs):
+        branch = min(task, encoder.config.tasks - 1)
+        seen, handles = {}, []
+        for name, (module, is_input) in watched(encoder, task).items():
+
+            def keep(module, given, output, seen=seen, name=name, is_input=is_input):
+                seen.setdefault(name, (given[0] if is_input else output).clone())
+
+            handles.append(module.register_forward_hook(keep))
+        encoder.heads[task if len(encoder.heads) > 1 else 0](
+            encoder.branches(encoder.trunk(spectrogram), branch).mean(dim=(2, 3))
+        )
+        for handle in handles:
+            handle.remove()
+        # The official ReLU works in place, so what was recorded there of the batch norm is rectified.
+        seen["bn1"] = seen["bn1"].relu()
+        for name, value in seen.items():
+            key = f"act/{variant}/task{task}/{name}"
+            flat = value.contiguous().flatten().double().numpy()
+            strided = flat[:: max(1, flat.size // 16)][:16]
+            found = np.array([flat.mean(), flat.std(ddof=1), np.abs(flat).max(), *strided])
+            expected = golden[key]
+            assert expected.shape == (19,)
+            assert np.abs(found - expected).max() <= WELL_CONDITIONED * expected[2], key
+            checked.add(key)
+    assert checked == {key for key in golden if key.startswith(f"act/{variant}/")}
+
+
+# Folding
+
+
+@pytest.mark.parametrize("variant", ALL_VARIANTS)
+@torch.inference_mode()
+def test_folded_equals_unfolded(pieces, official_encoder, folded, variant):
+    encoder, plain = official_encoder(variant), folded(variant)
+    generator = torch.Generator().manual_seed(0)
+    waveforms = torch.cat([pieces("w5@5s", "sample"), torch.randn(1, 80000, generator=generator)])
+    spectrogram = encoder.frontend(waveforms)
+    expected, found = encoder.encode_spectrogram(spectrogram), plain.encode_spectrogram(spectrogram)
+    for ours, theirs in zip(both(found), both(expected), strict=True):
+        assert ours.shape == (2, encoder.embedding_dim("invariant"))
+        assert relative(ours, theirs) <= 1e-5
+
+
+@torch.inference_mode()
+def test_folded_equals_unfolded_before_the_heads(unfolded_encoder, encoder):
+    x = torch.randn(3, 16000, generator=torch.Generator().manual_seed(0))
+    expected, found = unfolded_encoder(x, "pooled"), encoder(x, "pooled")
+    for ours, theirs in zip(both(found), both(expected), strict=True):
+        assert ours.shape == (3, 512)
+        assert relative(ours, theirs) <= 1e-5
+
+
+def test_folding_leaves_the_original_untouched(unfolded_encoder):
+    encoder = copy.deepcopy(unfolded_encoder).train()
+    before = {key: value.clone() for key, value in encoder.state_dict().items()}
+    plain = encoder.fold()
+    assert not plain.training and encoder.training
+    assert plain.folded and not encoder.folded
+    assert not any(isinstance(m, (AdaptedConv, torch.nn.BatchNorm2d)) for m in plain.trunk.modules())
+    assert sum(isinstance(m, FoldedConv) for m in plain.modules()) == 17  # the stem and two in each of eight blocks
+    assert not any(p.requires_grad for p in plain.parameters())
+    assert all(p.requires_grad for p in encoder.parameters())
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter.zero_()
+    after = encoder.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert encoder.config is not None and plain.config == encoder.config
+
+
+def test_folding_twice_is_folding_once(encoder):
+    x = torch.randn(1, 16000, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(encoder.fold()(x).concat, encoder(x).concat)
+
+
+def test_folded_weights_are_channels_last(encoder):
+    weights = [m.weights[0] for m in encoder.modules() if isinstance(m, FoldedConv)]
+    assert all(w.is_contiguous(memory_format=torch.channels_last) for w in weights)
+
+
+# What comes out
+
+
+def test_embeddings_concat_and_select():
+    invariant, variant = torch.arange(6.0).reshape(2, 3), torch.arange(4.0).reshape(2, 2)
+    two = Embeddings(invariant, variant)
+    assert two.concat.tolist() == [[0, 1, 2, 0, 1], [3, 4, 5, 2, 3]]
+    assert two.select(Features.INVARIANT) is invariant and two.select(Features.VARIANT) is variant
+    assert torch.equal(two.select(Features.CONCAT), two.concat)
+    one = Embeddings(invariant, invariant)
+    assert one.concat is invariant and one.select(Features.CONCAT) is invariant
+
+
+@pytest.mark.parametrize(
+    ("variant", "head", "pooled"),
+    [
+        ("none_c3", (1000, 1000), (512, 512)),
+        ("split_c3_s1", (1000, 1000), (512, 512)),
+        ("bn_c3_s1t1", (1000, 1000), (512, 512)),
+        ("split_c3_s2", (500, 1000), (512, 512)),
+        ("parallel_c3_s2", (500, 1000), (512, 1024)),
+        ("parallel_c3_s1t2", (1000, 2000), (512, 1024)),
+    ],
+)
+@torch.inference_mode()
+def test_widths(official_encoder, variant, head, pooled):
+    encoder = official_encoder(variant)
+    x = torch.randn(2, 4000, generator=torch.Generator().manual_seed(0))
+    for layer, (single, concat) in {"head": head, "pooled": pooled}.items():
+        e = encoder(x, layer)
+        assert e.invariant.shape == e.variant.shape == (2, single) == (2, encoder.embedding_dim("variant", layer))
+        assert e.concat.shape == (2, concat) == (2, encoder.embedding_dim(layer=layer))
+        assert (e.variant is e.invariant) == (concat == single)
+
+
+@torch.inference_mode()
+def test_pooled_is_what_the_heads_read(encoder):
+    x = torch.randn(2, 16000, generator=torch.Generator().manual_seed(0))
+    head, pooled = encoder(x), encoder(x, layer=Layer.POOLED)
+    torch.testing.assert_close(encoder.heads[0](pooled.invariant), head.invariant)
+    torch.testing.assert_close(encoder.heads[1](pooled.variant), head.variant)
+    assert (pooled.invariant - pooled.variant).abs().max() > 0.1
+
+
+@torch.inference_mode()
+def test_two_tasks_with_one_head_share_it(official_encoder):
+    encoder = official_encoder("bn_c3_s1t2")
+    x = torch.randn(1, 16000, generator=torch.Generator().manual_seed(0))
+    head, pooled = encoder(x), encoder(x, layer="pooled")
+    torch.testing.assert_close(encoder.heads[0](pooled.variant), head.variant)
+    assert not torch.equal(head.invariant, head.variant)
+
+
+@torch.inference_mode()
+def test_the_trunk_runs_once(unfolded_encoder):
+    calls = []
+    handle = unfolded_encoder.trunk.register_forward_hook(lambda *_: calls.append(1))
+    unfolded_encoder(torch.randn(1, 16000))
+    handle.remove()
+    assert len(calls) == 1
+
+
+def test_gradients_reach_every_weight(unfolded_encoder):
+    encoder = copy.deepcopy(unfolded_encoder).train()
+    encoder(torch.randn(2, 16000, generator=torch.Generator().manual_seed(0))).concat.square().sum().backward()
+    assert [name for name, p in encoder.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+@torch.inference_mode()
+def test_any_batch_size(encoder):
+    x = torch.randn(5, 16000, generator=torch.Generator().manual_seed(0))
+    together = encoder(x).concat.numpy()
+    assert relative(torch.cat([encoder(row[None]).concat for row in x]).numpy(), together) <= 1e-5
+    assert encoder.encode(x[:0]).concat.shape == (0, 1000)
+
+
+# Normalisation
+
+
+def test_standardize_equals_numpy():
+    x = fill_rule.matrix("standardize", (4, 5000)) * np.float32([[1], [1e-6], [1e4], [3]])
+    x += np.float32([[0], [0], [5e3], [300]])
+    wide = x.astype(np.float64)
+    expected = (wide - wide.mean(1, keepdims=True)) / wide.std(1, ddof=1, keepdims=True)
+    found = standardize(torch.from_numpy(x))
+    assert found.dtype is torch.float32
+    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-6)
+
+
+def test_standardize_of_constant_rows_is_zero():
+    x = torch.tensor([0.0, 0.1, -1e30, 1e-38])[:, None].expand(4, 1000)
+    assert torch.count_nonzero(standardize(x)) == 0
+
+
+@pytest.mark.parametrize("mode", Normalization, ids=lambda mode: mode.value)
+def test_normalize_follows_the_config(unfolded_encoder, mode):
+    """The same as `windows.normalize`, a row counting as a file."""
+    encoder = copy.copy(unfolded_encoder)
+    encoder.config = dataclasses.replace(encoder.config, normalization=mode, global_mean=-0.01, global_std=0.2)
+    x = 0.3 * torch.randn(3, 16000, generator=torch.Generator().manual_seed(0)) + 0.05
+    rows = [windows.normalize(row[None].numpy(), mode, -0.01, 0.2) for row in x]
+    found = encoder.normalize(x)
+    np.testing.assert_allclose(found.numpy(), np.concatenate(rows), rtol=0, atol=2e-6)
+    expected = {"none": (0.05, 0.3), "global": (0.3, 1.5)}.get(mode.value, (0.0, 1.0))
+    assert (found.mean().item(), found.std().item()) == pytest.approx(expected, abs=0.02)
+    with torch.inference_mode():
+        assert torch.equal(encoder(x).concat, encoder.encode(found).concat)
+
+
+@torch.inference_mode()
+def test_window_normalization_makes_loudness_and_offset_irrelevant(encoder):
+    x = torch.randn(1, 16000, generator=torch.Generator().manual_seed(0))
+    expected = encoder(x).concat.numpy()
+    assert relative(encoder(0.01 * x).concat.numpy(), expected) <= 1e-4
+    assert relative(encoder(x + 3).concat.numpy(), expected) <= 1e-4
+
+
+@pytest.mark.parametrize("mode", Normalization, ids=lambda mode: mode.value)
+@torch.inference_mode()
+def test_silence_is_finite(unfolded_encoder, encoder, mode):
+    for given in (unfolded_encoder, encoder):
+        silent = copy.copy(given)
+        silent.config = dataclasses.replace(given.config, normalization=mode)
+        x = torch.stack([torch.zeros(16000), torch.full((16000,), 0.1)])
+        assert torch.isfinite(silent(x).concat).all()
+
+
+@torch.inference_mode()
+def test_published_front_end_on_silence_is_finite(official_encoder):
+    assert torch.isfinite(official_encoder("parallel_c3_s2")(torch.zeros(1, 80000)).concat).all()
+
+
+# Properties and bad input
+
+
+def test_properties(unfolded_encoder):
+    assert unfolded_encoder.sample_rate == 16000
+    assert unfolded_encoder.device == torch.device("cpu")
+    config = EncoderConfig(frontend=FrontendConfig(sample_rate=8000, f_max=4000), adapter=AdapterKind.BN)
+    with torch.device("meta"):
+        assert Encoder(config).sample_rate == 8000
+        assert Encoder(config).frontend(torch.zeros(1, 2000, device="cpu")).device.type == "cpu"
+
+
+@pytest.mark.parametrize("shape", [(16000,), (1, 2, 16000)])
+def test_wrong_rank(encoder, shape):
+    with pytest.raises(AudioError, match=r"waveforms of shape \(.*16000.*\): expected \(batch, samples\)"):
+        encoder(torch.zeros(shape))
+
+
+def test_too_short(encoder):
+    with pytest.raises(AudioError, match="100 samples: shorter than half an STFT frame"):
+        encoder(torch.zeros(1, 100))
+
+
+def test_unknown_layer_and_features(encoder):
+    with pytest.raises(ConfigError, match=r"layer='neck': unknown; use one of 'head', 'pooled'"):
+        encoder(torch.zeros(1, 16000), layer="neck")
+    with pytest.raises(ConfigError, match=r"features='all': unknown; use one of 'invariant', 'variant', 'concat'"):
+        encoder.embedding_dim("all")

@@ -1,0 +1,261 @@
+import ast
+import inspect
+import json
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import mtslvr
+
+PACKAGE = Path(mtslvr.__file__).parent
+
+# shared/DESIGN.md, "Layout": a module imports only modules of its own number or a lower one.
+LEVELS = {
+    "__init__": 7,
+    "errors": 0,
+    "config": 0,
+    "audio": 1,
+    "windows": 1,
+    "frontend": 1,
+    "adapters": 1,
+    "writer": 1,
+    "resnet": 2,
+    "encoder": 3,
+    "checkpoint": 4,
+    "registry": 5,
+    "hub": 5,
+    "extract": 6,
+    "api": 7,
+    "cli": 8,
+    "fewshot": 8,
+    "training": 8,
+}
+# Encoder.save hands over to checkpoint when it is called; at import the levels hold.
+UPWARD_WHEN_CALLED = {("encoder", "checkpoint")}
+PUBLIC = [
+    "AdapterKind",
+    "AudioError",
+    "CheckpointError",
+    "ConfigError",
+    "Embeddings",
+    "Encoder",
+    "EncoderConfig",
+    "Features",
+    "FrontendConfig",
+    "HubError",
+    "Layer",
+    "MTSLVRError",
+    "Normalization",
+    "Phase",
+    "TrainingError",
+    "embed",
+    "embed_windows",
+    "load",
+]
+KEPT_OUT = ("torchaudio", "sklearn", "scipy", "pandas", "matplotlib", "click", "tqdm")
+CORE = [name for name, level in LEVELS.items() if level < 8 and name != "__init__"]
+
+
+def files():
+    return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def part(path):
+    """The module, or the subpackage, that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path, ignore_typing=False, ignore_functions=False):
+    """(our parts, other top-level packages) imported anywhere in a file, inside functions too unless ignored."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    depth = len(path.relative_to(PACKAGE).parts) - 1
+    skipped = set()
+    for node in ast.walk(tree):
+        typing = isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        if (ignore_typing and typing) or (ignore_functions and function):
+            skipped.update(map(id, ast.walk(node)))
+    ours, others = set(), set()
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            inner = node.level and node.level <= depth  # stays in the subpackage
+            if inner:
+                names = [f"mtslvr.{part(path)}"]
+            elif node.level or node.module == "mtslvr":
+                module = node.module if node.level else None
+                names = [f"mtslvr.{module}"] if module else [f"mtslvr.{alias.name}" for alias in node.names]
+            else:
+                names = [node.module]
+        else:
+            continue
+        for name in names:
+            top, _, rest = name.partition(".")
+            if top == "mtslvr":
+                ours.add(rest.split(".")[0] or "__init__")
+            else:
+                others.add(top)
+    return ours, others
+
+
+def fresh(code):
+    """The JSON that `code` prints in a new interpreter, which says nothing else."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning:mtslvr", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    [line] = done.stdout.splitlines()
+    return json.loads(line)
+
+
+# The public names
+
+
+def test_all_is_pinned():
+    assert mtslvr.__all__ == PUBLIC
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_is_there_and_documented(name):
+    value = getattr(mtslvr, name)
+    assert value.__name__ == name
+    assert value.__module__.startswith("mtslvr.")
+    assert value.__doc__ and len(value.__doc__.strip()) > 20
+    if inspect.isfunction(value):
+        assert "Args:" in value.__doc__ and "Raises:" in value.__doc__
+
+
+def test_star_import_and_dir():
+    names = {}
+    exec("from mtslvr import *", names)
+    assert set(PUBLIC) <= names.keys()
+    assert set(PUBLIC) <= set(dir(mtslvr))
+
+
+def test_version_and_unknown_attribute():
+    assert mtslvr.__version__ == metadata.version("mtslvr")
+    assert re.fullmatch(r"\d+\.\d+\.\d+.*", mtslvr.__version__)
+    with pytest.raises(AttributeError, match="module 'mtslvr' has no attribute 'embbed'"):
+        mtslvr.embbed  # noqa: B018  # looking it up is the test
+
+
+def test_every_error_is_an_mtslvr_error():
+    errors = [getattr(mtslvr, name) for name in PUBLIC if name.endswith("Error")]
+    assert len(errors) == 6
+    assert all(issubclass(error, mtslvr.MTSLVRError) for error in errors)
+
+
+def test_types_are_shipped():
+    assert (PACKAGE / "py.typed").is_file()
+
+
+# What an import does
+
+
+def test_import_has_no_side_effects():
+    found = fresh(
+        """
+import json, sys
+events = []
+sys.addaudithook(lambda event, arguments: events.append(event) if event.startswith("socket.") else None)
+import torch
+threads = torch.get_num_threads(), torch.get_num_interop_threads()
+state = torch.random.get_rng_state()
+grad = torch.is_grad_enabled()
+import mtslvr
+for name in mtslvr.__all__:
+    getattr(mtslvr, name)
+print(json.dumps({
+    "sockets": events,
+    "threads": threads == (torch.get_num_threads(), torch.get_num_interop_threads()),
+    "generator": bool(torch.equal(state, torch.random.get_rng_state())),
+    "grad": grad == torch.is_grad_enabled(),
+    "cuda": torch.cuda.is_initialized(),
+    "modules": sorted(sys.modules),
+}))
+"""
+    )
+    assert found["sockets"] == []
+    assert found["threads"] and found["generator"] and found["grad"] and not found["cuda"]
+    assert "mtslvr.api" in found["modules"] and "mtslvr.hub" in found["modules"]
+    tops = {name.split(".")[0] for name in found["modules"]}
+    ours = {".".join(name.split(".")[:2]) for name in found["modules"] if name.startswith("mtslvr.")}
+    assert ours.isdisjoint({"mtslvr.training", "mtslvr.fewshot", "mtslvr.cli"})
+    assert tops.isdisjoint({"torchaudio", "sklearn"})
+
+
+def test_bare_import_and_help_are_light():
+    found = fresh(
+        """
+import json, sys
+import mtslvr
+import mtslvr.cli.main
+print(json.dumps(sorted(sys.modules)))
+"""
+    )
+    assert "mtslvr.cli.main" in found
+    assert {name.split(".")[0] for name in found}.isdisjoint({"torch", "numpy", "soundfile", "huggingface_hub"})
+
+
+# The house's levels
+
+
+def test_every_module_has_a_level():
+    assert {part(path) for path in files()} == set(LEVELS) - {"__init__"}
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_a_module_imports_only_its_level_and_below(path):
+    level, module = LEVELS[part(path)], part(path)
+
+    def above(ours):
+        return {(module, name) for name in ours if LEVELS[name] > level}
+
+    assert above(imports(path, ignore_functions=True)[0]) == set()
+    assert above(imports(path)[0]) <= UPWARD_WHEN_CALLED
+
+
+def test_the_levels_test_sees_imports():
+    """Guards the one above: known imports are found, in functions and from subpackages too."""
+    core = {"adapters", "config", "errors", "frontend", "resnet"}
+    assert imports(PACKAGE / "encoder.py", ignore_functions=True)[0] == core
+    assert imports(PACKAGE / "encoder.py")[0] == core | {"checkpoint"}
+    assert "checkpoint" in imports(PACKAGE / "hub.py")[0]
+    assert {"cli", "checkpoint", "config"} <= imports(PACKAGE / "cli" / "convert.py")[0]
+    assert "torch" in imports(PACKAGE / "cli" / "convert.py")[1]
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_the_core_knows_no_training_few_shot_or_command_line(name):
+    ours, others = imports(PACKAGE / f"{name}.py")
+    assert ours.isdisjoint({"training", "fewshot", "cli", "__init__"})
+    assert others.isdisjoint(KEPT_OUT)
+
+
+def test_fewshot_and_training_do_not_know_each_other_or_the_command_line_modules():
+    for path in files():
+        ours, _ = imports(path, ignore_typing=True)
+        if part(path) == "training":
+            assert "fewshot" not in ours, path
+        if part(path) == "fewshot":
+            assert "training" not in ours, path
+
+
+def test_what_the_core_and_the_commands_import_is_declared():
+    required = metadata.requires("mtslvr") or []
+    names = {re.split(r"[^\w-]", line)[0].replace("-", "_") for line in required if "extra ==" not in line}
+    for path in files():
+        if part(path) in CORE or part(path) == "cli":
+            _, others = imports(path)
+            assert others - set(sys.stdlib_module_names) - {"__future__"} <= names, path

@@ -212,7 +212,8 @@ class _Progress(tqdm):
     """The hub's progress bar, which ends a download that otherwise would not: started anew again and again."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._left: float = 4 * (kwargs.get("total") or checkpoint.LARGEST_WEIGHTS)
+        # `initial` is what earlier attempts brought: huggingface_hub 1.3 has a bar for each, 2 has one for all.
+        self._left: float = 4 * (kwargs.get("total") or checkpoint.LARGEST_WEIGHTS) - (kwargs.get("initial") or 0)
         super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]  # tqdm has no types
 
     def update(self, n: float | None = 1) -> Any:

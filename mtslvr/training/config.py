@@ -25,7 +25,7 @@ class TrainConfig:
     """One training run; the defaults are this project's own recipe.
 
     Beside the published one: softer negatives (temperature 0.5 for 0.07), which measured better on the validation sets,
-    and pitch shifts of at most ±4 semitones, since larger ones move formants. The configs behind the bundled weights are
+    and pitch shifts of at most ±4 semitones, since larger ones move formants. The configs of the bundled weights are
     in benchmarks/recipes.
 
     Attributes:

@@ -77,6 +77,7 @@ def whiten_heads(encoder: Encoder, batches: list[Tensor], power: float, ridge: f
     folded = encoder.fold()
     pooled = [folded.encode(batch.to(encoder.device), Layer.POOLED) for batch in batches]
     for index, head in enumerate(encoder.heads):
+        assert isinstance(head, torch.nn.Linear)
         features = torch.cat([p.variant if index else p.invariant for p in pooled]).double()
         if len(features) <= features.shape[1]:
             raise TrainingError(f"{len(features)} crops for {features.shape[1]} features: too few; use more batches")

@@ -94,7 +94,7 @@ class Hub:
     @contextlib.contextmanager
     def fault(self, **faults):
         """truncate=bytes sent of a file; declare=Content-Length; replace=bytes; stall, delay=seconds; die=True;
-        whole=True: no Range; status=code; headers=dict; every one for model.safetensors or, with only=name, for that file."""
+        whole=True: no Range; status=code; headers=dict; each for model.safetensors or, with only=name, that file."""
         self.faults = faults
         try:
             yield

@@ -7,7 +7,7 @@ import shutil
 import pytest
 from click.testing import CliRunner
 
-from mtslvr import registry
+from mtslvr import hub, registry
 from mtslvr.cli.main import main
 from mtslvr.config import EncoderConfig
 from mtslvr.errors import CheckpointError, ConfigError
@@ -25,7 +25,8 @@ def folder(made, tmp_path, monkeypatch):
     """A copy of the checkpoint, which is also the one that is bundled."""
     copied = tmp_path / "tiny"
     shutil.copytree(made, copied)
-    monkeypatch.setattr(registry, "bundled", lambda: {"tiny": copied})
+    for module in (registry, hub):  # `hub` has its own name for it
+        monkeypatch.setattr(module, "bundled", lambda: {"tiny": copied})
     monkeypatch.setattr(registry, "REGISTRY", {})
     return copied
 
@@ -127,7 +128,8 @@ def test_a_model_that_is_not_here(folder, cache):
 
 
 def test_nothing_at_all(folder, cache, monkeypatch):
-    monkeypatch.setattr(registry, "bundled", dict)
+    for module in (registry, hub):
+        monkeypatch.setattr(module, "bundled", dict)
     assert run("models", "--cache-dir", cache).output == "no models; get one with `mtslvr download org/name`\n"
     assert run("models", "--json", "--cache-dir", cache).output == "[]\n"
 

@@ -132,16 +132,24 @@ class Encoder(nn.Module):
             layer: "head" or "pooled".
         """
         layer = parse_enum(Layer, layer, "layer")
-        spectrogram = spectrogram.to(self.dtype, memory_format=torch.channels_last)
-        shared = self.trunk(spectrogram)
-        dtype = self.heads[0].weight.dtype
-        pooled = [self.branches(shared, task).mean(dim=(2, 3), dtype=dtype) for task in range(self.config.tasks)]
+        shared = self.shared(spectrogram)
+        pooled = [self.pooled(shared, task) for task in range(self.config.tasks)]
         if layer is Layer.POOLED:
             return Embeddings(pooled[0], pooled[-1])
         if self.config.outputs == 1:
             output = self.heads[0](pooled[0])
             return Embeddings(output, output)
         return Embeddings(self.heads[0](pooled[0]), self.heads[-1](pooled[-1]))
+
+    def shared(self, spectrogram: Tensor) -> Tensor:
+        """What both tasks read: the trunk's output for (B, channels, n_mels, frames)."""
+        shared: Tensor = self.trunk(spectrogram.to(self.dtype, memory_format=torch.channels_last))
+        return shared
+
+    def pooled(self, shared: Tensor, task: int) -> Tensor:
+        """(B, 512) of one task's path."""
+        pooled: Tensor = self.branches(shared, task).mean(dim=(2, 3), dtype=self.heads[0].weight.dtype)
+        return pooled
 
     def fold(self) -> Encoder:
         """A copy for inference: adapters and batch norms folded exactly into plain convolutions with bias.

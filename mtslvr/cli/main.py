@@ -1,4 +1,4 @@
-"""`mtslvr`: embed, fewshot, models, download, push, convert, train."""
+"""`mtslvr`: embed, fewshot, models, download, push, convert, pack, train, whiten."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from .common import LazyGroup
         "download": ".download:download_command",
         "push": ".push:push_command",
         "convert": ".convert:convert_command",
+        "pack": ".pack:pack_command",
         "train": ".train:train_command",
         "whiten": ".whiten:whiten_command",
     },

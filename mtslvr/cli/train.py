@@ -5,24 +5,34 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..config import AdapterKind
 from ..errors import ConfigError
 from .common import Command
 
+if TYPE_CHECKING:
+    from ..training.config import TrainConfig
+
+# `training.recipes.System`, named here because --help imports no torch.
+SYSTEMS = ("contrastive-only", "prediction-only", "mt-simple", "mt-split", "mt-bn", "mt-series", "mt-parallel")
+
 
 @click.command("train", cls=Command, short_help="Train an encoder on folders of audio.")
-@click.option("--data", multiple=True, type=click.Path(path_type=Path), help="Folder of audio; may be repeated.")
+@click.option(
+    "--data", multiple=True, type=click.Path(path_type=Path), help="Folder of audio, may be repeated; or packed clips."
+)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Run directory.")
 @click.option("--config", type=click.Path(path_type=Path), help="JSON with any field of the training config.")
 @click.option("--resume", is_flag=True, help="Go on from the last saved state of --out.")
-@click.option("--init", type=click.Path(path_type=Path), help="Run directory whose last state the weights start from.")
+@click.option(
+    "--init", type=click.Path(path_type=Path), help="Run directory or checkpoint folder to start the weights from."
+)
 @click.option("--stop-after", type=int, metavar="N", help="End after N steps of the schedule.  [default: all]")
-@click.option("--adapter", type=click.Choice([kind.value for kind in AdapterKind]), help="Default: parallel.")
-@click.option("--contrastive", type=click.Choice(["simclr", "simsiam", "none"]), help="Default: simclr.")
+@click.option("--system", type=click.Choice(SYSTEMS), help="Which of the paper's systems.  [default: mt-parallel]")
+@click.option("--recipe", type=click.Choice(["own", "published"]), help="Settings: this project's, or the paper's.")
+@click.option("--contrastive", type=click.Choice(["simclr", "simsiam"]), help="Contrastive objective of --system.")
 @click.option("--augmentation-weight", type=float, help="Lambda of the joint loss.  Default: 1.")
 @click.option("--steps", type=int, help="Optimiser steps.")
 @click.option("--batch-size", type=int, help="Clips a step.")
@@ -41,28 +51,33 @@ def train_command(
     resume: bool,
     init: Path | None,
     stop_after: int | None,
-    adapter: str | None,
+    system: str | None,
+    recipe: str | None,
+    contrastive: str | None,
     device: str,
     workers: int,
     threads: int | None,
     save_every: int,
     **settings: Any,
 ) -> None:
-    """Train an encoder on folders of audio.
+    """Train an encoder on folders of audio, or on what `mtslvr pack` made of them.
 
-    Without --config and options this is the recipe of the bundled weights. The run directory holds config.json,
-    environment.json, losses.csv, the state to resume from, and in checkpoint/ the encoder that
-    `mtslvr.load` takes.
+    Without options this trains MT-Parallel with SimCLR in this project's recipe. The run directory holds config.json,
+    environment.json, losses.csv, the state to resume from, and in checkpoint/ the encoder that `mtslvr.load` takes.
+    In several processes: torchrun --nproc-per-node N -m mtslvr.training, with the same options.
     """
     import torch
 
+    from ..training import distributed
     from ..training.loop import train
 
     if threads is not None:
         torch.set_num_threads(threads)
-    recipe = read_recipe(out / "config.json" if resume and config is None else config, adapter, settings)
+    chosen = {"system": system, "recipe": recipe, "contrastive": contrastive}
+    if config is None and resume:
+        config = out / "config.json"
     folder = train(
-        recipe,
+        dataclasses.replace(read_config(config, chosen), **{k: v for k, v in settings.items() if v is not None}),
         out,
         data,
         resume=resume,
@@ -72,19 +87,23 @@ def train_command(
         workers=workers,
         save_every=save_every,
     )
-    click.echo(f"checkpoint: {folder}")
+    if distributed.rank() == 0:
+        click.echo(f"checkpoint: {folder}")
+    distributed.leave()
 
 
-def read_recipe(path: Path | None, adapter: str | None, settings: dict[str, Any]) -> Any:
-    """A TrainConfig from a JSON file, with the options given on the command line on top."""
-    from ..training.config import TrainConfig, encoder_config
+def read_config(path: Path | None, chosen: dict[str, str | None]) -> TrainConfig:
+    """The config in a JSON file, or that of a system and recipe."""
+    from ..training.config import TrainConfig
+    from ..training.recipes import System, own, published
 
+    given = [f"--{name}" for name, value in chosen.items() if value is not None]
+    if path is None:
+        make = published if chosen["recipe"] == "published" else own
+        return make(System(chosen["system"] or "mt-parallel"), chosen["contrastive"] or "simclr")
+    if given:
+        raise click.UsageError(f"{', '.join(given)} with {path}: the config says it already; change it there")
     try:
-        values = json.loads(path.read_text()) if path else {}
+        return TrainConfig.from_dict(json.loads(path.read_text()))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: not a readable JSON file ({error})") from None
-    recipe = TrainConfig.from_dict(values)
-    changes = {name: value for name, value in settings.items() if value is not None}
-    if adapter is not None:
-        changes["encoder"] = encoder_config(AdapterKind(adapter), recipe.encoder.window_seconds)
-    return dataclasses.replace(recipe, **changes)

@@ -113,7 +113,7 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class AugmentParameters:
-    """One view's parameters of every transformation for every sample: CPU tensors (B,) and a seed.
+    """One view's parameters of every transformation for every sample: CPU tensors (B,).
 
     Attributes:
         pitch_index: into `transforms.PITCH_RATIOS`, read with `Pitch.PUBLISHED_RATIOS`.
@@ -129,7 +129,7 @@ class AugmentParameters:
         mask_u1: width, as in `transforms.time_mask`.
         mask_u2: start, as in `transforms.time_mask`.
         shift: samples, positive is later.
-        noise_seed: of the Gaussian noise, drawn on the waveform's device for the samples that need it.
+        noise_seed: int64, of `transforms.gaussian_noise`.
     """
 
     pitch_index: Tensor
@@ -145,12 +145,11 @@ class AugmentParameters:
     mask_u1: Tensor
     mask_u2: Tensor
     shift: Tensor
-    noise_seed: int
+    noise_seed: Tensor
 
     def rows(self, index: Tensor) -> AugmentParameters:
         """Select the samples that `index` (n,) names."""
-        tensors = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "noise_seed"}
-        return AugmentParameters(**{k: v[index] for k, v in tensors.items()}, noise_seed=self.noise_seed)
+        return AugmentParameters(**{f.name: getattr(self, f.name)[index] for f in dataclasses.fields(self)})
 
 
 def draw_selection(generator: torch.Generator, batch: int, config: AugmentConfig) -> Tensor:
@@ -212,7 +211,7 @@ def draw_parameters(generator: torch.Generator, batch: int, length: int, config:
         mask_u1=uniform(0, 1),
         mask_u2=uniform(0, 1),
         shift=integers(-farthest, farthest),
-        noise_seed=int(torch.randint(2**62, (), generator=generator)),
+        noise_seed=torch.randint(2**62, (batch,), generator=generator),
     )
 
 
@@ -234,17 +233,16 @@ def augment(x: Tensor, order: Tensor, parameters: AugmentParameters, config: Aug
     if x.ndim != 2:
         raise AudioError(f"waveforms of shape {tuple(x.shape)}: expected (B, N); take the mean over channels")
     out, order = x.clone(), order.cpu()
-    generator = torch.Generator(x.device).manual_seed(parameters.noise_seed)
     for chosen in order.unbind(1):
         for number, name in enumerate(config.transformations):
             rows = (chosen == number).nonzero().flatten()
             if len(rows):
                 on_device = rows.to(x.device)
-                out[on_device] = _apply(name, out[on_device], parameters.rows(rows), config, generator)
+                out[on_device] = _apply(name, out[on_device], parameters.rows(rows), config)
     return out
 
 
-def _apply(name: str, x: Tensor, p: AugmentParameters, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+def _apply(name: str, x: Tensor, p: AugmentParameters, config: AugmentConfig) -> Tensor:
     if name == "pitch_shift":
         stft = config.pitch_n_fft, config.pitch_hop_length
         if config.pitch is Pitch.SEMITONES:
@@ -253,7 +251,7 @@ def _apply(name: str, x: Tensor, p: AugmentParameters, config: AugmentConfig, ge
     if name == "fade":
         return transforms.fade(x, p.fade_shape, p.fade_in, p.fade_out)
     if name in ("white_noise", "mixed_noise"):
-        white = torch.randn(len(x), config.sample_rate, generator=generator, device=x.device, dtype=x.dtype)
+        white = transforms.gaussian_noise(p.noise_seed.to(x.device), 2 * (config.sample_rate // 2)).to(x.dtype)
         if name == "white_noise":
             return transforms.colored_noise(x, white, p.white_f_decay, p.white_snr_db)
         return transforms.colored_noise(x, white, p.mixed_f_decay, p.mixed_snr_db)

@@ -34,13 +34,30 @@ class TrainConfig:
         contrastive: "simclr", "simsiam" or "none" (augmentation prediction only).
         augmentation_weight: lambda of the joint loss; 0 trains the contrastive objective only.
         temperature: of NT-Xent.
+        crops: 1 takes both views from the same crop, as published; 2 augments each of two crops twice, so a step has
+            four views a clip.
+        variant_weight: of the contrastive loss on the variant embeddings, see `Objective`; needs two crops.
+        mix_probability, mix_snr_db: share of the crops that get another clip as background, and at which
+            signal-to-background ratio, lowest and highest.
+        equalizer_db: strength of a random smooth frequency response, as of another microphone, that views with the same
+            first index share: the deviation of its level in dB; 0 is none.
+        source_balance: 0 draws every clip once an epoch, 1 draws every source alike often (the first folder of a
+            clip's name is its source), between them the square root for 0.5.
+        ema_decay: of the running mean of the weights, which is what a run exports; 0 exports the weights.
+        only: "invariant" trains the contrastive objective and all weights but the variant path's own; "variant" then
+            the variant path's adapters, norms and head alone, on shared weights that stay as they are; "" all at once.
         separate_views: one forward pass a view, each with its own batch statistics, as published; one pass over
             both is faster and its batch norm sees twice the samples.
         steps, batch_size: optimiser steps, clips a step.
         crop_seconds: length of the random crop that both views come from.
-        learning_rate, weight_decay, warmup_steps: AdamW, linear warm-up, then cosine to 0 at `steps`.
+        optimizer: "adamw", or "adam" as published (weight decay as L2).
+        learning_rate, weight_decay, warmup_steps: linear warm-up, then cosine to 0 at `steps`.
         gradient_clip: largest gradient norm; 0 is no limit.
         dtype: "bfloat16" (autocast) or "float32".
+        validation_fraction: share of the clips held out from training.
+        validate_every: steps between passes over the clips held out; 0 is never. The run then exports the checkpoint of
+            its lowest validation loss.
+        patience: passes without a lower validation loss after which a run stops; 0 goes on to `steps`.
         seed: every batch is a pure function of seed and step, so a resumed run repeats exactly.
     """
 
@@ -50,21 +67,42 @@ class TrainConfig:
     augment: AugmentConfig = field(default_factory=own_augmentations)
     contrastive: str = "simclr"
     augmentation_weight: float = 1.0
+    variant_weight: float = 0.0
     temperature: float = 0.5
+    crops: int = 1
+    mix_probability: float = 0.0
+    mix_snr_db: tuple[float, float] = (0.0, 20.0)
+    equalizer_db: float = 0.0
+    source_balance: float = 0.0
+    ema_decay: float = 0.0
+    only: str = ""
     separate_views: bool = False
     steps: int = 1400
     batch_size: int = 128
     crop_seconds: float = 2.5
+    optimizer: str = "adamw"
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     warmup_steps: int = 50
     gradient_clip: float = 0.0
     dtype: str = "bfloat16"
+    validation_fraction: float = 0.0
+    validate_every: int = 0
+    patience: int = 0
     seed: int = 42
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("batch_size", 2), ("warmup_steps", 0)):
+        if isinstance(self.mix_snr_db, list):  # as JSON gives it
+            object.__setattr__(self, "mix_snr_db", tuple(self.mix_snr_db))
+        for name, least in (
+            ("steps", 1),
+            ("batch_size", 2),
+            ("warmup_steps", 0),
+            ("validate_every", 0),
+            ("patience", 0),
+        ):
             _check_range(name, getattr(self, name), least, 10**9, int)
+        _check_range("crops", self.crops, 1, 2, int)
         for name, low, high in (
             ("augmentation_weight", 0.0, 1e6),
             ("temperature", 1e-3, 1e3),
@@ -72,12 +110,31 @@ class TrainConfig:
             ("learning_rate", 0.0, 1e3),
             ("weight_decay", 0.0, 1e3),
             ("gradient_clip", 0.0, 1e9),
+            ("variant_weight", 0.0, 1e6),
+            ("mix_probability", 0.0, 1.0),
+            ("source_balance", 0.0, 1.0),
+            ("equalizer_db", 0.0, 40.0),
+            ("ema_decay", 0.0, 0.999999),
+            ("validation_fraction", 0.0, 0.9),
         ):
             _check_range(name, getattr(self, name), low, high, (int, float))
         _check_choice("contrastive", self.contrastive, CONTRASTIVE)
+        _check_choice("only", self.only, ("", "invariant", "variant"))
+        if self.only and self.encoder.tasks < 2:
+            raise ConfigError(f"only={self.only!r}: the encoder has one path; use an adapter, or train all")
+        _check_choice("optimizer", self.optimizer, ("adamw", "adam"))
         _check_choice("dtype", self.dtype, ("bfloat16", "float32"))
         if self.contrastive == "none" and self.augmentation_weight == 0:
             raise ConfigError("contrastive='none' with augmentation_weight=0: nothing to train; set one of them")
+        if bool(self.validate_every) != bool(self.validation_fraction):
+            raise ConfigError(
+                f"validate_every={self.validate_every} with validation_fraction={self.validation_fraction}: set both "
+                "or neither"
+            )
+        if self.patience and not self.validate_every:
+            raise ConfigError(f"patience={self.patience}: waits for validation; set validate_every and its fraction")
+        if self.variant_weight and self.crops == 1:
+            raise ConfigError(f"variant_weight={self.variant_weight}: compares two crops, and crops=1; set crops to 2")
         if self.augment.sample_rate != self.encoder.frontend.sample_rate:
             raise ConfigError(
                 f"augment.sample_rate={self.augment.sample_rate}: must equal the encoder's "

@@ -1,8 +1,9 @@
-"""Folders of audio to packed int16 clips, and packed clips to the batch of any step; next: `loop`."""
+"""Folders of audio to packed int16 clips; next: `views`."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,17 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ..audio import find_audio, load_audio
-from ..encoder import standardize
 from ..errors import AudioError, TrainingError
-from .augment import augment, draw_parameters, draw_selection, labels_from_order
-from .config import TrainConfig
 
+_BLOCK = 1 << 22  # samples read at once
 _SAMPLES, _INDEX = "clips.i16", "clips.json"
 
 
@@ -50,6 +46,20 @@ class PackedClips:
         return len(self.names)
 
     @property
+    def sources(self) -> list[str]:
+        """The first folder of each name, "" where there is none: what `source_balance` weighs."""
+        return [name.split("/", 1)[0] if "/" in name else "" for name in self.names]
+
+    def statistics(self) -> tuple[float, float]:
+        """Mean and standard deviation of all samples, full scale being 1."""
+        total, squares = 0.0, 0.0
+        for start in range(0, len(self.samples), _BLOCK):
+            block = self.samples[start : start + _BLOCK].astype(np.float64) / 32768
+            total, squares = total + float(block.sum()), squares + float(block @ block)
+        mean = total / len(self.samples)
+        return mean, math.sqrt(squares / len(self.samples) - mean**2)
+
+    @property
     def hours(self) -> float:
         """Length of all clips together."""
         return float(self.starts[-1]) / self.sample_rate / 3600
@@ -63,7 +73,7 @@ class PackedClips:
         """
         try:
             index = json.loads((folder / _INDEX).read_text())
-            samples = np.memmap(folder / _SAMPLES, dtype=np.int16, mode="r")
+            samples = np.memmap(folder / _SAMPLES, dtype=np.int16, mode="c")
         except (OSError, ValueError) as error:
             raise TrainingError(f"{folder}: no packed clips ({error}); run mtslvr train with --data") from None
         starts = np.concatenate([[0], np.cumsum(np.asarray(index["lengths"], dtype=np.int64))])
@@ -75,7 +85,30 @@ class PackedClips:
         return cls(samples, starts, index["names"], index["sample_rate"], folder)
 
 
-def pack(folders: Iterable[str | os.PathLike[str]], out: Path, sample_rate: int, threads: int = 2) -> list[str]:
+def cut(length: int, sample_rate: int, max_seconds: float | None) -> list[int]:
+    """Lengths of the clips, in samples, that a file of `length` becomes; a rest below half a second joins the last."""
+    if max_seconds is None:
+        return [length]
+    longest = round(max_seconds * sample_rate)
+    whole, rest = divmod(length, longest)
+    pieces = [longest] * whole
+    if rest >= sample_rate // 2 or not pieces:
+        return [*pieces, rest]
+    return [*pieces[:-1], pieces[-1] + rest]
+
+
+def is_packed(folder: Path) -> bool:
+    """Whether `pack` finished there."""
+    return (folder / _INDEX).exists()
+
+
+def pack(
+    folders: Iterable[str | os.PathLike[str]],
+    out: Path,
+    sample_rate: int,
+    threads: int = 2,
+    max_seconds: float | None = None,
+) -> list[str]:
     """Decode, mix down and resample every clip below `folders` into one packed file.
 
     Args:
@@ -83,6 +116,8 @@ def pack(folders: Iterable[str | os.PathLike[str]], out: Path, sample_rate: int,
         out: folder for the packed file; written completely or not at all.
         sample_rate: Hz of the packed clips.
         threads: decoders side by side.
+        max_seconds: cut longer files into clips of this length, the last one shorter, so that every part of a long
+            recording is drawn; None keeps files whole.
     Returns:
         The messages of the clips that could not be read; they are skipped.
     Raises:
@@ -109,8 +144,9 @@ def pack(folders: Iterable[str | os.PathLike[str]], out: Path, sample_rate: int,
                 failed.append(str(clip))
                 continue
             file.write(clip.tobytes())
-            names.append(name)
-            lengths.append(len(clip))
+            pieces = cut(len(clip), sample_rate, max_seconds)
+            names.extend([name] if len(pieces) == 1 else [f"{name}#{i}" for i in range(len(pieces))])
+            lengths.extend(pieces)
     if not names:
         part.unlink()
         raise TrainingError(
@@ -122,79 +158,3 @@ def pack(folders: Iterable[str | os.PathLike[str]], out: Path, sample_rate: int,
     (out / (_INDEX + ".part")).write_text(json.dumps(index))
     os.replace(out / (_INDEX + ".part"), out / _INDEX)
     return failed
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One step's input.
-
-    Attributes:
-        view1, view2: (B, crop_length) float32.
-        augmentation_labels: (B, K) float32.
-    """
-
-    view1: Tensor
-    view2: Tensor
-    augmentation_labels: Tensor
-
-    def to(self, device: torch.device) -> Batch:
-        """On another device."""
-        return Batch(*(t.to(device, non_blocking=True) for t in (self.view1, self.view2, self.augmentation_labels)))
-
-
-class StepBatches(Dataset[Batch]):
-    """Item k is the batch of step k: a pure function of the clips, the config and k.
-
-    Workers, their number and a restart therefore change nothing.
-    """
-
-    def __init__(self, clips: PackedClips, config: TrainConfig) -> None:
-        if len(clips) < config.batch_size:
-            raise TrainingError(
-                f"{len(clips)} clips are fewer than a batch of {config.batch_size}; lower --batch-size or add audio"
-            )
-        self.clips, self.config = clips, config
-
-    def __len__(self) -> int:
-        return self.config.steps
-
-    def __getitem__(self, step: int) -> Batch:
-        generator = step_generator(self.config.seed, 1, step)
-        crops = self.crops(step, generator)
-        config = self.config.augment
-        order = draw_selection(generator, len(crops), config)
-        parameters = draw_parameters(generator, 2 * len(crops), crops.shape[1], config)
-        view1, view2 = augment(crops.repeat(2, 1), order.repeat(2, 1), parameters, config).chunk(2)
-        return Batch(view1, view2, labels_from_order(order))
-
-    def crops(self, step: int, generator: torch.Generator) -> Tensor:
-        """(B, crop_length) float32: random crops, each with mean 0 and standard deviation 1; silence stays 0."""
-        length = self.config.crop_length
-        rows = np.empty((self.config.batch_size, length), dtype=np.int16)
-        offsets = torch.rand(len(rows), generator=generator, dtype=torch.float64).numpy()
-        for row, clip, u in zip(rows, self.clip_indices(step), offsets, strict=True):
-            start, end = self.clips.starts[clip], self.clips.starts[clip + 1]
-            room = end - start - length
-            if room >= 0:
-                first = start + int(u * (room + 1))
-                row[:] = self.clips.samples[first : first + length]
-            else:
-                row[:] = np.resize(self.clips.samples[start:end], length)
-        return standardize(torch.from_numpy(rows).float() / 32768)
-
-    def clip_indices(self, step: int) -> np.ndarray:
-        """(B,) clips of a step: consecutive slices of one shuffled order an epoch."""
-        n, batch = len(self.clips), self.config.batch_size
-        positions = np.arange(step * batch, (step + 1) * batch)
-        indices = np.empty(batch, dtype=np.int64)
-        for epoch in np.unique(positions // n):
-            order = torch.randperm(n, generator=step_generator(self.config.seed, 0, int(epoch))).numpy()
-            here = positions // n == epoch
-            indices[here] = order[positions[here] % n]
-        return indices
-
-
-def step_generator(seed: int, stream: int, index: int) -> torch.Generator:
-    """An independent generator for each (seed, stream, index)."""
-    state = np.random.SeedSequence((seed, stream, index)).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> np.uint64(1)))

@@ -2,59 +2,50 @@
 
 from __future__ import annotations
 
-import csv
-import json
+import dataclasses
 import math
 import os
-import platform
-import re
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from .. import checkpoint
 from ..encoder import Encoder
 from ..errors import TrainingError
+from . import distributed, run
 from .config import TrainConfig
-from .data import Batch, PackedClips, StepBatches, pack
-from .objective import Losses, Objective
+from .objective import Losses, Objective, select_trained
+from .views import Batch, StepBatches
 
-CONFIG, STATE, LOSSES, ENVIRONMENT, CLIPS, EXPORT = (
-    "config.json",
-    "state.pt",
-    "losses.csv",
-    "environment.json",
-    "clips",
-    "checkpoint",
-)
-_COLUMNS = ("step", "joint", "contrastive", "predictive", "learning_rate", "clips_per_second")
+LOSS_NAMES = tuple(field.name for field in dataclasses.fields(Losses))
+VALIDATION_BATCHES = 50  # at the most, in one pass
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """One line of losses.csv."""
+    """One line of losses.csv; losses are means over processes."""
 
     step: int
     joint: float
     contrastive: float
     predictive: float
+    variant_contrastive: float
     learning_rate: float
     clips_per_second: float
 
 
 def train(
     config: TrainConfig,
-    run: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
     data: Sequence[str | os.PathLike[str]] = (),
     *,
     resume: bool = False,
@@ -65,106 +56,205 @@ def train(
     save_every: int = 100,
     on_step: Callable[[StepReport], None] | None = None,
 ) -> Path:
-    """Train one encoder.
+    """Train one encoder; as one of several processes where torchrun started it.
 
     Args:
         config: the recipe.
-        run: directory of the run; made where missing.
-        data: folders of audio; packed once into `run`. Not needed to resume.
+        folder: directory of the run; made where missing.
+        data: folders of audio, packed once into the run directory, or one folder that `pack` wrote. Not needed to
+            resume.
         resume: go on from the last saved state; every later loss equals that of an uninterrupted run.
-        init: another run directory: encoder and heads start from its last state instead of at random, the optimiser
-            anew. Recorded in environment.json.
+        init: another run directory, or a checkpoint folder: the weights start from there instead of at random, the
+            optimiser anew. Recorded in environment.json.
         stop_after: end once this many steps of the schedule are done and saved; None goes to `config.steps`.
         device: "auto" (CUDA where there is one), "cpu" or "cuda".
-        workers: processes that prepare batches.
+        workers: processes that prepare batches on the CPU; on CUDA the device itself does.
         save_every: steps between saved states, each with its exported checkpoint folder.
         on_step: called after each step.
     Returns:
-        The exported checkpoint folder, `run/checkpoint`.
+        The exported checkpoint folder, `checkpoint` in the run directory.
     Raises:
         TrainingError: unwritable or used run directory, no audio, fewer clips than a batch, a state of another
-            config, CUDA asked for and absent, or a loss that is no finite number.
+            config, CUDA asked for and absent, a batch that does not split into the processes, or a loss that is no
+            finite number.
     """
-    folder = Path(run)
-    target = select_device(device)
-    prepare(folder, config, resume)
-    clips = load_clips(folder, data, config)
-    batches = StepBatches(clips, config)
+    folder = Path(folder)
+    target = distributed.join(select_device(device))
+    rows = distributed.share(config.batch_size)
+    distributed.on_first(lambda: run.prepare(folder, config, resume))
+    distributed.on_first(lambda: run.load_clips(folder, data, config))
+    clips = run.load_clips(folder, (), config)
+    batches = StepBatches(clips, config, rows=rows)
+    validation = StepBatches(clips, config, validation=True, rows=rows) if config.validate_every else None
 
     torch.manual_seed(config.seed)
     objective = make_objective(config).to(target)
     objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
-    optimizer = torch.optim.AdamW(
-        objective.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
     if init is not None and not resume:
-        record(folder, init=str(init), init_steps=restore(Path(init), objective, None, target))
-    start = restore(folder, objective, optimizer, target) if resume else 0
+        steps = initialise(objective, Path(init), target)
+        distributed.on_first(lambda: run.record(folder, init=str(init), init_steps=steps))
+    select_trained(objective.encoder, config.only)
+    distributed.synchronise_norms(objective, target)
+    average = average_of(objective.encoder, config)
+    optimizer = make_optimizer(objective, config)
+    progress = Progress()
+    if resume:
+        progress = restore(run.load_state(folder, target), objective, optimizer, average)
     last = config.steps if stop_after is None else min(stop_after, config.steps)
-    truncate_losses(folder / LOSSES, start)
 
-    loader = DataLoader(
-        batches,
-        batch_size=None,
-        sampler=range(start, last),
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        persistent_workers=False,
+    first = distributed.rank() == 0
+    if first:
+        run.print_line(
+            f"{len(clips)} clips, {clips.hours:.2f} h; {config.steps} steps of {config.batch_size} on {target}"
+            + (f" in {distributed.size()} processes" if distributed.size() > 1 else "")
+        )
+    log = (
+        run.Log(folder, run.LOSSES, [f.name for f in dataclasses.fields(StepReport)][1:], progress.step)
+        if first
+        else None
     )
-    print_line(f"{len(clips)} clips, {clips.hours:.2f} h; {config.steps} steps of {config.batch_size} on {target}")
-    progress = tqdm(total=config.steps, initial=start, unit="step", desc="training", mininterval=2.0)
-    with open(folder / LOSSES, "a", newline="") as file, progress:
-        writer = csv.writer(file)
-        began = time.perf_counter()
-        for step, batch in enumerate(loader, start):
+    validation_log = (
+        run.Log(folder, run.VALIDATION, LOSS_NAMES, progress.step + 1) if first and validation is not None else None
+    )
+    bar = tqdm(
+        total=config.steps, initial=progress.step, unit="step", desc="training", mininterval=2.0, disable=not first
+    )
+    parallel = data_parallel(objective, config)
+    began = time.perf_counter()
+    with bar:
+        for batch in batches_from(batches, range(progress.step, last), target, workers):
+            step = progress.step
             rate = learning_rate(step, config)
-            losses = optimise(objective, optimizer, batch.to(target), rate, config)
+            losses = optimise(parallel, optimizer, batch, rate, config)
             now = time.perf_counter()
-            report = StepReport(
-                step,
-                losses.joint.item(),
-                losses.contrastive.item(),
-                losses.predictive.item(),
-                rate,
-                config.batch_size / (now - began),
-            )
+            named = dict(zip(LOSS_NAMES, losses.tolist(), strict=True))
+            report = StepReport(step, **named, learning_rate=rate, clips_per_second=config.batch_size / (now - began))
             began = now
             check_finite(report, folder)
-            writer.writerow([getattr(report, column) for column in _COLUMNS])
-            file.flush()
-            progress.set_postfix_str(
+            if average is not None:
+                average.update_parameters(objective.encoder)
+            if log is not None:
+                log.write(dataclasses.asdict(report))
+            bar.set_postfix_str(
                 f"contrastive {report.contrastive:.3f} predictive {report.predictive:.3f} "
                 f"{report.clips_per_second:.0f} clips/s"
             )
-            progress.update()
-            if (step + 1) % save_every == 0 or step + 1 == last:
-                save_state(folder, objective, optimizer, step + 1)
-                checkpoint.save(objective.encoder, folder / EXPORT)
+            bar.update()
+            progress = dataclasses.replace(progress, step=step + 1)
+            if validation is not None and (step + 1) % config.validate_every == 0:
+                found = validate(objective, average, validation, target, config)
+                progress = progress.after(found[LOSS_NAMES.index("joint")].item())
+                if validation_log is not None:
+                    validation_log.write({"step": step + 1, **dict(zip(LOSS_NAMES, found.tolist(), strict=True))})
+                if first and progress.waited == 0:
+                    checkpoint.save(exported(objective, average), folder / run.EXPORT)
+            ends = step + 1 == last or progress.exhausted(config)
+            if first and ((step + 1) % save_every == 0 or ends):
+                run.save_state(folder, state_of(objective, optimizer, average, progress))
+                if validation is None:
+                    checkpoint.save(exported(objective, average), folder / run.EXPORT)
             if on_step is not None:
                 on_step(report)
-    return folder / EXPORT
+            if ends:
+                break
+    for opened in (log, validation_log):
+        if opened is not None:
+            opened.close()
+    return folder / run.EXPORT
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        step: steps done.
+        best: lowest validation loss so far.
+        waited: validation passes since then.
+    """
+
+    step: int = 0
+    best: float = math.inf
+    waited: int = 0
+
+    def after(self, loss: float) -> Progress:
+        """With one more validation loss."""
+        if loss < self.best:
+            return dataclasses.replace(self, best=loss, waited=0)
+        return dataclasses.replace(self, waited=self.waited + 1)
+
+    def exhausted(self, config: TrainConfig) -> bool:
+        """Whether the patience of the config is used up."""
+        return 0 < config.patience <= self.waited
+
+
+def batches_from(batches: StepBatches, steps: range, device: torch.device, workers: int) -> Iterator[Batch]:
+    """The batches of `steps` on `device`: made there on a GPU, by worker processes on a CPU."""
+    if device.type == "cuda":
+        on_device = batches.on(device)
+        for step in steps:
+            yield on_device[step]
+        return
+    loader = DataLoader(
+        batches, batch_size=None, sampler=steps, num_workers=workers, prefetch_factor=4 if workers else None
+    )
+    yield from loader
 
 
 def optimise(
-    objective: Objective, optimizer: torch.optim.Optimizer, batch: Batch, rate: float, config: TrainConfig
-) -> Losses:
-    """One optimiser step; returns its losses, detached."""
-    objective.train()
+    objective: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, rate: float, config: TrainConfig
+) -> Tensor:
+    """One optimiser step; returns its losses in the order of `LOSS_NAMES`, means over processes."""
+    set_training(objective)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    frontend = objective.encoder.frontend
-    with torch.no_grad():
-        spectrograms = frontend(batch.view1), frontend(batch.view2)
-    device_type = batch.view1.device.type
-    with torch.autocast(device_type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
-        losses: Losses = objective(*spectrograms, batch.augmentation_labels)
+    losses = compute(objective, batch, config)
     optimizer.zero_grad(set_to_none=True)
     losses.joint.backward()  # type: ignore[no-untyped-call]
     if config.gradient_clip:
         nn.utils.clip_grad_norm_(objective.parameters(), config.gradient_clip)
-    if math.isfinite(losses.joint.item()):  # the weights stay those of the last good step
+    found = distributed.mean(torch.stack([getattr(losses, name).detach() for name in LOSS_NAMES]))
+    if math.isfinite(found[0].item()):  # else the weights stay those of the last good step
         optimizer.step()
-    return Losses(losses.joint.detach(), losses.contrastive.detach(), losses.predictive.detach())
+    return found
+
+
+def set_training(objective: nn.Module) -> None:
+    """Training mode, but for batch norms that do not learn: they keep their statistics, too."""
+    objective.train()
+    for module in objective.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.weight.requires_grad:
+            module.eval()
+
+
+def compute(objective: nn.Module, batch: Batch, config: TrainConfig) -> Losses:
+    """The losses of one batch."""
+    inner = objective.module if isinstance(objective, DistributedDataParallel) else objective
+    assert isinstance(inner, Objective)
+    with torch.no_grad():
+        spectrograms = inner.encoder.frontend(batch.views.flatten(0, 2)).unflatten(0, batch.views.shape[:3])
+    with torch.autocast(batch.views.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
+        losses: Losses = objective(spectrograms, batch.augmentation_labels)
+    return losses
+
+
+@torch.no_grad()
+def validate(
+    objective: Objective, average: AveragedModel | None, batches: StepBatches, device: torch.device, config: TrainConfig
+) -> Tensor:
+    """Mean losses over the clips held out, by the encoder that the run exports, in evaluation mode.
+
+    The same crops and transformations each time, drawn apart from those of training.
+    """
+    trained, objective.encoder = objective.encoder, exported(objective, average)
+    objective.eval()
+    try:
+        number = min(VALIDATION_BATCHES, batches.batches_an_epoch)
+        found = [compute(objective, batches[i].to(device), config) for i in range(number)]
+    finally:
+        objective.encoder = trained
+    rows = [torch.stack([getattr(losses, name) for name in LOSS_NAMES]) for losses in found]
+    return distributed.mean(torch.stack(rows).mean(dim=0))
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
@@ -181,10 +271,30 @@ def make_objective(config: TrainConfig) -> Objective:
         Encoder(config.encoder),
         contrastive=config.contrastive,
         augmentation_weight=config.augmentation_weight,
+        variant_weight=config.variant_weight,
         temperature=config.temperature,
         separate_views=config.separate_views,
+        only=config.only,
         labels=len(config.augment.transformations),
     )
+
+
+def make_optimizer(objective: Objective, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimiser that the config names, over all parameters."""
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    learning = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    return kind(learning, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+
+
+def data_parallel(objective: Objective, config: TrainConfig) -> nn.Module:
+    """Average gradients over processes, where there are several."""
+    if distributed.size() == 1:
+        return objective
+    # With one objective off, a path or head of the encoder gets no gradient. Buffers are alike by construction.
+    idle = (
+        bool(config.only) or config.contrastive == "none" or not (config.augmentation_weight or config.variant_weight)
+    )
+    return DistributedDataParallel(objective, broadcast_buffers=False, find_unused_parameters=idle)
 
 
 def select_device(device: str) -> torch.device:
@@ -200,127 +310,67 @@ def select_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def prepare(folder: Path, config: TrainConfig, resume: bool) -> None:
-    """Start a run directory, or check that an existing one is of the same config.
-
-    Raises:
-        TrainingError: used directory without `resume`, another config with it, or not writable.
-    """
-    path = folder / CONFIG
-    if resume:
-        try:
-            saved = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise TrainingError(f"{path}: no run to resume ({error}); start one without --resume") from None
-        ours = json.loads(json.dumps(config.to_dict()))
-        changed = [k for k in ours if saved.get(k) != ours[k]]
-        if changed:
-            told = ", ".join(f"{k} was {saved.get(k)!r}, now {ours[k]!r}" for k in changed)
-            raise TrainingError(f"{folder}: resume with another config ({told}); use the same one or a new --out")
-        return
-    if path.exists():
-        raise TrainingError(f"{folder}: holds a run already; go on with --resume or choose another --out")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-        (folder / ENVIRONMENT).write_text(json.dumps(environment(), indent=2) + "\n")
-    except OSError as error:
-        raise TrainingError(f"{folder}: cannot write the run directory ({error}); choose another --out") from None
+def average_of(encoder: Encoder, config: TrainConfig) -> AveragedModel | None:
+    """The running mean of the encoder's weights and batch statistics, where the config asks for one."""
+    if not config.ema_decay:
+        return None
+    update = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(encoder, multi_avg_fn=update, use_buffers=True)
 
 
-def environment() -> dict[str, Any]:
-    """Versions, machine and git revision, for the record of a run."""
-    try:
-        here = Path(__file__).parent
-        revision = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        revision = "unknown"
-    return {
-        "mtslvr": metadata.version("mtslvr"),
-        "torch": torch.__version__,
-        "numpy": metadata.version("numpy"),
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cpu": cpu_model(),
-        "cores": os.cpu_count(),
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "git_revision": revision,
-    }
+def exported(objective: Objective, average: AveragedModel | None) -> Encoder:
+    """The encoder that a run gives away."""
+    encoder = objective.encoder if average is None else average.module
+    assert isinstance(encoder, Encoder)
+    return encoder
 
 
-def cpu_model() -> str:
-    """The CPU's name, as far as the system tells."""
-    try:
-        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
+def state_of(
+    objective: Objective, optimizer: torch.optim.Optimizer, average: AveragedModel | None, progress: Progress
+) -> dict[str, Any]:
+    """What `restore` takes."""
+    state = {**dataclasses.asdict(progress), "objective": objective.state_dict(), "optimizer": optimizer.state_dict()}
+    if average is not None:
+        state["average"] = average.state_dict()
+    return state
 
 
-def load_clips(folder: Path, data: Sequence[str | os.PathLike[str]], config: TrainConfig) -> PackedClips:
-    """The run's packed clips; packs them from `data` the first time and lists unreadable files in unreadable.txt."""
-    packed = folder / CLIPS
-    if not (packed / "clips.json").exists():
-        if not data:
-            raise TrainingError(f"{packed}: no packed clips and no --data; name the folders of audio")
-        failed = pack(data, packed, config.encoder.frontend.sample_rate)
-        if failed:
-            (folder / "unreadable.txt").write_text("\n".join(failed) + "\n")
-            print_line(f"skipped {len(failed)} unreadable files, listed in {folder / 'unreadable.txt'}")
-    return PackedClips.open(packed)
+def restore(
+    state: dict[str, Any] | None, objective: Objective, optimizer: torch.optim.Optimizer, average: AveragedModel | None
+) -> Progress:
+    """Go back to a saved state; to the start where there is none."""
+    if state is None:
+        return Progress()
+    objective.load_state_dict(state["objective"])
+    optimizer.load_state_dict(state["optimizer"])
+    if average is not None:
+        average.load_state_dict(state["average"])
+    return Progress(state["step"], state["best"], state["waited"])
 
 
-def save_state(folder: Path, objective: Objective, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Write the state after `step` steps; the file is whole or the previous one, whenever the process dies."""
-    state = {"step": step, "objective": objective.state_dict(), "optimizer": optimizer.state_dict()}
-    part = folder / (STATE + ".part")
-    with open(part, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, folder / STATE)
+def initialise(objective: Objective, source: Path, device: torch.device) -> int:
+    """Start from other weights: a run's last state (returns its steps), or a checkpoint folder's encoder (returns 0).
 
-
-def restore(folder: Path, objective: Objective, optimizer: torch.optim.Optimizer | None, device: torch.device) -> int:
-    """Load the last saved state; returns the number of steps done (0 where none was saved yet).
-
-    Without an optimiser this starts a run from another one's weights, which must be there and fit.
+    Training heads that the other run lacks start at random.
 
     Raises:
         TrainingError: no state to start from, or that of another network.
     """
-    path = folder / STATE
-    if not path.exists():
-        if optimizer is None:
-            raise TrainingError(f"{path}: no state to start from; --init takes a run directory with saved steps")
-        return 0
-    state = torch.load(path, map_location=device, weights_only=True)
+    if (source / run.STATE).exists():
+        state = torch.load(source / run.STATE, map_location=device, weights_only=True)
+        weights, steps = state["objective"], int(state["step"])
+    elif (source / checkpoint.CONFIG_NAME).exists() and (source / checkpoint.WEIGHTS_NAME).exists():
+        encoder = checkpoint.load(source)
+        weights, steps = {f"encoder.{key}": value for key, value in encoder.state_dict().items()}, 0
+    else:
+        raise TrainingError(f"{source}: no state to start from; --init takes a run with saved steps or a checkpoint")
     try:
-        objective.load_state_dict(state["objective"])
+        missing = objective.load_state_dict(weights, strict=False)
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise TrainingError(f"{path}: not the state of this network ({reason}); use the encoder of that run") from None
-    if optimizer is not None:
-        optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
-
-
-def record(folder: Path, **facts: Any) -> None:
-    """Add facts to environment.json."""
-    path = folder / ENVIRONMENT
-    path.write_text(json.dumps({**json.loads(path.read_text()), **facts}, indent=2) + "\n")
-
-
-def truncate_losses(path: Path, steps: int) -> None:
-    """Drop the lines of steps that will be done again, so that losses.csv has each step once."""
-    rows = [row for row in csv.reader(path.read_text().splitlines())][1:] if path.exists() else []
-    kept = [row for row in rows if len(row) == len(_COLUMNS) and int(row[0]) < steps]
-    part = path.with_name(path.name + ".part")
-    with open(part, "w", newline="") as file:
-        csv.writer(file).writerows([_COLUMNS, *kept])
-    os.replace(part, path)
+        raise TrainingError(f"{source}: not the state of this network ({str(error).splitlines()[0]})") from None
+    if any(key.startswith("encoder.") for key in [*missing.missing_keys, *missing.unexpected_keys]):
+        raise TrainingError(f"{source}: not the state of this network; give the config that it was trained with")
+    return steps
 
 
 def check_finite(report: StepReport, folder: Path) -> None:
@@ -332,10 +382,6 @@ def check_finite(report: StepReport, folder: Path) -> None:
     if not math.isfinite(report.joint):
         raise TrainingError(
             f"step {report.step}: joint loss {report.joint} (contrastive {report.contrastive}, predictive "
-            f"{report.predictive}); the last good state is {folder / STATE}; lower learning_rate or set gradient_clip"
+            f"{report.predictive}); the last good state is {folder / run.STATE}; lower learning_rate or set "
+            "gradient_clip"
         )
-
-
-def print_line(text: str) -> None:
-    """A line on stderr that does not break a progress bar."""
-    tqdm.write(text, file=sys.stderr)

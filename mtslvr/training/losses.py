@@ -1,4 +1,4 @@
-"""The three losses of MT-SLVR; next module: `objective`."""
+"""The three losses of MT-SLVR, and NT-Xent for more than two views; next module: `objective`."""
 
 from __future__ import annotations
 
@@ -20,11 +20,28 @@ def nt_xent_loss(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
     Source:
         Chen et al. 2020, SimCLR, https://arxiv.org/abs/2002.05709
     """
-    z = F.normalize(torch.cat([z1, z2]).float(), dim=1)
-    similarity = (z @ z.T) / temperature
+    return group_nt_xent_loss(torch.cat([z1, z2]), torch.arange(len(z1), device=z1.device).repeat(2), temperature)
+
+
+def group_nt_xent_loss(z: Tensor, groups: Tensor, temperature: float) -> Tensor:
+    """NT-Xent with any number of positives: all other members of a row's group, weighted alike.
+
+    Args:
+        z: (N, D) projections.
+        groups: (N,) integers; every group has at least two members.
+        temperature: divides the cosine similarities.
+    Returns:
+        Scalar, the mean over rows. With groups of two it is NT-Xent.
+    Source:
+        Khosla et al. 2020, supervised contrastive learning, L_out, https://arxiv.org/abs/2004.11362
+    """
+    z = F.normalize(z.float(), dim=1)
     itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    target = torch.arange(len(z), device=z.device).roll(len(z1))
-    return F.cross_entropy(similarity.masked_fill(itself, -torch.inf), target)
+    log_share = F.log_softmax(((z @ z.T) / temperature).masked_fill(itself, -torch.inf), dim=1)
+    positive = (groups[:, None] == groups) & ~itself
+    # masked_fill, not a product: the diagonal is -inf, and 0 times that is no number.
+    per_row = log_share.masked_fill(~positive, 0).sum(dim=1) / positive.sum(dim=1)
+    return -per_row.mean()
 
 
 def simsiam_loss(p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:

@@ -1,15 +1,17 @@
-"""Two views of a batch and their augmentation labels to the joint loss; next: `loop`."""
+"""The views of a batch and their augmentation labels to the joint loss; next: `loop`."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ..encoder import Embeddings, Encoder
+from .distributed import gather
 from .heads import augmentation_head, simclr_projector, simsiam_predictor, simsiam_projector
-from .losses import augmentation_loss, nt_xent_loss, simsiam_loss
+from .losses import augmentation_loss, group_nt_xent_loss, simsiam_loss
 
 
 @dataclass(frozen=True)
@@ -19,15 +21,20 @@ class Losses:
     joint: Tensor
     contrastive: Tensor
     predictive: Tensor
+    variant_contrastive: Tensor
 
 
 class Objective(nn.Module):
-    """L = L_contrastive + lambda L_MLAP on the embeddings of one encoder.
+    """L = L_contrastive + lambda L_MLAP (+ mu L_variant) on the embeddings of one encoder.
 
-    The invariant embedding feeds the contrastive loss, the variant one the augmentation head.
+    The invariant embedding feeds the contrastive loss, the variant one the augmentation head. With two crops of a clip,
+    L_variant also asks of the variant embedding to find the other crop that was transformed alike, among other clips
+    and among crops of the same clip that were transformed otherwise: it has to hold what stays over a clip and what a
+    transformation changes.
 
     Source:
-        Heggan et al. 2023, MT-SLVR, https://arxiv.org/abs/2305.17191
+        Heggan et al. 2023, MT-SLVR, https://arxiv.org/abs/2305.17191; L_variant after Xiao et al. 2021, "What should
+        not be contrastive in contrastive learning", https://arxiv.org/abs/2008.05659
     """
 
     def __init__(
@@ -36,51 +43,104 @@ class Objective(nn.Module):
         *,
         contrastive: str = "simclr",
         augmentation_weight: float = 1.0,
+        variant_weight: float = 0.0,
         temperature: float = 0.07,
         separate_views: bool = False,
+        only: str = "",
         labels: int = 7,
     ) -> None:
         super().__init__()
         dim = encoder.config.head_dim
         self.encoder = encoder
         self.augmentation_weight = augmentation_weight
+        self.variant_weight = variant_weight
         self.temperature = temperature
         self.separate_views = separate_views
+        self.only = only
         self.projector = {"simclr": simclr_projector, "simsiam": simsiam_projector}.get(contrastive, _no_head)(dim)
         self.predictor = simsiam_predictor() if contrastive == "simsiam" else None
         self.augmentation_head = augmentation_head(dim, labels) if augmentation_weight else None
+        self.variant_projector = simclr_projector(dim) if variant_weight else None
 
-    def forward(self, view1: Tensor, view2: Tensor, augmentation_labels: Tensor) -> Losses:
+    def forward(self, views: Tensor, augmentation_labels: Tensor) -> Losses:
         """The losses of one batch.
 
         Args:
-            view1, view2: (B, channels, n_mels, frames) spectrograms.
-            augmentation_labels: (B, K), shared by both views.
+            views: (2, C, B, channels, n_mels, frames) spectrograms: C crops of B clips, each augmented twice; crops of
+                a clip that share the first index share the parameters of their transformations.
+            augmentation_labels: (B, K), shared by all views of a clip.
         """
-        first, second = self.embed_views(view1, view2)
-        contrastive = self.contrastive_loss(first.invariant, second.invariant)
-        predictive = contrastive.new_zeros(())
-        if self.augmentation_head is not None:
-            logits = self.augmentation_head(torch.cat([first.variant, second.variant]))
-            predictive = augmentation_loss(logits, augmentation_labels.repeat(2, 1))
-        return Losses(contrastive + self.augmentation_weight * predictive, contrastive, predictive)
+        embeddings = self.embed_views(views)
+        contrastive = views.new_zeros(()) if self.only == "variant" else self.contrastive_loss(embeddings.invariant)
+        predictive = variant = contrastive.new_zeros(())
+        if self.augmentation_head is not None and self.only != "invariant":
+            logits = self.augmentation_head(embeddings.variant.flatten(0, 2))
+            repeats = views.shape[0] * views.shape[1]
+            predictive = augmentation_loss(logits, augmentation_labels.repeat(repeats, 1))
+        if self.variant_projector is not None and self.only != "invariant":
+            variant = self.variant_loss(embeddings.variant)
+        joint = contrastive + self.augmentation_weight * predictive + self.variant_weight * variant
+        return Losses(joint, contrastive, predictive, variant)
 
-    def embed_views(self, view1: Tensor, view2: Tensor) -> tuple[Embeddings, Embeddings]:
-        """The embeddings of each view, from two passes or from one over both."""
-        if self.separate_views:
-            return self.encoder.encode_spectrogram(view1), self.encoder.encode_spectrogram(view2)
-        both = self.encoder.encode_spectrogram(torch.cat([view1, view2]))
-        (i1, i2), (v1, v2) = both.invariant.chunk(2), both.variant.chunk(2)
-        return Embeddings(i1, v1), Embeddings(i2, v2)
+    def embed_views(self, views: Tensor) -> Embeddings:
+        """The embeddings of all views, (2, C, B, D), from one pass a view or from one over all."""
+        groups = views.unbind(0) if self.separate_views else (views,)
+        parts = [self.embed(group.flatten(0, -4)) for group in groups]
+        shape = (*views.shape[:3], -1)
+        invariant = torch.cat([part.invariant for part in parts]).view(shape)
+        if parts[0].variant is parts[0].invariant:
+            return Embeddings(invariant, invariant)
+        return Embeddings(invariant, torch.cat([part.variant for part in parts]).view(shape))
 
-    def contrastive_loss(self, first: Tensor, second: Tensor) -> Tensor:
-        """NT-Xent or SimSiam on the invariant embeddings of the two views, (B, D) each."""
+    def embed(self, spectrograms: Tensor) -> Embeddings:
+        """Both embeddings of (N, channels, n_mels, frames), or the one that `only` names under both names."""
+        if not self.only:
+            return self.encoder.encode_spectrogram(spectrograms)
+        task = 0 if self.only == "invariant" else -1
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.only == "invariant"):
+            shared = self.encoder.shared(spectrograms)
+        embedding = self.encoder.heads[task](self.encoder.pooled(shared, task % self.encoder.config.tasks))
+        return Embeddings(embedding, embedding)
+
+    def contrastive_loss(self, invariant: Tensor) -> Tensor:
+        """NT-Xent or SimSiam on the invariant embeddings (2, C, B, D): all views of a clip belong together."""
         if self.projector is None:
-            return first.new_zeros((), dtype=torch.float32)
-        z1, z2 = self.projector(first), self.projector(second)
+            return invariant.new_zeros((), dtype=torch.float32)
         if self.predictor is None:
-            return nt_xent_loss(z1, z2, self.temperature)
+            z = gather(self.projector(invariant), dim=2)
+            clips = torch.arange(z.shape[2], device=z.device)
+            return group_nt_xent_loss(z.flatten(0, 2), clips.expand(z.shape[:3]).flatten(), self.temperature)
+        # Where there are two crops, the views of a pair differ in both.
+        z1, z2 = self.projector(invariant[0].flatten(0, 1)), self.projector(invariant[1].flip(0).flatten(0, 1))
         return simsiam_loss(self.predictor(z1), self.predictor(z2), z1, z2)
+
+    def variant_loss(self, variant: Tensor) -> Tensor:
+        """NT-Xent on the variant embeddings (2, C, B, D): crops of a clip transformed alike belong together."""
+        assert self.variant_projector is not None
+        z = gather(self.variant_projector(variant), dim=2)
+        alike = torch.arange(2 * z.shape[2], device=z.device).view(2, 1, -1)
+        return group_nt_xent_loss(z.flatten(0, 2), alike.expand(z.shape[:3]).flatten(), self.temperature)
+
+
+def select_trained(encoder: Encoder, only: str) -> None:
+    """Let only some weights learn.
+
+    Args:
+        encoder: changed in place.
+        only: "" is all; "invariant" all but what belongs to the variant path alone; "variant" nothing but that.
+    """
+    if not only:
+        return
+    last = encoder.config.tasks - 1
+    for name, parameter in encoder.named_parameters():
+        owner = path_of(name)
+        parameter.requires_grad_(owner == last if only == "variant" else owner != last)
+
+
+def path_of(name: str) -> int | None:
+    """The task that a parameter of an encoder with two paths belongs to; None where both share it."""
+    match = re.search(r"^heads\.(\d)\.|^branches\..*(?:adapters|norms)\.(\d)\.|^branches\.end_norms\.(\d)\.", name)
+    return None if match is None else int(next(group for group in match.groups() if group))
 
 
 def _no_head(dim: int) -> None:

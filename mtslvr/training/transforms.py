@@ -89,6 +89,35 @@ def colored_noise(x: Tensor, white: Tensor, f_decay: Tensor, snr_db: Tensor) -> 
     return x + tiled[:, : x.shape[-1]]
 
 
+def gaussian_noise(seeds: Tensor, length: int) -> Tensor:
+    """Gaussian draws that depend on a sample's seed alone: not on its neighbours, the device or the number of ranks.
+
+    Args:
+        seeds: (B,) int64.
+        length: even number of draws a sample.
+
+    Returns:
+        (B, length) float32 on the device of `seeds`, mean 0 and deviation 1.
+    Source:
+        Steele, Lea and Flood 2014, SplitMix64, read at positions 0, 1, ...; Box and Muller 1958.
+    """
+    position = torch.arange(length // 2, device=seeds.device)
+    bits = _mix_bits(seeds)[:, None] + (position + 1) * -0x61C8864680B583EB
+    bits = _mix_bits(bits)
+    # Two numbers of 32 bits each; the first is never 0, for the logarithm.
+    first, second = ((bits >> 32) & 0xFFFFFFFF).float().add_(1) / 2**32, (bits & 0xFFFFFFFF).float() / 2**32
+    radius = first.log_().mul_(-2).clamp_min_(0).sqrt_()
+    angle = second.mul_(2 * math.pi)
+    return torch.cat((radius * angle.cos(), radius * angle.sin()), dim=1)
+
+
+def _mix_bits(x: Tensor) -> Tensor:
+    # The finaliser of SplitMix64 on int64, whose products wrap; `>>` keeps the sign, which the masks remove.
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
+    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
+    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+
+
 def _rms(x: Tensor) -> Tensor:
     return x.square().mean(-1, keepdim=True).sqrt()
 

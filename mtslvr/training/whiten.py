@@ -1,13 +1,15 @@
 """After training: heads that whiten what the network learned; a run directory in, a checkpoint folder out.
 
 A few directions of large variance (level, background, bandwidth) dominate the pooled features and so every distance
-between embeddings. The heads that training leaves are made for its losses. These are made for use: principal components
-of the pooled features over the training clips, each divided by a power of its standard deviation. No label is used.
+between embeddings. The heads that training leaves are made for its losses. These are made for use: what differs between
+two crops of the same clip is noise to most questions, so the directions in which crops of a clip differ most are shrunk
+most. No label is used.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -19,10 +21,10 @@ from ..config import Layer
 from ..encoder import Encoder
 from ..errors import TrainingError
 from .config import TrainConfig
-from .data import PackedClips, StepBatches, step_generator
-from .loop import CLIPS, CONFIG, EXPORT
+from .run import CONFIG, EXPORT, load_clips
+from .views import StepBatches, step_generator
 
-POWER, RIDGE, BATCHES = 0.5, 0.01, 16
+POWER, RIDGE, CLIPS = 1.0, 0.1, 2048
 _STREAM = 2  # of random numbers, beside those of epochs and batches
 
 
@@ -32,18 +34,21 @@ def whiten(
     *,
     power: float = POWER,
     ridge: float = RIDGE,
-    batches: int = BATCHES,
+    clips: int = CLIPS,
+    variant_scale: float = 1.0,
 ) -> Path:
     """The exported checkpoint of a run with whitening heads.
 
     Args:
         run: directory of a training run; its checkpoint, config and packed clips are read.
         out: checkpoint folder to write.
-        power: 0 only rotates, 1 gives every component the same variance.
-        ridge: added to each variance, as a share of their mean.
-        batches: of random crops to measure the components on; they must exceed the 512 pooled features.
+        power: 0 only rotates, 1 makes crops of a clip differ alike in every direction.
+        ridge: added to each variance within clips, as a share of their mean.
+        clips: how many clips to take two random crops of, without augmentation; more than the 512 pooled features.
+        variant_scale: root mean square length of the variant embeddings over that of the invariant ones: how much each
+            counts in distances between concatenated embeddings.
     Raises:
-        TrainingError: no such run, too few crops, or paths that share a head.
+        TrainingError: no such run, too few clips, or paths that share a head.
         CheckpointError: no checkpoint in the run, or `out` cannot be written.
     """
     folder = Path(run)
@@ -52,21 +57,25 @@ def whiten(
     except (OSError, ValueError) as error:
         raise TrainingError(f"{folder / CONFIG}: no training run ({error}); give a run directory") from None
     encoder = checkpoint.load(folder / EXPORT)
-    crops = StepBatches(PackedClips.open(folder / CLIPS), config)
-    generators = [step_generator(config.seed, _STREAM, i) for i in range(batches)]
-    whiten_heads(encoder, [crops.crops(i, generator) for i, generator in enumerate(generators)], power, ridge)
+    batches = StepBatches(load_clips(folder, (), config), config)
+    pairs = []
+    for i in range(math.ceil(clips / config.batch_size)):
+        generator, chosen = step_generator(config.seed, _STREAM, i), batches.clip_indices(i)
+        pairs.append(torch.stack([batches.crops(chosen, generator) for _ in range(2)]))
+    whiten_heads(encoder, pairs, power, ridge, variant_scale)
     return checkpoint.save(encoder, out)
 
 
 @torch.inference_mode()
-def whiten_heads(encoder: Encoder, batches: list[Tensor], power: float, ridge: float) -> None:
+def whiten_heads(encoder: Encoder, pairs: list[Tensor], power: float, ridge: float, variant_scale: float = 1.0) -> None:
     """Replace the heads of `encoder` in place.
 
     Args:
         encoder: with a head for each path, on any device.
-        batches: (B, T) waveforms each, normalised.
+        pairs: (2, B, T) normalised waveforms each, two crops of B clips.
         power: see `whiten`.
         ridge: see `whiten`.
+        variant_scale: see `whiten`.
     Raises:
         TrainingError: see `whiten`.
     """
@@ -75,24 +84,41 @@ def whiten_heads(encoder: Encoder, batches: list[Tensor], power: float, ridge: f
             f"{encoder.config.heads} heads for {encoder.config.tasks} paths: whitening needs a head for each path"
         )
     folded = encoder.fold()
-    pooled = [folded.encode(batch.to(encoder.device), Layer.POOLED) for batch in batches]
+    pooled = [[folded.encode(crops.to(encoder.device), Layer.POOLED) for crops in pair] for pair in pairs]
     for index, head in enumerate(encoder.heads):
         assert isinstance(head, torch.nn.Linear)
-        features = torch.cat([p.variant if index else p.invariant for p in pooled]).double()
-        if len(features) <= features.shape[1]:
-            raise TrainingError(f"{len(features)} crops for {features.shape[1]} features: too few; use more batches")
-        weight, bias = whitening(features, head.out_features, power, ridge)
-        head.weight.copy_(weight)
-        head.bias.copy_(bias)
+        first, second = (
+            torch.cat([p[crop].variant if index else p[crop].invariant for p in pooled]).double() for crop in (0, 1)
+        )
+        if len(first) <= first.shape[1]:
+            raise TrainingError(f"{len(first)} clips for {first.shape[1]} features: too few; use more clips")
+        weight, bias = whitening(first, second, head.out_features, power, ridge)
+        scale = variant_scale if index else 1.0
+        head.weight.copy_(weight * scale)
+        head.bias.copy_(bias * scale)
 
 
-def whitening(features: Tensor, components: int, power: float, ridge: float) -> tuple[Tensor, Tensor]:
-    """Weight (components, D) and bias (components,) that whiten features (N, D) float64."""
-    mean = features.mean(dim=0)
-    variances, directions = torch.linalg.eigh((features - mean).T.cov())
-    variances, directions = variances.flip(0)[:components].clamp_min(0), directions.flip(1)[:, :components]
-    scale = (variances + ridge * variances.mean()) ** (-power / 2)
+def whitening(first: Tensor, second: Tensor, components: int, power: float, ridge: float) -> tuple[Tensor, Tensor]:
+    """Whiten by the covariance within clips, then rotate to principal components.
+
+    Args:
+        first, second: (N, D) float64, features of two crops of N clips.
+        components: how many to keep, those of largest variance.
+        power: see `whiten`.
+        ridge: see `whiten`.
+    Returns:
+        Weight (components, D) and bias (components,); the mean squared length of an output is 1.
+    Source:
+        Hatch, Kajarekar and Stolcke 2006, within-class covariance normalisation, with clips as classes.
+    """
+    within, axes = torch.linalg.eigh((first - second).T.cov() / 2)
+    within = within.clamp_min(0)
+    whitener = axes * (within + ridge * within.mean()) ** (-power / 2)
+    both = torch.cat([first, second])
+    mean = both.mean(dim=0)
+    variances, directions = torch.linalg.eigh(((both - mean) @ whitener).T.cov())
+    variances, directions = variances.flip(0)[:components], directions.flip(1)[:, :components]
     # eigh leaves the sign of a direction open: its largest entry is made positive.
     largest = directions.gather(0, directions.abs().argmax(dim=0, keepdim=True))
-    weight = (directions * largest.sign() * scale).T
+    weight = (whitener @ (directions * largest.sign())).T / variances.sum().sqrt()
     return weight, -weight @ mean

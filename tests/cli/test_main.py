@@ -77,7 +77,7 @@ def test_fewshot_needs_enough_classes(labelled, model):
 
 def test_train_from_the_command_line(labelled, tmp_path):
     options = ["--steps", 2, "--batch-size", 4, "--crop-seconds", 0.3, "--dtype", "float32", "--workers", 0]
-    result = run("train", "--data", labelled, "--out", tmp_path / "run", *options, "--adapter", "bn")
+    result = run("train", "--data", labelled, "--out", tmp_path / "run", *options, "--system", "mt-bn")
     assert result.exit_code == 0, result.output
     encoder = mtslvr.load(tmp_path / "run" / "checkpoint")
     assert encoder.config.adapter is mtslvr.AdapterKind.BN

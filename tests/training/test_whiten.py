@@ -12,41 +12,68 @@ from mtslvr.training.config import encoder_config
 from mtslvr.training.whiten import whiten, whiten_heads, whitening
 
 
-@pytest.mark.parametrize(("power", "exponent"), [(0.0, 1.0), (0.5, 0.5), (1.0, 0.0)])
-def test_whitening_brings_variances_to_a_power_and_removes_correlation(power, exponent):
+def two_crops(n=4000):
+    """Features of two crops of n clips: what a clip is and what a crop adds, each of its own covariance."""
     torch.manual_seed(0)
-    scales = torch.tensor([5.0, 2.0, 1.0, 0.5], dtype=torch.float64)
-    features = torch.randn(4000, 4, dtype=torch.float64) * scales @ torch.linalg.qr(torch.randn(4, 4).double())[0] + 3
-    weight, bias = whitening(features, 3, power, 0.0)
-    found = features @ weight.T + bias
-    variances = torch.linalg.eigvalsh(features.T.cov()).flip(0)[:3]
-    torch.testing.assert_close(found.T.cov(), torch.diag(variances**exponent), rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(found.mean(0), torch.zeros(3).double(), rtol=0, atol=1e-9)
+    turn = torch.linalg.qr(torch.randn(4, 4).double())[0]
+    clip = torch.randn(n, 4, dtype=torch.float64) * torch.tensor([5.0, 1.0, 1.0, 0.5]) @ turn
+    crops = torch.randn(2, n, 4, dtype=torch.float64) * torch.tensor([0.1, 3.0, 0.5, 0.2])
+    return clip + crops[0] + 3, clip + crops[1] + 3
+
+
+@pytest.mark.parametrize(("power", "exponent"), [(0.0, 1.0), (0.5, 0.5), (1.0, 0.0)])
+def test_whitening_brings_variances_within_clips_to_a_power(power, exponent):
+    first, second = two_crops()
+    weight, bias = whitening(first, second, 4, power, 0.0)
+    a, b = first @ weight.T + bias, second @ weight.T + bias
+    before, after = ((x - y).T.cov() / 2 for x, y in ((first, second), (a, b)))
+    expected = torch.linalg.eigvalsh(before) ** exponent
+    found = torch.linalg.eigvalsh(after)
+    torch.testing.assert_close(found / found.sum(), expected / expected.sum(), rtol=1e-6, atol=1e-9)
+
+
+def test_whitened_components_are_uncorrelated_centred_and_of_unit_length_together():
+    first, second = two_crops()
+    weight, bias = whitening(first, second, 4, 1.0, 0.1)
+    rows = torch.cat([first, second]) @ weight.T + bias
+    covariance = rows.T.cov()
+    torch.testing.assert_close(covariance, torch.diag(covariance.diag()), rtol=0, atol=1e-9)
+    assert covariance.diag().tolist() == sorted(covariance.diag().tolist(), reverse=True)
+    torch.testing.assert_close(rows.mean(0), torch.zeros(4).double(), rtol=0, atol=1e-9)
+    assert rows.square().sum(1).mean().item() == pytest.approx(1.0, rel=1e-3)
+
+
+def test_fewer_components_are_those_of_largest_variance():
+    first, second = two_crops()
+    all_of_them, bias = whitening(first, second, 4, 1.0, 0.1)
+    two, bias_of_two = whitening(first, second, 2, 1.0, 0.1)
+    ratio = two / all_of_them[:2]
+    torch.testing.assert_close(ratio, ratio[0, 0].expand_as(ratio), rtol=1e-9, atol=0)
+    assert bias_of_two.shape == (2,) and bias.shape == (4,)
 
 
 def test_heads_are_replaced_and_the_rest_stays():
     torch.manual_seed(0)
     encoder = mtslvr.Encoder(dataclasses.replace(encoder_config(AdapterKind.BN), head_dim=8)).eval()
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
-    batches = [torch.randn(130, 1600) for _ in range(4)]
-    whiten_heads(encoder, batches, 1.0, 0.0)
+    pairs = [torch.randn(2, 130, 1600) for _ in range(4)]
+    whiten_heads(encoder, pairs, 1.0, 0.1, variant_scale=0.5)
     after = encoder.state_dict()
     changed = {k for k in after if not torch.equal(after[k], before[k])}
     assert changed == {f"heads.{i}.{leaf}" for i in range(2) for leaf in ("weight", "bias")}
     with torch.inference_mode():
-        embeddings = [encoder.fold().encode(batch) for batch in batches]
-    for name in ("invariant", "variant"):
-        rows = torch.cat([getattr(e, name) for e in embeddings]).double()
-        torch.testing.assert_close(rows.T.cov(), torch.eye(8).double(), rtol=0, atol=2e-2)
+        embeddings = [encoder.fold().encode(crops) for pair in pairs for crops in pair]
+    lengths = [torch.cat([getattr(e, n) for e in embeddings]).square().sum(1).mean() for n in ("invariant", "variant")]
+    torch.testing.assert_close(torch.stack(lengths), torch.tensor([1.0, 0.25]), rtol=2e-2, atol=0)
 
 
 def test_too_few_crops_and_shared_heads_are_refused():
     encoder = mtslvr.Encoder(encoder_config(AdapterKind.BN)).eval()
-    with pytest.raises(TrainingError, match="4 crops for 512 features: too few"):
-        whiten_heads(encoder, [torch.randn(4, 1600)], 0.5, 0.01)
+    with pytest.raises(TrainingError, match="4 clips for 512 features: too few"):
+        whiten_heads(encoder, [torch.randn(2, 4, 1600)], 0.5, 0.01)
     shared = dataclasses.replace(encoder_config(AdapterKind.BN), heads=1, head_dim=1000)
     with pytest.raises(TrainingError, match="1 heads for 2 paths"):
-        whiten_heads(mtslvr.Encoder(shared).eval(), [torch.randn(4, 1600)], 0.5, 0.01)
+        whiten_heads(mtslvr.Encoder(shared).eval(), [torch.randn(2, 4, 1600)], 0.5, 0.01)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

@@ -1,0 +1,227 @@
+"""Packed clips to the batch of any step: crops, mixed and augmented, with their labels; next: `objective`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..config import Normalization
+from ..encoder import standardize
+from ..errors import TrainingError
+from .augment import augment, draw_parameters, draw_selection, labels_from_order
+from .config import TrainConfig
+from .data import PackedClips
+
+IntArray = npt.NDArray[np.int64]
+
+EQUALIZER_WAVES = 4
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's input.
+
+    Attributes:
+        views: (2, C, B, crop_length) float32: C crops of B clips, each augmented twice. Views with the same first index
+            share the parameters of their clip's transformations.
+        augmentation_labels: (B, K) float32, the same for all views of a clip.
+    """
+
+    views: Tensor
+    augmentation_labels: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """On another device."""
+        return Batch(*(t.to(device, non_blocking=True) for t in (self.views, self.augmentation_labels)))
+
+
+class StepBatches(Dataset[Batch]):
+    """Item k is the batch of step k: a pure function of the clips, the config and k.
+
+    Workers, their number and a restart therefore change nothing.
+
+    Args:
+        clips: to take crops of.
+        config: the recipe.
+        validation: draw from the clips held out, by random numbers of their own, instead of from the others.
+        rows: only this part of each batch, row for row the same, as each of several processes needs.
+    Raises:
+        TrainingError: fewer clips than a batch.
+    """
+
+    def __init__(
+        self, clips: PackedClips, config: TrainConfig, *, validation: bool = False, rows: slice = slice(None)
+    ) -> None:
+        held_out, others = split(len(clips), config)
+        self.members = held_out if validation else others
+        if len(self.members) < config.batch_size:
+            kind = "validation clips" if validation else "clips"
+            raise TrainingError(
+                f"{len(self.members)} {kind} are fewer than a batch of {config.batch_size}; lower --batch-size or add "
+                "audio"
+            )
+        self.clips, self.config, self.rows = clips, config, rows
+        self.samples: Tensor | None = None  # all of them, on the device that makes the batches; None is the file
+        self.device = torch.device("cpu")
+        self.streams = (10, 11, 12) if validation else (0, 1, 3)  # of random numbers: order, batch, draw by source
+
+    def __len__(self) -> int:
+        return self.config.steps
+
+    def on(self, device: torch.device) -> StepBatches:
+        """The same batches, made on `device`, which keeps all clips in its memory as int16."""
+        there = StepBatches.__new__(StepBatches)
+        there.__dict__ = {**self.__dict__, "device": device}
+        there.samples = torch.from_numpy(np.asarray(self.clips.samples)).to(device)
+        return there
+
+    @property
+    def batches_an_epoch(self) -> int:
+        """Whole batches in one pass over the clips."""
+        return len(self.members) // self.config.batch_size
+
+    def __getitem__(self, step: int) -> Batch:
+        generator = step_generator(self.config.seed, self.streams[1], step)
+        clips = self.clip_indices(step)
+        number = self.config.crops
+        crops = torch.stack([self.crops(clips, generator) for _ in range(number)])
+        if self.config.mix_probability:
+            crops = torch.stack([mix(crop, generator, self.config) for crop in crops])
+        return self.augmented(crops, generator)
+
+    def augmented(self, crops: Tensor, generator: torch.Generator) -> Batch:
+        """Two augmentations of each of the crops (C, B, N)."""
+        config = self.config.augment
+        number, batch, length = crops.shape
+        order = draw_selection(generator, batch, config)
+        parameters = draw_parameters(generator, 2 * batch, length, config)
+        # Row (a, c, b) of the views takes the parameters of (a, b), but noise of its own: noise shared by two crops
+        # would tell them from all others.
+        rows = torch.arange(2 * batch).view(2, 1, batch).expand(-1, number, -1)[..., self.rows]
+        own = parameters.rows(rows.flatten())
+        crop = torch.arange(number).view(1, -1, 1).expand(rows.shape).flatten()
+        own = dataclasses.replace(own, noise_seed=own.noise_seed + crop)
+        flat = crops[:, self.rows].expand(2, -1, -1, -1).flatten(0, 2)
+        order = order[self.rows]
+        views = augment(flat, order.repeat(2 * number, 1), own, config)
+        if self.config.equalizer_db:
+            curves = torch.randn(2 * batch, EQUALIZER_WAVES, generator=generator)[rows.flatten()]
+            views = equalize(views, curves * self.config.equalizer_db, config.sample_rate)
+        return Batch(views.view(2, number, -1, length), labels_from_order(order).to(self.device))
+
+    def crops(self, clips: IntArray, generator: torch.Generator) -> Tensor:
+        """(B, crop_length) float32: a random crop of each clip, normalised; a short clip repeats."""
+        length = self.config.crop_length
+        offsets = torch.rand(len(clips), generator=generator, dtype=torch.float64).numpy()
+        starts, ends = self.clips.starts[clips], self.clips.starts[clips + 1]
+        first = starts + (offsets * np.maximum(ends - starts - length + 1, 1)).astype(np.int64)
+        if self.samples is None:
+            rows = self._from_file(starts, ends, first, length)
+        else:
+            begin, room = (torch.from_numpy(v).to(self.device)[:, None] for v in (starts, ends - starts))
+            place = torch.from_numpy(first - starts).to(self.device)[:, None] + torch.arange(length, device=self.device)
+            rows = self.samples[begin + place % room]
+        return self.normalized(rows.float() / 32768)
+
+    def _from_file(self, starts: IntArray, ends: IntArray, first: IntArray, length: int) -> Tensor:
+        rows = np.empty((len(starts), length), dtype=np.int16)
+        for row, start, end, begin in zip(rows, starts, ends, first, strict=True):
+            clip = (
+                self.clips.samples[begin : begin + length] if end - begin >= length else self.clips.samples[start:end]
+            )
+            row[:] = clip if len(clip) == length else np.resize(clip, length)
+        return torch.from_numpy(rows)
+
+    def normalized(self, crops: Tensor) -> Tensor:
+        """Each crop with mean 0 and deviation 1 (silence stays 0), or all by the encoder's global statistics."""
+        encoder = self.config.encoder
+        if encoder.normalization is Normalization.GLOBAL:
+            return (crops - encoder.global_mean) / encoder.global_std
+        return standardize(crops)
+
+    def clip_indices(self, step: int) -> IntArray:
+        """(B,) distinct clips of a step: consecutive slices of one shuffled order an epoch, or drawn by source."""
+        n, batch = len(self.members), self.config.batch_size
+        if self.config.source_balance:
+            generator = step_generator(self.config.seed, self.streams[2], step)
+            drawn = torch.multinomial(self.weights, batch, replacement=False, generator=generator)
+            chosen: IntArray = self.members[drawn.numpy()]
+            return chosen
+        positions = np.arange(step * batch, (step + 1) * batch)
+        indices = np.empty(batch, dtype=np.int64)
+        for epoch in np.unique(positions // n):
+            order = torch.randperm(n, generator=step_generator(self.config.seed, self.streams[0], int(epoch))).numpy()
+            here = positions // n == epoch
+            indices[here] = order[positions[here] % n]
+        drawn_in_order: IntArray = self.members[indices]
+        return drawn_in_order
+
+    @functools.cached_property
+    def weights(self) -> Tensor:
+        """Of `members`, float64: the clips of a source of m clips weigh m ** -source_balance each."""
+        sources = np.asarray(self.clips.sources)[self.members]
+        _, source, count = np.unique(sources, return_inverse=True, return_counts=True)
+        return torch.from_numpy(count[source].astype(np.float64) ** -self.config.source_balance)
+
+
+def split(clips: int, config: TrainConfig) -> tuple[IntArray, IntArray]:
+    """Indices of the clips held out for validation, and of the others; a function of their number and the seed."""
+    order = torch.randperm(clips, generator=step_generator(config.seed, 4, 0)).numpy()
+    held_out = round(clips * config.validation_fraction)
+    return np.sort(order[:held_out]), np.sort(order[held_out:])
+
+
+def equalize(views: Tensor, curves: Tensor, sample_rate: int) -> Tensor:
+    """Filter each waveform by a smooth random frequency response, as another microphone or room would.
+
+    Args:
+        views: (N, T).
+        curves: (N, W) amplitudes in dB of W cosines along the logarithm of frequency; W counts equally, so a deviation
+            of 1 in each gives the response one of 1 dB.
+        sample_rate: Hz.
+    Returns:
+        (N, T).
+    """
+    spectrum = torch.fft.rfft(views)
+    frequency = torch.linspace(0, sample_rate / 2, spectrum.shape[1], device=views.device)
+    lowest = sample_rate / 320  # 50 Hz at 16 kHz
+    place = torch.log2(frequency.clamp_min(lowest) / lowest) / math.log2(sample_rate / 2 / lowest)
+    waves = torch.cos(math.pi * torch.arange(1, curves.shape[1] + 1, device=views.device)[:, None] * place)
+    level = curves.to(views.device) @ waves * math.sqrt(2 / curves.shape[1])
+    filtered: Tensor = torch.fft.irfft(spectrum * torch.pow(10, level / 20), n=views.shape[1])
+    return filtered
+
+
+def mix(crops: Tensor, generator: torch.Generator, config: TrainConfig) -> Tensor:
+    """Add to some crops another clip of the batch as background, and bring the sum to the crop's level.
+
+    Args:
+        crops: (B, N).
+        generator: on the CPU.
+        config: `mix_probability` and `mix_snr_db`.
+    Returns:
+        (B, N).
+    Source:
+        Niizumi et al. 2021, BYOL-A's mixup, https://arxiv.org/abs/2103.06695; here on waveforms.
+    """
+    batch = len(crops)
+    chosen = torch.rand(batch, generator=generator) < config.mix_probability
+    low, high = config.mix_snr_db
+    gain = torch.pow(10, -(low + (high - low) * torch.rand(batch, generator=generator)) / 20) * chosen
+    gain = gain.to(crops.device)
+    other = crops.roll(int(torch.randint(1, batch, (), generator=generator)), 0)
+    return (crops + gain[:, None] * other) / (1 + gain.square()).sqrt()[:, None]
+
+
+def step_generator(seed: int, stream: int, index: int) -> torch.Generator:
+    """An independent generator for each (seed, stream, index)."""
+    state = np.random.SeedSequence((seed, stream, index)).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))

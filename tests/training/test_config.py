@@ -1,0 +1,97 @@
+"""Training configs and the paper's systems."""
+
+import json
+import re
+
+import pytest
+
+from mtslvr.config import AdapterKind, Normalization
+from mtslvr.errors import ConfigError
+from mtslvr.training.config import TrainConfig
+from mtslvr.training.loop import make_objective
+from mtslvr.training.recipes import System, own, published
+
+
+def config(**changes):
+    return TrainConfig(**{"steps": 20, "batch_size": 4, "crop_seconds": 0.5, "crops": 2, **changes})
+
+
+def test_config_round_trips_through_json_and_refuses_unknown_keys():
+    ours = config(temperature=0.2, contrastive="simsiam")
+    assert TrainConfig.from_dict(json.loads(json.dumps(ours.to_dict()))) == ours
+    with pytest.raises(ConfigError, match="unknown key 'temperatur'"):
+        TrainConfig.from_dict({"temperatur": 1})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps=0"),
+        ({"batch_size": 1}, "batch_size=1"),
+        ({"crop_seconds": -1.0}, "crop_seconds=-1.0"),
+        ({"contrastive": "moco"}, "contrastive='moco': unknown; use one of simclr, simsiam, none"),
+        ({"dtype": "float16"}, "dtype='float16'"),
+        ({"optimizer": "sgd"}, "optimizer='sgd': unknown; use one of adamw, adam"),
+        ({"crops": 1, "variant_weight": 1.0}, "variant_weight=1.0: compares two crops, and crops=1; set crops to 2"),
+        ({"validate_every": 5}, "validate_every=5 with validation_fraction=0.0: set both"),
+        ({"patience": 3}, "patience=3: waits for validation; set validate_every"),
+        ({"mix_probability": 1.5}, "mix_probability=1.5: must be a number from 0.0 to 1.0"),
+        ({"only": "both"}, "only='both'"),
+        ({"contrastive": "none", "augmentation_weight": 0.0}, "nothing to train"),
+    ],
+)
+def test_settings_out_of_range_are_named(changes, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        config(**changes)
+
+
+def test_a_partial_recipe_keeps_the_other_defaults():
+    partial = TrainConfig.from_dict({"augment": {"pitch": "published ratios"}, "steps": 7})
+    assert partial.steps == 7 and partial.augment.pitch.value == "published ratios"
+    assert partial.augment.pitch_n_fft == TrainConfig().augment.pitch_n_fft
+    assert partial.batch_size == TrainConfig().batch_size
+
+
+@pytest.mark.parametrize("data", [[1], {"augment": 3}, {"augment": {"pitches": 1}}])
+def test_a_recipe_of_the_wrong_form_is_refused(data):
+    with pytest.raises(ConfigError, match="training config: "):
+        TrainConfig.from_dict(data)
+
+
+@pytest.mark.parametrize("contrastive", ["simclr", "simsiam"])
+@pytest.mark.parametrize("make", [own, published])
+@pytest.mark.parametrize("system", list(System))
+def test_every_system_of_the_paper_is_a_config(system, make, contrastive):
+    config = make(system, contrastive)
+    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    objective = make_objective(config)
+    assert (objective.augmentation_head is None) == (system is System.CONTRASTIVE)
+    assert (objective.projector is None) == (system is System.PREDICTION)
+    assert (objective.predictor is not None) == (contrastive == "simsiam" and system is not System.PREDICTION)
+    kind = {"mt-split": "split", "mt-bn": "bn", "mt-series": "series", "mt-parallel": "parallel"}
+    assert config.encoder.adapter is AdapterKind(kind.get(system.value, "none"))
+
+
+# Trainable weights that METHOD.md counts for the released networks, 3 channels.
+@pytest.mark.parametrize(
+    ("system", "weights"),
+    [("mt-simple", 11_689_512), ("mt-split", 11_689_512), ("mt-bn", 11_524_904), ("mt-series", 14_308_648),
+     ("mt-parallel", 13_949_736)],
+)  # fmt: skip
+def test_published_systems_have_the_published_number_of_weights(system, weights):
+    encoder = make_objective(published(System(system))).encoder
+    assert sum(parameter.numel() for parameter in encoder.parameters()) == weights
+
+
+def test_published_settings_are_the_papers():
+    config = published(System.MT_PARALLEL)
+    assert (config.optimizer, config.learning_rate, config.weight_decay) == ("adam", 5e-5, 1e-6)
+    assert (config.batch_size, config.steps, config.temperature, config.augmentation_weight) == (100, 50_000, 0.07, 1.0)
+    assert config.encoder.normalization is Normalization.GLOBAL and config.separate_views
+    assert config.encoder.frontend.epsilon == 2.220446049250313e-16
+    assert len(config.augment.transformations) == 7 and config.augment.pitch_hop_length == 7
+
+
+def test_another_contrastive_objective_is_refused():
+    with pytest.raises(ConfigError, match="contrastive='none': the paper's systems have simclr or simsiam"):
+        own(System.MT_PARALLEL, "none")

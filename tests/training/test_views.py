@@ -1,0 +1,187 @@
+"""The batch of a step: crops, background, equaliser, augmented views and labels."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from mtslvr.config import Normalization
+from mtslvr.errors import TrainingError
+from mtslvr.training.config import TrainConfig
+from mtslvr.training.data import PackedClips, pack
+from mtslvr.training.views import Batch, StepBatches, equalize, mix, split
+
+RATE = 16000
+EVERYTHING = {"crops": 2, "mix_probability": 0.5, "equalizer_db": 4.0, "source_balance": 0.5}
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Five clips of different lengths and rates; clip 0 has 0.2 s."""
+    root = tmp_path_factory.mktemp("audio")
+    (root / "inner").mkdir()
+    generator = np.random.default_rng(0)
+    for i, (seconds, rate) in enumerate([(0.2, 16000), (0.7, 8000), (1.0, 16000), (1.5, 44100), (0.6, 16000)]):
+        samples = 0.1 * generator.standard_normal(int(seconds * rate))
+        soundfile.write(root / ("inner" if i % 2 else "") / f"{i}.wav", samples, rate)
+    pack([root], root / "packed", RATE)
+    return PackedClips.open(root / "packed")
+
+
+def config(**changes):
+    return TrainConfig(**{"steps": 20, "batch_size": 4, "crop_seconds": 0.5, **changes})
+
+
+def test_fewer_clips_than_a_batch_are_refused(clips):
+    with pytest.raises(TrainingError, match="5 clips are fewer than a batch of 6"):
+        StepBatches(clips, config(batch_size=6))
+    held_out = config(batch_size=2, validation_fraction=0.2, validate_every=1)
+    with pytest.raises(TrainingError, match="1 validation clips are fewer than a batch of 2"):
+        StepBatches(clips, held_out, validation=True)
+
+
+@pytest.mark.parametrize("settings", [{}, EVERYTHING])
+def test_a_batch_is_a_function_of_seed_and_step(clips, settings):
+    batches, again = StepBatches(clips, config(**settings)), StepBatches(clips, config(**settings))
+    first = batches[7]
+    batches[3]
+    torch.testing.assert_close(first.views, again[7].views, rtol=0, atol=0)
+    assert not torch.equal(first.views[0], first.views[1])
+    assert not torch.equal(first.views, batches[8].views)
+    assert not torch.equal(first.views, StepBatches(clips, config(**settings, seed=1))[7].views)
+
+
+@pytest.mark.parametrize("crops", [1, 2])
+def test_views_have_the_crop_length_and_labels_tell_the_transformations(clips, crops):
+    batch = StepBatches(clips, config(crops=crops))[0]
+    assert batch.views.shape == (2, crops, 4, 8000) and torch.isfinite(batch.views).all()
+    assert batch.augmentation_labels.shape == (4, 7)
+    assert set(batch.augmentation_labels.unique().tolist()) <= {0.0, 1.0}
+    assert (batch.augmentation_labels.sum(1) >= 1).all()
+
+
+@pytest.mark.parametrize("settings", [{}, EVERYTHING])
+def test_slices_of_a_batch_are_the_batch(clips, settings):
+    whole = StepBatches(clips, config(**settings))[3]
+    parts = [StepBatches(clips, config(**settings), rows=slice(i, i + 2))[3] for i in (0, 2)]
+    views = torch.cat([part.views for part in parts], dim=2)
+    torch.testing.assert_close(views, whole.views, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        torch.cat([part.augmentation_labels for part in parts]), whole.augmentation_labels, rtol=0, atol=0
+    )
+
+
+def test_clips_in_memory_give_the_batches_of_the_file(clips):
+    batches = StepBatches(clips, config(**EVERYTHING))
+    in_memory = batches.on(torch.device("cpu"))
+    for step in range(3):
+        torch.testing.assert_close(in_memory[step].views, batches[step].views, rtol=0, atol=0)
+
+
+def test_crops_of_a_clip_that_are_transformed_alike_share_parameters_but_not_noise(clips):
+    only = {"excluded": ("pitch_shift", "fade", "mixed_noise", "time_stretch", "time_masking", "time_shift")}
+    settings = config(crops=2, augment=dataclasses.replace(TrainConfig().augment, **only))
+    batches = StepBatches(clips, settings)
+    same = torch.ones(2, 4, 8000) * torch.tensor([1.0, -1.0]).repeat(4000)
+    views = batches.augmented(same, torch.Generator().manual_seed(0)).views
+    noise = views - same
+    level = noise.square().mean(-1).sqrt()
+    torch.testing.assert_close(level[:, 0], level[:, 1], rtol=0.05, atol=0)  # one signal-to-noise ratio
+    assert not torch.allclose(level[0], level[1], rtol=0.05)
+    alike = torch.nn.functional.cosine_similarity(noise[:, 0], noise[:, 1], dim=-1)
+    assert alike.abs().max() < 0.1
+
+
+def test_every_clip_comes_once_an_epoch(clips):
+    batches = StepBatches(clips, config())
+    drawn = np.concatenate([batches.clip_indices(step) for step in range(5)])  # 20 draws: 4 epochs of 5 clips
+    for epoch in drawn.reshape(4, 5):
+        assert sorted(epoch) == [0, 1, 2, 3, 4]
+    assert len({tuple(epoch) for epoch in drawn.reshape(4, 5)}) > 1
+
+
+def test_balanced_sources_are_drawn_alike_often(clips):
+    batches = StepBatches(clips, config(batch_size=2, source_balance=1.0))
+    drawn = np.concatenate([batches.clip_indices(step) for step in range(2000)])
+    assert all(len(set(batches.clip_indices(step))) == 2 for step in range(20))
+    count = np.bincount(drawn, minlength=5) / len(drawn)
+    # Three clips of one source weigh 1/3 each, two of the other 1/2: the first draw is by source half and half, the
+    # second prefers the other source.
+    expected = {}
+    weights = batches.weights.numpy() / batches.weights.numpy().sum()
+    for i in range(5):
+        second = sum(weights[j] * weights[i] / (1 - weights[j]) for j in range(5) if j != i)
+        expected[i] = (weights[i] + second) / 2
+    np.testing.assert_allclose(weights, [1 / 6, 1 / 6, 1 / 6, 1 / 4, 1 / 4])
+    np.testing.assert_allclose(count, list(expected.values()), atol=0.02)
+
+
+def test_clips_held_out_are_never_trained_on(clips):
+    settings = config(batch_size=2, validation_fraction=0.4, validate_every=1)
+    held_out, others = split(5, settings)
+    assert len(held_out) == 2 and sorted([*held_out, *others]) == [0, 1, 2, 3, 4]
+    training, validation = StepBatches(clips, settings), StepBatches(clips, settings, validation=True)
+    for step in range(10):
+        assert set(training.clip_indices(step)) <= set(others)
+        assert set(validation.clip_indices(step)) <= set(held_out)
+    balanced = StepBatches(clips, dataclasses.replace(settings, source_balance=1.0))
+    assert all(set(balanced.clip_indices(step)) <= set(others) for step in range(10))
+
+
+def test_crops_are_standardised_and_short_clips_repeat(clips):
+    batches = StepBatches(clips, config(batch_size=5))
+    crops = batches.crops(np.arange(5), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(crops.mean(1), torch.zeros(5), atol=1e-4, rtol=0)
+    torch.testing.assert_close(crops.std(1), torch.ones(5), atol=1e-4, rtol=0)
+    torch.testing.assert_close(crops[0, :3200], crops[0, 3200:6400], atol=0, rtol=0)
+
+
+def test_global_normalisation_uses_the_statistics_of_the_encoder(clips):
+    encoder = dataclasses.replace(
+        TrainConfig().encoder, normalization=Normalization.GLOBAL, global_mean=0.25, global_std=0.5
+    )
+    batches = StepBatches(clips, config(batch_size=5, encoder=encoder))
+    crops = batches.crops(np.arange(5), torch.Generator().manual_seed(0))
+    first = clips.samples[:3200].astype(np.float32) / 32768
+    np.testing.assert_allclose(crops[0, :3200], (first - 0.25) / 0.5, atol=1e-6)
+
+
+def test_background_is_another_clip_of_the_batch_at_the_drawn_level():
+    crops = torch.eye(4).repeat_interleave(1000, 1) * 2  # clip i sounds in quarter i alone
+    settings = config(mix_probability=1.0, mix_snr_db=(6.0, 6.0))
+    mixed = mix(crops, torch.Generator().manual_seed(0), settings)
+    own, background = mixed.view(4, 4, 1000).square().mean(-1).sort(dim=1, descending=True).values[:, :2].unbind(1)
+    torch.testing.assert_close(10 * torch.log10(own / background), torch.full((4,), 6.0), rtol=0, atol=1e-3)
+    torch.testing.assert_close(mixed.square().mean(1), crops.square().mean(1), rtol=1e-5, atol=0)
+    never = dataclasses.replace(settings, mix_probability=0.0)
+    torch.testing.assert_close(mix(crops, torch.Generator().manual_seed(0), never), crops, rtol=0, atol=0)
+
+
+def test_equaliser_changes_levels_smoothly_and_nothing_else():
+    torch.manual_seed(0)
+    views, curves = torch.randn(3, 8000), torch.randn(3, 4) * 6
+    curves[0] = 0
+    filtered = equalize(views, curves, RATE)
+    torch.testing.assert_close(filtered[0], views[0], rtol=1e-4, atol=1e-4)
+    response = torch.fft.rfft(filtered) / torch.fft.rfft(views)
+    assert response.imag.abs().max() < 1e-2  # no delay
+    level = 20 * torch.log10(response.real[1:, 30:])
+    assert level.std() > 1 and level.diff().abs().max() < 1.0
+    many = equalize(torch.randn(200, 2000), torch.randn(200, 4) * 6, RATE)
+    assert torch.isfinite(many).all()
+
+
+def test_silence_stays_finite(tmp_path):
+    (tmp_path / "audio").mkdir()
+    for i in range(2):
+        soundfile.write(tmp_path / "audio" / f"{i}.wav", np.zeros(8000), RATE)
+    pack([tmp_path / "audio"], tmp_path / "packed", RATE)
+    batch = StepBatches(PackedClips.open(tmp_path / "packed"), config(batch_size=2, **EVERYTHING))[0]
+    assert torch.isfinite(batch.views).all()
+
+
+def test_a_batch_moves_as_a_whole():
+    batch = Batch(torch.zeros(2, 1, 2, 8), torch.zeros(2, 7)).to(torch.device("meta"))
+    assert batch.views.device.type == batch.augmentation_labels.device.type == "meta"

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from .errors import ConfigError
 
 FORMAT_VERSION = 1
+POOLED_DIM = 512  # channels of ResNet-18's last stage
 # Numbers in the largest intermediate result of one window; windows of 600 s with the default front end take 0.86 of it.
 _LARGEST_WINDOW = 1 << 26
 
@@ -134,6 +135,8 @@ class EncoderConfig:
         tasks: paths through layer2..4 (2 with adapters, 1 for none and split).
         heads: linear heads; with 1 head both tasks share it.
         head_dim: width of one head's output, in features.
+        spectral_statistics: the variant head also reads mean, deviation and mean absolute change over time of each mel
+            band; needs two paths. Not part of the published network.
         window_seconds: length of the slices given to the encoder.
         normalization: see `Normalization`.
         global_mean, global_std: of the training waveforms, for `Normalization.GLOBAL`.
@@ -144,6 +147,7 @@ class EncoderConfig:
     tasks: int = 2
     heads: int = 2
     head_dim: int = 500
+    spectral_statistics: bool = False
     window_seconds: float = 5.0
     normalization: Normalization = Normalization.WINDOW
     global_mean: float = 0.0
@@ -161,6 +165,13 @@ class EncoderConfig:
         _require(not (single and self.tasks == 2), "tasks", self.tasks, f"1 with adapter {self.adapter.value!r}")
         _require(
             not (self.adapter is AdapterKind.NONE and self.heads == 2), "heads", self.heads, "1 with adapter 'none'"
+        )
+        _require(
+            isinstance(self.spectral_statistics, bool)
+            and (not self.spectral_statistics or (self.tasks == 2 and self.heads == 2)),
+            "spectral_statistics",
+            self.spectral_statistics,
+            "true or false, and false without two tasks and two heads",
         )
         _require(
             _finite(self.window_seconds) and 0.1 <= self.window_seconds <= 600,
@@ -199,8 +210,17 @@ class EncoderConfig:
 
     def embedding_dim(self, features: Features = Features.CONCAT, layer: Layer = Layer.HEAD) -> int:
         """Width of an embedding."""
-        dim, outputs = (self.head_dim, self.outputs) if layer is Layer.HEAD else (512, self.tasks)
-        return dim * (outputs if features is Features.CONCAT else 1)
+        if layer is Layer.HEAD:
+            return self.head_dim * (self.outputs if features is Features.CONCAT else 1)
+        variant = POOLED_DIM + self.statistics_dim
+        if features is Features.CONCAT:
+            return POOLED_DIM + variant if self.tasks == 2 else POOLED_DIM
+        return variant if features is Features.VARIANT else POOLED_DIM
+
+    @property
+    def statistics_dim(self) -> int:
+        """How many numbers the variant head reads beside its path's pooled features."""
+        return 3 * self.frontend.n_mels if self.spectral_statistics else 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; the inverse of `from_dict`."""

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from .adapters import AdaptedConv
-from .config import EncoderConfig, Features, Layer, Normalization, parse_enum
+from .config import POOLED_DIM, EncoderConfig, Features, Layer, Normalization, parse_enum
 from .errors import AudioError
 from .frontend import Frontend
-from .resnet import STAGE_CHANNELS, Branches, Trunk
+from .resnet import Branches, Trunk
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,20 @@ def standardize(waveforms: Tensor) -> Tensor:
     return ((rows - mean) / std.masked_fill(silent, torch.inf)).to(waveforms.dtype)
 
 
+def spectral_statistics(spectrogram: Tensor) -> Tensor:
+    """What global pooling loses: how loud each mel band is, how much that varies and how fast.
+
+    Args:
+        spectrogram: (B, channels, n_mels, frames), channel 0 in dB.
+    Returns:
+        (B, 3 n_mels): mean, population deviation and mean absolute difference between frames, each over time; the
+        last is 0 for a single frame.
+    """
+    bands = spectrogram[:, 0]
+    change = bands.diff(dim=2).abs().sum(dim=2) / max(1, bands.shape[2] - 1)
+    return torch.cat([bands.mean(dim=2), bands.std(dim=2, correction=0), change], dim=1)
+
+
 class Encoder(nn.Module):
     """An MT-SLVR encoder: one shared ResNet-18, two task paths, two embeddings.
 
@@ -70,7 +84,9 @@ class Encoder(nn.Module):
             self.frontend = Frontend(config.frontend)
         self.trunk = Trunk(config.frontend.channels, config.adapter)
         self.branches = Branches(config.adapter, config.tasks)
-        self.heads = nn.ModuleList(nn.Linear(STAGE_CHANNELS[-1], config.head_dim) for _ in range(config.heads))
+        widths = [POOLED_DIM] * config.heads
+        widths[-1] += config.statistics_dim
+        self.heads = nn.ModuleList(nn.Linear(width, config.head_dim) for width in widths)
 
     @property
     def sample_rate(self) -> int:
@@ -103,7 +119,8 @@ class Encoder(nn.Module):
             waveforms: (B, T) mono at `sample_rate` Hz; T is free, `config.window_length` is what it was trained on.
             layer: "head" or "pooled".
         Returns:
-            Embeddings of (B, head_dim) or (B, 512) each.
+            Embeddings of (B, head_dim) or (B, 512) each; pooled ones hold the spectral statistics, too, see
+            `embedding_dim`.
         Raises:
             AudioError: wrong rank, or too short for one STFT frame.
         """
@@ -133,7 +150,7 @@ class Encoder(nn.Module):
         """
         layer = parse_enum(Layer, layer, "layer")
         shared = self.shared(spectrogram)
-        pooled = [self.pooled(shared, task) for task in range(self.config.tasks)]
+        pooled = [self.pooled(shared, spectrogram, task) for task in range(self.config.tasks)]
         if layer is Layer.POOLED:
             return Embeddings(pooled[0], pooled[-1])
         if self.config.outputs == 1:
@@ -146,9 +163,11 @@ class Encoder(nn.Module):
         shared: Tensor = self.trunk(spectrogram.to(self.dtype, memory_format=torch.channels_last))
         return shared
 
-    def pooled(self, shared: Tensor, task: int) -> Tensor:
-        """(B, 512) of one task's path."""
+    def pooled(self, shared: Tensor, spectrogram: Tensor, task: int) -> Tensor:
+        """(B, 512) of one task's path, what its head reads; with spectral statistics more for the variant one."""
         pooled: Tensor = self.branches(shared, task).mean(dim=(2, 3), dtype=self.heads[0].weight.dtype)
+        if self.config.spectral_statistics and task == self.config.tasks - 1:
+            return torch.cat([pooled, spectral_statistics(spectrogram).to(pooled.dtype)], dim=1)
         return pooled
 
     def fold(self) -> Encoder:

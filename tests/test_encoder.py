@@ -8,7 +8,7 @@ import torch
 
 from mtslvr import checkpoint, windows
 from mtslvr.adapters import AdaptedConv, FoldedConv
-from mtslvr.config import AdapterKind, EncoderConfig, Features, FrontendConfig, Layer, Normalization
+from mtslvr.config import AdapterKind, EncoderConfig, Features, FrontendConfig, Layer, Normalization, Phase
 from mtslvr.encoder import Embeddings, Encoder, standardize
 from mtslvr.errors import AudioError, ConfigError
 
@@ -399,3 +399,63 @@ def test_unknown_layer_and_features(encoder):
         encoder(torch.zeros(1, 16000), layer="neck")
     with pytest.raises(ConfigError, match=r"features='all': unknown; use one of 'invariant', 'variant', 'concat'"):
         encoder.embedding_dim("all")
+
+
+def with_statistics():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        frontend = FrontendConfig(epsilon=1e-3, phase=Phase.STABLE)
+        return Encoder(EncoderConfig(frontend=frontend, window_seconds=1.0, spectral_statistics=True)).eval()
+
+
+def test_spectral_statistics_equal_a_loop_over_the_bands():
+    from mtslvr.encoder import spectral_statistics
+
+    torch.manual_seed(0)
+    spectrogram = torch.randn(2, 3, 128, 9)
+    found = spectral_statistics(spectrogram)
+    assert found.shape == (2, 384)
+    for band in (0, 57, 127):
+        row = spectrogram[1, 0, band].numpy()
+        expected = row.mean(), row.std(), np.abs(np.diff(row)).mean()
+        np.testing.assert_allclose(found[1, [band, 128 + band, 256 + band]], expected, rtol=1e-5)
+    assert torch.isfinite(spectral_statistics(spectrogram[..., :1])).all()
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_the_variant_head_reads_statistics_and_the_invariant_one_does_not(folded):
+    encoder = with_statistics()
+    plain = Encoder(dataclasses.replace(encoder.config, spectral_statistics=False)).eval()
+    state = encoder.state_dict()
+    narrow = {**state, "heads.1.weight": state["heads.1.weight"][:, :512]}
+    plain.load_state_dict(narrow)
+    if folded:
+        encoder, plain = encoder.fold(), plain.fold()
+    waveforms = torch.randn(3, 16000)
+    with torch.inference_mode():
+        ours, without = encoder(waveforms), plain(waveforms)
+        pooled, pooled_without = encoder(waveforms, "pooled"), plain(waveforms, "pooled")
+    torch.testing.assert_close(ours.invariant, without.invariant, rtol=0, atol=0)
+    torch.testing.assert_close(pooled.variant[:, :512], pooled_without.variant, rtol=0, atol=0)
+    extra = pooled.variant[:, 512:] @ state["heads.1.weight"][:, 512:].T
+    torch.testing.assert_close(ours.variant, without.variant + extra, rtol=1e-4, atol=1e-4)
+    for layer, widths in (("head", (500, 500, 1000)), ("pooled", (512, 896, 1408))):
+        assert tuple(encoder.embedding_dim(f, layer) for f in ("invariant", "variant", "concat")) == widths
+    assert (pooled.invariant.shape[1], pooled.variant.shape[1], pooled.concat.shape[1]) == (512, 896, 1408)
+
+
+def test_statistics_survive_saving(tmp_path):
+    encoder = with_statistics()
+    loaded = checkpoint.load(encoder.save(tmp_path, dtype=torch.float32))
+    assert loaded.config == encoder.config
+    waveforms = torch.randn(2, 16000)
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded(waveforms).variant, encoder(waveforms).variant, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("changes", [{"tasks": 1}, {"heads": 1}, {"adapter": AdapterKind.SPLIT, "tasks": 1}])
+def test_statistics_need_two_paths_and_heads(changes):
+    with pytest.raises(
+        ConfigError, match=r"spectral_statistics=True: must be .* false without two tasks and two heads"
+    ):
+        EncoderConfig(spectral_statistics=True, **changes)

@@ -21,6 +21,7 @@ from .common import Command
 @click.option(
     "--variant-scale", type=float, default=1.0, show_default=True, help="Length of variant over invariant embeddings."
 )
+@click.option("--spectral-statistics", is_flag=True, help="Let the variant head read statistics of the mel bands, too.")
 def whiten_command(run: Path, out_dir: Path, **settings: Any) -> None:
     """Write the checkpoint of the training run RUN into OUT_DIR with heads that whiten its pooled features.
 

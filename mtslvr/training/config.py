@@ -34,6 +34,8 @@ class TrainConfig:
         contrastive: "simclr", "simsiam" or "none" (augmentation prediction only).
         augmentation_weight: lambda of the joint loss; 0 trains the contrastive objective only.
         temperature: of NT-Xent.
+        spared_negatives: share of the other clips' views, the most similar ones, that the contrastive loss on invariant
+            embeddings does not push away.
         crops: 1 takes both views from the same crop, as published; 2 augments each of two crops twice, so a step has
             four views a clip.
         variant_weight: of the contrastive loss on the variant embeddings, see `Objective`; needs two crops.
@@ -69,6 +71,7 @@ class TrainConfig:
     augmentation_weight: float = 1.0
     variant_weight: float = 0.0
     temperature: float = 0.5
+    spared_negatives: float = 0.0
     crops: int = 1
     mix_probability: float = 0.0
     mix_snr_db: tuple[float, float] = (0.0, 20.0)
@@ -112,6 +115,7 @@ class TrainConfig:
             ("gradient_clip", 0.0, 1e9),
             ("variant_weight", 0.0, 1e6),
             ("mix_probability", 0.0, 1.0),
+            ("spared_negatives", 0.0, 0.9),
             ("source_balance", 0.0, 1.0),
             ("equalizer_db", 0.0, 40.0),
             ("ema_decay", 0.0, 0.999999),

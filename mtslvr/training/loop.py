@@ -273,6 +273,7 @@ def make_objective(config: TrainConfig) -> Objective:
         augmentation_weight=config.augmentation_weight,
         variant_weight=config.variant_weight,
         temperature=config.temperature,
+        spared_negatives=config.spared_negatives,
         separate_views=config.separate_views,
         only=config.only,
         labels=len(config.augment.transformations),

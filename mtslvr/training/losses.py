@@ -23,22 +23,30 @@ def nt_xent_loss(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
     return group_nt_xent_loss(torch.cat([z1, z2]), torch.arange(len(z1), device=z1.device).repeat(2), temperature)
 
 
-def group_nt_xent_loss(z: Tensor, groups: Tensor, temperature: float) -> Tensor:
+def group_nt_xent_loss(z: Tensor, groups: Tensor, temperature: float, spared: int = 0) -> Tensor:
     """NT-Xent with any number of positives: all other members of a row's group, weighted alike.
 
     Args:
         z: (N, D) projections.
         groups: (N,) integers; every group has at least two members.
         temperature: divides the cosine similarities.
+        spared: leave out the most similar negatives of each row, this many: they are often of the same kind, and
+            pushing them away teaches to tell recordings of one thing apart.
     Returns:
-        Scalar, the mean over rows. With groups of two it is NT-Xent.
+        Scalar, the mean over rows. With groups of two and nothing spared it is NT-Xent.
     Source:
-        Khosla et al. 2020, supervised contrastive learning, L_out, https://arxiv.org/abs/2004.11362
+        Khosla et al. 2020, supervised contrastive learning, L_out, https://arxiv.org/abs/2004.11362; `spared` after
+        Huynh et al. 2022, false negative cancellation, https://arxiv.org/abs/2011.11765
     """
     z = F.normalize(z.float(), dim=1)
     itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    log_share = F.log_softmax(((z @ z.T) / temperature).masked_fill(itself, -torch.inf), dim=1)
-    positive = (groups[:, None] == groups) & ~itself
+    alike = groups[:, None] == groups
+    positive = alike & ~itself
+    logits = ((z @ z.T) / temperature).masked_fill(itself, -torch.inf)
+    if spared:
+        nearest = logits.detach().masked_fill(alike, -torch.inf).topk(spared, dim=1).indices
+        logits = logits.scatter(1, nearest, -torch.inf)
+    log_share = F.log_softmax(logits, dim=1)
     # masked_fill, not a product: the diagonal is -inf, and 0 times that is no number.
     per_row = log_share.masked_fill(~positive, 0).sum(dim=1) / positive.sum(dim=1)
     return -per_row.mean()

@@ -45,6 +45,7 @@ class Objective(nn.Module):
         augmentation_weight: float = 1.0,
         variant_weight: float = 0.0,
         temperature: float = 0.07,
+        spared_negatives: float = 0.0,
         separate_views: bool = False,
         only: str = "",
         labels: int = 7,
@@ -55,6 +56,7 @@ class Objective(nn.Module):
         self.augmentation_weight = augmentation_weight
         self.variant_weight = variant_weight
         self.temperature = temperature
+        self.spared_negatives = spared_negatives
         self.separate_views = separate_views
         self.only = only
         self.projector = {"simclr": simclr_projector, "simsiam": simsiam_projector}.get(contrastive, _no_head)(dim)
@@ -99,7 +101,8 @@ class Objective(nn.Module):
         task = 0 if self.only == "invariant" else -1
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.only == "invariant"):
             shared = self.encoder.shared(spectrograms)
-        embedding = self.encoder.heads[task](self.encoder.pooled(shared, task % self.encoder.config.tasks))
+        pooled = self.encoder.pooled(shared, spectrograms, task % self.encoder.config.tasks)
+        embedding = self.encoder.heads[task](pooled)
         return Embeddings(embedding, embedding)
 
     def contrastive_loss(self, invariant: Tensor) -> Tensor:
@@ -109,7 +112,8 @@ class Objective(nn.Module):
         if self.predictor is None:
             z = gather(self.projector(invariant), dim=2)
             clips = torch.arange(z.shape[2], device=z.device)
-            return group_nt_xent_loss(z.flatten(0, 2), clips.expand(z.shape[:3]).flatten(), self.temperature)
+            spared = int(self.spared_negatives * (z[..., 0].numel() - 2 * z.shape[1]))
+            return group_nt_xent_loss(z.flatten(0, 2), clips.expand(z.shape[:3]).flatten(), self.temperature, spared)
         # Where there are two crops, the views of a pair differ in both.
         z1, z2 = self.projector(invariant[0].flatten(0, 1)), self.projector(invariant[1].flip(0).flatten(0, 1))
         return simsiam_loss(self.predictor(z1), self.predictor(z2), z1, z2)

@@ -8,6 +8,7 @@ most. No label is used.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .. import checkpoint
-from ..config import Layer
+from ..config import POOLED_DIM, Layer
 from ..encoder import Encoder
 from ..errors import TrainingError
 from .config import TrainConfig
@@ -36,6 +37,7 @@ def whiten(
     ridge: float = RIDGE,
     clips: int = CLIPS,
     variant_scale: float = 1.0,
+    spectral_statistics: bool = False,
 ) -> Path:
     """The exported checkpoint of a run with whitening heads.
 
@@ -47,6 +49,7 @@ def whiten(
         clips: how many clips to take two random crops of, without augmentation; more than the 512 pooled features.
         variant_scale: root mean square length of the variant embeddings over that of the invariant ones: how much each
             counts in distances between concatenated embeddings.
+        spectral_statistics: let the variant head read them, too, see `EncoderConfig`.
     Raises:
         TrainingError: no such run, too few clips, or paths that share a head.
         CheckpointError: no checkpoint in the run, or `out` cannot be written.
@@ -57,6 +60,8 @@ def whiten(
     except (OSError, ValueError) as error:
         raise TrainingError(f"{folder / CONFIG}: no training run ({error}); give a run directory") from None
     encoder = checkpoint.load(folder / EXPORT)
+    if spectral_statistics:
+        encoder = with_spectral_statistics(encoder)
     batches = StepBatches(load_clips(folder, (), config), config)
     pairs = []
     for i in range(math.ceil(clips / config.batch_size)):
@@ -64,6 +69,14 @@ def whiten(
         pairs.append(torch.stack([batches.crops(chosen, generator) for _ in range(2)]))
     whiten_heads(encoder, pairs, power, ridge, variant_scale)
     return checkpoint.save(encoder, out)
+
+
+def with_spectral_statistics(encoder: Encoder) -> Encoder:
+    """The same network with a wider variant head, whose weights are new."""
+    wider = Encoder(dataclasses.replace(encoder.config, spectral_statistics=True)).eval()
+    kept = {key: value for key, value in encoder.state_dict().items() if not key.startswith("heads.1.")}
+    wider.load_state_dict(kept, strict=False)
+    return wider
 
 
 @torch.inference_mode()
@@ -92,9 +105,13 @@ def whiten_heads(encoder: Encoder, pairs: list[Tensor], power: float, ridge: flo
         )
         if len(first) <= first.shape[1]:
             raise TrainingError(f"{len(first)} clips for {first.shape[1]} features: too few; use more clips")
-        weight, bias = whitening(first, second, head.out_features, power, ridge)
+        # The network's features and the spectral statistics, each of total variance 1: they are of different units.
+        variances = torch.cat([first, second]).var(dim=0)
+        blocks = (variances[:POOLED_DIM], variances[POOLED_DIM:])
+        units = torch.cat([block.sum().rsqrt().expand_as(block) for block in blocks])
+        weight, bias = whitening(first * units, second * units, head.out_features, power, ridge)
         scale = variant_scale if index else 1.0
-        head.weight.copy_(weight * scale)
+        head.weight.copy_(weight * units * scale)
         head.bias.copy_(bias * scale)
 
 

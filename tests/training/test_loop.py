@@ -183,3 +183,104 @@ def test_cuda_asked_for_and_absent(tmp_path):
     with pytest.raises(TrainingError, match="sees no CUDA device; use --device cpu"):
         train(TINY, tmp_path / "run", device="cuda")
     assert not (tmp_path / "run").exists()
+
+
+def test_validation_is_logged_and_the_best_checkpoint_kept(audio, tmp_path, monkeypatch):
+    config = dataclasses.replace(
+        TINY, steps=6, batch_size=2, validation_fraction=0.34, validate_every=2, learning_rate=1e-3
+    )
+    found = []
+
+    def rising(*arguments):
+        found.append(torch.tensor([1.0 + len(found), 0.5, 0.5, 0.0]))
+        return found[-1]
+
+    real = loop.validate(*prepared(config, audio, tmp_path))
+    assert torch.isfinite(real).all() and real[0] > 0
+    monkeypatch.setattr(loop, "validate", rising)
+    train(config, tmp_path / "run", [audio], workers=0, device="cpu")
+    with open(tmp_path / "run" / "validation.csv", newline="") as file:
+        assert [(int(row["step"]), float(row["joint"])) for row in csv.DictReader(file)] == [(2, 1), (4, 2), (6, 3)]
+    first = train(dataclasses.replace(config), tmp_path / "two", [audio], workers=0, device="cpu", stop_after=2)
+    best, of_two_steps = (mtslvr.load(path, fold=False).state_dict() for path in (tmp_path / "run/checkpoint", first))
+    assert all(torch.equal(best[key], of_two_steps[key]) for key in best)
+
+
+def prepared(config, audio, tmp_path):
+    """Arguments of `validate` for a fresh network."""
+    from mtslvr.training.data import PackedClips, pack
+    from mtslvr.training.views import StepBatches
+
+    pack([audio], tmp_path / "packed", 16000)
+    batches = StepBatches(PackedClips.open(tmp_path / "packed"), config, validation=True)
+    return loop.make_objective(config), None, batches, torch.device("cpu"), config
+
+
+def test_validation_repeats_and_changes_nothing(audio, tmp_path):
+    config = dataclasses.replace(TINY, batch_size=2, validation_fraction=0.34, validate_every=2)
+    arguments = prepared(config, audio, tmp_path)
+    before = {key: value.clone() for key, value in arguments[0].state_dict().items()}
+    first = loop.validate(*arguments)
+    assert torch.equal(loop.validate(*arguments), first)
+    assert all(torch.equal(value, before[key]) for key, value in arguments[0].state_dict().items())
+
+
+def test_a_run_stops_when_its_patience_ends_and_resumes_with_what_it_waited(audio, tmp_path, monkeypatch):
+    config = dataclasses.replace(
+        TINY, steps=9, batch_size=2, validation_fraction=0.34, validate_every=1, patience=3, learning_rate=0.0
+    )
+    losses_of = iter([2.0, 1.0, 1.5, 1.5, 1.5, 1.5])
+    monkeypatch.setattr(loop, "validate", lambda *arguments: torch.tensor([next(losses_of), 1.0, 0.0, 0.0]))
+    train(config, tmp_path / "run", [audio], workers=0, device="cpu", stop_after=3, save_every=1)
+    assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["waited"] == 1
+    train(config, tmp_path / "run", workers=0, device="cpu", resume=True, save_every=1)
+    assert [step for step, *_ in losses(tmp_path / "run")] == [0, 1, 2, 3, 4]
+
+
+def test_the_running_mean_of_the_weights_is_exported_and_resumed(audio, tmp_path):
+    config = dataclasses.replace(TINY, ema_decay=0.5, learning_rate=1e-3)
+    train(config, tmp_path / "whole", [audio], workers=0, device="cpu", save_every=1)
+    train(config, tmp_path / "cut", [audio], workers=0, device="cpu", stop_after=2)
+    train(config, tmp_path / "cut", workers=0, device="cpu", resume=True)
+    whole, cut = (mtslvr.load(tmp_path / run / "checkpoint", fold=False).state_dict() for run in ("whole", "cut"))
+    assert all(torch.equal(whole[key], cut[key]) for key in whole)
+    state = torch.load(tmp_path / "whole" / "state.pt", weights_only=True)
+    name = "trunk.stem.conv.weight"
+    assert torch.equal(whole[name], state["average"][f"module.{name}"].half().float())
+    assert not torch.equal(whole[name], state["objective"][f"encoder.{name}"].half().float())
+
+
+def test_one_path_can_be_trained_on_a_checkpoint_folder(audio, tmp_path):
+    first = train(TINY, tmp_path / "first", [audio], workers=0, device="cpu")
+    variant = dataclasses.replace(TINY, crops=2, contrastive="none", variant_weight=1.0, only="variant", warmup_steps=0)
+    second = train(variant, tmp_path / "second", [audio], workers=0, device="cpu", init=first)
+    before, after = (mtslvr.load(folder, fold=False).state_dict() for folder in (first, second))
+    from mtslvr.training.objective import path_of
+
+    changed = {path_of(key) for key in before if not torch.equal(before[key], after[key])}
+    assert changed == {1}  # running statistics, too
+
+
+def test_packed_clips_serve_several_runs_and_their_rate_is_checked(audio, tmp_path):
+    from mtslvr.training.data import pack
+
+    pack([audio], tmp_path / "packed", 16000)
+    for run in ("one", "two"):
+        train(TINY, tmp_path / run, [tmp_path / "packed"], workers=0, device="cpu", stop_after=1)
+        assert not (tmp_path / run / "clips").exists()
+    train(TINY, tmp_path / "one", workers=0, device="cpu", resume=True)
+    assert len(losses(tmp_path / "one")) == TINY.steps
+    pack([audio], tmp_path / "slow", 8000)
+    with pytest.raises(TrainingError, match="packed at 8000 Hz, the encoder takes 16000"):
+        train(TINY, tmp_path / "three", [tmp_path / "slow"], workers=0, device="cpu")
+
+
+def test_tensorboard_gets_what_the_csv_gets(audio, tmp_path):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    train(TINY, tmp_path / "run", [audio], workers=0, device="cpu")
+    events = event_accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    joint = [(event.step, event.value) for event in events.Scalars("losses/joint")]
+    assert [(step, pytest.approx(value)) for step, value in joint] == [
+        (step, float(value)) for step, value, _ in losses(tmp_path / "run")
+    ]

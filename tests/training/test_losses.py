@@ -246,3 +246,32 @@ def test_one_path_alone_has_the_loss_that_it_has_beside_the_other(four_views):
             objective.only = only
             found = getattr(objective(four_views, labels), name)
             torch.testing.assert_close(found, getattr(both, name), rtol=1e-5, atol=1e-5)
+
+
+def test_spared_negatives_are_the_most_similar_ones_and_never_a_positive():
+    torch.manual_seed(2)
+    z = torch.nn.functional.normalize(torch.randn(8, 6).double(), dim=1)
+    groups, temperature, total = [0, 1, 2, 3] * 2, 0.3, 0.0
+    for i in range(8):
+        negatives = sorted((float(z[i] @ z[j]) for j in range(8) if groups[j] != groups[i]), reverse=True)
+        positive = math.exp(float(z[i] @ z[(i + 4) % 8]) / temperature)
+        others = positive + sum(math.exp(s / temperature) for s in negatives[2:])
+        total -= math.log(positive / others) / 8
+    assert group_nt_xent_loss(z, torch.tensor(groups), temperature, 2).item() == pytest.approx(total, rel=1e-5)
+    all_spared = group_nt_xent_loss(z, torch.tensor(groups), temperature, 6)
+    assert all_spared.item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_share_of_spared_negatives_counts_views_of_other_clips(four_views, monkeypatch):
+    from mtslvr.training import objective as module
+
+    counted = []
+
+    def loss(z, groups, temperature, spared):
+        counted.append((len(z), spared))
+        return z.sum()
+
+    monkeypatch.setattr(module, "group_nt_xent_loss", loss)
+    encoder = published_objective(INFO["mtl"]["cases"][2]).encoder
+    Objective(encoder, spared_negatives=0.5).contrastive_loss(torch.randn(2, 2, 3, 500))
+    assert counted == [(12, 4)]  # of the 8 views of the two other clips

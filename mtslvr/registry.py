@@ -25,8 +25,9 @@ _LONGEST_TEXT = 200  # of one value in a card
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured result of a model card."""
+    """One measured result of a model card; `dataset_id` is short, `dataset` for readers."""
 
+    dataset_id: str
     dataset: str
     task: str
     metric: str
@@ -205,6 +206,7 @@ def read_card(folder: Path) -> Card:
         training_data=tuple(filter(None, map(_text, _list(data.datasets)))),
         figures=tuple(
             Figure(
+                dataset_id=_text(result.dataset_type),
                 dataset=_text(result.dataset_name) or _text(result.dataset_type),
                 task=_text(result.task_name) or _text(result.task_type),
                 metric=_text(result.metric_name) or _text(result.metric_type),

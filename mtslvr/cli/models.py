@@ -86,7 +86,11 @@ def table(rows: Sequence[Model]) -> str:
         )
     columns = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, columns, strict=True)).rstrip() for line in lines]
-    return "\n".join([*text, "", "`mtslvr models NAME` shows one with all figures and its card."])
+    hint = (
+        "FEW-SHOT is the accuracy in % of both features by logistic regression, or the first figure of a card that "
+        "does not give it.\n`mtslvr models NAME` shows all figures of a model and its card."
+    )
+    return "\n".join([*text, "", hint])
 
 
 def details(model: Model) -> str:
@@ -118,9 +122,10 @@ def headline(card: Card) -> str:
     """A figure a data set: the one for concatenated features and logistic regression, else the first."""
     best: dict[str, float | str] = {}
     for figure in card.figures:
-        if figure.dataset not in best or ("concat" in figure.metric and "logistic" in figure.metric):
-            best[figure.dataset] = figure.value
-    return "; ".join(f"{dataset.split(',')[0]} {value}" for dataset, value in best.items()) or "not told"
+        dataset = figure.dataset_id or figure.dataset
+        if dataset not in best or ("concat" in figure.metric and "logistic" in figure.metric):
+            best[dataset] = figure.value
+    return ", ".join(f"{dataset} {value}" for dataset, value in best.items()) or "not told"
 
 
 def megabytes(size: int) -> str:

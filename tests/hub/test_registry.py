@@ -71,13 +71,13 @@ def test_the_table_has_every_column(folder, cache, monkeypatch):
     monkeypatch.setattr(registry, "REGISTRY", {"large": entry})
     result = run("models", "--cache-dir", cache)
     assert result.exit_code == 0, result.output
-    heading, tiny, large, _, hint = result.output.splitlines()
+    heading, tiny, large, _, _, hint = result.output.splitlines()
     assert heading.split("  ")[0] == "NAME" and heading.endswith("FEW-SHOT") and "mtslvr models NAME" in hint
     size = f"{(folder / 'model.safetensors').stat().st_size / 1e6:.1f} MB"
     columns = [cell for cell in tiny.split("  ") if cell]
     assert [cell.strip() for cell in columns] == [
         "tiny", "bundled", "none", "invariant 8, variant 8, concat 8", size, "cc-by-4.0",
-        "made-up tones, made-up noise and 1 more", "Bells 63.25",
+        "made-up tones, made-up noise and 1 more", "bells 63.25",
     ]  # fmt: skip
     for text in ("large", "registered, not downloaded", "parallel", "concat 1000", "28.0 MB", "mit", "not told"):
         assert text in large
@@ -97,6 +97,7 @@ def test_json_has_the_same_and_all_figures(folder, cache):
         "training_data": ["made-up tones", "made-up noise", "made-up speech"],
         "few_shot": [
             {
+                "dataset_id": "bells",
                 "dataset": "Bells, five kinds",
                 "task": "5-way 1-shot classification",
                 "metric": f"accuracy (%), {features}, logistic regression",

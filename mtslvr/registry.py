@@ -15,7 +15,7 @@ from huggingface_hub.errors import CacheNotFound
 
 from . import checkpoint
 from .config import EncoderConfig, Features
-from .errors import CheckpointError, ConfigError
+from .errors import CheckpointError, ConfigError, one_line
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -196,9 +196,9 @@ def read_card(folder: Path) -> Card:
     except CheckpointError:
         raise
     except Exception as error:  # whatever PyYAML and huggingface_hub raise on text from anywhere
-        said = " ".join(str(error).split())[:_LONGEST_TEXT]
         raise CheckpointError(
-            f"{path}: not a model card ({type(error).__name__}: {said}); correct the YAML between the two lines of ---"
+            f"{path}: not a model card ({type(error).__name__}: {one_line(error)}); "
+            "correct the YAML between the two lines of ---"
         ) from None
     data: Any = card.data
     return Card(

@@ -161,10 +161,11 @@ def test_half_a_checkpoint_in_the_cache_is_not_one(hub, worker, files, cache):
 
 def test_a_hub_with_an_internal_error(hub, worker, files, cache, expected):
     hub.add(REPO, files)
-    with hub.fault(only="config.json", status=503):
-        answer = worker.call("load", REPO, cache_dir=cache)
-        said = f"the hub {hub.url} cannot be reached (HfHubHTTPError: Server error '503"
-        refused(answer, "HubError", said, *remedies(REPO))
+    for status in (503, 429):
+        with hub.fault(only="config.json", status=status):
+            answer = worker.call("load", REPO, cache_dir=cache)
+        refused(answer, "HubError", f"the hub {hub.url} fails (HfHubHTTPError: ", status, "try again later, or run")
+        refused(answer, "HubError", *remedies(REPO))
         assert answer["seconds"] < 5
     worker.call("find", REPO, cache_dir=cache)
     with hub.fault(only="config.json", status=503):
@@ -238,6 +239,14 @@ def test_a_token_that_is_not_there(hub, worker, files, cache):
     hub.add(REPO, files)
     answer = worker.call("load", REPO, cache_dir=cache, token=True)
     refused(answer, "HubError", f"{REPO}@main: token=True, and no token is stored; log in with `hf auth login`")
+
+
+@pytest.mark.parametrize(("status", "code"), [(403, None), (403, "GatedRepo"), (404, "EntryNotFound"), (500, None)])
+def test_what_a_hub_says_cannot_obey_or_flood_a_terminal(hub, worker, files, cache, status, code):
+    hub.add(REPO, files)
+    hub.repos[REPO].error = (status, code, "\x1b]0;title\x07\x1b[31m" + "x" * 5000)
+    said = refused(worker.call("load", REPO, cache_dir=cache), "HubError", f"{REPO}@main: ")
+    assert said.isprintable() and len(said) < 1000
 
 
 # Redirects
@@ -568,7 +577,7 @@ def test_models_lists_what_is_cached_and_registered(hub, worker, register, files
     assert [figure["value"] for figure in row["few_shot"]] == [61.5, 63.25]
     hub.requests.clear()
     shown = worker.call("cli", "models", "tones/other", "--cache-dir", cache)["value"]["out"]
-    assert "Bells, five kinds: 5-way 1-shot classification, accuracy (%), concat" in shown
+    assert "Bells, five kinds (bells), 5-way 1-shot classification\n" in shown and "concat, logistic" in shown
     assert "A card for tests." in shown
     answer = worker.call("cli", "models", "tones/absent", "--cache-dir", cache)["value"]
     assert answer["code"] == 3 and "not in the cache" in answer["err"] and "Models here: " in answer["err"]

@@ -578,9 +578,14 @@ def test_models_lists_what_is_cached_and_registered(hub, worker, register, files
     hub.add("tones/other", files, refs=("main", "v1"))
     hub.add("words/bert", {"config.json": b'{"model_type": "bert"}', "model.safetensors": b""})  # another library's
     worker.call("cli", "download", "tones/other", "--cache-dir", cache)
-    worker.call("find", "words/bert", cache_dir=cache)
+    hub.add("tones/newer", {**files, "config.json": b'{"format_version": 99}'})  # a newer version's
+    for name in ("words/bert", "tones/newer"):
+        worker.call("cli", "download", name, "--cache-dir", cache)  # says no, and has it in the cache
     rows = json.loads(worker.call("cli", "models", "--json", "--cache-dir", cache)["value"]["out"])
-    assert "words/bert" not in [row["name"] for row in rows]
+    names = [row["name"] for row in rows]
+    assert "words/bert" not in names and "tones/newer" in names
+    [row] = [row for row in rows if row["name"] == "tones/newer"]
+    assert "upgrade with `pip install -U mtslvr`" in row["problem"] and row["licence"] == "cc-by-4.0"
     [row] = [row for row in rows if row["name"] == "tones/other"]
     assert row["source"] == "cached" and row["licence"] == "cc-by-4.0" and row["adapter"] == "none"
     assert row["dims"] == {"invariant": 8, "variant": 8, "concat": 8}
@@ -611,6 +616,7 @@ def test_a_terminal_sees_the_progress(hub, home, files, cache):
     import termios
 
     commit = hub.add(REPO, files)
+    hub.repos[REPO].error = (403, "GatedRepo", "Access to it is restricted")  # HF_TOKEN opens it
     terminal, end = pty.openpty()
     fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
     process, seen = command_line(hub, home, "download", REPO, "--cache-dir", cache, stderr=end), b""

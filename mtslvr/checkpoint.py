@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .config import FORMAT_VERSION, AdapterKind, EncoderConfig, FrontendConfig, Normalization
 from .encoder import Encoder
-from .errors import CheckpointError, ConfigError
+from .errors import CheckpointError, ConfigError, one_line
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -87,7 +87,9 @@ def load(folder: PathLike) -> Encoder:
     try:
         state = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a safetensors file ({error}); download or convert it again") from None
+        raise CheckpointError(
+            f"{path}: not a safetensors file ({one_line(error)}); download or convert it again"
+        ) from None
     return build(config, state, str(path))
 
 
@@ -187,7 +189,7 @@ def _kind(tensor: Tensor) -> tuple[bool, bool, bool]:
 
 
 def _some(names: Iterable[str], most: int = 3) -> str:
-    ordered = sorted(names)
+    ordered = [one_line(name) for name in sorted(names)]
     return ", ".join(ordered[:most]) + (f" and {len(ordered) - most} more" if len(ordered) > most else "")
 
 
@@ -353,17 +355,40 @@ def _contradictions(facts: Mapping[str, str], config: EncoderConfig) -> list[str
 
 def _load_state_dict(path: Path) -> dict[str, Tensor]:
     try:
+        if (size := _unpacked(path)) > LARGEST_WEIGHTS:
+            raise CheckpointError(f"{path}: {size} bytes unpacked; an MT-SLVR backbone has at most {LARGEST_WEIGHTS}")
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()[0]
+        # Not the rest of what torch says, which is how to load it all the same.
+        reason = re.search(r"GLOBAL \S+", str(error)) or re.search(
+            r"(?<=WeightsUnpickler error: ).+?(?=\. |$)", str(error)
+        )
         raise CheckpointError(
-            f"{path}: refused, it holds more than tensors or is no checkpoint ({reason}); "
-            "only a plain state dict can be converted"
+            f"{path}: refused, it holds more than tensors or is no checkpoint "
+            f"({one_line(reason[0]) if reason else 'unreadable'}); only a plain state dict can be converted"
         ) from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path}: not a torch checkpoint ({error})") from None
-    if not isinstance(loaded, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items()):
+    except Exception as error:  # whatever torch raises on bytes from anywhere: AssertionError, struct.error ...
+        said = f"{type(error).__name__}: {one_line(error)}"
+        raise CheckpointError(f"{path}: not a torch checkpoint, or a broken one ({said}); get it again") from None
+    if not isinstance(loaded, dict) or not all(isinstance(k, str) and _is_plain(v) for k, v in loaded.items()):
         raise CheckpointError(f"{path}: holds a {type(loaded).__name__}, expected a state dict of tensors")
     return dict(loaded)
+
+
+def _unpacked(path: Path) -> int:
+    """Bytes in memory: torch unpacks whatever a zip archive says that it holds."""
+    if not zipfile.is_zipfile(path):
+        return path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        return sum(info.file_size for info in archive.infolist())
+
+
+def _is_plain(value: object) -> bool:
+    """A tensor with numbers in it: neither sparse, nor quantised, nor without storage."""
+    if not isinstance(value, Tensor):
+        return False
+    return value.layout is torch.strided and not value.is_quantized and value.device.type == "cpu"

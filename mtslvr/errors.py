@@ -25,3 +25,9 @@ class HubError(MTSLVRError, OSError):
 
 class TrainingError(MTSLVRError, RuntimeError):
     """A training run that cannot start, resume or go on."""
+
+
+def one_line(text: object, most: int = 200) -> str:
+    """Text from a file or a server for a message: on one line, without what a terminal obeys, cut at `most`."""
+    line = "".join(c for c in " ".join(str(text).split()) if c.isprintable())
+    return line if len(line) <= most else line[:most] + " ..."

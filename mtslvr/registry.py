@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from huggingface_hub.errors import CacheNotFound
 
 from . import checkpoint
 from .config import EncoderConfig, Features
-from .errors import CheckpointError, ConfigError
+from .errors import CheckpointError, ConfigError, one_line
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -25,8 +26,9 @@ _LONGEST_TEXT = 200  # of one value in a card
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured result of a model card."""
+    """One measured result of a model card; `dataset_id` is short, `dataset` for readers."""
 
+    dataset_id: str
     dataset: str
     task: str
     metric: str
@@ -143,22 +145,32 @@ def models(cache_dir: str | os.PathLike[str] | None = None) -> list[Model]:
     for name, entry in REGISTRY.items():
         folder = cached.pop((entry.repo, entry.commit), (None, ""))[0]
         rows.append(Model(name, "registered", folder, entry.config, entry.size, entry.card))
-    rows += [read_model(name, "cached", folder) for folder, name in cached.values()]
-    # Most repositories in the cache are other libraries'.
-    return [row for row in rows if not (row.source == "cached" and row.config is None)]
+    return rows + [read_model(name, "cached", folder) for folder, name in cached.values() if _is_ours(folder)]
 
 
 def read_model(name: str, source: str, folder: Path) -> Model:
     """A checkpoint folder as a line of the table; what cannot be read is its `problem`."""
-    config, card, problem = None, Card(), ""
+    config, card, problems = None, Card(), []
     try:
         config = checkpoint.read_config(folder / checkpoint.CONFIG_NAME)
+    except CheckpointError as error:
+        problems.append(str(error))
+    try:
         card = read_card(folder)
     except CheckpointError as error:
-        problem = str(error)
+        problems.append(str(error))
     weights = folder / checkpoint.WEIGHTS_NAME
     size = weights.stat().st_size if weights.is_file() else 0
-    return Model(name, source, folder, config, size, card, problem)
+    return Model(name, source, folder, config, size, card, "; ".join(problems))
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder in the cache, where most are other libraries', is a checkpoint of any version of mtslvr."""
+    path = folder / checkpoint.CONFIG_NAME
+    try:
+        return path.stat().st_size <= checkpoint.LARGEST_CONFIG and "format_version" in json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError, TypeError):  # of a number, "in" is a TypeError
+        return False
 
 
 def _cached(cache_dir: str | os.PathLike[str] | None) -> dict[tuple[str, str], tuple[Path, str]]:
@@ -195,9 +207,9 @@ def read_card(folder: Path) -> Card:
     except CheckpointError:
         raise
     except Exception as error:  # whatever PyYAML and huggingface_hub raise on text from anywhere
-        said = " ".join(str(error).split())[:_LONGEST_TEXT]
         raise CheckpointError(
-            f"{path}: not a model card ({type(error).__name__}: {said}); correct the YAML between the two lines of ---"
+            f"{path}: not a model card ({type(error).__name__}: {one_line(error)}); "
+            "correct the YAML between the two lines of ---"
         ) from None
     data: Any = card.data
     return Card(
@@ -205,6 +217,7 @@ def read_card(folder: Path) -> Card:
         training_data=tuple(filter(None, map(_text, _list(data.datasets)))),
         figures=tuple(
             Figure(
+                dataset_id=_text(result.dataset_type),
                 dataset=_text(result.dataset_name) or _text(result.dataset_type),
                 task=_text(result.task_name) or _text(result.task_type),
                 metric=_text(result.metric_name) or _text(result.metric_type),

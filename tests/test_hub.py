@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import HfFileMetadata
 
 import mtslvr
-from mtslvr import checkpoint, hub
+from mtslvr import checkpoint, hub, remote
 from mtslvr.errors import CheckpointError, ConfigError, HubError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -245,8 +245,8 @@ def test_a_broken_download_is_a_named_error(bundled, tmp_path, monkeypatch, erro
     def broken(*arguments, **options):
         raise error
 
-    monkeypatch.setattr(hub, "hf_hub_download", broken)
-    monkeypatch.setattr(hub, "get_hf_file_metadata", answered, raising=False)
+    monkeypatch.setattr(remote, "hf_hub_download", broken)
+    monkeypatch.setattr(remote, "get_hf_file_metadata", answered, raising=False)
     with pytest.raises(HubError, match=rf"^org/name@v1: download .*into {tmp_path} failed \(.*{reason}\); try again"):
         mtslvr.load("org/name@v1", cache_dir=tmp_path)
 
@@ -255,8 +255,8 @@ def test_an_interrupt_stays_an_interrupt(bundled, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(hub, "hf_hub_download", interrupted)
-    monkeypatch.setattr(hub, "get_hf_file_metadata", answered, raising=False)
+    monkeypatch.setattr(remote, "hf_hub_download", interrupted)
+    monkeypatch.setattr(remote, "get_hf_file_metadata", answered, raising=False)
     with pytest.raises(KeyboardInterrupt):
         mtslvr.load("org/name")
 

@@ -27,6 +27,7 @@ LEVELS = {
     "encoder": 3,
     "checkpoint": 4,
     "registry": 5,
+    "remote": 5,
     "hub": 5,
     "extract": 6,
     "api": 7,

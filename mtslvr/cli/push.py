@@ -94,7 +94,7 @@ def send(paths: list[Path], repo: str, private: bool) -> CommitInfo:
     from huggingface_hub import CommitOperationAdd, HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
-    from ..errors import HubError
+    from ..errors import HubError, one_line
 
     api = HfApi(library_name="mtslvr", library_version=metadata.version("mtslvr"))
     try:
@@ -102,7 +102,7 @@ def send(paths: list[Path], repo: str, private: bool) -> CommitInfo:
         operations = [CommitOperationAdd(path.name, path) for path in paths]
         return api.create_commit(repo, operations, commit_message=f"Weights for mtslvr {metadata.version('mtslvr')}")
     except Exception as error:  # those of httpx or httpx2, by the version of huggingface_hub, among them
-        said = " ".join(str(error).split()) or type(error).__name__
+        said = one_line(error) or type(error).__name__
         refused = isinstance(error, LocalTokenNotFoundError) or (
             isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403)
         )

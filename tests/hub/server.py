@@ -93,7 +93,8 @@ class Hub:
 
     @contextlib.contextmanager
     def fault(self, **faults):
-        """truncate=bytes sent of a file; declare=Content-Length; replace=bytes; stall, delay=seconds; die=True;
+        """truncate=bytes sent of a file; declare=Content-Length; replace=bytes; stall, delay=seconds; share=of
+        the body before a stall; die=True;
         whole=True: no Range; status=code; headers=dict; each for model.safetensors or, with only=name, that file."""
         self.faults = faults
         try:
@@ -215,11 +216,11 @@ class Handler(BaseHTTPRequestHandler):
         if asked and not fault.get("whole") and int(asked[1]) < len(content):  # what is left of a broken download
             headers["Content_Range"] = f"bytes {asked[1]}-{len(content) - 1}/{len(content)}"
             status, content = 206, content[int(asked[1]) :]
-        if "stall" in fault:  # headers, half of the body, silence
+        if "stall" in fault:  # headers, a share of the body, silence
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            self.wfile.write(content[: len(content) // 2])
+            self.wfile.write(content[: int(len(content) * fault.get("share", 0.5))])
             self.wfile.flush()
             time.sleep(fault["stall"])
             self.close_connection = True
@@ -230,6 +231,7 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return None
         sent = content[: fault.get("truncate", len(content))]
+        headers["Content_Disposition"] = f'inline; filename="{filename}";'  # what a progress bar is named by
         headers["Content_Length"] = str(fault.get("declare", len(content)))
         if len(sent) < len(content):
             self.close_connection = True

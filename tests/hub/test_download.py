@@ -1,11 +1,13 @@
 """The real huggingface_hub, in processes of their own, against a hub on loopback (`server.py`)."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from server import Repo, etag
 
@@ -161,10 +163,11 @@ def test_half_a_checkpoint_in_the_cache_is_not_one(hub, worker, files, cache):
 
 def test_a_hub_with_an_internal_error(hub, worker, files, cache, expected):
     hub.add(REPO, files)
-    with hub.fault(only="config.json", status=503):
-        answer = worker.call("load", REPO, cache_dir=cache)
-        said = f"the hub {hub.url} cannot be reached (HfHubHTTPError: Server error '503"
-        refused(answer, "HubError", said, *remedies(REPO))
+    for status in (503, 429):
+        with hub.fault(only="config.json", status=status):
+            answer = worker.call("load", REPO, cache_dir=cache)
+        refused(answer, "HubError", f"the hub {hub.url} fails (HfHubHTTPError: ", status, "try again later, or run")
+        refused(answer, "HubError", *remedies(REPO))
         assert answer["seconds"] < 5
     worker.call("find", REPO, cache_dir=cache)
     with hub.fault(only="config.json", status=503):
@@ -240,6 +243,14 @@ def test_a_token_that_is_not_there(hub, worker, files, cache):
     refused(answer, "HubError", f"{REPO}@main: token=True, and no token is stored; log in with `hf auth login`")
 
 
+@pytest.mark.parametrize(("status", "code"), [(403, None), (403, "GatedRepo"), (404, "EntryNotFound"), (500, None)])
+def test_what_a_hub_says_cannot_obey_or_flood_a_terminal(hub, worker, files, cache, status, code):
+    hub.add(REPO, files)
+    hub.repos[REPO].error = (status, code, "\x1b]0;title\x07\x1b[31m" + "x" * 5000)
+    said = refused(worker.call("load", REPO, cache_dir=cache), "HubError", f"{REPO}@main: ")
+    assert said.isprintable() and len(said) < 1000
+
+
 # Redirects
 
 
@@ -285,7 +296,7 @@ def test_the_server_dies_in_the_middle(hub, worker, files, cache, expected):
 @pytest.mark.parametrize("whole", [False, True], ids=["goes on where it was", "begins anew"])
 def test_a_server_that_stalls_is_given_up(hub, worker, files, cache, whole):
     hub.add(REPO, files)
-    with hub.fault(stall=4, whole=whole):  # HF_HUB_DOWNLOAD_TIMEOUT is 1 here
+    with hub.fault(stall=4, whole=whole, share=0.96 if whole else 0.5):  # HF_HUB_DOWNLOAD_TIMEOUT is 1 here
         answer = worker.call("load", REPO, cache_dir=cache)
     # Given up after six attempts, or by us, where each brings something and starts anew.
     refused(answer, "HubError", f"download of model.safetensors into {cache} failed (", "try again")
@@ -529,6 +540,15 @@ def test_download_to_a_folder_for_another_machine(hub, worker, offline_worker, f
     assert answer["out"] == f"{snapshot(cache, commit)}\n"
 
 
+def test_two_processes_at_once_into_one_folder(hub, worker, second_worker, files, cache, tmp_path):
+    hub.add(REPO, files)
+    arguments = ("download", REPO, "--cache-dir", cache, "--to", str(tmp_path / "to"))
+    for process in (worker, second_worker):
+        process.send("cli", *arguments)
+    assert [process.receive()["value"]["code"] for process in (worker, second_worker)] == [0, 0]
+    assert {path.name: path.read_bytes() for path in (tmp_path / "to").iterdir()} == files
+
+
 def test_download_without_a_card(hub, worker, files, cache, tmp_path):
     hub.add(REPO, {name: content for name, content in files.items() if name != "README.md"})
     answer = worker.call("cli", "download", REPO, "--to", tmp_path / "to", "--cache-dir", cache)["value"]
@@ -558,9 +578,14 @@ def test_models_lists_what_is_cached_and_registered(hub, worker, register, files
     hub.add("tones/other", files, refs=("main", "v1"))
     hub.add("words/bert", {"config.json": b'{"model_type": "bert"}', "model.safetensors": b""})  # another library's
     worker.call("cli", "download", "tones/other", "--cache-dir", cache)
-    worker.call("find", "words/bert", cache_dir=cache)
+    hub.add("tones/newer", {**files, "config.json": b'{"format_version": 99}'})  # a newer version's
+    for name in ("words/bert", "tones/newer"):
+        worker.call("cli", "download", name, "--cache-dir", cache)  # says no, and has it in the cache
     rows = json.loads(worker.call("cli", "models", "--json", "--cache-dir", cache)["value"]["out"])
-    assert "words/bert" not in [row["name"] for row in rows]
+    names = [row["name"] for row in rows]
+    assert "words/bert" not in names and "tones/newer" in names
+    [row] = [row for row in rows if row["name"] == "tones/newer"]
+    assert "upgrade with `pip install -U mtslvr`" in row["problem"] and row["licence"] == "cc-by-4.0"
     [row] = [row for row in rows if row["name"] == "tones/other"]
     assert row["source"] == "cached" and row["licence"] == "cc-by-4.0" and row["adapter"] == "none"
     assert row["dims"] == {"invariant": 8, "variant": 8, "concat": 8}
@@ -568,23 +593,54 @@ def test_models_lists_what_is_cached_and_registered(hub, worker, register, files
     assert [figure["value"] for figure in row["few_shot"]] == [61.5, 63.25]
     hub.requests.clear()
     shown = worker.call("cli", "models", "tones/other", "--cache-dir", cache)["value"]["out"]
-    assert "Bells, five kinds: 5-way 1-shot classification, accuracy (%), concat" in shown
+    assert "Bells, five kinds (bells), 5-way 1-shot classification\n" in shown and "concat, logistic" in shown
     assert "A card for tests." in shown
     answer = worker.call("cli", "models", "tones/absent", "--cache-dir", cache)["value"]
     assert answer["code"] == 3 and "not in the cache" in answer["err"] and "Models here: " in answer["err"]
     assert hub.requests == []
 
 
-def test_publish_and_load_again(hub, made, home, files, cache, expected, worker, tmp_path):
-    """`encoder.save`, `mtslvr push --publish`, `mtslvr.load`: the hub holds the bytes of the folder."""
+def command_line(hub, home, *arguments, **options):
+    """`mtslvr` as a shell starts it."""
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_TOKEN": "hf_right", "NO_PROXY": "*"}
     environment["HF_HUB_DISABLE_XET"] = "1"  # our hub takes large files by git-lfs only
-    command = [sys.executable, "-m", "mtslvr.cli.main", "push", str(made), REPO]
-    done = subprocess.run([*command, "--publish"], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    command = [sys.executable, "-m", "mtslvr.cli.main", *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, **options)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such terminals")
+def test_a_terminal_sees_the_progress(hub, home, files, cache):
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    commit = hub.add(REPO, files)
+    hub.repos[REPO].error = (403, "GatedRepo", "Access to it is restricted")  # HF_TOKEN opens it
+    terminal, end = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+    process, seen = command_line(hub, home, "download", REPO, "--cache-dir", cache, stderr=end), b""
+    os.close(end)
+    with contextlib.suppress(OSError), os.fdopen(terminal, "rb", buffering=0) as screen:  # EIO at the end, on Linux
+        while piece := screen.read(4096):
+            seen += piece
+    out, _ = process.communicate()
+    assert process.returncode == 0, seen
+    assert out == f"{snapshot(cache, commit)}\n"  # a program reads the folder only
+    for name in files:
+        assert f"{name}: 100%".encode() in seen
+
+
+def test_publish_and_load_again(hub, made, home, files, cache, expected, worker):
+    """`encoder.save`, `mtslvr push --publish`, `mtslvr.load`: the hub holds the bytes of the folder."""
+    process = command_line(hub, home, "push", made, REPO, "--publish", stderr=subprocess.PIPE)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
     [(commit, stored)] = hub.repos[REPO].commits.items()
     assert stored == files
-    assert f"mtslvr.load('{REPO}@{commit}')" in done.stdout
+    assert f"mtslvr.load('{REPO}@{commit}')" in out
+    sizes = {name: len(content) for name, content in files.items()}
+    assert worker.call("listing", REPO, revision="main")["value"] == [commit, sizes]
     assert worker.call("load", f"{REPO}@{commit}", cache_dir=cache)["value"] == expected
 
 
@@ -610,8 +666,8 @@ def test_push_without_network(hub, worker, offline_worker, made):
     assert answer["code"] == 3 and "offline" in answer["err"].lower()
 
 
-def test_the_versions_are_those_asked_for(workers):
-    """Which huggingface_hub the results are of stands in the output of `pytest -rP`."""
+def test_the_huggingface_hub_is_the_one_asked_for(workers):
+    """MTSLVR_TEST_HUB, such as 1.3, guards runs that are to have another version than the installed one."""
     versions = {worker.call("version")["value"] for worker in workers}
-    print(versions)
-    assert len(versions) == 1
+    assert versions == {huggingface_hub.__version__}
+    assert huggingface_hub.__version__.startswith(os.environ.get("MTSLVR_TEST_HUB", ""))

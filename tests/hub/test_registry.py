@@ -71,16 +71,34 @@ def test_the_table_has_every_column(folder, cache, monkeypatch):
     monkeypatch.setattr(registry, "REGISTRY", {"large": entry})
     result = run("models", "--cache-dir", cache)
     assert result.exit_code == 0, result.output
-    heading, tiny, large, _, hint = result.output.splitlines()
-    assert heading.split("  ")[0] == "NAME" and heading.endswith("FEW-SHOT") and "mtslvr models NAME" in hint
+    heading, tiny, large, blank, _, hint = result.output.splitlines()
+    assert (
+        heading.split("  ")[0] == "NAME" and heading.endswith("FEW-SHOT") and "mtslvr models NAME" in hint and not blank
+    )
     size = f"{(folder / 'model.safetensors').stat().st_size / 1e6:.1f} MB"
     columns = [cell for cell in tiny.split("  ") if cell]
     assert [cell.strip() for cell in columns] == [
         "tiny", "bundled", "none", "invariant 8, variant 8, concat 8", size, "cc-by-4.0",
-        "made-up tones, made-up noise and 1 more", "Bells 63.25",
+        "made-up tones, made-up noise and 1 more", "bells 63.25",
     ]  # fmt: skip
     for text in ("large", "registered, not downloaded", "parallel", "concat 1000", "28.0 MB", "mit", "not told"):
         assert text in large
+
+
+@pytest.mark.parametrize("width", [40, 80, 400])
+def test_a_terminal_gets_what_fits(folder, cache, width):
+    """Paragraphs where a line a model would be broken anywhere; nothing is lost."""
+    from mtslvr.cli.models import details, table
+
+    [row] = registry.models(cache)
+    listed, shown = table([row], width).splitlines(), details(row, width).splitlines()
+    assert (listed[0] == "tiny") == (width < 400)
+    words = " ".join(" ".join(listed).split())
+    for text in ("bundled", "invariant 8, variant 8, concat 8", "cc-by-4.0", "made-up noise and 1 more", "bells 63.25"):
+        assert text in words
+    whole = ("folder", "accuracy")  # a path and a figure stay on one line, however long
+    assert all(len(line) <= width for line in (*listed, *shown) if not line.strip().startswith(whole))
+    assert any(line.endswith(str(folder)) for line in shown)
 
 
 def test_json_has_the_same_and_all_figures(folder, cache):
@@ -97,6 +115,7 @@ def test_json_has_the_same_and_all_figures(folder, cache):
         "training_data": ["made-up tones", "made-up noise", "made-up speech"],
         "few_shot": [
             {
+                "dataset_id": "bells",
                 "dataset": "Bells, five kinds",
                 "task": "5-way 1-shot classification",
                 "metric": f"accuracy (%), {features}, logistic regression",
@@ -115,8 +134,9 @@ def test_one_model_with_its_card(folder, cache, how):
     given = "tiny" if how == "name" else folder
     result = run("models", given, "--cache-dir", cache)
     assert result.exit_code == 0, result.output
-    for text in ("cc-by-4.0", "16000 Hz, windows of 5 s", "made-up speech", "concat, logistic regression: 63.25"):
+    for text in ("cc-by-4.0", "16000 Hz, windows of 5 s", "made-up speech", "Bells, five kinds (bells), 5-way 1-shot"):
         assert text in result.output
+    assert [line.split()[-1] for line in result.output.splitlines() if "logistic" in line] == ["61.5", "63.25"]
     assert result.output.rstrip().endswith("# tiny\n\nA card for tests.")
     assert json.loads(run("models", given, "--json", "--cache-dir", cache).output)["card"].endswith("A card for tests.")
 
@@ -147,7 +167,8 @@ def test_a_broken_checkpoint_is_listed_with_its_problem(folder, cache):
     (folder / "config.json").write_text("{}")
     [row] = json.loads(run("models", "--json", "--cache-dir", cache).output)
     assert "no key 'format_version'" in row["problem"] and row["dims"] == {} and row["adapter"] is None
-    assert "no key 'format_version'" in run("models", "--cache-dir", cache).output
+    _, line, _, problem, *_ = run("models", "--cache-dir", cache).output.splitlines()
+    assert len(line) < 150 and problem.startswith("tiny: ") and "no key 'format_version'" in problem
 
 
 # Cards from anywhere
@@ -232,6 +253,18 @@ def test_push_wants_a_whole_card(folder, old, new, missing):
     result = run("push", folder, "org/name")
     assert result.exit_code == 3
     assert f"README.md: the model card lacks {missing}. Nothing is published" in result.output
+
+
+@pytest.mark.parametrize("name", sorted(registry.bundled()))
+def test_a_bundled_folder_is_what_a_repository_holds(name, cache):
+    """Exactly the three files, a card that says enough, and nothing that `push` would leave."""
+    folder = registry.bundled()[name]
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    result = run("push", folder, f"org/{name}")
+    assert result.exit_code == 0, result.output
+    assert "nothing was sent" in result.stdout and result.stderr == ""
+    [row] = [row for row in registry.models(cache) if row.name == name]
+    assert not row.problem and row.source == "bundled" and row.card.figures
 
 
 def test_push_of_a_converted_official_checkpoint_is_refused(folder):

@@ -3,13 +3,16 @@
 import ast
 import json
 import os
+import re
 import shutil
 import stat
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import mtslvr
 from mtslvr import checkpoint, config, registry
@@ -88,6 +91,67 @@ def test_a_key_given_twice_is_named(folder):
         checkpoint.load(folder)
 
 
+OBEYED = "\x1b]0;title\x07\x1b[31m"  # names the window and colours the text of a terminal
+
+
+def test_names_of_tensors_cannot_obey_or_flood_a_terminal(folder, tmp_path):
+    save_file({OBEYED + "x" * 5000: torch.zeros(1)}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: .*extra tensor") as error:
+        checkpoint.load(folder)
+    assert str(error.value).isprintable() and len(str(error.value)) < 1500
+
+
+def test_names_in_a_pickle_cannot_obey_or_flood_a_terminal(tmp_path):
+    """A global of any name is refused, and its name is in the message."""
+    (tmp_path / "a.pt").write_bytes(b"\x80\x02c" + (OBEYED + "x" * 5000).encode() + b"\nrun\n.")
+    with pytest.raises(CheckpointError, match=r"a\.pt: refused, .*\(GLOBAL .*xxx.*\); only a plain") as error:
+        checkpoint.convert_official(tmp_path / "a.pt")
+    assert str(error.value).isprintable() and len(str(error.value)) < 1000
+
+
+def test_a_refused_pickle_is_not_said_to_load_otherwise(tmp_path):
+    """Torch's own message explains how to run the code all the same."""
+    torch.save({"a": shutil.rmtree}, tmp_path / "a.pt")
+    with pytest.raises(
+        CheckpointError, match=r"refused, .*\(GLOBAL shutil\.rmtree\); only a plain state dict"
+    ) as error:
+        checkpoint.convert_official(tmp_path / "a.pt")
+    assert "weights_only" not in str(error.value) and "safe_globals" not in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("zipped", [True, False])
+def test_any_broken_torch_file_is_a_named_error(tmp_path, zipped):
+    """Torch raises whatever its parser runs into: AssertionError, IndexError, struct.error, TypeError ..."""
+    path, rng = tmp_path / "a.pt", np.random.default_rng(0)
+    torch.save({"conv1.weight": torch.zeros(2, 3)}, path, _use_new_zipfile_serialization=zipped)
+    good = np.frombuffer(path.read_bytes(), np.uint8)
+    for _ in range(150):
+        bad = good.copy()
+        bad[rng.integers(0, min(len(bad), 900), 3)] = rng.integers(0, 256, 3)
+        path.write_bytes(bad.tobytes())
+        with pytest.raises(CheckpointError, match=r"^.*a\.pt: "):
+            checkpoint.convert_official(path)
+
+
+def test_an_archive_that_unpacks_to_more_than_any_weights_is_not_unpacked(tmp_path, monkeypatch):
+    torch.save({"conv1.weight": torch.zeros(1 << 20)}, tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "a.pt") as a, zipfile.ZipFile(tmp_path / "b.pt", "w", zipfile.ZIP_DEFLATED) as b:
+        for name in a.namelist():
+            b.writestr(name, a.read(name))
+    assert (tmp_path / "b.pt").stat().st_size < 1 << 15
+    monkeypatch.setattr(checkpoint, "LARGEST_WEIGHTS", 1 << 21)
+    with pytest.raises(CheckpointError, match=r"b\.pt: 4\d{6} bytes unpacked; an MT-SLVR backbone has at most 2097152"):
+        checkpoint.convert_official(tmp_path / "b.pt")
+
+
+@pytest.mark.parametrize("odd", [torch.zeros(3).to_sparse(), torch.zeros(3, device="meta")], ids=["sparse", "meta"])
+def test_tensors_without_plain_numbers_are_refused(tmp_path, odd):
+    torch.save({"conv1.weight": odd}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"a\.pt: holds a dict, expected a state dict of tensors"):
+        checkpoint.convert_official(tmp_path / "a.pt")
+
+
 # The format of config.json
 
 
@@ -162,6 +226,9 @@ def test_all_files_may_be_read_by_the_same_people(made):
 # What a released checkpoint embeds is part of the promise
 
 
+PIN = "pin the new checkpoint with `python tests/hub/pin.py`"
+
+
 def probe():
     """A second of noise and a second of a rising tone, five seconds in all."""
     t = np.arange(80_000) / 16_000
@@ -171,9 +238,24 @@ def probe():
 
 @pytest.mark.parametrize("name", sorted(registry.bundled()))
 def test_embeddings_of_a_released_checkpoint_stay(name):
-    """`python tests/hub/pin.py` writes the pins of a new checkpoint; of a released one they never change."""
-    path = PINNED / f"{name}.npy"
-    assert path.is_file(), f"{path} is missing: pin the new checkpoint with `python tests/hub/pin.py`"
-    found = mtslvr.embed(probe(), 16_000, encoder=mtslvr.load(name, device="cpu"))
-    expected = np.load(path, allow_pickle=False)
-    assert np.abs(found - expected).max() <= 1e-3 * np.abs(expected).max()
+    """`python tests/hub/pin.py` pins a new checkpoint; the pin of a released one never changes."""
+    path = PINNED / f"{name}.npz"
+    assert path.is_file(), f"{path} is missing: {PIN}"
+    with np.load(path, allow_pickle=False) as pinned:
+        expected, weights = pinned["embeddings"], str(pinned["sha256"])
+    found = checkpoint.sha256(registry.bundled()[name] / checkpoint.WEIGHTS_NAME)
+    assert found == weights, f"{name}: other weights than those pinned; give them a new name, or before a release {PIN}"
+    embedded = mtslvr.embed(probe(), 16_000, encoder=mtslvr.load(name, device="cpu"))
+    assert np.abs(embedded - expected).max() <= 1e-3 * np.abs(expected).max()
+
+
+def test_every_release_says_what_became_of_the_embeddings():
+    root = PACKAGE.parent
+    if not (root / "CHANGELOG.md").is_file():
+        pytest.skip("installed without its repository")
+    _, *releases = re.split(r"(?m)^## \[", (root / "CHANGELOG.md").read_text(encoding="utf-8"))
+    said = [re.findall(r"(?ms)^Embeddings: .*?(?=\n\n|\Z)", release) for release in releases]
+    without = [release.partition("]")[0] for release, lines in zip(releases, said, strict=True) if len(lines) != 1]
+    assert releases and without == [], f"CHANGELOG.md: no line 'Embeddings: ...' for {without}"
+    for name in registry.bundled():
+        assert any(f"`{name}`" in lines[0] for lines in said), f"CHANGELOG.md: no 'Embeddings: ...' names {name}"

@@ -33,11 +33,18 @@ def register(name, config, **values):
     registry.REGISTRY = {**registry.REGISTRY, name: made}
 
 
+def listing(repo, revision):
+    """What the hub's revision and tree API tell of a repository."""
+    api = huggingface_hub.HfApi()
+    tree = api.list_repo_tree(repo, revision=revision)
+    return [api.model_info(repo, revision=revision).sha, {entry.path: entry.size for entry in tree}]
+
+
 def version():
     return huggingface_hub.__version__
 
 
-CALLS = {"load": load, "find": find, "cli": cli, "register": register, "version": version}
+CALLS = {"load": load, "find": find, "cli": cli, "register": register, "listing": listing, "version": version}
 
 print(json.dumps("ready"), flush=True)
 for line in sys.stdin:

@@ -50,7 +50,9 @@ class TrainConfig:
             the variant path's adapters, norms and head alone, on shared weights that stay as they are; "" all at once.
         separate_views: one forward pass a view, each with its own batch statistics, as published; one pass over
             both is faster and its batch norm sees twice the samples.
-        steps, batch_size: optimiser steps, clips a step.
+        sync_batch_norm: in several processes, batch norms see the batches of all; without it each sees its own, which
+            is faster and no longer the step of one process.
+        steps, batch_size: optimiser steps, clips a step, in all processes together.
         crop_seconds: length of the random crop that both views come from.
         optimizer: "adamw", or "adam" as published (weight decay as L2).
         learning_rate, weight_decay, warmup_steps: linear warm-up, then cosine to 0 at `steps`.
@@ -80,6 +82,7 @@ class TrainConfig:
     ema_decay: float = 0.0
     only: str = ""
     separate_views: bool = False
+    sync_batch_norm: bool = True
     steps: int = 1400
     batch_size: int = 128
     crop_seconds: float = 2.5

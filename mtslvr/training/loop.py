@@ -94,7 +94,8 @@ def train(
         steps = initialise(objective, Path(init), target)
         distributed.on_first(lambda: run.record(folder, init=str(init), init_steps=steps))
     select_trained(objective.encoder, config.only)
-    distributed.synchronise_norms(objective, target)
+    if config.sync_batch_norm:
+        distributed.synchronise_norms(objective, target)
     average = average_of(objective.encoder, config)
     optimizer = make_optimizer(objective, config)
     progress = Progress()
@@ -291,7 +292,8 @@ def data_parallel(objective: Objective, config: TrainConfig) -> nn.Module:
     """Average gradients over processes, where there are several."""
     if distributed.size() == 1:
         return objective
-    # With one objective off, a path or head of the encoder gets no gradient. Buffers are alike by construction.
+    # With one objective off, a path or head of the encoder gets no gradient. Buffers need no broadcast: they are alike
+    # by construction, or each process keeps its own and the first one's are saved.
     idle = (
         bool(config.only) or config.contrastive == "none" or not (config.augmentation_weight or config.variant_weight)
     )

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..errors import MTSLVRError, TrainingError
 
@@ -122,21 +123,42 @@ class _Gather(torch.autograd.Function):
         return gradient.narrow(ctx.dim, rank() * ctx.length, ctx.length), None
 
 
-class _SumOverRanks(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        total = x.clone()
-        dist.all_reduce(total)
-        return total
+class _Normalise(torch.autograd.Function):
+    """Batch norm with statistics over all ranks, forward and backward by one all-reduce each.
+
+    The derivative is that of batch norm, with its two means taken over the global batch.
+    """
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return _SumOverRanks.forward(None, gradient)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        others = [d for d in range(x.ndim) if d != 1]
+        local_variance, local_mean = torch.var_mean(x.float(), dim=others, correction=0)
+        # Ranks have equally many samples: the mean of their second moments about any common point.
+        moments = torch.stack([local_mean, local_variance + local_mean.square()])
+        dist.all_reduce(moments)
+        center, second = moments / size()
+        variance = second - center.square()
+        inverse = torch.rsqrt(variance + eps)
+        ctx.save_for_backward(x, weight, center, inverse)
+        ctx.mark_non_differentiable(center, variance)
+        return F.batch_norm(x, center, variance, weight, bias, training=False, eps=eps), center, variance
 
-
-def _sum_over_ranks(x: Tensor) -> Tensor:
-    total: Tensor = _SumOverRanks.apply(x)  # type: ignore[no-untyped-call]
-    return total
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, center, inverse = ctx.saved_tensors
+        others = [d for d in range(x.ndim) if d != 1]
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        g = gradient.float()
+        bias_gradient = g.sum(dim=others)
+        weight_gradient = ((g * x).sum(dim=others) - center * bias_gradient) * inverse
+        sums = torch.stack([bias_gradient, weight_gradient])
+        dist.all_reduce(sums)
+        mean_gradient, mean_product = sums / (x.numel() // x.shape[1] * size())
+        # weight inverse (g - mean(g) - x_hat mean(g x_hat)) with x_hat = (x - center) inverse, sorted by g, x and 1
+        along_x = -weight * inverse.square() * mean_product
+        shift = -weight * inverse * mean_gradient - along_x * center
+        input_gradient = g * (weight * inverse).view(shape) + x * along_x.view(shape) + shift.view(shape)
+        return input_gradient.to(x.dtype), weight_gradient, bias_gradient, None
 
 
 class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -151,20 +173,14 @@ class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
             return super().forward(input)
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None and self.momentum is not None
-        x = input.float()
-        others = [d for d in range(x.ndim) if d != 1]
-        shape = [1, -1] + [1] * (x.ndim - 2)
-        center = _sum_over_ranks(x.mean(dim=others)) / size()
-        centred = x - center.view(shape)
-        variance = _sum_over_ranks(centred.square().mean(dim=others)) / size()
+        y: Tensor
+        y, center, variance = _Normalise.apply(input, self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
         with torch.no_grad():
-            count = x.numel() // x.shape[1] * size()
+            count = input.numel() // input.shape[1] * size()
             self.num_batches_tracked += 1
             self.running_mean.lerp_(center, self.momentum)
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        normed: Tensor = centred * scale.view(shape) + self.bias.view(shape)
-        return normed.to(input.dtype)
+        return y
 
 
 def synchronise_norms(module: nn.Module, device: torch.device) -> nn.Module:

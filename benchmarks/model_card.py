@@ -1,21 +1,25 @@
 r"""Measure a checkpoint and write its model card, and the figures in the repository's README.md.
 
-    python benchmarks/model_card.py weights/parallel-simclr --run runs/first --run runs/second \
+    python benchmarks/model_card.py weights/parallel-simclr --run benchmarks/runs/parallel-simclr-1.json \
+        --run runs/second --whitened "--variant-scale 0.7" \
         --eval esc50-val=FOLDER --eval fsdd-digit=FOLDER --eval fsdd-speaker=FOLDER:1
 
 Every figure in both files comes from here: few-shot accuracies are measured, facts of the training are read from
-the run directory, the sources of its audio from pretraining_sources.md.
+the run directories, the sources of its audio from pretraining_sources.md. What is read of a run is kept in
+benchmarks/runs, its config in benchmarks/recipes, so that the card can be written again when the run is gone.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,16 +27,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import EvalResult, ModelCardData
 
 from mtslvr.checkpoint import CONFIG_NAME, read_config
+from mtslvr.config import EncoderConfig
+from mtslvr.encoder import Encoder
 from mtslvr.fewshot import EpisodeConfig, FewShotResult, labelled_files, labels_from_names
 from mtslvr.fewshot import run as few_shot
 from mtslvr.fewshot.dataset import audio_files
 from mtslvr.training.augment import Pitch
 from mtslvr.training.config import TrainConfig
-from mtslvr.training.loop import environment
-from mtslvr.training.whiten import BATCHES, POWER
+from mtslvr.training.run import environment
+from mtslvr.training.whiten import CLIPS, POWER, RIDGE
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = Path(__file__).resolve().parent / "pretraining_sources.md"
@@ -44,7 +51,8 @@ TITLES = {
     "fsdd-speaker": "Free Spoken Digit Dataset, speakers",
 }
 CLASSIFIERS = {"logistic": "logistic regression", "sgd": "published classifier (SGD)"}
-FEATURES = ("invariant", "variant", "concat", "log-mel")
+FEATURES = ("invariant", "variant", "concat", "untrained", "log-mel")
+BASELINES = ("untrained", "log-mel")
 
 
 @dataclass(frozen=True)
@@ -94,15 +102,19 @@ class Run:
 
     @classmethod
     def read(cls, folder: Path) -> Run:
-        """From config.json, environment.json, losses.csv and clips/clips.json."""
+        """From a run directory, or from the record of one in benchmarks/runs."""
+        if folder.suffix == ".json":
+            config = TrainConfig.from_dict(json.loads((ROOT / "benchmarks" / "recipes" / folder.name).read_text()))
+            return cls(config=config, **json.loads(folder.read_text()))
         config = TrainConfig.from_dict(json.loads((folder / "config.json").read_text()))
+        environment = json.loads((folder / "environment.json").read_text())
         with open(folder / "losses.csv", newline="") as file:
             rows = [row for row in csv.DictReader(file) if all(row.values())]
         last = rows[-50:]
-        clips = json.loads((folder / "clips" / "clips.json").read_text())
+        clips = json.loads((Path(environment.pop("clips", folder / "clips")) / "clips.json").read_text())
         return cls(
             config=config,
-            environment=json.loads((folder / "environment.json").read_text()),
+            environment=environment,
             steps_done=int(rows[-1]["step"]) + 1,
             hours=sum(config.batch_size / float(row["clips_per_second"]) for row in rows) / 3600,
             losses={k: sum(float(row[k]) for row in last) / len(last) for k in ("contrastive", "predictive")},
@@ -110,18 +122,25 @@ class Run:
             pool_hours=sum(clips["lengths"]) / clips["sample_rate"] / 3600,
         )
 
+    @property
+    def views(self) -> int:
+        """Of each clip in a step."""
+        return 2 * self.config.crops
 
-def measure(eval_set: EvalSet, checkpoint: Path, config: EpisodeConfig, sgd_episodes: int, device: str) -> Measured:
+
+def measure(
+    eval_set: EvalSet, checkpoint: Path, untrained: Path, config: EpisodeConfig, sgd_episodes: int, device: str
+) -> Measured:
     """All features with each classifier; the episodes of SGD are the first ones of the others."""
     if eval_set.label_field is None:
         labels, names = labelled_files(eval_set.folder)[1:]
     else:
         labels, names = labels_from_names(audio_files(eval_set.folder), eval_set.label_field)
-    results: dict[str, dict[str, FewShotResult]] = {}
-    for classifier in CLASSIFIERS:
-        rows = few_shot(
+
+    def rows(model: Path, classifier: str) -> dict[str, FewShotResult]:
+        found = few_shot(
             eval_set.folder,
-            model=str(checkpoint),
+            model=str(model),
             label_field=eval_set.label_field,
             n_way=config.n_way,
             n_shot=config.n_shot,
@@ -131,10 +150,20 @@ def measure(eval_set: EvalSet, checkpoint: Path, config: EpisodeConfig, sgd_epis
             classifiers=[classifier],
             device=device,
         )
-        results[classifier] = {row.features: row.result for row in rows}
+        return {row.features: row.result for row in found}
+
+    results: dict[str, dict[str, FewShotResult]] = {}
+    for classifier in CLASSIFIERS:
+        results[classifier] = {**rows(checkpoint, classifier), "untrained": rows(untrained, classifier)["concat"]}
         for name, result in results[classifier].items():
             print(f"{eval_set.name}  {classifier:8}  {name:9}  {result}", file=sys.stderr)
     return Measured(eval_set, len(names), len(labels), results)
+
+
+def save_untrained(folder: Path, config: EncoderConfig) -> Path:
+    """The same network with random weights, seed 0; without statistics, which need no training."""
+    torch.manual_seed(0)
+    return Encoder(dataclasses.replace(config, spectral_statistics=False)).save(folder)
 
 
 def scalings(measured: Measured) -> str:
@@ -159,6 +188,7 @@ def measured_with(config: EpisodeConfig, sgd_episodes: int, first: Measured) -> 
         f"({sgd_episodes:,} for SGD), seed {config.seed}; accuracy in % ± 95% interval of the mean",
         scalings(first),
         "log-mel: mean and standard deviation of each mel band over time, no training",
+        "untrained: the network with random weights, concat",
         f"measured with mtslvr {here['mtslvr']}, torch {here['torch']}, NumPy {here['numpy']}, "
         f"scikit-learn {metadata.version('scikit-learn')}, Python {here['python']} on {here['cpu']}, "
         f"{here['cores']} cores" + (f", {here['cuda']}" if here["cuda"] else ", no GPU"),
@@ -179,7 +209,7 @@ def results_of_set(measured: Measured) -> str:
     names = [name for name in FEATURES if name in measured.results["logistic"]]
     rows = [["features", *CLASSIFIERS.values()]]
     rows += [
-        [name + (" (baseline)" if name == "log-mel" else ""), *(str(measured.results[c][name]) for c in CLASSIFIERS)]
+        [name + (" (baseline)" if name in BASELINES else ""), *(str(measured.results[c][name]) for c in CLASSIFIERS)]
         for name in names
     ]
     heading = f"### {measured.eval_set.title}\n\n`{measured.eval_set.name}`: {measured.classes} classes, "
@@ -189,7 +219,7 @@ def results_of_set(measured: Measured) -> str:
 def results_of_all(all_measured: Sequence[Measured], note: str, runs: Sequence[Run], name: str) -> str:
     """The block of the repository's README."""
     names = [n for n in FEATURES if n in all_measured[0].results["logistic"]]
-    rows = [["set", "classifier", *(f"{n} (baseline)" if n == "log-mel" else n for n in names)]]
+    rows = [["set", "classifier", *(f"{n} (baseline)" if n in BASELINES else n for n in names)]]
     for measured in all_measured:
         for classifier, by_name in measured.results.items():
             rows.append([measured.eval_set.name, classifier, *(str(by_name[n]) for n in names)])
@@ -224,10 +254,26 @@ def training_settings(run: Run) -> dict[str, str]:
     pitch = "14 published ratios" if published else f"±{augment.pitch_semitones:g} semitones"
     steps = f"{run.steps_done:,}" + ("" if run.steps_done == config.steps else f", of a schedule of {config.steps:,}")
     return {
+        "trained": {
+            "": "all weights",
+            "invariant": "all but the variant path's own",
+            "variant": "the variant path's own",
+        }[config.only],
         "encoder": f"ResNet-18, adapter {config.encoder.adapter.value}, {config.encoder.frontend.channels} channels, "
         f"{config.encoder.heads} heads of {config.encoder.head_dim}",
-        "contrastive objective": f"{config.contrastive}, temperature {config.temperature:g}",
+        "contrastive objective": f"{config.contrastive}, temperature {config.temperature:g}"
+        + (f", {100 * config.spared_negatives:g}% of the negatives spared" if config.spared_negatives else "")
+        if config.contrastive != "none"
+        else "none",
         "weight of augmentation prediction (lambda)": f"{config.augmentation_weight:g}",
+        "weight of the variant contrastive loss": f"{config.variant_weight:g}",
+        "views of a clip": f"{run.views}, of {config.crops} crop" + ("s" if config.crops > 1 else ""),
+        "background": f"another clip in {100 * config.mix_probability:g}% of the crops, {config.mix_snr_db[0]:g} to "
+        f"{config.mix_snr_db[1]:g} dB below"
+        if config.mix_probability
+        else "none",
+        "equaliser": f"{config.equalizer_db:g} dB" if config.equalizer_db else "none",
+        "exponent of source balance": f"{config.source_balance:g}",
         "transformations": ", ".join(augment.transformations),
         "pitch shift": pitch,
         "steps": steps,
@@ -235,7 +281,8 @@ def training_settings(run: Run) -> dict[str, str]:
         "clips seen": f"{run.steps_done * config.batch_size:,}",
         "audio in the pool": f"{run.pool_clips:,} clips, {run.pool_hours:.1f} h",
         "crop": f"{config.crop_seconds:g} s",
-        "optimiser": f"AdamW, learning rate {config.learning_rate:g}, weight decay {config.weight_decay:g}, "
+        "optimiser": f"{'Adam' if config.optimizer == 'adam' else 'AdamW'}, learning rate {config.learning_rate:g}, "
+        f"weight decay {config.weight_decay:g}, "
         f"{config.warmup_steps} steps of warm-up, cosine to 0",
         "dtype": f"{config.dtype} autocast" if config.dtype != "float32" else "float32",
         "seed": str(config.seed),
@@ -247,18 +294,23 @@ def training_settings(run: Run) -> dict[str, str]:
     }
 
 
-def reproduce(name: str, runs: Sequence[Run], whitened: bool) -> str:
+def reproduce(name: str, runs: Sequence[Run], whitened: str | None) -> str:
     """The training commands; `write_recipes` writes their configs."""
     lines = ["```sh"]
     for number, run in enumerate(runs, 1):
         command = f"mtslvr train --data POOL --out run{number} --config {recipe_path(name, number)}"
-        if number > 1:
+        init = run.environment.get("init", "")
+        if init == f"weights/{name}":
+            command += (
+                f" --init {init}  # of commit {run.environment['git_revision'][:12]}: run {number - 1}, whitened then"
+            )
+        elif number > 1:
             command += f" --init run{number - 1}"
         if run.steps_done < run.config.steps:
             command += f" --stop-after {run.steps_done}"
         lines.append(command)
-    if whitened:
-        lines.append(f"mtslvr whiten run{len(runs)} weights/{name}")
+    if whitened is not None:
+        lines.append(f"mtslvr whiten run{len(runs)} weights/{name} {whitened}".rstrip())
     lines += ["```", "", "POOL is a folder with the audio of the sources below. Same seed, same batches; the weights "
               "agree up to rounding, which depends on machine and threads."]  # fmt: skip
     return "\n".join(lines)
@@ -270,11 +322,13 @@ def recipe_path(name: str, number: int) -> Path:
 
 
 def write_recipes(name: str, runs: Sequence[Run]) -> None:
-    """The config of each run."""
+    """The config and the record of each run."""
     for number, run in enumerate(runs, 1):
         path = ROOT / recipe_path(name, number)
-        path.parent.mkdir(exist_ok=True)
-        write(path, json.dumps(run.config.to_dict(), indent=2) + "\n")
+        record = {f.name: getattr(run, f.name) for f in dataclasses.fields(run) if f.name != "config"}
+        for target, content in ((path, run.config.to_dict()), (ROOT / "benchmarks" / "runs" / path.name, record)):
+            target.parent.mkdir(exist_ok=True)
+            write(target, json.dumps(content, indent=2) + "\n")
 
 
 def sources_table() -> list[str]:
@@ -287,7 +341,7 @@ def limits_of_results(all_measured: Sequence[Measured]) -> list[str]:
     limits = []
     for measured in all_measured:
         by_name = measured.results["logistic"]
-        best = max(result.mean for features, result in by_name.items() if features != "log-mel")
+        best = max(result.mean for features, result in by_name.items() if features not in BASELINES)
         if best <= by_name["log-mel"].mean:
             limits.append(
                 f"On `{measured.eval_set.name}` the log-mel baseline does as well as any of the embeddings or better "
@@ -319,7 +373,7 @@ def front_matter(name: str, all_measured: Sequence[Measured], config: EpisodeCon
             for measured in all_measured
             for classifier, by_name in measured.results.items()
             for features, result in by_name.items()
-            if features != "log-mel"
+            if features not in BASELINES
         ],
     ).to_yaml()
 
@@ -330,7 +384,8 @@ def model_card(
     all_measured: Sequence[Measured],
     config: EpisodeConfig,
     note: str,
-    whitened: bool,
+    whitened: str | None,
+    statistics: bool,
 ) -> str:
     """README.md of the checkpoint folder."""
     run = runs[-1]
@@ -340,11 +395,16 @@ def model_card(
     sources = "\n".join(sources_table())
     stages = "" if len(runs) == 1 else "Each run starts from the weights of the one before it.\n\n"
     heads = ""
-    if whitened:
+    if whitened is not None:
         heads = (
-            "The heads are those of `mtslvr whiten`, not those that training leaves: principal components of the "
-            f"pooled features over {BATCHES * run.config.batch_size:,} crops of the pool, each divided by its standard "
-            f"deviation to the power {POWER:g}. No label is used.\n\n"
+            "The heads are those of `mtslvr whiten`, not those that training leaves: they even out the directions in "
+            f"which two crops of a clip differ (power {POWER:g}, ridge {RIDGE:g}, {CLIPS:,} clips of the pool). "
+            + (
+                "The variant head also reads mean, deviation and mean absolute change over time of each mel band. "
+                if statistics
+                else ""
+            )
+            + "No label is used.\n\n"
         )
     return f"""---
 {front_matter(name, all_measured, config).strip()}
@@ -448,7 +508,9 @@ def main() -> None:
         metavar="NAME=FOLDER[:FIELD]",
         help="labelled audio, one folder a class, or the class in a field of the file names; may be repeated",
     )
-    parser.add_argument("--whitened", action="store_true", help="the heads are those of `mtslvr whiten`")
+    parser.add_argument(
+        "--whitened", metavar="OPTIONS", help="the heads are those of `mtslvr whiten` with these options"
+    )
     parser.add_argument("--name", help="of the model; default: the name of the checkpoint folder")
     parser.add_argument("--episodes", type=int, default=10_000)
     parser.add_argument("--sgd-episodes", type=int, default=1_000, help="SGD fits one model an episode and is slow")
@@ -460,14 +522,20 @@ def main() -> None:
     warnings.simplefilter("default")
 
     runs = [Run.read(folder) for folder in options.runs]
-    if read_config(options.checkpoint / CONFIG_NAME) != runs[-1].config.encoder:
+    encoder = read_config(options.checkpoint / CONFIG_NAME)
+    statistics = encoder.spectral_statistics
+    if dataclasses.replace(encoder, spectral_statistics=False) != runs[-1].config.encoder:
         raise SystemExit(f"{options.checkpoint}: its config.json is not the encoder of {options.runs[-1]}")
     name = options.name or options.checkpoint.resolve().name
     config = EpisodeConfig(n_way=5, n_shot=1, n_query=1, episodes=options.episodes, seed=options.seed)
     checkpoint, sgd_episodes = options.checkpoint, options.sgd_episodes
-    measured = [measure(eval_set, checkpoint, config, sgd_episodes, options.device) for eval_set in options.sets]
+    with tempfile.TemporaryDirectory() as temporary:
+        untrained = save_untrained(Path(temporary) / "untrained", encoder)
+        measured = [measure(s, checkpoint, untrained, config, sgd_episodes, options.device) for s in options.sets]
     note = measured_with(config, options.sgd_episodes, measured[0])
-    write(options.checkpoint / "README.md", model_card(name, runs, measured, config, note, options.whitened))
+    write(
+        options.checkpoint / "README.md", model_card(name, runs, measured, config, note, options.whitened, statistics)
+    )
     write_recipes(name, runs)
     if not options.no_readme:
         readme = options.readme.read_text(encoding="utf-8")

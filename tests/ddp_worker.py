@@ -1,4 +1,4 @@
-"""One of several processes of training/test_distributed.py, started by torchrun: gradients of a step, then a short run."""
+"""One process of training/test_distributed.py, started by torchrun: gradients of a step, then a short run."""
 
 import sys
 from pathlib import Path

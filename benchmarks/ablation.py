@@ -1,0 +1,103 @@
+r"""Compare training runs: what each changes in its config, and its few-shot accuracy with whitened heads.
+
+    python benchmarks/ablation.py runs/base runs/other ... --eval esc50-val=FOLDER --eval fsdd-speaker=FOLDER:1 \
+        --out benchmarks/ABLATION.md
+
+The first run is the one that the others are compared with. Heads are those of `mtslvr whiten` for all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from model_card import FEATURES, EvalSet, Run, table, write
+
+from mtslvr.fewshot import EpisodeConfig
+from mtslvr.fewshot import run as few_shot
+from mtslvr.training.run import environment
+from mtslvr.training.whiten import whiten
+
+NOT_TOLD = ("steps", "seed")  # the budget has its own column
+
+
+def settings(run: Run) -> dict[str, Any]:
+    """The config of a run, flat."""
+    flat: dict[str, Any] = {}
+    for key, value in run.config.to_dict().items():
+        flat.update({f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value})
+    return flat
+
+
+def difference(run: Run, base: Run) -> str:
+    """The settings in which two runs differ, as the first one has them."""
+    ours, theirs = settings(run), settings(base)
+    changed = [f"{key} {json.dumps(ours[key])}" for key in ours if ours[key] != theirs[key] and key not in NOT_TOLD]
+    return ", ".join(changed) or "as above"
+
+
+def accuracies(folder: Path, sets: list[EvalSet], config: EpisodeConfig) -> tuple[list[str], float]:
+    """A cell for each set, and the widest interval."""
+    cells, widest = [], 0.0
+    with tempfile.TemporaryDirectory() as temporary:
+        model = whiten(folder, Path(temporary) / "whitened")
+        for eval_set in sets:
+            rows = few_shot(
+                eval_set.folder,
+                model=str(model),
+                label_field=eval_set.label_field,
+                episodes=config.episodes,
+                seed=config.seed,
+                classifiers=["logistic"],
+            )
+            found = {row.features: row.result for row in rows if row.features != "log-mel"}
+            cells.append(" / ".join(f"{found[name].mean:.1f}" for name in FEATURES if name in found))
+            widest = max(widest, *(result.ci95 for result in found.values()))
+    return cells, widest
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="run directories, the one to compare with first")
+    parser.add_argument("--eval", dest="sets", type=EvalSet.parse, action="append", required=True)
+    parser.add_argument("--episodes", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+
+    config = EpisodeConfig(episodes=options.episodes, seed=options.seed)
+    runs = [Run.read(folder) for folder in options.runs]
+    rows = [["run", "settings", "steps", "clips", *(s.name for s in options.sets)]]
+    widest = 0.0
+    for folder, run in zip(options.runs, runs, strict=True):
+        told = "base" if run is runs[0] else difference(run, runs[0])
+        clips = f"{run.steps_done * run.config.batch_size:,}"
+        cells, interval = accuracies(folder, options.sets, config)
+        widest = max(widest, interval)
+        rows.append([folder.name, told, str(run.steps_done), clips, *cells])
+        print(rows[-1], flush=True)
+    env = environment()
+    base = ", ".join(f"{key} {json.dumps(value)}" for key, value in settings(runs[0]).items() if "." not in key)
+    starts = [
+        f"{f.name} from {r.environment.get('init', 'random weights')}" for f, r in zip(options.runs, runs, strict=True)
+    ]
+    write(
+        options.out,
+        "# Ablations\n\nWritten by `python benchmarks/ablation.py`. Accuracy in %, invariant / variant / concat, "
+        f"5-way 1-shot, logistic regression, {config.episodes:,} episodes (95% intervals up to ± {widest:.1f}), seed "
+        f"{config.seed}; mtslvr {env['mtslvr']}, torch {env['torch']}, {env['cpu']}, commit "
+        f"{env['git_revision'][:12]}. Only what differs from the base is told; one run a row, one seed.\n\n"
+        f"{table(rows)}\n\nSettings of the base: {base}.\n\nWhere the runs started: {'; '.join(starts)}.\n",
+    )
+
+
+if __name__ == "__main__":
+    main()

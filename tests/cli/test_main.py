@@ -82,7 +82,7 @@ def test_train_from_the_command_line(labelled, tmp_path):
     encoder = mtslvr.load(tmp_path / "run" / "checkpoint")
     assert encoder.config.adapter is mtslvr.AdapterKind.BN
     saved = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert (saved["steps"], saved["batch_size"], saved["temperature"]) == (2, 4, 0.5)
+    assert (saved["steps"], saved["batch_size"], saved["encoder"]["adapter"]) == (2, 4, "bn")
     again = run("train", "--data", labelled, "--out", tmp_path / "run", *options)
     assert again.exit_code == 2 and "holds a run already" in again.output
     resumed = run("train", "--out", tmp_path / "run", "--resume", "--workers", 0)
@@ -93,3 +93,39 @@ def test_train_refuses_an_unknown_key_in_its_config(tmp_path):
     (tmp_path / "c.json").write_text(json.dumps({"stepz": 3}))
     result = run("train", "--out", tmp_path / "run", "--config", tmp_path / "c.json")
     assert result.exit_code == 2 and "unknown key 'stepz'" in result.output
+
+
+def test_pack_then_train_a_system_in_the_published_recipe(labelled, tmp_path):
+    (labelled / "broken.wav").write_bytes(b"no audio")
+    packed = run("pack", labelled, "-o", tmp_path / "packed", "--max-seconds", 0.5)
+    (labelled / "broken.wav").unlink()
+    assert packed.exit_code == 0, packed.output
+    assert "broken.wav" in packed.output and "1 files left out" in packed.output
+    assert "standard deviation 0." in packed.output
+    options = ["--steps", 1, "--batch-size", 2, "--crop-seconds", 0.3, "--workers", 0, "--stop-after", 1]
+    result = run(
+        "train", "--data", tmp_path / "packed", "--out", tmp_path / "run", *options,
+        "--system", "mt-split", "--contrastive", "simsiam", "--recipe", "published",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (saved["optimizer"], saved["contrastive"], saved["encoder"]["adapter"]) == ("adam", "simsiam", "split")
+
+
+def test_pack_refuses_clips_too_short_to_hear(labelled, tmp_path):
+    result = run("pack", labelled, "-o", tmp_path / "packed", "--max-seconds", 0.1)
+    assert result.exit_code == 2 and "--max-seconds 0.1: must be at least 0.5" in result.output
+
+
+def test_train_takes_a_config_or_a_recipe(tmp_path):
+    (tmp_path / "c.json").write_text("{}")
+    result = run("train", "--out", tmp_path / "run", "--config", tmp_path / "c.json", "--system", "mt-bn")
+    assert result.exit_code == 2 and "--system with" in result.output and "change it there" in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_systems_on_the_command_line_are_all_there_are():
+    from mtslvr.cli.train import SYSTEMS
+    from mtslvr.training.recipes import System
+
+    assert tuple(system.value for system in System) == SYSTEMS

@@ -22,11 +22,11 @@ def own_augmentations(**changes: Any) -> AugmentConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run; the defaults are this project's own recipe.
+    """One training run; `recipes` has the paper's systems, in its settings and in ours.
 
-    Beside the published one: softer negatives (temperature 0.5 for 0.07), which measured better on the validation sets,
-    and pitch shifts of at most ±4 semitones, since larger ones move formants. The configs of the bundled weights are
-    in benchmarks/recipes.
+    The defaults are plain: two views of one crop, softer negatives than published (temperature 0.5 for 0.07), and pitch
+    shifts of at most ±4 semitones, since larger ones move formants. The configs of the bundled weights are in
+    benchmarks/recipes.
 
     Attributes:
         encoder: what is trained.

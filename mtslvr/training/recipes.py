@@ -86,7 +86,10 @@ def published(system: System, contrastive: str = "simclr") -> TrainConfig:
 
 
 def own(system: System, contrastive: str = "simclr") -> TrainConfig:
-    """A system in this project's recipe, the defaults of `TrainConfig`.
+    """A system in this project's recipe: softer negatives, and the most similar ones spared; backgrounds; short crops.
+
+    What each choice measured in short runs is in benchmarks/ABLATION.md; the runs behind the bundled weights are in
+    benchmarks/recipes.
 
     Args:
         system: which row.
@@ -94,7 +97,14 @@ def own(system: System, contrastive: str = "simclr") -> TrainConfig:
     Raises:
         ConfigError: another contrastive objective.
     """
-    config = TrainConfig(encoder=encoder_config(_ADAPTERS.get(system, AdapterKind.NONE)))
+    config = TrainConfig(
+        encoder=encoder_config(_ADAPTERS.get(system, AdapterKind.NONE)),
+        temperature=0.4,
+        spared_negatives=0.05,
+        mix_probability=0.25,
+        mix_snr_db=(5.0, 20.0),
+        crop_seconds=2.016,  # 64 frames, which every stage halves evenly
+    )
     return _objectives(config, system, contrastive)
 
 

@@ -3,34 +3,72 @@
 from __future__ import annotations
 
 import enum
-import warnings
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from ..errors import ConfigError
 from .episodes import IntArray
+from .linear import Float64, FloatArray
+from .logistic import logistic_fit, logistic_regression
+from .sgd import sgd, sgd_fit
 
-FloatArray = npt.NDArray[np.floating[Any]]
-
-_TOLERANCE = 1e-6
-_FLOOR = 1e-12
-_LARGEST = 1e7  # its square, times float64 epsilon, is still below 1
-_REMEDY = "scale the features, as with scaling='l2' or 'standard'"
-_SLACK = 1e-12  # rounding of an objective, relative
-_MAX_NEWTON = 50
-_MAX_HALVINGS = 30
+__all__ = [
+    "Classifier",
+    "FloatArray",
+    "classify",
+    "cosine_prototypes",
+    "logistic_regression",
+    "nearest_centroid",
+    "sgd",
+]
 
 
 class Classifier(str, enum.Enum):
-    """LOGISTIC: multinomial, L2-regularised. SGD: the published one. CENTROID: nearest class mean."""
+    """What learns from the supports of an episode.
+
+    LOGISTIC: multinomial, L2-regularised. SGD: the published one. CENTROID: nearest class mean. COSINE: class mean of
+    the directions, nearest by angle.
+    """
 
     LOGISTIC = "logistic"
     SGD = "sgd"
     CENTROID = "centroid"
+    COSINE = "cosine"
+
+    @property
+    def linear(self) -> bool:
+        """Whether it fits weights, one a feature and class."""
+        return self in (Classifier.LOGISTIC, Classifier.SGD)
+
+
+def classify(
+    kind: Classifier,
+    support: FloatArray,
+    query: FloatArray,
+    *,
+    random_state: int | np.random.RandomState | None = None,
+    max_iter: int = 20,
+) -> tuple[IntArray, Float64 | None]:
+    """Fit each episode on its supports and label its queries.
+
+    Args:
+        kind: which classifier.
+        support: (E, n_way, n_shot, D).
+        query: (E, Q, D).
+        random_state: of SGD, see `sgd`.
+        max_iter: of SGD.
+
+    Returns:
+        (E, Q) labels 0 .. n_way - 1, and the factors of a linear classifier, see `LinearFit`.
+    """
+    if kind is Classifier.CENTROID:
+        return nearest_centroid(support, query), None
+    if kind is Classifier.COSINE:
+        return cosine_prototypes(support, query), None
+    if kind is Classifier.SGD:
+        fit = sgd_fit(support, query, max_iter=max_iter, random_state=random_state)
+    else:
+        fit = logistic_fit(support, query)
+    return fit.predicted, fit.dual
 
 
 def nearest_centroid(support: FloatArray, query: FloatArray) -> IntArray:
@@ -52,205 +90,26 @@ def nearest_centroid(support: FloatArray, query: FloatArray) -> IntArray:
     return nearest
 
 
-def sgd(
-    support: FloatArray,
-    query: FloatArray,
-    *,
-    max_iter: int = 20,
-    random_state: int | np.random.RandomState | None = None,
-) -> IntArray:
-    """Fit the published linear classifier, one scikit-learn model an episode.
+def cosine_prototypes(support: FloatArray, query: FloatArray) -> IntArray:
+    """Label each query by the class whose mean direction has the smallest angle; ties go to the smaller label.
 
     Args:
-        support: (E, n_way, n_shot, D).
-        query: (E, Q, D).
-        max_iter: 20 or 100; the two stand on both sides of a merge conflict in the published code.
-        random_state: a seed for every fit, or a state that the fits draw from in turn; the published code
-            leaves it None, the global state.
+        support: (E, n_way, n_shot, D); each is brought to length 1 before the mean, so that none counts more.
+        query: (E, Q, D); their lengths do not matter.
 
     Returns:
         (E, Q) labels 0 .. n_way - 1.
-
-    Raises:
-        ConfigError: scikit-learn is not installed.
     Source:
-        Evaluation code of Heggan et al. 2023. Its label is the largest probability, not the largest decision
-        value: where probabilities saturate at 1 the smaller label wins.
+        Prototypical networks (Snell et al. 2017) with the cosine of Matching Networks (Vinyals et al. 2016).
     """
-    require_scikit_learn()
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import SGDClassifier
-
-    episodes, n_way, n_shot, dim = support.shape
-    labels = np.repeat(np.arange(n_way), n_shot)
-    predicted = np.empty(query.shape[:2], dtype=np.int64)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        for i in range(episodes):
-            model = SGDClassifier(
-                loss="log_loss",
-                penalty="l2",
-                alpha=0,
-                l1_ratio=0,
-                learning_rate="adaptive",
-                eta0=0.1,
-                tol=1e-4,
-                n_iter_no_change=2,
-                max_iter=max_iter,
-                random_state=random_state,
-            )
-            model.fit(support[i].reshape(-1, dim), labels)
-            predicted[i] = model.predict_proba(query[i]).argmax(axis=1)
-    return predicted
+    prototypes = _directions(_directions(support).mean(axis=2))
+    nearest: IntArray = (_directions(query) @ prototypes.transpose(0, 2, 1)).argmax(axis=-1)
+    return nearest
 
 
-def require_scikit_learn() -> None:
-    """Check that `sgd` can run.
-
-    Raises:
-        ConfigError: scikit-learn is not installed.
-    """
-    try:
-        import sklearn  # noqa: F401
-    except ImportError as error:
-        raise ConfigError("classifier='sgd' needs scikit-learn: pip install 'mtslvr[fewshot]'") from error
-
-
-def logistic_regression(support: FloatArray, query: FloatArray, *, inverse_penalty: float = 1.0) -> IntArray:
-    """Fit multinomial logistic regression to convergence, all episodes at once.
-
-    It minimises inverse_penalty * (sum of cross-entropies) + |W|^2 / 2 with a free intercept: scikit-learn's
-    `LogisticRegression(C=inverse_penalty)`.
-
-    Args:
-        support: (E, n_way, n_shot, D).
-        query: (E, Q, D).
-        inverse_penalty: scikit-learn's C.
-
-    Returns:
-        (E, Q) labels 0 .. n_way - 1.
-
-    Raises:
-        ConfigError: `inverse_penalty` is not positive, or features are beyond 1e7.
-    """
-    scores = logistic_scores(support, query, inverse_penalty=inverse_penalty)
-    largest: IntArray = scores.argmax(axis=-1)
-    return largest
-
-
-def logistic_scores(support: FloatArray, query: FloatArray, *, inverse_penalty: float = 1.0) -> npt.NDArray[np.float64]:
-    """Give the decision values of `logistic_regression`.
-
-    The optimal weights lie in the span of the supports, so everything happens between their inner products,
-    whatever D is. A free intercept takes up any shift of the features: subtracting the mean support changes
-    nothing but rounding.
-
-    Args:
-        support: (E, n_way, n_shot, D).
-        query: (E, Q, D).
-        inverse_penalty: scikit-learn's C.
-
-    Returns:
-        (E, Q, n_way).
-
-    Raises:
-        ConfigError: `inverse_penalty` is not positive, or features are beyond 1e7.
-    """
-    if not inverse_penalty > 0:
-        raise ConfigError(f"inverse_penalty={inverse_penalty!r}: must be positive")
-    n_way, n_shot = support.shape[1:3]
-    # With two classes scikit-learn has one weight vector w. Ours are w/2 and -w/2: half the penalty.
-    variance = inverse_penalty / 2 if n_way == 2 else inverse_penalty
-    x = torch.from_numpy(np.ascontiguousarray(support, dtype=np.float64)).flatten(1, 2)
-    q = torch.from_numpy(np.ascontiguousarray(query, dtype=np.float64))
-    centre = x.mean(dim=1, keepdim=True)
-    x = x - centre
-    spread = float(x.square().sum(dim=-1).max()) ** 0.5
-    if not spread < _LARGEST:
-        raise ConfigError(f"features up to {spread:.1e} from their mean: at most {_LARGEST:g}; {_REMEDY}")
-    targets = torch.eye(n_way, dtype=torch.float64).repeat_interleave(n_shot, dim=0)
-    point = _newton(variance * (x @ x.mT), targets)
-    weights = variance * (x.mT @ point[:, :-1])
-    scores: npt.NDArray[np.float64] = ((q - centre) @ weights + point[:, -1:]).numpy()
-    return scores
-
-
-def _newton(kernel: Tensor, targets: Tensor) -> Tensor:
-    """Minimise tr(alpha' K alpha) / 2 + cross-entropy(K alpha + intercept, targets).
-
-    At the minimum alpha = targets - P.
-
-    Args:
-        kernel: (E, S, S) positive semi-definite, float64.
-        targets: (S, n_way) one-hot.
-
-    Returns:
-        (E, S + 1, n_way): alpha, then one row of intercepts.
-    """
-    design = torch.cat([kernel, torch.ones_like(kernel[..., :1])], dim=-1)
-    point = torch.zeros(len(kernel), len(targets) + 1, targets.shape[1], dtype=kernel.dtype)
-    for _ in range(_MAX_NEWTON):
-        scores = design @ point
-        probabilities = scores.softmax(dim=-1)
-        residual = (targets - probabilities - point[:, :-1]).abs().amax(dim=(1, 2))
-        if bool((residual <= _TOLERANCE * point[:, :-1].abs().amax(dim=(1, 2))).all()):
-            break
-        step = _newton_target(kernel, scores, probabilities, targets) - point
-        point = point + _step_length(design, targets, point, step) * step
-    else:
-        warnings.warn(f"logistic regression has not converged; {_REMEDY}", stacklevel=4)
-    return point
-
-
-def _newton_target(kernel: Tensor, scores: Tensor, probabilities: Tensor, targets: Tensor) -> Tensor:
-    """Find where a full Newton step leads, laid out as `_newton` returns it.
-
-    The Hessian couples classes only through diag(p) - p p' of each support, so n_way + 1 systems of size S
-    replace one of size S * n_way. With r = (diag(p) - p p') scores + targets - p and E = (K + 1/p)^-1 of a
-    class, that class has alpha = r - E K r + E (shared - intercept), where `shared` = p' (new scores) of each
-    support. A free intercept means that alpha sums to 0 over the supports, which gives the intercept and
-    leaves E without its part along 1, the matrix F. Then the sum of alpha over classes, 0 as well, gives
-    `shared`, up to a constant that shifts all classes alike.
-
-    Source:
-        Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006, algorithm 3.3, there without
-        an intercept.
-    """
-    # Where every probability is 0 or 1 the curvature vanishes; a floor keeps the systems regular.
-    curved = (probabilities + _FLOOR) / (1 + _FLOOR * probabilities.shape[-1])
-    root = curved.mT.sqrt()[..., None]
-    system = torch.eye(kernel.shape[1], dtype=kernel.dtype) + root * kernel[:, None] * root.mT
-    inverse = root * torch.cholesky_inverse(torch.linalg.cholesky(system)) * root.mT
-    weight = inverse.sum(dim=-1)
-    total = weight.sum(dim=-1, keepdim=True)
-    free = inverse - weight[..., None] * weight[..., None, :] / total[..., None]
-    pulled = curved * scores
-    pulled = (pulled - curved * pulled.sum(dim=-1, keepdim=True) + targets - probabilities).mT
-    reached = (kernel @ pulled.mT).mT
-    damped = (free @ reached[..., None])[..., 0] + weight * pulled.sum(dim=-1, keepdim=True) / total
-    # The ones fill the null space of the sum of F; they leave the rest of the solution as it is.
-    coupled = free.sum(dim=1) + total.mean(dim=1)[..., None]
-    shared = torch.linalg.solve(coupled, damped.sum(dim=1))[:, None]
-    alpha = pulled - damped + (free @ shared[..., None])[..., 0]
-    intercept = (pulled.sum(dim=-1) + (weight * (shared - reached)).sum(dim=-1)) / total[..., 0]
-    return torch.cat([alpha, intercept[..., None]], dim=-1).mT
-
-
-def _step_length(design: Tensor, targets: Tensor, point: Tensor, step: Tensor) -> Tensor:
-    """Choose the first of 1, 1/2, 1/4, ... that does not raise an episode's objective: (E, 1, 1)."""
-
-    def objective(at: Tensor) -> Tensor:
-        scores = design @ at
-        cross_entropy = scores.logsumexp(dim=-1) - (scores * targets).sum(dim=-1)
-        # alpha sums to 0, so its product with K alpha is that with the scores, intercept included.
-        return cross_entropy.sum(dim=1) + (at[:, :-1] * scores).sum(dim=(1, 2)) / 2
-
-    length = torch.ones(len(point), 1, 1, dtype=point.dtype)
-    limit = objective(point)
-    limit = limit + _SLACK * (1 + limit.abs())
-    for _ in range(_MAX_HALVINGS):
-        worse = objective(point + length * step) > limit
-        if not bool(worse.any()):
-            break
-        length[worse] /= 2
-    return length
+def _directions(features: FloatArray) -> Float64:
+    """Rows of length 1; a zero row stays zero."""
+    rows = np.asarray(features, dtype=np.float64)
+    norms = np.linalg.norm(rows, axis=-1, keepdims=True)
+    directions: Float64 = rows / np.where(norms > 0, norms, 1)
+    return directions

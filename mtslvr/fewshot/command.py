@@ -1,34 +1,98 @@
-"""A folder of labelled audio to a table of few-shot accuracies; called by the command line."""
+"""Labelled sets and models to measured rows: features once, then every classifier on the same episodes."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from ..audio import load_audio
 from ..config import parse_enum
-from .classifiers import Classifier, FloatArray, require_scikit_learn
-from .dataset import audio_files, labelled_files, labels_from_names
-from .episodes import EpisodeConfig
+from ..encoder import Encoder
+from ..errors import AudioError, ConfigError
+from .classifiers import Classifier
+from .dataset import LabelledSet, read_set
+from .episodes import EpisodeConfig, draw_episodes, published_tasks
 from .evaluate import FewShotResult, Scaling, evaluate
-from .logmel import BASELINE, log_mel_features
+from .features import (
+    LOG_MEL,
+    FileRows,
+    Progress,
+    check_names,
+    from_pooled,
+    log_mel_rows,
+    pooled_rows,
+    raise_errors,
+)
+from .linear import FloatArray
+from .results import Results, Row, environment
 
-_LOG_MEL = "log-mel"
+ON_ERROR = ("stop", "skip")
+SAMPLERS = ("uniform", "published")
+_BRANCHES = ("invariant", "variant")
 
 
 @dataclass(frozen=True)
-class Row:
-    """One cell of the table: these features with this classifier."""
+class CompareConfig:
+    """What `compare` measures on each set.
 
-    features: str
-    classifier: str
-    result: FewShotResult
+    Attributes:
+        features: names of `features.FEATURES`.
+        classifiers: names of `Classifier`.
+        n_way: classes in an episode.
+        shots: support files a class, one measurement each.
+        n_query: query files a class.
+        episodes: how many.
+        seed: of the episodes.
+        scaling: name of `Scaling`; None is each classifier's own.
+        sampler: "uniform", or "published" for the tasks of the published code.
+        weights: also the share of a linear classifier's weights on each branch.
+        on_error: "stop" or "skip", at a file that cannot be read.
+
+    Raises:
+        ConfigError: a value outside its range.
+    """
+
+    features: Sequence[str] = ("invariant", "variant", "concat", LOG_MEL)
+    classifiers: Sequence[str] = ("sgd", "logistic")
+    n_way: int = 5
+    shots: Sequence[int] = (1,)
+    n_query: int = 1
+    episodes: int = 1000
+    seed: int = 42
+    scaling: str | None = None
+    sampler: str = "uniform"
+    weights: bool = False
+    on_error: str = "stop"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "features", tuple(check_names(self.features)))
+        kinds = [parse_enum(Classifier, name, "classifier") for name in self.classifiers]
+        if not kinds or not self.shots:
+            raise ConfigError("no classifier or no number of shots given; name at least one")
+        if self.scaling is not None:
+            parse_enum(Scaling, self.scaling, "scaling")
+        for name, valid in (("sampler", SAMPLERS), ("on_error", ON_ERROR)):
+            if getattr(self, name) not in valid:
+                raise ConfigError(f"{name}={getattr(self, name)!r}: unknown; use one of {', '.join(valid)}")
+        if self.weights and not any(kind.linear for kind in kinds):
+            raise ConfigError("weights: none of the classifiers has any; add 'sgd' or 'logistic'")
+        list(self.episode_configs())
+
+    def episode_configs(self) -> Iterator[EpisodeConfig]:
+        """Give one for each number of shots."""
+        for n_shot in self.shots:
+            yield EpisodeConfig(self.n_way, n_shot, self.n_query, self.episodes, self.seed)
+
+    def scaling_of(self, features: str) -> Scaling | None:
+        """Give the scaling of these features; None is the classifier's own."""
+        if self.scaling is not None:
+            return Scaling(self.scaling)
+        # Decibels are of one scale already. Rows of length 1 cost the baseline 3 to 5 points, and would flatter us.
+        return Scaling.NONE if features == LOG_MEL else None
 
 
 def run(
@@ -44,6 +108,8 @@ def run(
     classifiers: Sequence[str] = ("sgd", "logistic"),
     device: str = "auto",
     batch_size: int | None = None,
+    features: Sequence[str] = ("invariant", "variant", "concat", LOG_MEL),
+    cache: str | os.PathLike[str] | bool = True,
 ) -> list[Row]:
     """Measure the embeddings of a folder, and the log-mel baseline, on the same episodes.
 
@@ -59,6 +125,8 @@ def run(
         classifiers: names of `Classifier`.
         device: what `mtslvr.load` takes.
         batch_size: windows at once through the encoder; its own choice by default.
+        features: names of `features.FEATURES`.
+        cache: keep the rows of files for the next call; a folder, True for `default_cache`, False for no.
 
     Returns:
         A row for each features and classifier.
@@ -67,63 +135,166 @@ def run(
         ConfigError: settings out of range, files without labels, too few classes.
         AudioError: a file that cannot be read.
     """
-    config = EpisodeConfig(n_way, n_shot, n_query, episodes, seed)
-    kinds = [parse_enum(Classifier, name, "classifier") for name in classifiers]
-    if Classifier.SGD in kinds:
-        require_scikit_learn()  # before the features, which take minutes
-    if label_field is None:
-        paths, labels, _ = labelled_files(folder)
-    else:
-        paths = audio_files(folder)
-        labels, _ = labels_from_names(paths, label_field)
-    import mtslvr
-
-    features = extract_features(paths, mtslvr.load(model, device=device), batch_size=batch_size)
-    return [
-        Row(name, kind.value, evaluate(matrix, labels, config, kind, _scaling(name)))
-        for name, matrix in features.items()
-        for kind in kinds
-    ]
+    config = CompareConfig(features, classifiers, n_way, (n_shot,), n_query, episodes, seed)
+    labelled = read_set(folder, label_field=label_field)
+    return compare([labelled], [model], config, device=device, batch_size=batch_size, cache=cache).rows
 
 
-def _scaling(features: str) -> Scaling | None:
-    # Decibels are of one scale already. Rows of length 1 cost the baseline 3 to 5 points, and would flatter us.
-    return Scaling.NONE if features == _LOG_MEL else None
-
-
-def extract_features(paths: Sequence[Path], encoder: Any, *, batch_size: int | None = None) -> dict[str, FloatArray]:
-    """Take each file once through the encoder and the baseline.
+def compare(
+    sets: Sequence[LabelledSet],
+    models: Sequence[str | None] = (None,),
+    config: CompareConfig | None = None,
+    *,
+    device: str = "auto",
+    batch_size: int | None = None,
+    cache: str | os.PathLike[str] | bool = True,
+    progress: Progress | None = None,
+) -> Results:
+    """Measure several models on several sets, all features on the same episodes.
 
     Args:
-        paths: n files.
-        encoder: as `mtslvr.load` gives it.
-        batch_size: windows at once through the encoder; its own choice by default.
-
-    Returns:
-        Name to (n, D): invariant, variant, concat (an encoder with one output has only concat), log-mel.
+        sets: from `read_set` or `datasets.prepare`.
+        models: what `mtslvr.load` takes; None is the bundled weights.
+        config: what is measured.
+        device: what `mtslvr.load` takes.
+        batch_size: windows at once through the encoder.
+        cache: see `run`.
+        progress: see `features.pooled_rows`.
 
     Raises:
-        AudioError: a file that cannot be read.
+        ConfigError: before any work: names that clash, settings out of range, too few classes in a set.
+        AudioError: a file that cannot be read, unless `config.on_error` is "skip".
+        HubError, CheckpointError: see `mtslvr.load`.
     """
+    config = CompareConfig() if config is None else config
+    _check_sets(sets, config)
+    encoders = _load(models, config, device)
+    settings: dict[str, Any] = {"cache": cache, "progress": progress}
+    rows: list[Row] = []
+    facts = {}
+    for labelled in sets:
+        window = labelled.window_seconds
+        found = {
+            name: pooled_rows(labelled.paths, encoder, window_seconds=window, batch_size=batch_size, **settings)
+            for name, encoder in encoders.items()
+        }
+        if LOG_MEL in config.features:
+            seconds = (window or 5.0) if labelled.pieces else None
+            found[""] = log_mel_rows(labelled.paths, window_seconds=seconds, **settings)
+        kept = _usable(labelled, list(found.values()), config.on_error)
+        facts[labelled.name] = _facts(kept)
+        for name, file_rows in found.items():
+            mine = _select(file_rows, labelled, kept)
+            rows += _measure(kept, name, encoders.get(name), mine, config)
+    return Results(rows, facts, environment())
+
+
+def _check_sets(sets: Sequence[LabelledSet], config: CompareConfig) -> None:
+    names = [labelled.name for labelled in sets]
+    if not sets or len(set(names)) < len(names):
+        raise ConfigError(f"datasets {', '.join(names) or 'none'}: each needs a name of its own; rename a folder")
+    for labelled in sets:
+        for episode in config.episode_configs():
+            try:
+                _episodes(labelled, EpisodeConfig(episode.n_way, episode.n_shot, episode.n_query, 1), config.sampler)
+            except ConfigError as error:
+                raise ConfigError(f"{labelled.name}: {error}") from None
+
+
+def _load(models: Sequence[str | None], config: CompareConfig, device: str) -> dict[str, Encoder]:
     import mtslvr
+    from mtslvr.hub import DEFAULT_MODEL
 
-    settings: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
-    concat = np.asarray(mtslvr.embed(list(paths), features="concat", encoder=encoder, **settings))
-    features: dict[str, FloatArray] = {}
-    if encoder.config.outputs == 2:
-        features["invariant"], features["variant"] = np.split(concat, 2, axis=1)
-    features["concat"] = concat
-    waveforms = (torch.from_numpy(load_audio(path, BASELINE.sample_rate)) for path in paths)
-    features[_LOG_MEL] = log_mel_features(waveforms)
-    return features
+    if all(name == LOG_MEL for name in config.features):
+        return {}
+    encoders = {}
+    for model in models:
+        name = _short(DEFAULT_MODEL if model is None else str(model), [str(m) for m in models])
+        if name in encoders:
+            raise ConfigError(f"model {name!r} is given twice; name each once")
+        encoders[name] = mtslvr.load(model, device=device)
+    return encoders
 
 
-def format_table(rows: Sequence[Row]) -> str:
-    """Features down, classifiers across; mean accuracy ± 95% interval in percent."""
-    names = list(dict.fromkeys(row.features for row in rows))
-    kinds = list(dict.fromkeys(row.classifier for row in rows))
-    cells = {(row.features, row.classifier): str(row.result) for row in rows}
-    lines = [["features", *kinds]]
-    lines += [[name, *(cells.get((name, kind), "") for kind in kinds)] for name in names]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+def _short(model: str, all_models: Sequence[str]) -> str:
+    """The last part of a folder's path, unless another model ends in the same."""
+    short = os.path.basename(os.path.normpath(model)) if os.path.isdir(model) else model
+    same = [m for m in all_models if os.path.basename(os.path.normpath(m)) == short]
+    return short if len(same) < 2 else model
+
+
+def _episodes(labelled: LabelledSet, episode: EpisodeConfig, sampler: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # `_measure` gives them again
+        draw = published_tasks if sampler == "published" else draw_episodes
+        return draw(labelled.labels, episode)
+
+
+def _usable(labelled: LabelledSet, found: Sequence[FileRows], on_error: str) -> LabelledSet:
+    """The set without the files that failed anywhere."""
+    errors: dict[int, AudioError] = {}
+    for rows in found:
+        errors.update(rows.errors)
+    if not errors:
+        return labelled
+    if on_error == "stop":
+        raise_errors(dict(sorted(errors.items())))
+    for error in errors.values():
+        warnings.warn(f"left out: {error}", stacklevel=3)
+    keep = np.ones(len(labelled.paths), dtype=bool)
+    keep[list(errors)] = False
+    return labelled.keep(keep)
+
+
+def _select(rows: FileRows, labelled: LabelledSet, kept: LabelledSet) -> FileRows:
+    """The rows of the files that are kept."""
+    if len(kept.paths) == len(labelled.paths):
+        return rows
+    names = set(kept.paths)
+    keep = np.array([path in names for path in labelled.paths])
+    return FileRows(rows.rows[np.repeat(keep, rows.pieces)], rows.pieces[keep], {})
+
+
+def _facts(labelled: LabelledSet) -> dict[str, Any]:
+    return {
+        "classes": len(np.unique(labelled.labels)),
+        "clips": len(labelled.paths),
+        "pieces": labelled.pieces,
+        "window_seconds": labelled.window_seconds,
+        "note": labelled.note,
+    }
+
+
+def _measure(
+    labelled: LabelledSet, model: str, encoder: Encoder | None, rows: FileRows, config: CompareConfig
+) -> Iterator[Row]:
+    """Every features, number of shots and classifier of one model on one set."""
+    matrix = rows.rows if labelled.pieces else rows.mean()
+    pieces = rows.pieces if labelled.pieces else None
+    matrices: dict[str, FloatArray] = {LOG_MEL: matrix} if encoder is None else from_pooled(matrix, encoder)
+    for name in config.features:
+        if name not in matrices:
+            continue
+        for episode in config.episode_configs():
+            for kind in config.classifiers:
+                result = _evaluate(labelled, matrices[name], pieces, episode, name, Classifier(kind), encoder, config)
+                yield Row(name, kind, result, labelled.name, model)
+
+
+def _evaluate(
+    labelled: LabelledSet,
+    matrix: FloatArray,
+    pieces: Any,
+    episode: EpisodeConfig,
+    name: str,
+    kind: Classifier,
+    encoder: Encoder | None,
+    config: CompareConfig,
+) -> FewShotResult:
+    branches = None
+    if config.weights and name == "concat" and kind.linear and encoder is not None and encoder.config.outputs == 2:
+        width = matrix.shape[1] // 2
+        branches = dict(zip(_BRANCHES, (slice(0, width), slice(width, None)), strict=True))
+    tasks = published_tasks(labelled.labels, episode) if config.sampler == "published" else None
+    scaling = config.scaling_of(name)
+    return evaluate(matrix, labelled.labels, episode, kind, scaling, pieces=pieces, episodes=tasks, branches=branches)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,9 @@ import numpy.typing as npt
 
 from ..config import parse_enum
 from ..errors import ConfigError
-from .classifiers import Classifier, FloatArray, logistic_regression, nearest_centroid, sgd
+from .classifiers import Classifier, classify
 from .episodes import EpisodeConfig, IntArray, draw_episodes
+from .linear import Float64, FloatArray, weight_norms
 
 _BLOCK_BYTES = 64 * 2**20
 
@@ -32,6 +34,7 @@ DEFAULT_SCALING = {
     Classifier.LOGISTIC: Scaling.L2,
     Classifier.SGD: Scaling.NONE,
     Classifier.CENTROID: Scaling.NONE,
+    Classifier.COSINE: Scaling.NONE,
 }
 
 
@@ -44,12 +47,16 @@ class FewShotResult:
         ci95: half width of the 95% interval of the mean, in percentage points.
         accuracies: (episodes,) in percent.
         settings: what was measured, plain types.
+        per_class: label to the accuracy of its queries in percent, for every class that an episode had.
+        weight_share: branch to its share of the classifier's weights, where `evaluate` was given `branches`.
     """
 
     mean: float
     ci95: float
     accuracies: npt.NDArray[np.float64] = dataclasses.field(repr=False)
     settings: dict[str, Any]
+    per_class: dict[str, float] = dataclasses.field(default_factory=dict, repr=False)
+    weight_share: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.mean:.2f} ± {self.ci95:.2f}"
@@ -64,6 +71,7 @@ def evaluate(
     *,
     pieces: npt.ArrayLike | None = None,
     episodes: npt.ArrayLike | None = None,
+    branches: Mapping[str, slice] | None = None,
 ) -> FewShotResult:
     """Measure the few-shot accuracy of any features.
 
@@ -71,15 +79,17 @@ def evaluate(
         features: (n, D), one row a file; (sum of `pieces`, D), file by file, where files have several pieces.
         labels: (n,) one label a file, integers or strings.
         config: which episodes; `EpisodeConfig()` by default.
-        classifier: "logistic", "sgd" (published; needs scikit-learn) or "centroid".
+        classifier: "logistic", "sgd" (published), "centroid" or "cosine".
         scaling: "none", "l2" or "standard"; by default "l2" for logistic and "none" for the others.
         pieces: (n,) rows of each file: a support uses one of them at random, a query all, by majority vote.
         episodes: (E, n_way, n_shot + n_query) indices into `labels` to use instead of drawing, as from
             `published_tasks`.
+        branches: name to columns; measures the share of the classifier's weights on each. An episode's share is the
+            norm of the weights on the branch over the sum of the norms on all, and the result their mean.
 
     Raises:
         ConfigError: shapes that do not match, values that are not finite, unknown names, too few classes,
-            or "sgd" without scikit-learn.
+            or `branches` with a classifier that has no weights.
     Source:
         Heggan et al. 2023: frozen features, a linear classifier an episode; the interval is 1.96 population
         deviations / sqrt(E).
@@ -87,6 +97,8 @@ def evaluate(
     config = EpisodeConfig() if config is None else config
     classifier = parse_enum(Classifier, classifier, "classifier")
     scaling = DEFAULT_SCALING[classifier] if scaling is None else parse_enum(Scaling, scaling, "scaling")
+    if branches and not classifier.linear:
+        raise ConfigError(f"branches: classifier={classifier.value!r} has no weights; use 'sgd' or 'logistic'")
     labels = np.asarray(labels)
     matrix = _checked_features(features)
     counts = _checked_pieces(pieces, len(labels), len(matrix))
@@ -96,20 +108,52 @@ def evaluate(
         matrix = l2_normalize(matrix)
     rng = np.random.RandomState(config.seed)
     chosen = draw_support_pieces(counts[drawn[:, :, : config.n_shot]], rng)
-    accuracies = np.empty(len(drawn))
+    correct = np.empty(drawn.shape[:2])
+    norms = np.empty((len(drawn), len(branches or {})))
     size = _block_size(config, int(counts.max()), matrix.shape[1])
     for start in range(0, len(drawn), size):
         block = slice(start, start + size)
-        votes = classify_files(
-            matrix, counts, drawn[block], chosen[block], classifier, scaling is Scaling.STANDARD, rng
-        )
-        accuracies[block] = 100 * (votes == np.arange(votes.shape[1])[:, None]).mean(axis=(1, 2))
+        support, query, valid = _gather(matrix, counts, drawn[block], chosen[block])
+        if scaling is Scaling.STANDARD:
+            support, query = _standardized(support, query)
+        predicted, dual = classify(classifier, support, query, random_state=rng)
+        votes = majority_vote(predicted.reshape(valid.shape), valid)
+        correct[block] = (votes == np.arange(votes.shape[1])[:, None]).mean(axis=2)
+        if branches and dual is not None:
+            norms[block] = weight_norms(dual, support, list(branches.values()))
     settings = {**dataclasses.asdict(config), "classifier": classifier.value, "scaling": scaling.value}
     settings.update(episodes=len(drawn), n_query=drawn.shape[2] - config.n_shot)
-    return FewShotResult(float(accuracies.mean()), confidence_interval(accuracies), accuracies, settings)
+    accuracies = 100 * correct.mean(axis=1)
+    return FewShotResult(
+        float(accuracies.mean()),
+        confidence_interval(accuracies),
+        accuracies,
+        settings,
+        _per_class(labels[drawn[:, :, 0]], correct),
+        _shares(norms, list(branches or {})),
+    )
 
 
-def confidence_interval(accuracies: npt.NDArray[np.float64]) -> float:
+def _per_class(classes: npt.NDArray[Any], correct: Float64) -> dict[str, float]:
+    """Average the fractions of right queries (E, n_way) over the episodes that had a class (E, n_way)."""
+    names, place = np.unique(classes, return_inverse=True)
+    total = np.bincount(place.ravel(), weights=correct.ravel(), minlength=len(names))
+    share = 100 * total / np.bincount(place.ravel(), minlength=len(names))
+    return {str(name): float(value) for name, value in zip(names, share, strict=True)}
+
+
+def _shares(norms: Float64, names: list[str]) -> dict[str, float]:
+    """Average each episode's shares; an episode without any weight says nothing."""
+    if not names:
+        return {}
+    total = norms.sum(axis=1, keepdims=True)
+    usable = norms[total[:, 0] > 0] / total[total[:, 0] > 0]
+    if not len(usable):
+        return dict.fromkeys(names, math.nan)
+    return {name: float(value) for name, value in zip(names, usable.mean(axis=0), strict=True)}
+
+
+def confidence_interval(accuracies: Float64) -> float:
     """Give half the width of the 95% interval of the mean, in the unit given: 1.96 * std / sqrt(E)."""
     return float(1.96 * accuracies.std() / math.sqrt(len(accuracies)))
 
@@ -164,6 +208,22 @@ def classify_files(
     Returns:
         (E, n_way, n_query) labels 0 .. n_way - 1.
     """
+    support, query, valid = _gather(features, pieces, episodes, support_pieces)
+    if standardize:
+        support, query = _standardized(support, query)
+    predicted, _ = classify(classifier, support, query, random_state=random_state, max_iter=max_iter)
+    return majority_vote(predicted.reshape(valid.shape), valid)
+
+
+def _gather(
+    features: FloatArray, pieces: IntArray, episodes: IntArray, support_pieces: IntArray
+) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
+    """Take the rows of a block of episodes, as `classify_files` gets them.
+
+    Returns:
+        Supports (E, n_way, n_shot, D), queries (E, n_way * n_query * P, D) with the pieces of a file side by side,
+        and which of them count (E, n_way, n_query, P).
+    """
     first = np.cumsum(pieces) - pieces
     n_shot = support_pieces.shape[2]
     support = features[first[episodes[..., :n_shot]] + support_pieces]
@@ -172,16 +232,7 @@ def classify_files(
     # A file of fewer pieces repeats its first in the places beyond its last, which have no vote.
     valid = place < pieces[files][..., None]
     query = features[first[files][..., None] + np.where(valid, place, 0)]
-    query = query.reshape(len(episodes), -1, features.shape[1])
-    if standardize:
-        support, query = _standardized(support, query)
-    if classifier is Classifier.SGD:
-        predicted = sgd(support, query, max_iter=max_iter, random_state=random_state)
-    elif classifier is Classifier.CENTROID:
-        predicted = nearest_centroid(support, query)
-    else:
-        predicted = logistic_regression(support, query)
-    return majority_vote(predicted.reshape(valid.shape), valid)
+    return support, query.reshape(len(episodes), -1, features.shape[1]), valid
 
 
 def majority_vote(predicted: IntArray, valid: npt.NDArray[np.bool_] | None = None) -> IntArray:

@@ -1,15 +1,16 @@
-import builtins
 import warnings
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, SGDClassifier
 
 from mtslvr.errors import ConfigError
-from mtslvr.fewshot import logistic_regression, nearest_centroid, sgd
-from mtslvr.fewshot.classifiers import logistic_scores
+from mtslvr.fewshot import cosine_prototypes, logistic_regression, nearest_centroid, sgd
+from mtslvr.fewshot.linear import weight_norms
+from mtslvr.fewshot.logistic import logistic_fit
+from mtslvr.fewshot.sgd import sgd_fit
 
 
 def toy(episodes, n_way, n_shot, dim, scale=1.0, n_query=4, seed=0):
@@ -19,6 +20,10 @@ def toy(episodes, n_way, n_shot, dim, scale=1.0, n_query=4, seed=0):
     support = scale * (means + rng.standard_normal((episodes, n_way, n_shot, dim)))
     query = scale * (means + rng.standard_normal((episodes, n_way, n_query, dim)))
     return support, query.reshape(episodes, n_way * n_query, dim)
+
+
+def logistic_scores(support, query):
+    return logistic_fit(support, query).scores
 
 
 def sklearn_model(support, **settings):
@@ -133,27 +138,78 @@ def test_centroid_ties_go_to_the_smaller_label():
     np.testing.assert_array_equal(nearest_centroid(support, np.array([[[1.0], [3.0]]])), [[0, 1]])
 
 
-def test_sgd_draws_from_a_state_as_the_published_code_from_the_global_one():
+def test_cosine_equals_a_slow_loop_and_ignores_lengths():
+    support, query = toy(8, 4, 3, 5)
+    direction = [v / np.linalg.norm(v, axis=-1, keepdims=True) for v in (support, query)]
+    for e, predicted in enumerate(cosine_prototypes(7 * support, query * np.arange(1, 17)[None, :, None])):
+        for q, label in zip(direction[1][e], predicted, strict=True):
+            means = [direction[0][e, c].mean(axis=0) for c in range(4)]
+            assert label == int(np.argmax([q @ m / np.linalg.norm(m) for m in means]))
+
+
+def sklearn_sgd(support, query, max_iter, random_state):
+    """The published loop: a scikit-learn model an episode, and the label of the largest probability."""
+    n_way, n_shot, dim = support.shape[1:]
+    models, predicted = [], []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for s, q in zip(support, query, strict=True):
+            model = SGDClassifier(
+                loss="log_loss", alpha=0, l1_ratio=0, learning_rate="adaptive", eta0=0.1, tol=1e-4, n_iter_no_change=2,
+                max_iter=max_iter, random_state=random_state,
+            )  # fmt: skip
+            models.append(model.fit(s.reshape(-1, dim), np.repeat(np.arange(n_way), n_shot)))
+            predicted.append(model.predict_proba(q).argmax(axis=1))
+    return models, np.stack(predicted)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("n_way", "n_shot", "dim", "scale", "max_iter"),
+    [
+        (5, 1, 200, 0.1, 20),
+        (5, 1, 200, 3.0, 20),  # probabilities saturate
+        (5, 5, 4, 1.0, 100),  # classes overlap, the learning rate falls and some fits stop
+        (2, 3, 10, 1.0, 20),  # one fit for two classes
+        (3, 2, 5, 0.0, 20),  # nothing to learn: all probabilities equal
+    ],
+)
+def test_sgd_equals_the_scikit_learn_loop(n_way, n_shot, dim, scale, max_iter, dtype):
+    support, query = (array.astype(dtype) for array in toy(12, n_way, n_shot, dim, scale))
+    models, expected = sklearn_sgd(support, query, max_iter, np.random.RandomState(4))
+    fit = sgd_fit(support, query, max_iter=max_iter, random_state=np.random.RandomState(4))
+    np.testing.assert_array_equal(fit.predicted, expected)
+    weights = np.einsum("esd,esk->ekd", support.reshape(12, -1, dim), fit.dual)
+    largest = max(abs(model.coef_).max() for model in models)
+    np.testing.assert_allclose(weights, [model.coef_ for model in models], atol=1e-4 * largest + 1e-12)
+
+
+def test_sgd_seeds_are_those_of_scikit_learn():
     support, query = toy(4, 5, 2, 24)
+    for seed in (0, 3):
+        np.testing.assert_array_equal(sgd(support, query, random_state=seed), sklearn_sgd(support, query, 20, seed)[1])
     np.random.seed(9)
     published = sgd(support, query)
     np.testing.assert_array_equal(sgd(support, query, random_state=np.random.RandomState(9)), published)
 
 
-def test_sgd_does_not_warn():
+def test_sgd_in_blocks_equals_one_episode_at_a_time():
+    support, query = toy(600, 3, 1, 6)
+    together = sgd(support, query, random_state=1)
+    np.testing.assert_array_equal(together[590:], sgd(support[590:], query[590:], random_state=1))
+
+
+def test_sgd_of_features_that_overflow_says_what_to_do():
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        sgd(*toy(1, 5, 5, 3, scale=10), random_state=0)
+        warnings.simplefilter("ignore")
+        with pytest.raises(ConfigError, match="too large for sgd; scale them"):
+            sgd(*toy(1, 5, 1, 3, 1e200), random_state=0)
 
 
-def test_sgd_without_scikit_learn_names_the_extra(monkeypatch):
-    original = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name.startswith("sklearn"):
-            raise ImportError(name)
-        return original(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ConfigError, match=r"needs scikit-learn: pip install 'mtslvr\[fewshot\]'"):
-        sgd(*toy(1, 2, 1, 3))
+def test_weight_norms_are_those_of_scikit_learn():
+    support, query = toy(3, 4, 2, 6)
+    fit = logistic_fit(support, query)
+    norms = weight_norms(fit.dual, support, [slice(0, 2), slice(2, None)])
+    coefficients = [sklearn_model(s).coef_ for s in support]
+    expected = [[np.linalg.norm(c[:, :2]), np.linalg.norm(c[:, 2:])] for c in coefficients]
+    np.testing.assert_allclose(norms, expected, rtol=1e-3)

@@ -1,0 +1,156 @@
+"""Which classes belong to which split: published lists, split files, and a rule where neither is at hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from ...errors import ConfigError
+
+SPLITS = ("train", "val", "test", "all")
+Split = Mapping[str, Sequence[str]]
+
+# MetaAudio's split of ESC-50 (Heggan et al. 2022); the other 35 classes are for training.
+ESC50: Split = {
+    "test": (
+        "vacuum_cleaner", "sneezing", "thunderstorm", "crow", "glass_breaking", "church_bells", "cow", "dog",
+        "airplane", "engine",
+    ),
+    "val": ("crackling_fire", "clock_alarm", "coughing", "hen", "breathing"),
+}  # fmt: skip
+
+_SHARES = (0.7, 0.1)  # of the classes for train and val, MetaAudio's ratio 7:1:2
+_RULE_SEED = 0
+# What a pickled array of class names may call; anything else could run code.
+_ALLOWED = {
+    (module, name)
+    for module in (
+        "numpy",
+        "numpy.core.multiarray",
+        "numpy._core.multiarray",
+        "numpy.core.numeric",
+        "numpy._core.numeric",
+    )
+    for name in ("ndarray", "dtype", "_reconstruct", "scalar", "_frombuffer")
+} | {("_codecs", "encode")}
+
+
+def by_rule(classes: Sequence[str]) -> dict[str, list[str]]:
+    """Split classes 7:1:2 at random, the same way at every run.
+
+    It is MetaAudio's ratio, not its draw: the published lists are in the split files of its repository.
+    """
+    order = np.random.default_rng(_RULE_SEED).permutation(sorted(classes)).tolist()
+    first, second = round(_SHARES[0] * len(order)), round(sum(_SHARES) * len(order))
+    return {"train": order[:first], "val": order[first:second], "test": order[second:]}
+
+
+def read_split(path: Path) -> dict[str, list[str]]:
+    """Read a split file.
+
+    Args:
+        path: .npy as MetaAudio publishes it (three lists of class names: train, val, test), .json
+            ({"train": [...], "val": [...], "test": [...]}), .csv (columns class and split), or .txt (the classes of the
+            split asked for, one a line).
+
+    Returns:
+        Split name to class names; "" for a .txt.
+
+    Raises:
+        ConfigError: no such file, not of that form, or a .npy that would run code.
+    """
+    readers = {".npy": _read_npy, ".json": _read_json, ".csv": _read_csv, ".txt": _read_txt}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise ConfigError(f"{path}: unknown split file; use {', '.join(readers)}")
+    try:
+        found = reader(path)
+    except ConfigError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        IndexError,
+        pickle.PickleError,
+    ) as error:
+        raise ConfigError(f"{path}: not a split file ({type(error).__name__}: {error}); see docs/fewshot.md") from None
+    return {name: [str(c) for c in classes] for name, classes in found.items()}
+
+
+def classes_of(split: Split, which: str, available: Sequence[str], source: str) -> list[str]:
+    """Match the class names of a split to those of a dataset; case and punctuation do not matter.
+
+    Raises:
+        ConfigError: the split is not in it, or names a class that the dataset lacks.
+    """
+    wanted = split.get(which, split.get(""))
+    if wanted is None:
+        raise ConfigError(f"{source}: no split {which!r}; it has {', '.join(split)}")
+    known = {_plain(name): name for name in available}
+    missing = [name for name in wanted if _plain(name) not in known]
+    if missing:
+        raise ConfigError(
+            f"{source}: {len(missing)} of {len(wanted)} classes of split {which!r} are not in the dataset, the first "
+            f"{missing[0]!r}; is the dataset complete, and the split its own?"
+        )
+    return [known[_plain(name)] for name in wanted]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).casefold()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    data = json.loads(path.read_text(encoding="utf-8"))
+    return {name: list(data[name]) for name in ("train", "val", "test") if name in data}
+
+
+def _read_txt(path: Path) -> dict[str, Any]:
+    return {"": [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]}
+
+
+def _read_csv(path: Path) -> dict[str, Any]:
+    found: dict[str, list[str]] = {}
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        for row in csv.DictReader(file):
+            found.setdefault(row["split"].strip(), []).append(row["class"].strip())
+    return found
+
+
+def _read_npy(path: Path) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        version = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        _, _, dtype = header(file)
+        if dtype.hasobject:
+            parts = _Names(file).load()
+        else:
+            file.seek(0)
+            parts = np.load(file, allow_pickle=False)
+    train, val, test = parts
+    return {"train": list(train), "val": list(val), "test": list(test)}
+
+
+class _Names(pickle.Unpickler):
+    """Loads arrays and lists of text, and nothing that could run code."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file)
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise ConfigError(
+                f"refused: the file asks for {module}.{name}, which is no list of names; use a .json split"
+            )
+        return super().find_class(module, name)

@@ -1,0 +1,241 @@
+"""Files to feature matrices, each file once through the encoder and kept; next module: `command`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..audio import load_audio
+from ..config import Features, Layer
+from ..encoder import Encoder
+from ..errors import AudioError, ConfigError
+from ..extract import ExtractConfig, Source, extract
+from ..windows import Pool, slice_windows
+from .cache import FeatureCache, default_cache
+from .episodes import IntArray
+from .linear import FloatArray
+from .logmel import BASELINE, log_mel_statistics
+
+LOG_MEL = "log-mel"
+FEATURES = ("invariant", "variant", "concat", "pooled", LOG_MEL)
+_FORMAT = 1  # of the cached rows; raised when the same weights give other rows
+
+Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class FileRows:
+    """Rows of n files, file by file.
+
+    Attributes:
+        rows: (sum of `pieces`, D) float32.
+        pieces: (n,) rows of each file; 0 where it failed.
+        errors: place among the files to what was wrong.
+    """
+
+    rows: FloatArray
+    pieces: IntArray
+    errors: dict[int, AudioError]
+
+    def mean(self) -> FloatArray:
+        """Take the mean of the rows of each file that did not fail: (n - failed, D)."""
+        counts = self.pieces[self.pieces > 0]
+        starts = np.cumsum(counts) - counts
+        sums = np.add.reduceat(self.rows.astype(np.float64), starts, axis=0) if len(counts) else self.rows
+        return (sums / counts[:, None]).astype(np.float32)
+
+
+def extract_features(
+    paths: Sequence[Path],
+    encoder: Encoder,
+    *,
+    names: Sequence[str] = ("invariant", "variant", "concat", LOG_MEL),
+    batch_size: int | None = None,
+    cache: str | os.PathLike[str] | bool = False,
+) -> dict[str, FloatArray]:
+    """Take each file once through the encoder and the baseline.
+
+    Args:
+        paths: n files.
+        encoder: as `mtslvr.load` gives it.
+        names: which of `FEATURES`.
+        batch_size: windows at once through the encoder; its own choice by default.
+        cache: a folder to keep rows in, True for the default one, see `default_cache`.
+
+    Returns:
+        Name to (n, D), the mean over the windows of each file. An encoder with one output has only concat and pooled.
+
+    Raises:
+        AudioError: a file that cannot be read.
+        ConfigError: unknown name.
+    """
+    wanted = check_names(names)
+    found: dict[str, FloatArray] = {}
+    if wanted != [LOG_MEL]:
+        pooled = pooled_rows(paths, encoder, batch_size=batch_size, cache=cache)
+        raise_errors(pooled.errors)
+        found.update(from_pooled(pooled.mean(), encoder))
+    if LOG_MEL in wanted:
+        baseline = log_mel_rows(paths, cache=cache)
+        raise_errors(baseline.errors)
+        found[LOG_MEL] = baseline.rows
+    return {name: found[name] for name in wanted if name in found}
+
+
+def check_names(names: Sequence[str]) -> list[str]:
+    """Give the names in the order of `FEATURES`, each once.
+
+    Raises:
+        ConfigError: an unknown one, or none.
+    """
+    for name in names:
+        if name not in FEATURES:
+            raise ConfigError(f"features={name!r}: unknown; use some of {', '.join(FEATURES)}")
+    if not names:
+        raise ConfigError(f"features: none given; use some of {', '.join(FEATURES)}")
+    return [name for name in FEATURES if name in names]
+
+
+def raise_errors(errors: dict[int, AudioError]) -> None:
+    """Raise the first of the errors, with the number of the others.
+
+    Raises:
+        AudioError: there are some.
+    """
+    if errors:
+        first = next(iter(errors.values()))
+        more = f" ({len(errors) - 1} more files failed)" if len(errors) > 1 else ""
+        raise AudioError(f"{first}{more}; what was computed is kept, to leave such files out use --on-error skip")
+
+
+def from_pooled(pooled: FloatArray, encoder: Encoder) -> dict[str, FloatArray]:
+    """Apply the heads to pooled rows; both are linear, so the mean over windows may come first.
+
+    Args:
+        pooled: (n, 512 * tasks).
+        encoder: whose heads.
+
+    Returns:
+        Name to (n, D): invariant and variant where there are two outputs, concat, pooled.
+    """
+    parts = np.split(pooled, encoder.config.tasks, axis=1)
+    if encoder.config.outputs == 1:
+        return {"concat": _head(encoder, 0, parts[0]), "pooled": pooled}
+    invariant, variant = _head(encoder, 0, parts[0]), _head(encoder, -1, parts[-1])
+    concat = np.concatenate([invariant, variant], axis=1)
+    return {"invariant": invariant, "variant": variant, "concat": concat, "pooled": pooled}
+
+
+def _head(encoder: Encoder, index: int, pooled: FloatArray) -> FloatArray:
+    head = encoder.heads[index]
+    rows = torch.from_numpy(np.ascontiguousarray(pooled)).to(encoder.device)
+    with torch.inference_mode():
+        out: FloatArray = head(rows).float().cpu().numpy()
+    return out
+
+
+def pooled_rows(
+    paths: Sequence[Path],
+    encoder: Encoder,
+    *,
+    window_seconds: float | None = None,
+    batch_size: int | None = None,
+    cache: str | os.PathLike[str] | bool = False,
+    progress: Progress | None = None,
+) -> FileRows:
+    """Take every window of each file through the encoder, up to the pooled features before the heads.
+
+    Args:
+        paths: n files.
+        encoder: as `mtslvr.load` gives it.
+        window_seconds: length of a window; None is the encoder's own.
+        batch_size: windows at once through the encoder.
+        cache: see `extract_features`.
+        progress: wraps the iterator of files: called with it, their number and a description.
+    """
+    seconds = encoder.config.window_seconds if window_seconds is None else window_seconds
+    settings: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
+    config = ExtractConfig(Features.CONCAT, Layer.POOLED, Pool.NONE, seconds, **settings)
+
+    def compute(missing: Sequence[Path]) -> Iterator[FloatArray | AudioError]:
+        for result in extract((Source(path) for path in missing), encoder, config):
+            yield result.embeddings if result.error is None else result.error
+
+    how = {"rows": "pooled", "format": _FORMAT, "encoder": fingerprint(encoder), "window_seconds": seconds}
+    return _cached(paths, compute, how, cache, progress, "embedding")
+
+
+def log_mel_rows(
+    paths: Sequence[Path],
+    *,
+    window_seconds: float | None = None,
+    cache: str | os.PathLike[str] | bool = False,
+    progress: Progress | None = None,
+) -> FileRows:
+    """Compute the baseline of whole files, or of each window of `window_seconds`; arguments as in `pooled_rows`."""
+
+    def compute(missing: Sequence[Path]) -> Iterator[FloatArray | AudioError]:
+        for path in missing:
+            try:
+                wave = load_audio(path, BASELINE.sample_rate)
+            except AudioError as error:
+                yield error
+                continue
+            pieces = wave[None]
+            if window_seconds is not None:
+                pieces = slice_windows(wave, window_seconds, window_seconds, BASELINE.sample_rate)[0]
+            with torch.inference_mode():
+                yield log_mel_statistics(torch.from_numpy(pieces)).numpy()
+
+    config = {k: getattr(v, "value", v) for k, v in dataclasses.asdict(BASELINE).items()}
+    how = {"rows": LOG_MEL, "format": _FORMAT, "config": config, "window_seconds": window_seconds}
+    return _cached(paths, compute, how, cache, progress, LOG_MEL)
+
+
+def fingerprint(encoder: Encoder) -> str:
+    """Hash what an encoder computes: its configuration and every stored number."""
+    digest = hashlib.sha256(json.dumps(encoder.config.to_dict(), sort_keys=True).encode())
+    for name, tensor in encoder.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _cached(
+    paths: Sequence[Path],
+    compute: Callable[[Sequence[Path]], Iterator[FloatArray | AudioError]],
+    how: dict[str, Any],
+    cache: str | os.PathLike[str] | bool,
+    progress: Progress | None,
+    description: str,
+) -> FileRows:
+    store = None if cache is False else FeatureCache(default_cache() if cache is True else cache, how)
+    rows: list[FloatArray | None] = [None if store is None else store.get(path) for path in paths]
+    missing = [i for i, known in enumerate(rows) if known is None]
+    errors: dict[int, AudioError] = {}
+    results: Iterable[FloatArray | AudioError] = compute([paths[i] for i in missing])
+    if progress is not None and missing:
+        results = progress(results, len(missing), description)
+    try:
+        for i, result in zip(missing, results, strict=True):
+            if isinstance(result, AudioError):
+                errors[i] = result
+                continue
+            rows[i] = result
+            if store is not None:
+                store.add(paths[i], result)
+    finally:
+        if store is not None:
+            store.close()
+    kept = [row for row in rows if row is not None]
+    pieces = np.array([0 if row is None else len(row) for row in rows], dtype=np.int64)
+    return FileRows(np.concatenate(kept) if kept else np.empty((0, 0), np.float32), pieces, errors)

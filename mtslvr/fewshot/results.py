@@ -1,0 +1,176 @@
+"""Measured rows, with the settings and versions behind them, to and from a file; next module: `table`."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import ConfigError
+from .evaluate import FewShotResult
+
+KIND = "fewshot"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement: these features of this model with this classifier on this dataset.
+
+    `model` is empty for features that need none.
+    """
+
+    features: str
+    classifier: str
+    result: FewShotResult
+    dataset: str = ""
+    model: str = ""
+
+    @property
+    def n_shot(self) -> int:
+        """Supports a class."""
+        return int(self.result.settings.get("n_shot", 1))
+
+    @property
+    def label(self) -> str:
+        """Features, with the model where there is one."""
+        return f"{self.model} {self.features}" if self.model else self.features
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; the accuracies of single episodes are left out."""
+        result = self.result
+        return {
+            "dataset": self.dataset,
+            "model": self.model,
+            "features": self.features,
+            "classifier": self.classifier,
+            "mean": result.mean,
+            "ci95": result.ci95,
+            "per_class": result.per_class,
+            "weight_share": {k: None if math.isnan(v) else v for k, v in result.weight_share.items()},
+            "settings": result.settings,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Row:
+        """Read what `to_dict` wrote."""
+        share = {k: math.nan if v is None else float(v) for k, v in data["weight_share"].items()}
+        result = FewShotResult(
+            float(data["mean"]), float(data["ci95"]), np.empty(0), data["settings"], data["per_class"], share
+        )
+        return cls(data["features"], data["classifier"], result, data["dataset"], data["model"])
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that one call measured.
+
+    Attributes:
+        rows: in the order measured.
+        datasets: name to classes, clips, note.
+        environment: versions and machine.
+    """
+
+    rows: list[Row]
+    datasets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def to_json(self) -> str:
+        """Give the text that `read_results` reads."""
+        plain = {
+            "kind": KIND,
+            "format": FORMAT,
+            "environment": self.environment,
+            "datasets": self.datasets,
+            "rows": [row.to_dict() for row in self.rows],
+        }
+        return json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
+
+
+def read_results(path: str | os.PathLike[str]) -> Results:
+    """Read a file of `mtslvr fewshot -o RESULTS.json`.
+
+    Raises:
+        ConfigError: missing, or not such a file.
+    """
+    return parse_results(read_json(path), str(path))
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read an object from a JSON file.
+
+    Raises:
+        ConfigError: missing, or not such a file.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path}: not a file of results ({error}); write one with `mtslvr fewshot -o x.json`"
+        ) from None
+    if not isinstance(data, dict) or "kind" not in data:
+        raise ConfigError(f"{path}: no results of mtslvr in it; write some with `mtslvr fewshot -o x.json`")
+    return data
+
+
+def parse_results(data: dict[str, Any], source: str) -> Results:
+    """Read the object that `Results.to_json` wrote.
+
+    Raises:
+        ConfigError: of another kind or format, or damaged.
+    """
+    if data.get("kind") != KIND or data.get("format") != FORMAT:
+        found = f"kind {data.get('kind')!r}, format {data.get('format')!r}"
+        raise ConfigError(f"{source}: {found}; expected {KIND!r}, format {FORMAT}: measure again with this version")
+    try:
+        return Results([Row.from_dict(row) for row in data["rows"]], data["datasets"], data["environment"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{source}: damaged results ({type(error).__name__}: {error}); measure again") from None
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine, for whoever reads the results."""
+    import torch
+
+    return {
+        "mtslvr": metadata.version("mtslvr"),
+        "torch": torch.__version__,
+        "NumPy": np.__version__,
+        "Python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": str(os.cpu_count() or 0),
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"
+
+
+def describe(settings: dict[str, Any]) -> str:
+    """Say how an episode was drawn and how many there were."""
+    return (
+        f"{settings['n_way']}-way {settings['n_shot']}-shot, {settings['n_query']} "
+        f"{'query' if settings['n_query'] == 1 else 'queries'} a class, {settings['episodes']:,} episodes, seed "
+        f"{settings['seed']}"
+    )

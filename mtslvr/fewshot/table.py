@@ -1,0 +1,138 @@
+"""Measured rows to tables for the terminal, Markdown, csv and json; called by the command line and `report`."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import ConfigError
+from .results import Results, Row
+
+FORMATS = {".csv": "csv", ".md": "md", ".json": "json", ".txt": "txt"}
+_COLUMNS = ("dataset", "model", "features", "classifier", "n_way", "n_shot", "n_query", "episodes", "seed", "scaling")
+
+
+def average_ranks(rows: Sequence[Row]) -> dict[tuple[str, str, str, int], float]:
+    """Rank features and models on every dataset, 1 for the most accurate, and average over the datasets.
+
+    Rows of one classifier and number of shots are ranked among themselves, equal accuracies share the mean of their
+    places, and only what was measured on all datasets is ranked.
+
+    Returns:
+        (model, features, classifier, n_shot) to the average rank, as in the paper's tables.
+    """
+    datasets = list(dict.fromkeys(row.dataset for row in rows))
+    ranks: dict[tuple[str, str, str, int], float] = {}
+    for group in {(row.classifier, row.n_shot) for row in rows}:
+        means = {(row.model, row.features, row.dataset): row.result.mean for row in rows if _group(row) == group}
+        names = list(dict.fromkeys((model, features) for model, features, _ in means))
+        full = [name for name in names if all((*name, dataset) in means for dataset in datasets)]
+        if not full:
+            continue
+        table = np.array([[means[(*name, dataset)] for dataset in datasets] for name in full])
+        better = (table[None] > table[:, None]).sum(axis=1)
+        equal = (table[None] == table[:, None]).sum(axis=1)
+        average = (better + (equal + 1) / 2).mean(axis=1)
+        ranks.update({(*name, *group): float(rank) for name, rank in zip(full, average, strict=True)})
+    return ranks
+
+
+def _group(row: Row) -> tuple[str, int]:
+    return row.classifier, row.n_shot
+
+
+def comparison(rows: Sequence[Row]) -> list[list[str]]:
+    """Give heading and lines: what was measured down; datasets, and the average rank among several, across."""
+    datasets = list(dict.fromkeys(row.dataset for row in rows))
+    ranks = average_ranks(rows)
+    keys = list(dict.fromkeys((row.model, row.features, row.classifier, row.n_shot) for row in rows))
+    cells = {(row.model, row.features, row.classifier, row.n_shot, row.dataset): str(row.result) for row in rows}
+    shown = [len({key[i] for key in keys}) > 1 or i == 1 for i in range(4)]
+    heading = [name for name, show in zip(("model", "features", "classifier", "shots"), shown, strict=True) if show]
+    ranked = len(datasets) > 1
+    lines = [[*heading, *(name or "accuracy" for name in datasets), *(["average rank"] if ranked else [])]]
+    for key in keys:
+        named = [str(value) or "-" for value, show in zip(key, shown, strict=True) if show]
+        line = named + [cells.get((*key, dataset), "-") for dataset in datasets]
+        lines.append(line + ([f"{ranks[key]:.1f}" if key in ranks else "-"] if ranked else []))
+    return lines
+
+
+def format_table(rows: Sequence[Row]) -> str:
+    """Features down, classifiers across; mean accuracy ± 95% interval in percent."""
+    names = list(dict.fromkeys(row.features for row in rows))
+    kinds = list(dict.fromkeys(row.classifier for row in rows))
+    cells = {(row.features, row.classifier): str(row.result) for row in rows}
+    lines = [["features", *kinds]]
+    lines += [[name, *(cells.get((name, kind), "") for kind in kinds)] for name in names]
+    return aligned(lines)
+
+
+def per_class(rows: Sequence[Row]) -> list[list[str]]:
+    """Give heading and lines: classes of one dataset down, what was measured across, accuracy in percent."""
+    classes = list(dict.fromkeys(name for row in rows for name in row.result.per_class))
+    several = len({_group(row) for row in rows}) > 1
+    heading = [f"{row.label}, {row.classifier} {row.n_shot}-shot" if several else row.label for row in rows]
+    lines = [["class", *heading]]
+    for name in classes:
+        values = (row.result.per_class.get(name) for row in rows)
+        lines.append([name, *("-" if value is None else f"{value:.1f}" for value in values)])
+    return lines
+
+
+def weight_shares(rows: Sequence[Row]) -> list[list[str]]:
+    """Give heading and lines: share of the classifier's weight norm on each branch."""
+    shared = [row for row in rows if row.result.weight_share]
+    branches = list(dict.fromkeys(name for row in shared for name in row.result.weight_share))
+    lines = [["dataset", "model", "classifier", "shots", *branches]]
+    for row in shared:
+        values = [f"{row.result.weight_share[name]:.2f}" for name in branches]
+        lines.append([row.dataset, row.model, row.classifier, str(row.n_shot), *values])
+    return lines
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Lay cells out in columns for a terminal."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """Lay cells out as a Markdown table; the first line is the heading."""
+    rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    return "\n".join([rows[0], "|" + "---|" * len(lines[0]), *rows[1:]])
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """One line a measurement, with its settings."""
+    text = io.StringIO()
+    branches = list(dict.fromkeys(name for row in rows for name in row.result.weight_share))
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*_COLUMNS, "accuracy", "ci95", *(f"weight_share_{name}" for name in branches)])
+    for row in rows:
+        known = {"dataset": row.dataset, "model": row.model, "features": row.features, "classifier": row.classifier}
+        settings = {**row.result.settings, **known}
+        shares = [row.result.weight_share.get(name, "") for name in branches]
+        writer.writerow([*(settings.get(c, "") for c in _COLUMNS), row.result.mean, row.result.ci95, *shares])
+    return text.getvalue()
+
+
+def render(results: Results, path: Path) -> str:
+    """Give the text for a file, by its suffix.
+
+    Raises:
+        ConfigError: unknown suffix.
+    """
+    kind = FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise ConfigError(f"{path}: unknown format {path.suffix!r}; end the name in {', '.join(FORMATS)}")
+    if kind == "csv":
+        return to_csv(results.rows)
+    if kind == "json":
+        return results.to_json()
+    lines = comparison(results.rows)
+    return (markdown(lines) if kind == "md" else aligned(lines)) + "\n"

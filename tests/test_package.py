@@ -33,6 +33,7 @@ LEVELS = {
     "api": 7,
     "cli": 8,
     "fewshot": 8,
+    "analysis": 8,
     "training": 8,
 }
 # Encoder.save hands over to checkpoint when it is called; at import the levels hold.

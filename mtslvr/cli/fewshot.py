@@ -1,70 +1,176 @@
-"""`mtslvr fewshot`: few-shot accuracy of the embeddings on a folder of labelled audio."""
+"""`mtslvr fewshot`: few-shot accuracy of embeddings on labelled audio; several models and datasets side by side."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .common import Command
+from .measuring import check_text_file, integers, progress_bar, split_list, warnings_as_lines, write_text
+
+if TYPE_CHECKING:
+    from ..fewshot import LabelledSet, Results
+
+_OUTPUTS = (".json", ".csv", ".md", ".txt")
 
 
-@click.command("fewshot", cls=Command, short_help="Few-shot accuracy on a folder of labelled audio.")
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--model", help="Bundled name, checkpoint folder or hub id.  [default: the bundled weights]")
+@click.command("fewshot", cls=Command, short_help="Few-shot accuracy on folders of labelled audio.")
+@click.argument("folders", nargs=-1, type=click.Path(path_type=Path), metavar="[FOLDER]...")
+@click.option("--model", "models", multiple=True, help="Bundled name, checkpoint folder or hub id; may be repeated.")
+@click.option("--labels", type=click.Path(path_type=Path), help="csv or tsv with the columns file and label.")
 @click.option(
     "--label-field",
     type=int,
     help="Take the class from this field of the file name (0 is the first, parted by '_') instead of its folder.",
 )
+@click.option("--dataset", "datasets", multiple=True, metavar="NAME", help="A dataset of the paper; see --root.")
+@click.option("--root", "roots", multiple=True, type=click.Path(path_type=Path), help="Where it is, one a --dataset.")
+@click.option("--split", default="test", show_default=True, help="train, val, test or all classes of a --dataset.")
+@click.option("--split-file", type=click.Path(path_type=Path), help="Its class lists: npy, json, csv or txt.")
+@click.option("--features", multiple=True, help="invariant, variant, concat, pooled, log-mel.  [default: all]")
+@click.option("--classifier", "classifiers", multiple=True, help="sgd (published), logistic, centroid, cosine.")
 @click.option("--n-way", default=5, show_default=True, help="Classes in an episode.")
-@click.option("--n-shot", default=1, show_default=True, help="Labelled files a class.")
+@click.option("--n-shot", "--shots", "shots", default="1", show_default=True, help="Labelled files a class; 1,5,10.")
 @click.option("--n-query", default=1, show_default=True, help="Files to classify a class.")
-@click.option("--episodes", default=1000, show_default=True)
+@click.option("--episodes", default=10_000, show_default=True)
 @click.option("--seed", default=42, show_default=True)
-@click.option(
-    "--classifier",
-    "classifiers",
-    multiple=True,
-    type=click.Choice(["sgd", "logistic", "centroid"]),
-    default=["sgd", "logistic"],
-    show_default=True,
-    help="sgd is the published one; may be repeated.",
-)
+@click.option("--scaling", help="none, l2 or standard, for all features.  [default: l2 for logistic, else none]")
+@click.option("--sampler", default="uniform", show_default=True, help="uniform, or published: the paper's own draws.")
+@click.option("--weights", is_flag=True, help="Also the share of the classifier's weights on each branch.")
+@click.option("--per-class", "show_classes", is_flag=True, help="Also the accuracy of each class.")
+@click.option("-o", "--output", "outputs", multiple=True, type=click.Path(path_type=Path), help="json, csv, md or txt.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Bars with intervals, or curves: png, svg or pdf.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Folder of computed features.  [default: the user's]")
+@click.option("--no-cache", is_flag=True, help="Neither read nor keep features.")
+@click.option("--on-error", default="stop", show_default=True, help="stop or skip, at a file that cannot be read.")
 @click.option("--device", default="auto", show_default=True)
 @click.option("--batch-size", default=16, show_default=True, help="Windows at once through the encoder.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def fewshot_command(
-    folder: Path,
-    model: str | None,
+    folders: tuple[Path, ...],
+    models: tuple[str, ...],
+    labels: Path | None,
     label_field: int | None,
+    datasets: tuple[str, ...],
+    roots: tuple[Path, ...],
+    split: str,
+    split_file: Path | None,
+    features: tuple[str, ...],
+    classifiers: tuple[str, ...],
     n_way: int,
-    n_shot: int,
+    shots: str,
     n_query: int,
     episodes: int,
     seed: int,
-    classifiers: tuple[str, ...],
+    scaling: str | None,
+    sampler: str,
+    weights: bool,
+    show_classes: bool,
+    outputs: tuple[Path, ...],
+    plot: Path | None,
+    cache: Path | None,
+    no_cache: bool,
+    on_error: str,
     device: str,
     batch_size: int,
+    quiet: bool,
 ) -> None:
-    """Few-shot accuracy on FOLDER, one folder a class, with 95% intervals.
+    """Few-shot accuracy on each FOLDER, one folder a class, with 95% intervals.
 
-    Invariant, variant and concatenated embeddings stand beside the log-mel baseline (mean and standard deviation
-    of each mel band), all on the same episodes.
+    Invariant, variant and concatenated embeddings, the features before the heads and a log-mel baseline (mean and
+    standard deviation of each mel band) stand side by side, all on the same episodes. Features are computed once and
+    kept for the next call. Options that take names may be repeated or hold several parted by commas.
     """
-    from ..fewshot import format_table, run
+    from ..fewshot import CompareConfig, compare
+    from ..fewshot.features import FEATURES
 
-    rows = run(
-        folder,
-        model=model,
-        label_field=label_field,
-        n_way=n_way,
-        n_shot=n_shot,
-        n_query=n_query,
-        episodes=episodes,
-        seed=seed,
-        classifiers=classifiers,
-        device=device,
-        batch_size=batch_size,
-    )
-    click.echo(f"{folder}: {n_way}-way {n_shot}-shot, {episodes} episodes, seed {seed}; accuracy in % ± 95% interval")
-    click.echo(format_table(rows))
+    with warnings_as_lines():
+        for path in outputs:
+            check_text_file(path, _OUTPUTS)
+        if plot is not None:
+            from ..analysis.pictures import check_picture
+
+            check_picture(plot)
+        config = CompareConfig(
+            features=split_list(features) or FEATURES,
+            classifiers=split_list(classifiers) or ("sgd", "logistic"),
+            n_way=n_way,
+            shots=integers(shots, "--shots"),
+            n_query=n_query,
+            episodes=episodes,
+            seed=seed,
+            scaling=scaling,
+            sampler=sampler,
+            weights=weights,
+            on_error=on_error,
+        )
+        sets = _sets(folders, labels, label_field, datasets, roots, split, split_file)
+        results = compare(
+            sets,
+            split_list(models) or (None,),
+            config,
+            device=device,
+            batch_size=batch_size,
+            cache=False if no_cache else cache or True,
+            progress=progress_bar(quiet),
+        )
+        _show(results, weights, show_classes)
+        _write(results, outputs, plot)
+
+
+def _sets(
+    folders: tuple[Path, ...],
+    labels: Path | None,
+    label_field: int | None,
+    datasets: tuple[str, ...],
+    roots: tuple[Path, ...],
+    split: str,
+    split_file: Path | None,
+) -> list[LabelledSet]:
+    from ..errors import ConfigError
+    from ..fewshot import prepare, read_set
+
+    if len(datasets) != len(roots):
+        raise ConfigError(f"{len(datasets)} --dataset and {len(roots)} --root; give the folder of each, in order")
+    if not folders and not datasets:
+        raise ConfigError("nothing to measure: give a folder of labelled audio, or --dataset NAME --root DIR")
+    if labels is not None and len(folders) != 1:
+        raise ConfigError(f"--labels {labels} with {len(folders)} folders; give the one that its files are in")
+    if split_file is not None and len(datasets) != 1:
+        raise ConfigError(f"--split-file {split_file} with {len(datasets)} --dataset; give one")
+    sets = [prepare(name, root, split, split_file) for name, root in zip(datasets, roots, strict=True)]
+    return sets + [read_set(folder, label_field=label_field, table=labels) for folder in folders]
+
+
+def _show(results: Results, weights: bool, show_classes: bool) -> None:
+    from ..fewshot import table
+    from ..fewshot.results import describe
+
+    for name, facts in results.datasets.items():
+        note = f" ({facts['note']})" if facts["note"] else ""
+        click.echo(f"{name}: {facts['classes']} classes, {facts['clips']:,} files{note}")
+    for settings in dict.fromkeys(describe(row.result.settings) for row in results):
+        click.echo(f"{settings}; accuracy in % ± 95% interval")
+    single = len({(row.dataset, row.model, row.n_shot) for row in results if row.model}) == 1
+    click.echo(table.format_table(results.rows) if single else table.aligned(table.comparison(results.rows)))
+    if weights:
+        click.echo("\nshare of the classifier's weight norm on each branch")
+        click.echo(table.aligned(table.weight_shares(results.rows)))
+    if show_classes:
+        for heading, rows in table.groups(results.rows).items():
+            click.echo(f"\naccuracy of each class: {heading}")
+            click.echo(table.aligned(table.per_class(rows)))
+
+
+def _write(results: Results, outputs: tuple[Path, ...], plot: Path | None) -> None:
+    from ..fewshot import table
+
+    for path in outputs:
+        write_text(path, table.render(results, path))
+    if plot is not None:
+        from ..analysis import pictures
+
+        pictures.save(pictures.accuracy(results.rows), plot)
+        click.echo(f"wrote {plot}", err=True)

@@ -1,4 +1,4 @@
-"""`mtslvr`: embed, fewshot, models, download, push, convert, pack, train, whiten."""
+"""`mtslvr`: embed, fewshot, invariance, report, models, download, push, convert, pack, train, whiten."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from .common import LazyGroup
     lazy={
         "embed": ".embed:embed_command",
         "fewshot": ".fewshot:fewshot_command",
+        "invariance": ".invariance:invariance_command",
+        "report": ".report:report_command",
         "models": ".models:models_command",
         "download": ".download:download_command",
         "push": ".push:push_command",

@@ -72,12 +72,19 @@ def format_table(rows: Sequence[Row]) -> str:
     return aligned(lines)
 
 
+def groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Give the rows of each dataset, classifier and number of shots, under a heading for readers."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(f"{row.dataset}, {row.classifier}, {row.n_shot}-shot", []).append(row)
+    return found
+
+
 def per_class(rows: Sequence[Row]) -> list[list[str]]:
-    """Give heading and lines: classes of one dataset down, what was measured across, accuracy in percent."""
+    """Give heading and lines of one of `groups`: classes down, models and features across, accuracy in percent."""
     classes = list(dict.fromkeys(name for row in rows for name in row.result.per_class))
-    several = len({_group(row) for row in rows}) > 1
-    heading = [f"{row.label}, {row.classifier} {row.n_shot}-shot" if several else row.label for row in rows]
-    lines = [["class", *heading]]
+    several = len({row.model for row in rows if row.model}) > 1
+    lines = [["class", *(row.label if several else row.features for row in rows)]]
     for name in classes:
         values = (row.result.per_class.get(name) for row in rows)
         lines.append([name, *("-" if value is None else f"{value:.1f}" for value in values)])

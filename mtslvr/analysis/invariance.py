@@ -1,0 +1,324 @@
+"""How far each transformation of training moves the embeddings of clips, by branch; next modules: `pictures`, `report`.
+
+The paper calls it learned invariance: the average Mahalanobis distance between the embeddings of a clip and of its
+transformed copy. Lower is more invariant.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..audio import find_audio, load_audio
+from ..config import Layer, parse_enum
+from ..encoder import Encoder, standardize
+from ..errors import AudioError, ConfigError
+from ..fewshot.features import Progress
+from ..fewshot.results import environment, read_json
+from ..training.augment import TRANSFORMATIONS, AugmentConfig, augment, draw_parameters
+from ..windows import slice_windows
+
+KIND = "invariance"
+FORMAT = 1
+AVERAGE = "average"
+_FEWEST_CLIPS = 20
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class InvarianceConfig:
+    """What is measured.
+
+    Attributes:
+        clips: at most so many files, drawn at random.
+        draws: transformed copies of each clip, by each transformation.
+        seed: of clips and parameters.
+        shrinkage: share of the identity in the covariance, see `mahalanobis`.
+        layer: "head" or "pooled".
+        batch_size: windows at once through the encoder.
+        published: the pitch shift of the published code, with a fine STFT; much slower.
+
+    Raises:
+        ConfigError: a value outside its range.
+    """
+
+    clips: int = 500
+    draws: int = 1
+    seed: int = 42
+    shrinkage: float = 0.1
+    layer: str = "head"
+    batch_size: int = 16
+    published: bool = False
+
+    def __post_init__(self) -> None:
+        parse_enum(Layer, self.layer, "layer")
+        for name, low, high in (("clips", _FEWEST_CLIPS, 10**7), ("draws", 1, 1000), ("batch_size", 1, 65536)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise ConfigError(f"{name}={value!r}: must be an integer from {low} to {high}")
+        if not 0 < self.shrinkage <= 1:
+            raise ConfigError(f"shrinkage={self.shrinkage!r}: must be above 0 and at most 1")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed={self.seed!r}: must be an integer from 0 to {2**32 - 1}")
+
+
+@dataclass(frozen=True)
+class InvarianceRow:
+    """One branch under one transformation, means over clips.
+
+    Attributes:
+        model: its name.
+        branch: "invariant" or "variant"; "both" where an encoder has one output.
+        transformation: of `TRANSFORMATIONS`, or "average" for their mean.
+        mahalanobis: distance from original to transformed clip.
+        ci95: half width of the 95% interval of that mean.
+        relative: the same divided by the mean distance between different clips: 0 is invariant, and at 1 a transformed
+            clip is as far away as another clip.
+        cosine: similarity of original and transformed clip.
+    """
+
+    model: str
+    branch: str
+    transformation: str
+    mahalanobis: float
+    ci95: float
+    relative: float
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Invariance:
+    """All rows of a measurement, with what a reader needs to know of it."""
+
+    rows: list[InvarianceRow]
+    settings: dict[str, Any]
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Give the text that `read_invariance` reads."""
+        plain = {"kind": KIND, "format": FORMAT, **asdict(self)}
+        return json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
+
+    def to_csv(self) -> str:
+        """One line a row."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(InvarianceRow.__dataclass_fields__), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in self.rows)
+        return text.getvalue()
+
+    def table(self) -> list[list[str]]:
+        """Give heading and lines: transformations down; relative distance, Mahalanobis and cosine a branch across."""
+        columns = list(dict.fromkeys((row.model, row.branch) for row in self.rows))
+        several = len({model for model, _ in columns}) > 1
+        lines = [["transformation"]]
+        for model, branch in columns:
+            name = f"{model} {branch}" if several else branch
+            lines[0] += [f"{name} relative", "Mahalanobis", "cosine"]
+        cells = {(row.model, row.branch, row.transformation): row for row in self.rows}
+        for transformation in (*TRANSFORMATIONS, AVERAGE):
+            line = [transformation]
+            for column in columns:
+                row = cells[(*column, transformation)]
+                line += [f"{row.relative:.3f}", f"{row.mahalanobis:.2f} ± {row.ci95:.2f}", f"{row.cosine:.3f}"]
+            lines.append(line)
+        return lines
+
+    def conclusions(self) -> list[str]:
+        """Say for each model with two branches whether the invariant one is the more invariant."""
+        cells = {(row.model, row.branch, row.transformation): row for row in self.rows}
+        told = []
+        for model in dict.fromkeys(row.model for row in self.rows if row.branch == "invariant"):
+            pairs = [(cells[model, "invariant", t], cells[model, "variant", t]) for t in TRANSFORMATIONS]
+            nearer = sum(one.relative < other.relative for one, other in pairs)
+            means = [cells[model, branch, AVERAGE].relative for branch in ("invariant", "variant")]
+            verdict = "more" if means[0] < means[1] else "NOT more"
+            told.append(
+                f"{model}: the invariant branch is {verdict} invariant than the variant one: relative distance "
+                f"{means[0]:.3f} against {means[1]:.3f} on average, nearer under {nearer} of {len(pairs)} "
+                "transformations"
+            )
+        return told
+
+
+def invariance(
+    folder: str | os.PathLike[str],
+    models: Sequence[str | None] = (None,),
+    config: InvarianceConfig | None = None,
+    *,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Invariance:
+    """Measure how far each transformation moves the embeddings of a folder's clips.
+
+    The first window of each file is taken, standardised as in training, transformed by one transformation with
+    published ranges, and embedded with its original. All models get the same copies.
+
+    Args:
+        folder: audio at any depth; no labels are needed.
+        models: what `mtslvr.load` takes; None is the bundled weights.
+        config: what is measured.
+        device: what `mtslvr.load` takes.
+        progress: see `fewshot.features.pooled_rows`.
+
+    Raises:
+        ConfigError: fewer than 20 clips, models given twice.
+        AudioError: no such folder, or a file that cannot be read.
+    Source:
+        Heggan et al. 2023, section on learned invariance; the covariance and its regularisation are ours, see
+        `mahalanobis`.
+    """
+    import mtslvr
+    from mtslvr.hub import DEFAULT_MODEL
+
+    config = InvarianceConfig() if config is None else config
+    paths = _choose(folder, config)
+    rows: list[InvarianceRow] = []
+    for model in models:
+        name = os.path.basename(os.path.normpath(model)) if model is not None else DEFAULT_MODEL
+        if any(row.model == name for row in rows):
+            raise ConfigError(f"model {name!r} is given twice; name each once")
+        encoder = mtslvr.load(model, device=device)
+        pairs = _embed(paths, encoder, config, progress)
+        for branch, (originals, copies) in pairs.items():
+            rows += _rows_of(name, branch, originals, copies, config)
+    settings = {**asdict(config), "folder": Path(os.path.abspath(folder)).name, "clips": len(paths)}
+    return Invariance(rows, settings, environment())
+
+
+def mahalanobis(originals: Float64, copies: Float64, shrinkage: float = 0.1) -> tuple[Float64, float]:
+    """Measure how far copies lie from their originals, in units of the spread of the originals.
+
+    With S the covariance of the originals, the distance is sqrt((z' - z)^T C^-1 (z' - z)) with
+    C = (1 - shrinkage) S + shrinkage tr(S) / D I: one covariance for all transformations, regularised because there may
+    be fewer clips than dimensions.
+
+    Args:
+        originals: (n, D).
+        copies: (..., n, D).
+        shrinkage: share of the identity.
+
+    Returns:
+        (..., n) distances, and the mean distance between two different originals.
+    """
+    centred = originals - originals.mean(axis=0)
+    covariance = centred.T @ centred / (len(originals) - 1)
+    dim = len(covariance)
+    scale = np.trace(covariance) / dim
+    if not scale > 0:
+        raise ConfigError("all embeddings are the same: no distance can be told; are all files silent?")
+    root = np.linalg.cholesky((1 - shrinkage) * covariance + shrinkage * scale * np.eye(dim))
+    white = np.linalg.solve(root, centred.T).T
+    moved = np.linalg.solve(root, (copies - originals).reshape(-1, dim).T).T
+    distances: Float64 = np.linalg.norm(moved, axis=1).reshape(copies.shape[:-1])
+    squares = (white**2).sum(axis=1)
+    pairs = np.sqrt(np.maximum(squares[:, None] + squares - 2 * white @ white.T, 0))
+    return distances, float(pairs.sum() / (len(pairs) * (len(pairs) - 1)))
+
+
+def _choose(folder: str | os.PathLike[str], config: InvarianceConfig) -> list[Path]:
+    found = [file.path for file in find_audio(folder)]
+    if len(found) < _FEWEST_CLIPS:
+        raise ConfigError(
+            f"{folder}: {len(found)} audio files; at least {_FEWEST_CLIPS} are needed to tell how embeddings spread"
+        )
+    order = np.random.default_rng(config.seed).permutation(len(found))[: config.clips]
+    return [found[i] for i in sorted(order)]
+
+
+def _embed(
+    paths: Sequence[Path], encoder: Encoder, config: InvarianceConfig, progress: Progress | None
+) -> dict[str, tuple[Float64, Float64]]:
+    """Branch to embeddings of originals (n, D) and copies (7, draws, n, D)."""
+    make = AugmentConfig if config.published else AugmentConfig.fast
+    ranges = make(sample_rate=encoder.sample_rate)
+    generator = torch.Generator().manual_seed(config.seed)
+    batches = [paths[i : i + config.batch_size] for i in range(0, len(paths), config.batch_size)]
+    wrapped = batches if progress is None else progress(batches, len(batches), "transforming")
+    parts: list[list[Tensor]] = []
+    for batch in wrapped:
+        windows = standardize(torch.stack([_first_window(path, encoder) for path in batch])).to(encoder.device)
+        versions = [windows]
+        for number in range(len(TRANSFORMATIONS)):
+            order = torch.full((len(windows), len(TRANSFORMATIONS)), -1)
+            order[:, 0] = number
+            for _ in range(config.draws):
+                parameters = draw_parameters(generator, len(windows), windows.shape[1], ranges)
+                versions.append(augment(windows, order, parameters, ranges))
+        with torch.inference_mode():
+            encoded = [encoder(version, layer=config.layer) for version in versions]
+        parts.append([torch.stack([e.invariant for e in encoded]), torch.stack([e.variant for e in encoded])])
+    single = encoder.config.embedding_dim(layer=Layer(config.layer)) == parts[0][0].shape[-1]
+    names = ["both"] if single else ["invariant", "variant"]
+    found = {}
+    for i, name in enumerate(names):
+        rows = torch.cat([part[i] for part in parts], dim=1).double().cpu().numpy()
+        copies = rows[1:].reshape(len(TRANSFORMATIONS), config.draws, *rows.shape[1:])
+        found[name] = (rows[0], copies)
+    return found
+
+
+def _first_window(path: Path, encoder: Encoder) -> Tensor:
+    wave = load_audio(path, encoder.sample_rate)
+    if not wave.any():
+        raise AudioError(f"{path}: silent; no transformation can be heard in it, leave it out")
+    seconds = encoder.config.window_seconds
+    return torch.from_numpy(
+        slice_windows(wave[: encoder.config.window_length], seconds, seconds, encoder.sample_rate)[0][0]
+    )
+
+
+def _rows_of(
+    model: str, branch: str, originals: Float64, copies: Float64, config: InvarianceConfig
+) -> list[InvarianceRow]:
+    distances, between = mahalanobis(originals, copies, config.shrinkage)
+    norms = np.linalg.norm(originals, axis=-1) * np.linalg.norm(copies, axis=-1)
+    cosines = (originals * copies).sum(axis=-1) / np.where(norms > 0, norms, 1)
+    rows = []
+    for name, of_clips, cosine in zip(TRANSFORMATIONS, distances.mean(axis=1), cosines, strict=True):
+        rows.append(_row(model, branch, name, of_clips, between, float(cosine.mean())))
+    average = distances.mean(axis=(0, 1))
+    return [*rows, _row(model, branch, AVERAGE, average, between, float(cosines.mean()))]
+
+
+def _row(
+    model: str, branch: str, transformation: str, of_clips: Float64, between: float, cosine: float
+) -> InvarianceRow:
+    mean = float(of_clips.mean())
+    ci95 = float(1.96 * of_clips.std() / np.sqrt(len(of_clips)))
+    return InvarianceRow(model, branch, transformation, mean, ci95, mean / between, cosine)
+
+
+def read_invariance(path: str | os.PathLike[str]) -> Invariance:
+    """Read a file of `mtslvr invariance -o RESULTS.json`.
+
+    Raises:
+        ConfigError: missing, or not such a file.
+    """
+    return parse_invariance(read_json(path), str(path))
+
+
+def parse_invariance(data: dict[str, Any], source: str) -> Invariance:
+    """Read the object that `Invariance.to_json` wrote.
+
+    Raises:
+        ConfigError: of another kind or format, or damaged.
+    """
+    if data.get("kind") != KIND or data.get("format") != FORMAT:
+        found = f"kind {data.get('kind')!r}, format {data.get('format')!r}"
+        raise ConfigError(f"{source}: {found}; expected {KIND!r}, format {FORMAT}: measure again with this version")
+    try:
+        return Invariance([InvarianceRow(**row) for row in data["rows"]], data["settings"], data["environment"])
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"{source}: damaged results ({type(error).__name__}: {error}); measure again") from None

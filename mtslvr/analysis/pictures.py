@@ -1,0 +1,230 @@
+"""Results to pictures: bars with intervals, accuracy over shots, weight shares, the heat map of invariance."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import ConfigError
+from ..fewshot.results import Row
+from .invariance import AVERAGE, Invariance
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SUFFIXES = (".png", ".svg", ".pdf")
+# Okabe and Ito's colours, told apart with every kind of colour vision.
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8A8A8A", "#C9B400")
+_BASELINE = "#BBBBBB"
+
+
+def check_picture(path: Path) -> None:
+    """Find out before the work starts that a picture can be drawn and has a known format.
+
+    Raises:
+        ConfigError: unknown suffix, no such folder, or matplotlib is not installed.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"{path}: unknown picture format {path.suffix!r}; end the name in {', '.join(SUFFIXES)}")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: folder {str(path.parent)!r} does not exist; make it with mkdir -p")
+    _figure(1, 1)
+
+
+def accuracy(rows: Sequence[Row]) -> Figure:
+    """Draw bars with 95% intervals, or curves where there are several numbers of shots.
+
+    Raises:
+        ConfigError: no rows, or matplotlib is not installed.
+    """
+    if not rows:
+        raise ConfigError("no results to draw")
+    return curves(rows) if len({row.n_shot for row in rows}) > 1 else bars(rows)
+
+
+def bars(rows: Sequence[Row]) -> Figure:
+    """Draw a panel a classifier, a group a dataset, a bar a model and features."""
+    kinds = list(dict.fromkeys(row.classifier for row in rows))
+    datasets = list(dict.fromkeys(row.dataset for row in rows))
+    named = labels_of(rows)
+    labels = list(dict.fromkeys(named))
+    colours = _colours(labels)
+    figure = _figure(max(5.5, 1.5 + 0.28 * len(labels) * len(datasets) + 0.5 * len(datasets)), 0.9 + 2.4 * len(kinds))
+    panels = figure.subplots(len(kinds), 1, sharex=True, squeeze=False)[:, 0]
+    width = 0.84 / len(labels)
+    for panel, kind in zip(panels, kinds, strict=True):
+        for i, label in enumerate(labels):
+            mine = {
+                row.dataset: row.result
+                for row, name in zip(rows, named, strict=True)
+                if (row.classifier, name) == (kind, label)
+            }
+            at = [j + (i + 0.5) * width - 0.42 for j, name in enumerate(datasets) if name in mine]
+            found = [mine[name] for name in datasets if name in mine]
+            means, errors = [r.mean for r in found], [r.ci95 for r in found]
+            panel.bar(
+                at, means, width * 0.92, yerr=errors, color=colours[label], label=label, capsize=2, ecolor="#333333"
+            )
+        _accuracy_axis(panel, rows, kind)
+        panel.set_xticks(range(len(datasets)), datasets)
+    _legend(figure, panels[0])
+    return figure
+
+
+def curves(rows: Sequence[Row]) -> Figure:
+    """Draw a panel a dataset and classifier: accuracy over supports a class, with 95% intervals."""
+    kinds = list(dict.fromkeys(row.classifier for row in rows))
+    datasets = list(dict.fromkeys(row.dataset for row in rows))
+    named = labels_of(rows)
+    labels = list(dict.fromkeys(named))
+    colours = _colours(labels)
+    shots = sorted({row.n_shot for row in rows})
+    figure = _figure(1.6 + 3.4 * len(datasets), 0.9 + 2.6 * len(kinds))
+    grid = figure.subplots(len(kinds), len(datasets), sharex=True, sharey=True, squeeze=False)
+    for line, kind in zip(grid, kinds, strict=True):
+        for panel, dataset in zip(line, datasets, strict=True):
+            for label in labels:
+                mine = [
+                    row
+                    for row, name in zip(rows, named, strict=True)
+                    if (row.classifier, row.dataset, name) == (kind, dataset, label)
+                ]
+                mine.sort(key=lambda row: row.n_shot)
+                x, y = [row.n_shot for row in mine], [row.result.mean for row in mine]
+                errors = [row.result.ci95 for row in mine]
+                panel.errorbar(
+                    x, y, yerr=errors, marker="o", ms=3.5, lw=1.4, capsize=2, color=colours[label], label=label
+                )
+            _accuracy_axis(panel, rows, kind)
+            panel.set_title(f"{dataset}, {kind}", fontsize=9)
+            panel.set_xscale("log")
+            panel.set_xticks(shots, [str(n) for n in shots])
+            panel.minorticks_off()
+    for panel in grid[-1]:
+        panel.set_xlabel("supports a class")
+    for panel in grid[:, 1:].ravel():
+        panel.set_ylabel("")
+    _legend(figure, grid[0, 0])
+    return figure
+
+
+def weight_shares(rows: Sequence[Row]) -> Figure:
+    """Draw the share of the classifier's weight norm on each branch, a bar a measurement.
+
+    Raises:
+        ConfigError: none was measured.
+    """
+    shared = [row for row in rows if row.result.weight_share]
+    if not shared:
+        raise ConfigError("no weight shares in these results; measure them with `mtslvr fewshot --weights`")
+    branches = list(dict.fromkeys(name for row in shared for name in row.result.weight_share))
+    names = [f"{row.dataset}, {row.model}, {row.classifier} {row.n_shot}-shot" for row in shared]
+    figure = _figure(6.5, 1.1 + 0.32 * len(shared))
+    panel = figure.subplots()
+    left = np.zeros(len(shared))
+    for branch, colour in zip(branches, _COLOURS, strict=False):
+        values = np.array([row.result.weight_share[branch] for row in shared])
+        panel.barh(names, values, left=left, color=colour, label=branch)
+        for y, (start, value) in enumerate(zip(left, values, strict=True)):
+            panel.text(start + value / 2, y, f"{value:.2f}", ha="center", va="center", color="white", fontsize=8)
+        left += values
+    panel.invert_yaxis()
+    panel.set_xlim(0, 1)
+    panel.set_xlabel("share of the weight norm")
+    _legend(figure, panel)
+    return figure
+
+
+def heat_map(measured: Invariance) -> Figure:
+    """Draw relative distance and cosine: transformations down, branches across."""
+    columns = list(dict.fromkeys((row.model, row.branch) for row in measured.rows))
+    lines = [name for name in dict.fromkeys(row.transformation for row in measured.rows) if name != AVERAGE] + [AVERAGE]
+    cells = {(row.model, row.branch, row.transformation): row for row in measured.rows}
+    several = len({model for model, _ in columns}) > 1
+    names = [f"{model}\n{branch}" if several else branch for model, branch in columns]
+    figure = _figure(3.0 + 2 * 1.15 * len(columns), 4.2)
+    panels = figure.subplots(1, 2, sharey=True)
+    shown = (
+        ("relative", "distance to the original / distance\nbetween clips (low: invariant)", "viridis_r"),
+        ("cosine", "cosine with the original\n(high: invariant)", "viridis"),
+    )
+    for panel, (attribute, title, colours) in zip(panels, shown, strict=True):
+        values = np.array([[getattr(cells[(*column, name)], attribute) for column in columns] for name in lines])
+        low, high = (0, max(1.0, values.max())) if attribute == "relative" else (min(0.0, values.min()), 1)
+        image = panel.imshow(values, cmap=colours, vmin=low, vmax=high, aspect="auto")
+        for (i, j), value in np.ndenumerate(values):
+            dark = image.norm(value) < 0.5 if colours == "viridis" else image.norm(value) > 0.5
+            panel.text(j, i, f"{value:.2f}", ha="center", va="center", color="white" if dark else "black", fontsize=8)
+        panel.axhline(len(lines) - 1.5, color="white", lw=2)
+        panel.set_title(title, fontsize=9)
+        panel.set_xticks(range(len(names)), names)
+        panel.set_yticks(range(len(lines)), [name.replace("_", " ") for name in lines])
+        panel.tick_params(length=0)
+        panel.spines[:].set_visible(False)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture; its format follows the suffix.
+
+    Raises:
+        ConfigError: unknown suffix, or the file cannot be written.
+    """
+    check_picture(path)
+    try:
+        figure.savefig(path, dpi=150, facecolor="white")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
+
+
+def svg(figure: Figure) -> str:
+    """Give a picture as SVG text."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()
+
+
+def _figure(width: float, height: float) -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ConfigError("pictures need matplotlib: pip install 'mtslvr[plot]'") from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def labels_of(rows: Sequence[Row]) -> list[str]:
+    """Name each row by its features, and by its model where there are several."""
+    several = len({row.model for row in rows if row.model}) > 1
+    return [row.label if several else row.features for row in rows]
+
+
+def _colours(labels: Sequence[str]) -> dict[str, str]:
+    """A colour each; features that need no model are grey."""
+    others = [label for label in labels if label != "log-mel"]
+    colours = {label: _COLOURS[i % len(_COLOURS)] for i, label in enumerate(others)}
+    return colours | {label: _BASELINE for label in labels if label not in colours}
+
+
+def _accuracy_axis(panel: Any, rows: Sequence[Row], kind: str) -> None:
+    ways = {int(row.result.settings["n_way"]) for row in rows}
+    for n_way in ways:
+        panel.axhline(100 / n_way, color="#444444", lw=0.8, ls="--", zorder=0)
+    shots = {row.n_shot for row in rows}
+    said = f", {min(ways)}-way {min(shots)}-shot" if len(ways) == 1 and len(shots) == 1 else ""
+    panel.set_title(f"{kind}{said}; dashed: chance", fontsize=9)
+    panel.set_ylabel("accuracy (%)")
+    panel.set_ylim(0, 100)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.grid(axis="y", color="#DDDDDD", lw=0.6)
+    panel.set_axisbelow(True)
+
+
+def _legend(figure: Figure, panel: Any) -> None:
+    handles, labels = panel.get_legend_handles_labels()
+    entry = 0.55 + 0.075 * max(map(len, labels))  # inches of the widest entry in this size of type
+    columns = max(1, min(len(labels), int(figure.get_figwidth() / entry)))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)

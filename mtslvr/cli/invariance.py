@@ -1,0 +1,75 @@
+"""`mtslvr invariance`: how far each transformation of training moves the embeddings, by branch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .common import Command
+from .measuring import check_text_file, progress_bar, split_list, warnings_as_lines, write_text
+
+_OUTPUTS = (".json", ".csv", ".md", ".txt")
+
+
+@click.command("invariance", cls=Command, short_help="How far transformations move each embedding.")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--model", "models", multiple=True, help="Bundled name, checkpoint folder or hub id; may be repeated.")
+@click.option("--clips", default=500, show_default=True, help="At most so many files, drawn at random.")
+@click.option("--draws", default=1, show_default=True, help="Transformed copies of each, by each transformation.")
+@click.option("--seed", default=42, show_default=True)
+@click.option("--layer", default="head", show_default=True, help="head, or pooled: before it.")
+@click.option("--shrinkage", default=0.1, show_default=True, help="Share of the identity in the covariance.")
+@click.option("--published", is_flag=True, help="Pitch shift through the published fine STFT, much slower.")
+@click.option("-o", "--output", "outputs", multiple=True, type=click.Path(path_type=Path), help="json, csv, md or txt.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Heat map: png, svg or pdf.")
+@click.option("--device", default="auto", show_default=True)
+@click.option("--batch-size", default=16, show_default=True, help="Windows at once through the encoder.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+def invariance_command(
+    folder: Path,
+    models: tuple[str, ...],
+    clips: int,
+    draws: int,
+    seed: int,
+    layer: str,
+    shrinkage: float,
+    published: bool,
+    outputs: tuple[Path, ...],
+    plot: Path | None,
+    device: str,
+    batch_size: int,
+    quiet: bool,
+) -> None:
+    """Distance between the embeddings of clips of FOLDER and of their transformed copies.
+
+    For each of the seven transformations of training and each branch: the Mahalanobis distance, the same relative to
+    the distance between different clips (0 is invariant, 1 is as far as another clip), and the cosine. No labels are
+    needed.
+    """
+    from ..analysis import InvarianceConfig, invariance
+    from ..fewshot.table import aligned, markdown
+
+    with warnings_as_lines():
+        for path in outputs:
+            check_text_file(path, _OUTPUTS)
+        if plot is not None:
+            from ..analysis.pictures import check_picture
+
+            check_picture(plot)
+        config = InvarianceConfig(clips, draws, seed, shrinkage, layer, batch_size, published)
+        found = invariance(folder, split_list(models) or (None,), config, device=device, progress=progress_bar(quiet))
+        used = found.settings["clips"]
+        click.echo(f"{folder}: {used} clips, {draws} draws, seed {seed}; means ± 95% interval, {layer} features")
+        click.echo(aligned(found.table()))
+        for line in found.conclusions():
+            click.echo(line)
+        texts = {".json": found.to_json, ".csv": found.to_csv}
+        texts |= {".md": lambda: markdown(found.table()) + "\n", ".txt": lambda: aligned(found.table()) + "\n"}
+        for path in outputs:
+            write_text(path, texts[path.suffix.lower()]())
+        if plot is not None:
+            from ..analysis import pictures
+
+            pictures.save(pictures.heat_map(found), plot)
+            click.echo(f"wrote {plot}", err=True)

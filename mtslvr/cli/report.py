@@ -1,0 +1,22 @@
+"""`mtslvr report`: files of results to one HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .common import Command
+from .measuring import check_text_file, write_text
+
+
+@click.command("report", cls=Command, short_help="Files of results to one HTML page.")
+@click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RESULTS...")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Where to write, report.html.")
+@click.option("--title", default="mtslvr results", show_default=True)
+def report_command(results: tuple[Path, ...], output: Path, title: str) -> None:
+    """Put RESULTS, json files of `mtslvr fewshot` and `mtslvr invariance`, on one page that needs nothing else."""
+    from ..analysis import report
+
+    check_text_file(output, (".html", ".htm"))
+    write_text(output, report(results, title))

@@ -61,6 +61,14 @@ def _randomize(module):
     return module.eval()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def feature_cache(tmp_path_factory):
+    """Features of test audio stay out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MTSLVR_CACHE", str(tmp_path_factory.mktemp("features")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def golden():
     return np.load(fill_rule.GOLDEN / "golden_embeddings.npz", allow_pickle=False)

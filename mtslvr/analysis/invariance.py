@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from ..audio import find_audio, load_audio
 from ..config import Layer, parse_enum
 from ..encoder import Encoder, standardize
 from ..errors import AudioError, ConfigError
+from ..fewshot.command import load_encoders
 from ..fewshot.features import Progress
 from ..fewshot.results import environment, read_json
 from ..training.augment import TRANSFORMATIONS, AugmentConfig, augment, draw_parameters
@@ -32,7 +33,7 @@ from ..windows import slice_windows
 KIND = "invariance"
 FORMAT = 1
 AVERAGE = "average"
-_FEWEST_CLIPS = 20
+_FEWEST_CLIPS = 10
 Float64 = npt.NDArray[np.float64]
 
 
@@ -154,7 +155,7 @@ class Invariance:
 
 def invariance(
     folder: str | os.PathLike[str],
-    models: Sequence[str | None] = (None,),
+    models: Sequence[str | None] | Mapping[str, Encoder] = (None,),
     config: InvarianceConfig | None = None,
     *,
     device: str = "auto",
@@ -167,29 +168,22 @@ def invariance(
 
     Args:
         folder: audio at any depth; no labels are needed.
-        models: what `mtslvr.load` takes; None is the bundled weights.
+        models: what `mtslvr.load` takes, None being the bundled weights; or encoders by name.
         config: what is measured.
         device: what `mtslvr.load` takes.
         progress: see `fewshot.features.pooled_rows`.
 
     Raises:
-        ConfigError: fewer than 20 clips, models given twice.
+        ConfigError: fewer than 10 clips, models given twice.
         AudioError: no such folder, or a file that cannot be read.
     Source:
         Heggan et al. 2023, section on learned invariance; the covariance and its regularisation are ours, see
         `mahalanobis`.
     """
-    import mtslvr
-    from mtslvr.hub import DEFAULT_MODEL
-
     config = InvarianceConfig() if config is None else config
     paths = _choose(folder, config)
     rows: list[InvarianceRow] = []
-    for model in models:
-        name = os.path.basename(os.path.normpath(model)) if model is not None else DEFAULT_MODEL
-        if any(row.model == name for row in rows):
-            raise ConfigError(f"model {name!r} is given twice; name each once")
-        encoder = mtslvr.load(model, device=device)
+    for name, encoder in load_encoders(models, device).items():
         pairs = _embed(paths, encoder, config, progress)
         for branch, (originals, copies) in pairs.items():
             rows += _rows_of(name, branch, originals, copies, config)

@@ -94,17 +94,27 @@ def _fewshot(results: Results, name: str) -> str:
     if not results.rows:
         raise ConfigError(f"{name}: holds no measurements")
     rows = results.rows
-    said = sorted({describe(row.result.settings) for row in rows})
-    parts = [f"<h2>Few-shot accuracy: {escape(name)}</h2><p>{_FEWSHOT_TEXT}</p>"]
-    parts.append("<ul>" + "".join(f"<li>{escape(line)}</li>" for line in said) + "</ul>")
-    parts.append(_datasets(results))
-    parts.append(_table(comparison(rows), marked=True))
+    parts = [f"<h2>Few-shot accuracy: {escape(name)}</h2><p>{_FEWSHOT_TEXT}</p>", _datasets(results)]
+    for kind, shots in dict.fromkeys((row.classifier, row.n_shot) for row in rows):
+        mine = [row for row in rows if (row.classifier, row.n_shot) == (kind, shots)]
+        said = "; ".join(dict.fromkeys(describe(row.result.settings) for row in mine))
+        scaling = ", ".join(f"{k}: {v}" for k, v in _scalings(mine).items())
+        parts.append(
+            f'<h3>{escape(kind)}, {shots}-shot</h3><p class="small">{escape(said)}. Scaling of rows {scaling}.</p>'
+        )
+        parts.append(_table(comparison(mine), marked=True))
     parts.append(_picture(pictures.accuracy(rows), "Accuracy with 95% intervals"))
     if any(row.result.weight_share for row in rows):
         parts.append(f"<h3>Feature selection</h3><p>{_SHARE_TEXT}</p>{_table(weight_shares(rows))}")
         parts.append(_picture(pictures.weight_shares(rows), "Share of the weight norm on each branch"))
     parts += [_classes(heading, mine) for heading, mine in groups(rows).items()]
     return "".join(parts)
+
+
+def _scalings(rows: Sequence[Row]) -> dict[str, str]:
+    """Features to how their rows were scaled, all of them in one word where they agree."""
+    found = {row.features: str(row.result.settings.get("scaling")) for row in rows}
+    return {"of all features": next(iter(found.values()))} if len(set(found.values())) == 1 else found
 
 
 def _datasets(results: Results) -> str:
@@ -125,7 +135,7 @@ def _classes(heading: str, rows: Sequence[Row]) -> str:
 def _invariance(measured: Invariance, name: str) -> str:
     settings = measured.settings
     said = (
-        f"{settings['clips']} clips of {settings['folder']}, {settings['draws']} draws of each transformation, seed "
+        f"{settings['clips']} clips of {settings['folder']}, {settings['draws']} copies by each transformation, seed "
         f"{settings['seed']}, {settings['layer']} features, shrinkage {settings['shrinkage']:g}."
     )
     conclusions = "".join(f"<li>{escape(line)}</li>" for line in measured.conclusions())

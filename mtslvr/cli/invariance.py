@@ -60,7 +60,8 @@ def invariance_command(
         config = InvarianceConfig(clips, draws, seed, shrinkage, layer, batch_size, published)
         found = invariance(folder, split_list(models) or (None,), config, device=device, progress=progress_bar(quiet))
         used = found.settings["clips"]
-        click.echo(f"{folder}: {used} clips, {draws} draws, seed {seed}; means ± 95% interval, {layer} features")
+        click.echo(f"{folder}: {used} clips, {draws} copies by each transformation, seed {seed}, {layer} features")
+        click.echo("means ± 95% interval")
         click.echo(aligned(found.table()))
         for line in found.conclusions():
             click.echo(line)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,7 +142,7 @@ def run(
 
 def compare(
     sets: Sequence[LabelledSet],
-    models: Sequence[str | None] = (None,),
+    models: Sequence[str | None] | Mapping[str, Encoder] = (None,),
     config: CompareConfig | None = None,
     *,
     device: str = "auto",
@@ -154,7 +154,7 @@ def compare(
 
     Args:
         sets: from `read_set` or `datasets.prepare`.
-        models: what `mtslvr.load` takes; None is the bundled weights.
+        models: what `mtslvr.load` takes, None being the bundled weights; or encoders by name.
         config: what is measured.
         device: what `mtslvr.load` takes.
         batch_size: windows at once through the encoder.
@@ -168,7 +168,7 @@ def compare(
     """
     config = CompareConfig() if config is None else config
     _check_sets(sets, config)
-    encoders = _load(models, config, device)
+    encoders = load_encoders(models, device) if set(config.features) != {LOG_MEL} else {}
     settings: dict[str, Any] = {"cache": cache, "progress": progress}
     rows: list[Row] = []
     facts = {}
@@ -201,13 +201,23 @@ def _check_sets(sets: Sequence[LabelledSet], config: CompareConfig) -> None:
                 raise ConfigError(f"{labelled.name}: {error}") from None
 
 
-def _load(models: Sequence[str | None], config: CompareConfig, device: str) -> dict[str, Encoder]:
+def load_encoders(models: Sequence[str | None] | Mapping[str, Encoder], device: str) -> dict[str, Encoder]:
+    """Load several encoders, each under a short name.
+
+    Args:
+        models: what `mtslvr.load` takes, None being the bundled weights; or encoders by name, which stay as they are.
+        device: what `mtslvr.load` takes.
+
+    Raises:
+        ConfigError: the same one twice.
+        HubError, CheckpointError: see `mtslvr.load`.
+    """
     import mtslvr
     from mtslvr.hub import DEFAULT_MODEL
 
-    if all(name == LOG_MEL for name in config.features):
-        return {}
-    encoders = {}
+    if isinstance(models, Mapping):
+        return dict(models)
+    encoders: dict[str, Encoder] = {}
     for model in models:
         name = _short(DEFAULT_MODEL if model is None else str(model), [str(m) for m in models])
         if name in encoders:

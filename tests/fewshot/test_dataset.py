@@ -1,14 +1,9 @@
 from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
-import soundfile
 
-import mtslvr
-from mtslvr.config import EncoderConfig
 from mtslvr.errors import ConfigError
-from mtslvr.fewshot import extract_features, format_table, labelled_files, labels_from_names, run
+from mtslvr.fewshot import labelled_files, labels_from_names, labels_from_table, read_set
 
 
 @pytest.fixture
@@ -88,58 +83,86 @@ def test_names_without_the_field(paths, field, sep, message):
 
 
 @pytest.fixture
-def tones(tmp_path):
-    """Two classes of 4 clips of 0.25 s: low and high tones in noise, named class_speaker_take."""
-    rng = np.random.default_rng(0)
-    for label, hertz in enumerate((300, 3000)):
-        for take in range(4):
-            path = tmp_path / str(label) / f"{label}_s{take % 2}_{take}.wav"
-            path.parent.mkdir(exist_ok=True)
-            wave = np.sin(2 * np.pi * hertz * np.arange(4000) / 16000) + 0.1 * rng.standard_normal(4000)
-            soundfile.write(path, 0.3 * wave, 16000)
-    return tmp_path
+def table(tree):
+    path = tree / "table.csv"
+    path.write_text("file,split,label\ndog/2.wav,a,dog\ncat/a.ogg,b,cat\ndog/deep/1.FLAC,a,dog\n")
+    return path
 
 
-@pytest.fixture
-def encoder(monkeypatch):
-    """An encoder whose invariant half is the class folder's name, and whose variant half is noise."""
-
-    def embed(paths, **settings):
-        assert settings["features"] == "concat"
-        rng = np.random.default_rng(1)
-        halves = [[float(Path(p).parent.name), 1.0] for p in paths], rng.standard_normal((len(paths), 2))
-        return np.concatenate(halves, axis=1).astype(np.float32)
-
-    made = SimpleNamespace(config=EncoderConfig())
-    monkeypatch.setattr(mtslvr, "embed", embed, raising=False)
-    monkeypatch.setattr(mtslvr, "load", lambda model, device: made, raising=False)
-    return made
+def test_labels_from_a_table(tree, table):
+    paths, labels, names = labels_from_table(tree, table)
+    assert [p.relative_to(tree).as_posix() for p in paths] == ["cat/a.ogg", "dog/2.wav", "dog/deep/1.FLAC"]
+    assert (labels.tolist(), names) == ([0, 1, 1], ["cat", "dog"])
+    tabbed = tree / "table.tsv"
+    tabbed.write_text("filename\tcategory\ndog/2.wav\tloud\n")
+    with pytest.warns(UserWarning, match=r"2 audio files of .* are not in it and left out, the first .*a\.ogg"):
+        assert labels_from_table(tree, tabbed)[2] == ["loud"]
 
 
-def test_command_measures_every_feature_with_every_classifier(tones, encoder):
-    rows = run(tones, n_way=2, episodes=20, classifiers=["sgd", "logistic"])
-    assert [(r.features, r.classifier) for r in rows] == [
-        (f, c) for f in ("invariant", "variant", "concat", "log-mel") for c in ("sgd", "logistic")
-    ]
-    means = {(r.features, r.classifier): r.result.mean for r in rows}
-    assert means["invariant", "logistic"] == 100.0
-    assert means["variant", "logistic"] < 90
-    assert means["log-mel", "logistic"] == 100.0
-    assert format_table(rows).splitlines()[4].startswith("log-mel ")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"columns \[\]; expected one of file, path"),
+        ("file,sound\na.wav,x\n", r"columns \['file', 'sound'\]; expected"),
+        ("file,label\n", "no rows"),
+        ("file,label\ndog/2.wav,\n", "line 2: dog/2.wav has no class; fill it in"),
+        ("file,label\ndog/2.wav,a\n\ndog/3.wav,a\n", r"line 4: .*3\.wav: no such file; names are relative to"),
+        ("file,label\ndog/2.wav,a\ndog/2.wav,b\n", "line 3: dog/2.wav is 'a' before and 'b' here; remove"),
+        ("file,x,label\ndog/2.wav,a\n", "line 2: 2 cells, the header has 3"),
+    ],
+)
+def test_bad_tables(tree, text, message):
+    path = tree / "bad.csv"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        labels_from_table(tree, path)
 
 
-def test_command_takes_labels_from_names(tones, encoder):
-    rows = run(tones, label_field=1, n_way=2, episodes=5, classifiers=["centroid"])
-    assert len(rows) == 4
+def test_a_table_that_is_none(tree):
+    with pytest.raises(ConfigError, match=r"nowhere\.csv: not a table of labels"):
+        labels_from_table(tree, tree / "nowhere.csv")
 
 
-def test_command_refuses_an_unknown_classifier_before_any_work(tmp_path):
-    with pytest.raises(ConfigError, match="classifier='svm': unknown"):
-        run(tmp_path / "nowhere", classifiers=["svm"])
+@pytest.mark.filterwarnings("ignore:.*are not in it")
+def test_a_row_twice_counts_once(tree):
+    path = tree / "twice.csv"
+    path.write_text("file,label\ndog/2.wav,a\ndog/2.wav,a\n")
+    with pytest.warns(UserWarning, match="1 rows are there twice"):
+        assert len(labels_from_table(tree, path)[0]) == 1
 
 
-def test_features_of_an_encoder_with_one_output(tones, encoder):
-    encoder.config = EncoderConfig(tasks=1, heads=1, adapter=type(encoder.config.adapter)("none"))
-    paths, _, _ = labelled_files(tones)
-    features = extract_features(paths, encoder)
-    assert {name: f.shape for name, f in features.items()} == {"concat": (8, 4), "log-mel": (8, 256)}
+def fill(tree):
+    for i, path in enumerate(sorted(tree.rglob("*.*"))):
+        if path.is_file():
+            path.write_bytes(bytes([i]) * 100)
+
+
+def test_a_copy_within_a_class_counts_once(tree):
+    fill(tree)
+    (tree / "dog" / "copy.wav").write_bytes((tree / "dog" / "2.wav").read_bytes())
+    with pytest.warns(
+        UserWarning, match=r"dropped 1 files that are copies of others, the first .*copy\.wav \(of .*2\.wav"
+    ):
+        found = read_set(tree)
+    assert [p.name for p in found.paths] == ["a.ogg", "2.wav", "1.FLAC"]
+    assert found.labels.tolist() == ["cat", "dog", "dog"]
+
+
+def test_a_copy_in_another_class_is_an_error(tree):
+    fill(tree)
+    (tree / "cat" / "copy.wav").write_bytes((tree / "dog" / "2.wav").read_bytes())
+    with pytest.raises(ConfigError, match=r"copy\.wav \(cat\) and .*2\.wav \(dog\): the same audio in two classes"):
+        read_set(tree)
+
+
+def test_files_of_one_size_are_not_taken_for_copies(tmp_path):
+    for name, last in (("a", 1), ("b", 2)):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        (tmp_path / "x" / f"{name}.wav").write_bytes(bytes(200_000) + bytes([last]))  # differ beyond the probe
+    assert len(read_set(tmp_path).paths) == 2
+
+
+def test_one_way_to_label(tree, table):
+    fill(tree)
+    with pytest.raises(ConfigError, match="label_field=0 and a table"):
+        read_set(tree, label_field=0, table=table)

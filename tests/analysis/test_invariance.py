@@ -1,0 +1,117 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from mtslvr.analysis import InvarianceConfig, invariance, read_invariance
+from mtslvr.analysis.invariance import AVERAGE, mahalanobis
+from mtslvr.errors import AudioError, ConfigError
+from mtslvr.training.augment import TRANSFORMATIONS
+
+AUDIO = Path(__file__).parents[2] / "examples" / "audio"
+
+
+def test_mahalanobis_equals_the_formula():
+    rng = np.random.default_rng(0)
+    originals = rng.standard_normal((30, 4)) @ rng.standard_normal((4, 4)) + 5
+    copies = originals + 0.3 * rng.standard_normal((2, 30, 4))
+    covariance = np.cov(originals.T)
+    inverse = np.linalg.inv(0.8 * covariance + 0.2 * np.trace(covariance) / 4 * np.eye(4))
+    distances, between = mahalanobis(originals, copies, 0.2)
+    moved = copies - originals
+    np.testing.assert_allclose(distances, np.sqrt(np.einsum("kni,ij,knj->kn", moved, inverse, moved)))
+    pairs = [
+        np.sqrt((a - b) @ inverse @ (a - b)) for i, a in enumerate(originals) for j, b in enumerate(originals) if i != j
+    ]
+    assert between == pytest.approx(np.mean(pairs))
+
+
+def test_mahalanobis_is_0_for_copies_and_ignores_scale_with_fewer_clips_than_dimensions():
+    rng = np.random.default_rng(1)
+    originals = rng.standard_normal((12, 50))
+    assert (mahalanobis(originals, originals[None])[0] == 0).all()
+    copies = originals[None] + rng.standard_normal((1, 12, 50))
+    one, other = mahalanobis(originals, copies), mahalanobis(100 * originals, 100 * copies)
+    np.testing.assert_allclose(one[0], other[0])
+    assert one[1] == pytest.approx(other[1])
+
+
+def test_embeddings_that_are_all_the_same():
+    with pytest.raises(ConfigError, match="all embeddings are the same"):
+        mahalanobis(np.ones((12, 3)), np.ones((1, 12, 3)))
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    root, rng = tmp_path_factory.mktemp("clips"), np.random.default_rng(0)
+    for i in range(12):
+        tone = np.sin(2 * np.pi * 200 * (i + 1) * np.arange(14000) / 16000)
+        soundfile.write(root / f"{i}.wav", 0.2 * tone + 0.05 * rng.standard_normal(14000), 16000)
+    return root
+
+
+@pytest.fixture(scope="module")
+def measured(clips, encoder):
+    return invariance(clips, {"small": encoder}, InvarianceConfig(clips=11, batch_size=5))
+
+
+def test_every_transformation_and_branch_is_measured(measured):
+    found = [(row.branch, row.transformation) for row in measured.rows]
+    assert found == [(b, t) for b in ("invariant", "variant") for t in (*TRANSFORMATIONS, AVERAGE)]
+    for row in measured.rows:
+        assert row.mahalanobis > 0 and 0 < row.ci95 < row.mahalanobis
+        assert -1 <= row.cosine < 1
+    for branch in ("invariant", "variant"):
+        *each, average = [row.mahalanobis for row in measured.rows if row.branch == branch]
+        assert average == pytest.approx(np.mean(each))
+    assert (measured.settings["clips"], measured.settings["folder"][:5]) == (11, "clips")
+
+
+def test_results_survive_a_file(measured, tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text(measured.to_json())
+    assert read_invariance(path) == measured
+    assert measured.to_csv().splitlines()[0].startswith("model,branch,transformation,mahalanobis")
+    lines = measured.table()
+    assert lines[0][1:3] == ["invariant relative", "Mahalanobis"] and lines[-1][0] == AVERAGE
+    path.write_text(measured.to_json().replace('"format": 1', '"format": 2'))
+    with pytest.raises(ConfigError, match="format 2; expected 'invariance', format 1"):
+        read_invariance(path)
+
+
+def test_the_bundled_weights_have_learned_to_be_invariant():
+    measured = invariance(AUDIO)
+    [conclusion] = measured.conclusions()
+    assert "is more invariant than the variant one" in conclusion
+    cells = {(row.branch, row.transformation): row for row in measured.rows}
+    for transformation in TRANSFORMATIONS:
+        invariant, variant = (cells[branch, transformation] for branch in ("invariant", "variant"))
+        assert invariant.relative < variant.relative, transformation
+    assert cells["invariant", AVERAGE].cosine > cells["variant", AVERAGE].cosine
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"clips": 3}, "clips=3: must be an integer from 10"),
+        ({"draws": 0}, "draws=0"),
+        ({"shrinkage": 0}, "shrinkage=0: must be above 0"),
+        ({"layer": "stem"}, "layer='stem': unknown"),
+        ({"seed": -1}, "seed=-1"),
+    ],
+)
+def test_settings_outside_their_range(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        InvarianceConfig(**settings)
+
+
+def test_bad_input_is_named(encoder, tmp_path):
+    with pytest.raises(ConfigError, match="0 audio files; at least 10 are needed"):
+        invariance(tmp_path, {"small": encoder})
+    with pytest.raises(AudioError, match="no such file or folder"):
+        invariance(tmp_path / "nowhere", {"small": encoder})
+    for i in range(10):
+        soundfile.write(tmp_path / f"{i}.wav", np.zeros(1600), 16000)
+    with pytest.raises(AudioError, match=r"0\.wav: silent"):
+        invariance(tmp_path, {"small": encoder})

@@ -1,0 +1,276 @@
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from mtslvr import checkpoint
+from mtslvr.errors import AudioError, ConfigError
+from mtslvr.fewshot import (
+    CompareConfig,
+    FewShotResult,
+    Row,
+    average_ranks,
+    compare,
+    evaluate,
+    extract_features,
+    format_table,
+    read_results,
+    read_set,
+    run,
+)
+from mtslvr.fewshot.episodes import EpisodeConfig
+from mtslvr.fewshot.results import Results
+from mtslvr.fewshot.table import comparison, per_class, render, to_csv, weight_shares
+
+
+@pytest.fixture(scope="module")
+def tones(tmp_path_factory):
+    """Two classes of 4 clips of 0.25 s: low and high tones in noise, named class_speaker_take."""
+    root, rng = tmp_path_factory.mktemp("tones"), np.random.default_rng(0)
+    for label, hertz in (("low", 300), ("high", 3000)):
+        for take in range(4):
+            path = root / label / f"{label}_s{take % 2}_{take}.wav"
+            path.parent.mkdir(exist_ok=True)
+            wave = np.sin(2 * np.pi * hertz * np.arange(4000) / 16000) + 0.1 * rng.standard_normal(4000)
+            soundfile.write(path, 0.3 * wave, 16000)
+    return root
+
+
+@pytest.fixture(scope="module")
+def long_tones(tmp_path_factory):
+    """The same with clips of 2.5 s."""
+    root, rng = tmp_path_factory.mktemp("long"), np.random.default_rng(1)
+    for label, hertz in (("low", 300), ("high", 3000)):
+        for take in range(3):
+            path = root / label / f"{take}.wav"
+            path.parent.mkdir(exist_ok=True)
+            wave = np.sin(2 * np.pi * hertz * np.arange(40000) / 16000) + 0.1 * rng.standard_normal(40000)
+            soundfile.write(path, 0.3 * wave, 16000)
+    return root
+
+
+@pytest.fixture(scope="module")
+def model(unfolded_encoder, tmp_path_factory):
+    return str(checkpoint.save(unfolded_encoder, tmp_path_factory.mktemp("model") / "small"))
+
+
+def two_way(**settings):
+    return CompareConfig(n_way=2, **{"episodes": 20, **settings})
+
+
+def test_run_measures_every_feature_with_every_classifier(tones, model):
+    rows = run(tones, model=model, n_way=2, episodes=20, classifiers=["sgd", "logistic"])
+    assert [(r.features, r.classifier) for r in rows] == [
+        (f, c) for f in ("invariant", "variant", "concat", "log-mel") for c in ("sgd", "logistic")
+    ]
+    means = {(r.features, r.classifier): r.result.mean for r in rows}
+    assert means["log-mel", "logistic"] == 100.0
+    assert rows[0].result.per_class.keys() == {"low", "high"}
+    assert format_table(rows).splitlines()[4].startswith("log-mel ")
+
+
+def test_run_takes_labels_from_names(tones):
+    rows = run(tones, label_field=1, n_way=2, episodes=5, classifiers=["centroid"], features=["log-mel"])
+    assert rows[0].result.per_class.keys() == {"s0", "s1"}
+
+
+def test_compare_equals_evaluate_on_extracted_features(tones, encoder):
+    labelled = read_set(tones)
+    config = two_way(episodes=50, classifiers=["centroid"], features=["variant"])
+    [row] = compare([labelled], {"small": encoder}, config)
+    variant = extract_features(labelled.paths, encoder)["variant"]
+    expected = evaluate(variant, labelled.labels, EpisodeConfig(2, episodes=50), "centroid")
+    np.testing.assert_array_equal(row.result.accuracies, expected.accuracies)
+
+
+def test_an_unknown_name_is_refused_before_any_work(tmp_path):
+    with pytest.raises(ConfigError, match="classifier='svm': unknown"):
+        run(tmp_path / "nowhere", classifiers=["svm"])
+
+
+@pytest.fixture(scope="module")
+def compared(tones, long_tones, encoder):
+    config = two_way(
+        features=("concat", "pooled", "log-mel"), classifiers=("cosine", "sgd"), shots=(1, 2), weights=True
+    )
+    return compare(
+        [read_set(tones, name="short"), read_set(long_tones, name="long")], {"small": encoder, "other": encoder}, config
+    )
+
+
+def test_compare_covers_every_combination(compared):
+    found = {(r.dataset, r.model, r.features, r.classifier, r.n_shot) for r in compared}
+    expected = {
+        (dataset, name, features, classifier, shots)
+        for dataset in ("short", "long")
+        for name in ("small", "other")
+        for features in ("concat", "pooled")
+        for classifier in ("cosine", "sgd")
+        for shots in (1, 2)
+    } | {(d, "", "log-mel", c, s) for d in ("short", "long") for c in ("cosine", "sgd") for s in (1, 2)}
+    assert found == expected
+    assert len(compared) == len(found)
+    assert compared.datasets["long"] == {
+        "classes": 2, "clips": 6, "pieces": False, "window_seconds": None, "note": "",
+    }  # fmt: skip
+    assert {"mtslvr", "torch", "NumPy", "Python"} <= compared.environment.keys()
+
+
+def test_weights_are_measured_where_there_are_some(compared):
+    for row in compared:
+        measured = row.features == "concat" and row.classifier == "sgd"
+        assert set(row.result.weight_share) == ({"invariant", "variant"} if measured else set())
+        if measured:
+            assert sum(row.result.weight_share.values()) == pytest.approx(1)
+    lines = weight_shares(compared.rows)
+    assert lines[0] == ["dataset", "model", "classifier", "shots", "invariant", "variant"]
+    assert len(lines) == 1 + 8
+
+
+def test_json_holds_everything_but_single_episodes(compared, tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text(compared.to_json(), encoding="utf-8")
+    again = read_results(path)
+    assert [row.to_dict() for row in again] == [row.to_dict() for row in compared]
+    assert (again.datasets, again.environment) == (compared.datasets, compared.environment)
+    json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(name))
+
+
+def test_csv_has_a_line_a_measurement(compared):
+    lines = list(csv.DictReader(io.StringIO(to_csv(compared.rows))))
+    assert len(lines) == len(compared)
+    for line, row in zip(lines, compared, strict=True):
+        assert (line["dataset"], line["features"]) == (row.dataset, row.features)
+        assert float(line["accuracy"]) == row.result.mean
+        assert (line["n_shot"], line["seed"]) == (str(row.n_shot), "42")
+
+
+def test_markdown_and_text_show_the_same_cells(compared, tmp_path):
+    lines = comparison(compared.rows)
+    assert lines[0] == ["model", "features", "classifier", "shots", "short", "long", "average rank"]
+    assert len(lines) == 1 + 20
+    md, txt = (render(compared, tmp_path / name).splitlines() for name in ("a.md", "a.txt"))
+    assert [cell.strip() for cell in md[2].strip("|").split("|")] == lines[1]
+    assert txt[1].startswith(lines[1][0] + "  ")
+    with pytest.raises(ConfigError, match=r"unknown format '\.xls'; end the name in"):
+        render(compared, tmp_path / "a.xls")
+
+
+def made(features, dataset, mean, classifier="sgd", model="m"):
+    return Row(features, classifier, FewShotResult(mean, 0.5, np.zeros(1), {"n_shot": 1}), dataset, model)
+
+
+def test_average_ranks_by_hand():
+    means = {"a": (90, 50, 10), "b": (80, 60, 10), "c": (70, 40, 20)}
+    rows = [made(f, d, m) for f, values in means.items() for d, m in zip("xyz", values, strict=True)]
+    rows.append(made("d", "x", 99))  # not measured on y and z
+    rows += [made("a", d, 1, "logistic") for d in "xyz"]
+    ranks = average_ranks(rows)
+    assert ranks == {
+        ("m", "a", "sgd", 1): pytest.approx((1 + 2 + 2.5) / 3),
+        ("m", "b", "sgd", 1): pytest.approx((2 + 1 + 2.5) / 3),
+        ("m", "c", "sgd", 1): pytest.approx((3 + 3 + 1) / 3),
+        ("m", "a", "logistic", 1): 1.0,
+    }
+    assert comparison(rows)[4][-1] == "-"
+
+
+def test_per_class_counts_the_queries_of_each_class():
+    labels = np.repeat(["a", "b", "c"], 4)
+    features = np.repeat(np.eye(3), 4, axis=0)
+    features[8:10] = features[0]  # half of c looks like a
+    result = evaluate(features, labels, EpisodeConfig(3, 1, 1, 500), "centroid")
+    assert result.per_class["b"] == 100
+    weighted = sum(result.per_class.values()) / 3
+    assert weighted == pytest.approx(result.mean)
+    assert result.per_class["c"] < 100
+    row = Row("f", "centroid", result)
+    assert per_class([row])[2] == ["b", "100.0"]
+
+
+def test_variable_lengths_as_published(long_tones, encoder):
+    from dataclasses import replace
+
+    labelled = replace(read_set(long_tones), pieces=True, window_seconds=1.0)
+    results = compare([labelled], {"small": encoder}, two_way(features=("concat", "log-mel")))
+    assert results.datasets[labelled.name]["pieces"] is True
+    assert {row.features: row.result.mean for row in results if row.classifier == "logistic"}["log-mel"] == 100
+
+
+def test_published_sampler(tones):
+    config = two_way(features=("log-mel",), sampler="published", classifiers=("centroid",))
+    [row] = compare([read_set(tones)], ["not needed"], config)
+    assert row.result.mean == 100
+
+
+def test_a_broken_file_stops_or_is_left_out(tones, encoder, tmp_path):
+    import shutil
+
+    root = tmp_path / "tones"
+    shutil.copytree(tones, root)
+    (root / "low" / "broken.wav").write_text("no audio")
+    with pytest.raises(AudioError, match=r"broken\.wav: not an audio file"):
+        compare([read_set(root)], {"small": encoder}, two_way())
+    with pytest.warns(UserWarning, match=r"left out: .*broken\.wav"):
+        results = compare([read_set(root)], {"small": encoder}, two_way(on_error="skip"))
+    assert results.datasets["tones"]["clips"] == 8
+
+
+def test_bad_input_is_named_before_any_work(tones, model):
+    labelled = read_set(tones, name="tones")
+    with pytest.raises(ConfigError, match="tones: 5-way episodes from 2 classes"):
+        compare([labelled], ["nowhere/at/all"])
+    with pytest.raises(ConfigError, match=r"tones: 2-way episodes from 0 classes with at least 11 files"):
+        compare([labelled], ["nowhere/at/all"], two_way(shots=(1, 10)))
+    with pytest.raises(ConfigError, match="datasets tones, tones: each needs a name of its own"):
+        compare([labelled, labelled], [model], two_way())
+    with pytest.raises(ConfigError, match="datasets none"):
+        compare([], [model], two_way())
+    with pytest.raises(ConfigError, match=r"model .* is given twice"):
+        compare([labelled], [model, model], two_way())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sampler": "random"}, "sampler='random': unknown; use one of uniform, published"),
+        ({"on_error": "ignore"}, "on_error='ignore': unknown; use one of stop, skip"),
+        ({"scaling": "max"}, "scaling='max': unknown"),
+        ({"shots": ()}, "no classifier or no number of shots"),
+        ({"shots": (0,)}, "n_shot=0: must be an integer from 1"),
+        ({"weights": True, "classifiers": ("centroid",)}, "weights: none of the classifiers has any"),
+        ({"features": ("mfcc",)}, "features='mfcc': unknown"),
+    ],
+)
+def test_settings_outside_their_range(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        CompareConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("no json", "no file of results"),
+        ("[]", "no results of mtslvr in it"),
+        ('{"kind": "fewshot", "format": 99}', "kind 'fewshot', format 99; expected 'fewshot', format 1"),
+        ('{"kind": "fewshot", "format": 1, "rows": [{}], "datasets": {}, "environment": {}}', "damaged results"),
+    ],
+)
+def test_files_that_are_no_results(tmp_path, text, message):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_results(path)
+
+
+def test_branches_need_weights():
+    with pytest.raises(ConfigError, match="classifier='cosine' has no weights"):
+        evaluate(np.eye(10), np.repeat(range(5), 2), classifier="cosine", branches={"a": slice(0, 5)})
+
+
+def test_equal_results_are_equal_text():
+    rows = [made("a", "x", 50)]
+    assert Results(rows).to_json() == Results(rows).to_json()

@@ -1,0 +1,265 @@
+"""Each dataset of the paper from a tiny made-up tree of its published layout."""
+
+import json
+import os
+import pickle
+
+import numpy as np
+import pytest
+import soundfile
+
+from mtslvr.errors import ConfigError
+from mtslvr.fewshot import DATASETS, prepare
+from mtslvr.fewshot.datasets import layouts, read_split, splits
+
+
+def touch(root, *names):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def esc50(root):
+    root = root / "ESC-50-master"
+    rows = ["filename,fold,target,category,esc10,src_file,take"]
+    classes = ["dog", "hen", "rain", *(set(splits.ESC50["test"]) | set(splits.ESC50["val"])) - {"dog", "hen"}]
+    for i, name in enumerate(classes):
+        for take in "AB":
+            touch(root, f"audio/1-{i}-{take}-{i}.wav")
+            rows.append(f"1-{i}-{take}-{i}.wav,1,{i},{name},False,{i},{take}")
+    touch(root, "meta/esc50.csv", "README.md")
+    (root / "meta" / "esc50.csv").write_text("\n".join(rows))
+
+
+def nsynth(root):
+    for part in ("train", "valid", "test"):
+        touch(root, f"nsynth-{part}/examples.json")
+        touch(root, *(f"nsynth-{part}/audio/{part}_acoustic_{i:03d}-0{p}-127.wav" for i in range(4) for p in (21, 22)))
+
+
+def fsdkaggle18(root):
+    meta = root / "FSDKaggle2018.meta"
+    meta.mkdir()
+    train = "fname,label,manually_verified,freesound_id,license"
+    (meta / "train_post_competition.csv").write_text(train + "\n00a.wav,Bark,1,7,CC0\n00b.wav,Cello,0,8,CC0\n")
+    test = "fname,label,usage,freesound_id,license"
+    (meta / "test_post_competition_scoring_clips.csv").write_text(test + "\n01a.wav,Bark,Public,9,CC0\n")
+    touch(root, "FSDKaggle2018.audio_train/00a.wav", "FSDKaggle2018.audio_train/00b.wav")
+    touch(root, "FSDKaggle2018.audio_test/01a.wav")
+
+
+def watkins(root):
+    touch(root, "best_of/Narwhal/8201.wav", "best_of/Narwhal/8202.wav", "best_of/Killer_Whale/6100.wav")
+
+
+def birdclef2020(root):
+    for species, seconds in (("ameavo", (1, 2, 200)), ("azaspi1", (1, 1)), ("blaqui1", (1,))):
+        for i, length in enumerate(seconds):
+            path = root / "data" / species / f"XC{i}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, np.zeros(100 * length), 100)
+
+
+def voxceleb1(root):
+    touch(root, "vox1_dev_wav/wav/id10001/1zcIwhmdeo4/00001.wav", "vox1_dev_wav/wav/id10001/7gWz/00001.wav")
+    touch(root, "vox1_test_wav/wav/id10270/5r0dWxy17C8/00001.wav", "vox1_meta.csv", "other/00001.wav")
+
+
+def speechcommands(root):
+    touch(root, "yes/0a7c_nohash_0.wav", "yes/0a7c_nohash_1.wav", "no/0b_nohash_0.wav", "LICENSE", "testing_list.txt")
+    touch(root, "_background_noise_/pink_noise.wav")
+
+
+def cremad(root):
+    touch(root, *(f"AudioWAV/10{i:02d}_DFA_{e}_XX.wav" for i in range(2) for e in ("ANG", "SAD", "NEU")), "README.md")
+
+
+def saa(root):
+    header = "age,age_onset,birthplace,filename,native_language,sex,speakerid,country,file_missing?,,,"
+    rows = ["27,9,'virginia',afrikaans1,afrikaans,female,1,south africa,FALSE,,,", "9,9,x,lost1,zulu,male,2,y,TRUE,,,"]
+    (root / "speakers_all.csv").write_text("\n".join([header, *rows, "30,0,x,english7,english,male,3,usa,FALSE,,,"]))
+    touch(root, "recordings/recordings/afrikaans1.mp3", "recordings/recordings/english7.mp3")
+
+
+def commonvoice(root):
+    for locale in ("cy", "ab"):
+        folder = f"cv-corpus-12.0-delta-2022-12-07/{locale}"
+        touch(root, f"{folder}/clips/common_voice_{locale}_1.mp3", f"{folder}/clips/common_voice_{locale}_2.mp3")
+        touch(root, f"{folder}/validated.tsv", f"{folder}/other.tsv")
+
+
+# Dataset: the maker of its tree, its classes and clips there.
+TREES = {
+    "esc50": (esc50, 16, 32),
+    "nsynth": (nsynth, 12, 24),
+    "fsdkaggle18": (fsdkaggle18, 2, 3),
+    "watkins": (watkins, 2, 3),
+    "birdclef2020": (birdclef2020, 2, 4),
+    "voxceleb1": (voxceleb1, 2, 3),
+    "speechcommands": (speechcommands, 2, 3),
+    "cremad": (cremad, 3, 6),
+    "saa": (saa, 2, 2),
+    "commonvoice": (commonvoice, 2, 4),
+}
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    monkeypatch.setattr(layouts, "_BIRDCLEF_FEWEST", 2)
+
+    def make(name):
+        TREES[name][0](tmp_path)
+        return tmp_path
+
+    return make
+
+
+def test_every_dataset_has_a_tree():
+    assert set(TREES) == set(DATASETS)
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_all_clips_of_the_published_layout(tree, name):
+    with pytest.warns(UserWarning, match=r"classes and .* clips; .* in the paper"):
+        found = prepare(name, tree(name), "all")
+    _, classes, clips = TREES[name]
+    assert (len(np.unique(found.labels)), len(found.paths)) == (classes, clips)
+    assert all(path.is_file() for path in found.paths)
+    assert found.name == name
+    dataset = DATASETS[name]
+    assert (found.pieces, found.window_seconds) == (dataset.pieces, dataset.window_seconds)
+    assert dataset.title in found.note
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*in the paper")
+
+LABELS = {
+    "nsynth": "test_acoustic_000",
+    "fsdkaggle18": "Bark",
+    "watkins": "Killer_Whale",
+    "birdclef2020": "ameavo",
+    "voxceleb1": "id10001",
+    "speechcommands": "no",
+    "cremad": "ANG",
+    "saa": "afrikaans",
+    "commonvoice": "ab",
+}
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_classes_are_what_the_paper_tells_apart(tree, name):
+    assert prepare(name, tree(name), "all").labels[0] == LABELS[name]
+
+
+def test_esc50_has_the_published_classes(tree):
+    root = tree("esc50")
+    test, val, train = (set(prepare("esc50", root, split).labels) for split in ("test", "val", "train"))
+    assert test == set(splits.ESC50["test"]) and len(test) == 10
+    assert val == set(splits.ESC50["val"]) and len(val) == 5
+    assert train == {"rain"}
+
+
+def test_datasets_that_are_only_tested_on_have_every_class(tree):
+    root = tree("cremad")
+    assert set(prepare("cremad", root).labels) == {"ANG", "SAD", "NEU"}
+    with pytest.raises(ConfigError, match="CREMA-D: no split 'train', the paper only tests on it"):
+        prepare("cremad", root, "train")
+
+
+def test_without_a_split_file_the_split_is_named_as_ours(tree):
+    root = tree("nsynth")
+    with pytest.warns(UserWarning, match=r"split 7:1:2 by a fixed draw of our own.*--split-file"):
+        found = {split: set(prepare("nsynth", root, split).labels) for split in ("train", "val", "test")}
+    assert [len(found[s]) for s in ("train", "val", "test")] == [8, 2, 2]
+    assert len(set.union(*found.values())) == 12
+    assert "our own draw" in prepare("nsynth", root).note
+
+
+def write_split(path, parts):
+    if path.suffix == ".json":
+        path.write_text(json.dumps(dict(zip(("train", "val", "test"), parts, strict=True))))
+    elif path.suffix == ".csv":
+        named = zip(("train", "val", "test"), parts, strict=True)
+        path.write_text("class,split\n" + "".join(f"{c},{split}\n" for split, classes in named for c in classes))
+    elif path.suffix == ".txt":
+        path.write_text("\n".join(parts[2]))
+    else:  # as MetaAudio's repository holds them
+        array = np.empty(3, dtype=object)
+        array[:] = [np.array(part) if i else list(part) for i, part in enumerate(parts)]
+        np.save(path, array, allow_pickle=True)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".json", ".csv", ".txt"])
+def test_split_files(tree, tmp_path, suffix):
+    path = tmp_path / f"split{suffix}"
+    write_split(path, (["Narwhal"], [], ["killer whale"]))  # names as in the split, not as in the folder
+    found = prepare("watkins", tree("watkins"), "test", path)
+    assert set(found.labels) == {"Killer_Whale"}
+    assert path.name in found.note
+
+
+def test_a_split_of_another_dataset_is_refused(tree, tmp_path):
+    path = tmp_path / "split.json"
+    write_split(path, ([], [], ["Narwhal", "Dodo"]))
+    with pytest.raises(ConfigError, match=r"1 of 2 classes of split 'test' are not in the dataset, the first 'Dodo'"):
+        prepare("watkins", tree("watkins"), "test", path)
+    path.write_text('{"test": ["Narwhal"]}')
+    with pytest.raises(ConfigError, match="no split 'val'; it has test"):
+        prepare("watkins", tmp_path, "val", path)
+
+
+class Runs:
+    def __reduce__(self):
+        return os.system, ("echo no",)
+
+
+def test_a_split_file_that_would_run_code_is_refused(tmp_path):
+    path = tmp_path / "split.npy"
+    array = np.empty(3, dtype=object)
+    array[:] = [["a"], ["b"], [Runs()]]
+    np.save(path, array, allow_pickle=True)
+    assert b"system" in path.read_bytes()
+    with pytest.raises(ConfigError, match=r"refused: the split file asks for .*system"):
+        read_split(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.npy", b"no array", "not a split file"),
+        ("x.npy", pickle.dumps(3), "not a split file"),
+        ("x.json", b"{", "not a split file"),
+        ("x.csv", b"name\na\n", "not a split file"),
+        ("x.yaml", b"", "unknown split file; use .npy, .json, .csv, .txt"),
+    ],
+)
+def test_files_that_are_no_splits(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        read_split(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_an_empty_folder_says_what_was_expected(tmp_path, name):
+    with pytest.raises(ConfigError, match=f"{tmp_path.name}: no "):
+        prepare(name, tmp_path)
+
+
+def test_names_that_do_not_exist(tmp_path):
+    with pytest.raises(ConfigError, match="dataset='esc10': unknown; use one of esc50, nsynth"):
+        prepare("esc10", tmp_path)
+    with pytest.raises(ConfigError, match="split='dev': unknown; use one of train, val, test, all"):
+        prepare("esc50", tmp_path, "dev")
+    with pytest.raises(ConfigError, match="no such folder; give the one that ESC-50 unpacks to"):
+        prepare("esc50", tmp_path / "nowhere")
+
+
+def test_a_table_without_its_column_and_a_misnamed_file(tmp_path):
+    esc50(tmp_path)
+    (tmp_path / "ESC-50-master" / "meta" / "esc50.csv").write_text("filename,fold\n")
+    with pytest.raises(ConfigError, match=r"esc50\.csv: no column category"):
+        prepare("esc50", tmp_path)
+    touch(tmp_path, "AudioWAV/1001_DFA_JOY_XX.wav")
+    with pytest.raises(ConfigError, match=r"1001_DFA_JOY_XX\.wav: not named ACTOR_SENTENCE_EMOTION_LEVEL"):
+        prepare("cremad", tmp_path)

@@ -98,7 +98,8 @@ def main() -> None:
     note = (
         f"{DIM}-d features, one query a class; accuracy on the {options.loop_episodes} episodes that both did, in %. "
         f"mtslvr {machine['mtslvr']}, scikit-learn {metadata.version('scikit-learn')}, NumPy {machine['NumPy']}, torch "
-        f"{machine['torch']} with {torch.get_num_threads()} threads, {machine['processor']}, {machine['cores']} cores{load}."
+        f"{machine['torch']} with {torch.get_num_threads()} threads, {machine['processor']}, {machine['cores']} cores"
+        f"{load}."
     )
     text = "\n".join([table[0], "|" + "---|" * len(heading), *table[1:], "", note])
     print(f"\n{text}")

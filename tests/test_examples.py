@@ -61,6 +61,13 @@ def test_few_shot():
     assert float(found[2][1]) > 50
 
 
+def test_other_features():
+    out = run("04_other_features.py")
+    found = re.findall(r"^(\w+) +(\d+) numbers a file +(\d+\.\d\d) ± \d\.\d\d %$", out, re.MULTILINE)
+    assert [(name, width) for name, width, _ in found[:2]] == [("mtslvr", "1000"), ("MFCC", "40")]
+    assert all(float(mean) > 40 for *_, mean in found)  # chance is 20
+
+
 def test_every_take_is_there():
     files = {path.relative_to(AUDIO).as_posix() for path in AUDIO.rglob("*") if path.is_file()}
     assert files == set(make_audio.TAKES)

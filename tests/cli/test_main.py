@@ -1,6 +1,8 @@
 """The `mtslvr` group: its commands, and training and few-shot from the command line."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,7 +41,7 @@ def labelled(tmp_path_factory):
 def test_help_lists_every_command():
     result = run("--help")
     assert result.exit_code == 0
-    for name in ("embed", "fewshot", "convert", "train"):
+    for name in ("embed", "fewshot", "invariance", "report", "convert", "train"):
         assert f"  {name} " in result.output
         assert run(name, "--help").exit_code == 0
 
@@ -52,27 +54,101 @@ def test_an_unknown_command_is_a_usage_error():
 def test_fewshot_prints_features_beside_the_baseline(labelled, model):
     result = run("fewshot", labelled, "--model", model, "--n-way", 3, "--episodes", 50)
     assert result.exit_code == 0, result.output
-    header, columns, *rows = result.output.splitlines()
-    assert "3-way 1-shot, 50 episodes, seed 42" in header
+    found, header, columns, *rows = result.stdout.splitlines()
+    assert found == "labelled0: 3 classes, 12 files"
+    assert header == "3-way 1-shot, 1 query a class, 50 episodes, seed 42; accuracy in % ± 95% interval"
     assert columns.split() == ["features", "sgd", "logistic"]
-    assert [row.split()[0] for row in rows] == ["invariant", "variant", "concat", "log-mel"]
+    assert [row.split()[0] for row in rows] == ["invariant", "variant", "concat", "pooled", "log-mel"]
     baseline = float(rows[-1].split()[-3])
     assert baseline > 90  # three tones: a log-mel spectrum tells them apart
 
 
-def test_fewshot_takes_labels_from_file_names(labelled, model):
-    by_folder = run("fewshot", labelled, "--model", model, "--n-way", 3, "--episodes", 20, "--classifier", "centroid")
-    by_name = run(
-        "fewshot", labelled, "--model", model, "--n-way", 3, "--episodes", 20, "--classifier", "centroid",
-        "--label-field", 0,
+def test_fewshot_writes_what_it_is_asked_for(labelled, tmp_path):
+    """The baseline needs no encoder, so this is quick."""
+    table = tmp_path / "classes.csv"
+    table.write_text("file,label\n" + "".join(f"{n}/{n}_{i}.wav,{n}\n" for n in ("low", "high") for i in range(4)))
+    names = ["a.json", "a.csv", "a.md", "a.png"]
+    outputs = [part for name in names[:3] for part in ("-o", tmp_path / name)]
+    result = run(
+        "fewshot", labelled, "--labels", table, "--n-way", 2, "--shots", "1,2", "--features", "log-mel", "--episodes",
+        20, "--classifier", "cosine,centroid", "--per-class", *outputs, "--plot", tmp_path / "a.png",
     )  # fmt: skip
-    assert by_name.exit_code == 0, by_name.output
-    assert len(by_name.output.splitlines()) == len(by_folder.output.splitlines())
+    assert result.exit_code == 0, result.output
+    assert "warning: " in result.stderr and "4 audio files" in result.stderr and ".py" not in result.stderr
+    assert "accuracy of each class: labelled0, cosine, 2-shot" in result.stdout
+    assert all((tmp_path / name).stat().st_size > 100 for name in names)
+    assert len(json.loads((tmp_path / "a.json").read_text())["rows"]) == 4
+    page = tmp_path / "page.html"
+    assert run("report", tmp_path / "a.json", "-o", page).exit_code == 0
+    assert page.read_text().startswith("<!DOCTYPE html>")
 
 
-def test_fewshot_needs_enough_classes(labelled, model):
-    result = run("fewshot", labelled, "--model", model)
-    assert result.exit_code == 2 and "5-way episodes from 3 classes" in result.output
+def test_fewshot_of_a_published_dataset(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "AudioWAV").mkdir()
+    for actor in range(3):
+        for emotion in ("ANG", "SAD"):
+            path = tmp_path / "AudioWAV" / f"10{actor:02}_DFA_{emotion}_XX.wav"
+            soundfile.write(path, 0.1 * rng.standard_normal(4000), 16000)
+    result = run(
+        "fewshot", "--dataset", "cremad", "--root", tmp_path, "--n-way", 2, "--episodes", 10, "--features", "log-mel"
+    )
+    assert result.exit_code == 0, result.output
+    assert "cremad: 2 classes, 6 files (CREMA-D, test classes (all, as published), windows of 5 s)" in result.stdout
+    assert "CREMA-D has 6 and 7,442 in the paper" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "nothing to measure: give a folder"),
+        (("--dataset", "esc50"), "1 --dataset and 0 --root"),
+        (("FOLDER", "--shots", "1,many"), "--shots='1,many': must be whole numbers"),
+        (("FOLDER",), "labelled0: 5-way episodes from 3 classes"),
+        (("FOLDER", "--n-way", 3, "--shots", "1,10"), "from 0 classes with at least 11 files"),
+        (("FOLDER", "-o", "x.xls"), "unknown format '.xls'; end the name in .json"),
+        (("FOLDER", "-o", "nowhere/x.json"), "folder 'nowhere' does not exist"),
+        (("FOLDER", "--plot", "x.bmp"), "unknown picture format '.bmp'"),
+        (("FOLDER", "FOLDER", "--labels", "x.csv"), "with 2 folders; give the one"),
+        (("FOLDER", "--split-file", "x.npy"), "with 0 --dataset; give one"),
+    ],
+)
+def test_fewshot_names_what_is_wrong_before_any_work(labelled, arguments, message):
+    result = run("fewshot", *(labelled if a == "FOLDER" else a for a in arguments), "--model", "no/such@model")
+    assert result.exit_code == 2 and message in result.output, result.output
+
+
+def test_invariance_prints_every_transformation(labelled, model, tmp_path):
+    result = run(
+        "invariance", labelled, "--model", model, "--clips", 10, "-o", tmp_path / "x.json", "-o", tmp_path / "x.md"
+    )
+    assert result.exit_code == 0, result.output
+    assert "time_masking" in result.stdout and "the invariant branch is" in result.stdout
+    assert (tmp_path / "x.md").read_text().startswith("| transformation |")
+    assert run("report", tmp_path / "x.json", "-o", tmp_path / "x.html").exit_code == 0
+    wrong = run("invariance", labelled, "--clips", 3)
+    assert wrong.exit_code == 2 and "clips=3: must be an integer from 10" in wrong.output
+
+
+def test_report_names_what_is_no_result(tmp_path):
+    (tmp_path / "x.json").write_text("{}")
+    result = run("report", tmp_path / "x.json", "-o", tmp_path / "x.html")
+    assert result.exit_code == 2 and "no results of mtslvr in it" in result.output
+    result = run("report", tmp_path / "x.json", "-o", tmp_path / "x.pdf")
+    assert result.exit_code == 2 and "end the name in .html" in result.output
+
+
+def test_docs_of_fewshot_name_options_that_exist():
+    page = (Path(__file__).parents[2] / "docs" / "fewshot.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    commands = [line.split("#")[0] for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    assert len(commands) >= 10
+    for command in commands:
+        program, name, *arguments = command.split()
+        assert program == "mtslvr"
+        main.get_command(None, name).make_context(name, arguments)
+    [code] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(code, {})
 
 
 def test_train_from_the_command_line(labelled, tmp_path):

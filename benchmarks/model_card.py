@@ -23,7 +23,6 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -183,14 +182,15 @@ def measured_with(config: EpisodeConfig, sgd_episodes: int, first: Measured) -> 
     """Settings, versions and machine of the evaluation, as a sentence."""
     here = environment()
     revision = here["git_revision"]
+    fewer = "" if sgd_episodes == config.episodes else f" ({sgd_episodes:,} for SGD)"
     parts = [
-        f"{config.n_way}-way {config.n_shot}-shot, {config.n_query} query a class, {config.episodes:,} episodes "
-        f"({sgd_episodes:,} for SGD), seed {config.seed}; accuracy in % ± 95% interval of the mean",
+        f"{config.n_way}-way {config.n_shot}-shot, {config.n_query} query a class, {config.episodes:,} episodes"
+        f"{fewer}, seed {config.seed}; accuracy in % ± 95% interval of the mean",
         scalings(first),
         "log-mel: mean and standard deviation of each mel band over time, no training",
         "untrained: the network with random weights, concat",
         f"measured with mtslvr {here['mtslvr']}, torch {here['torch']}, NumPy {here['numpy']}, "
-        f"scikit-learn {metadata.version('scikit-learn')}, Python {here['python']} on {here['cpu']}, "
+        f"Python {here['python']} on {here['cpu']}, "
         f"{here['cores']} cores" + (f", {here['cuda']}" if here["cuda"] else ", no GPU"),
     ]
     if revision != "unknown":
@@ -513,7 +513,7 @@ def main() -> None:
     )
     parser.add_argument("--name", help="of the model; default: the name of the checkpoint folder")
     parser.add_argument("--episodes", type=int, default=10_000)
-    parser.add_argument("--sgd-episodes", type=int, default=1_000, help="SGD fits one model an episode and is slow")
+    parser.add_argument("--sgd-episodes", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="whose blocks are filled")

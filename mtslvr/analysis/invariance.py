@@ -34,6 +34,7 @@ KIND = "invariance"
 FORMAT = 1
 AVERAGE = "average"
 _FEWEST_CLIPS = 10
+_MOST_IN_PAIRS = 2000  # clips whose distances to one another are taken, memory grows with the square
 Float64 = npt.NDArray[np.float64]
 
 
@@ -213,7 +214,7 @@ def mahalanobis(originals: Float64, copies: Float64, shrinkage: float = 0.1) -> 
     if not scale > 0:
         raise ConfigError("all embeddings are the same: no distance can be told; are all files silent?")
     root = np.linalg.cholesky((1 - shrinkage) * covariance + shrinkage * scale * np.eye(dim))
-    white = np.linalg.solve(root, centred.T).T
+    white = np.linalg.solve(root, centred[:_MOST_IN_PAIRS].T).T
     moved = np.linalg.solve(root, (copies - originals).reshape(-1, dim).T).T
     distances: Float64 = np.linalg.norm(moved, axis=1).reshape(copies.shape[:-1])
     squares = (white**2).sum(axis=1)

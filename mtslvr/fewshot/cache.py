@@ -49,6 +49,7 @@ class FeatureCache:
         self._how = dict(how)
         self._known: dict[_Identity, tuple[npt.NDArray[Any], int, int]] = {}
         self._new: list[tuple[_Identity, FloatArray]] = []
+        self._new_bytes = 0
         self._written = time.monotonic()
         self._usable = True
         for index in sorted(self.folder.glob("*.json")):
@@ -65,13 +66,13 @@ class FeatureCache:
     def add(self, path: Path, rows: FloatArray) -> None:
         """Keep the rows of a file; `close` writes what is not on disk yet."""
         self._new.append((_identity(path), rows))
-        size = sum(rows.nbytes for _, rows in self._new)
-        if size > _SHARD_BYTES or time.monotonic() - self._written > _SHARD_SECONDS:
+        self._new_bytes += rows.nbytes
+        if self._new_bytes > _SHARD_BYTES or time.monotonic() - self._written > _SHARD_SECONDS:
             self.close()
 
     def close(self) -> None:
         """Write the rows that are not on disk yet; a folder that cannot be written costs a warning, not the run."""
-        new, self._new = self._new, []
+        new, self._new, self._new_bytes = self._new, [], 0
         self._written = time.monotonic()
         if not new or not self._usable:
             return

@@ -153,4 +153,6 @@ class _Names(pickle.Unpickler):
             raise ConfigError(
                 f"refused: the file asks for {module}.{name}, which is no list of names; use a .json split"
             )
-        return super().find_class(module, name)
+        # NumPy 2 has moved the module that older files name.
+        known = module.replace("numpy.core", "numpy._core") if hasattr(np, "_core") else module
+        return super().find_class(known, name)

@@ -46,7 +46,7 @@ class InvarianceConfig:
         clips: at most so many files, drawn at random.
         draws: transformed copies of each clip, by each transformation.
         seed: of clips and parameters.
-        shrinkage: share of the identity in the covariance, see `mahalanobis`.
+        shrinkage: share of the identity in the covariance, see `mahalanobis`; None is Ledoit and Wolf's.
         layer: "head" or "pooled".
         batch_size: windows at once through the encoder.
         published: the pitch shift of the published code, with a fine STFT; much slower.
@@ -58,7 +58,7 @@ class InvarianceConfig:
     clips: int = 500
     draws: int = 1
     seed: int = 42
-    shrinkage: float = 0.1
+    shrinkage: float | None = None
     layer: str = "head"
     batch_size: int = 16
     published: bool = False
@@ -69,7 +69,7 @@ class InvarianceConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise ConfigError(f"{name}={value!r}: must be an integer from {low} to {high}")
-        if not 0 < self.shrinkage <= 1:
+        if self.shrinkage is not None and not 0 < self.shrinkage <= 1:
             raise ConfigError(f"shrinkage={self.shrinkage!r}: must be above 0 and at most 1")
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"seed={self.seed!r}: must be an integer from 0 to {2**32 - 1}")
@@ -88,6 +88,7 @@ class InvarianceRow:
         relative: the same divided by the mean distance between different clips: 0 is invariant, and at 1 a transformed
             clip is as far away as another clip.
         cosine: similarity of original and transformed clip.
+        shrinkage: share of the identity in the covariance.
     """
 
     model: str
@@ -97,6 +98,7 @@ class InvarianceRow:
     ci95: float
     relative: float
     cosine: float
+    shrinkage: float
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,7 @@ def invariance(
     return Invariance(rows, settings, environment())
 
 
-def mahalanobis(originals: Float64, copies: Float64, shrinkage: float = 0.1) -> tuple[Float64, float]:
+def mahalanobis(originals: Float64, copies: Float64, shrinkage: float) -> tuple[Float64, float]:
     """Measure how far copies lie from their originals, in units of the spread of the originals.
 
     With S the covariance of the originals, the distance is sqrt((z' - z)^T C^-1 (z' - z)) with
@@ -208,7 +210,7 @@ def mahalanobis(originals: Float64, copies: Float64, shrinkage: float = 0.1) -> 
         (..., n) distances, and the mean distance between two different originals.
     """
     centred = originals - originals.mean(axis=0)
-    covariance = centred.T @ centred / (len(originals) - 1)
+    covariance = centred.T @ centred / len(originals)
     dim = len(covariance)
     scale = np.trace(covariance) / dim
     if not scale > 0:
@@ -220,6 +222,27 @@ def mahalanobis(originals: Float64, copies: Float64, shrinkage: float = 0.1) -> 
     squares = (white**2).sum(axis=1)
     pairs = np.sqrt(np.maximum(squares[:, None] + squares - 2 * white @ white.T, 0))
     return distances, float(pairs.sum() / (len(pairs) * (len(pairs) - 1)))
+
+
+def ledoit_wolf(originals: Float64) -> float:
+    """Find the shrinkage that brings the covariance nearest to that of all clips there could be.
+
+    Args:
+        originals: (n, D).
+
+    Returns:
+        From 0, for many clips, to 1, for few.
+    Source:
+        Ledoit and Wolf 2004, "A well-conditioned estimator for large-dimensional covariance matrices", lemma 3.3; as
+        `sklearn.covariance.ledoit_wolf_shrinkage`.
+    """
+    centred = originals - originals.mean(axis=0)
+    count, dim = centred.shape
+    covariance = centred.T @ centred / count
+    spread = float((covariance**2).sum())
+    error = float(((centred**2).sum(axis=1) ** 2).mean() - spread) / count
+    distance = spread - float(np.trace(covariance)) ** 2 / dim
+    return min(error / distance, 1.0) if distance > 0 else 1.0
 
 
 def _choose(folder: str | os.PathLike[str], config: InvarianceConfig) -> list[Path]:
@@ -277,22 +300,24 @@ def _first_window(path: Path, encoder: Encoder) -> Tensor:
 def _rows_of(
     model: str, branch: str, originals: Float64, copies: Float64, config: InvarianceConfig
 ) -> list[InvarianceRow]:
-    distances, between = mahalanobis(originals, copies, config.shrinkage)
+    # Exactly 0 would leave directions without any spread.
+    shrinkage = max(ledoit_wolf(originals), 1e-6) if config.shrinkage is None else config.shrinkage
+    distances, between = mahalanobis(originals, copies, shrinkage)
     norms = np.linalg.norm(originals, axis=-1) * np.linalg.norm(copies, axis=-1)
     cosines = (originals * copies).sum(axis=-1) / np.where(norms > 0, norms, 1)
     rows = []
     for name, of_clips, cosine in zip(TRANSFORMATIONS, distances.mean(axis=1), cosines, strict=True):
-        rows.append(_row(model, branch, name, of_clips, between, float(cosine.mean())))
+        rows.append(_row((model, branch, name), of_clips, between, float(cosine.mean()), shrinkage))
     average = distances.mean(axis=(0, 1))
-    return [*rows, _row(model, branch, AVERAGE, average, between, float(cosines.mean()))]
+    return [*rows, _row((model, branch, AVERAGE), average, between, float(cosines.mean()), shrinkage)]
 
 
 def _row(
-    model: str, branch: str, transformation: str, of_clips: Float64, between: float, cosine: float
+    names: tuple[str, str, str], of_clips: Float64, between: float, cosine: float, shrinkage: float
 ) -> InvarianceRow:
     mean = float(of_clips.mean())
     ci95 = float(1.96 * of_clips.std() / np.sqrt(len(of_clips)))
-    return InvarianceRow(model, branch, transformation, mean, ci95, mean / between, cosine)
+    return InvarianceRow(*names, mean, ci95, mean / between, cosine, shrinkage)
 
 
 def read_invariance(path: str | os.PathLike[str]) -> Invariance:

@@ -136,7 +136,7 @@ def _invariance(measured: Invariance, name: str) -> str:
     settings = measured.settings
     said = (
         f"{settings['clips']} clips of {settings['folder']}, {settings['draws']} copies by each transformation, seed "
-        f"{settings['seed']}, {settings['layer']} features, shrinkage {settings['shrinkage']:g}."
+        f"{settings['seed']}, {settings['layer']} features."
     )
     conclusions = "".join(f"<li>{escape(line)}</li>" for line in measured.conclusions())
     return "".join(

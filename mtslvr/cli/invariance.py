@@ -19,7 +19,7 @@ _OUTPUTS = (".json", ".csv", ".md", ".txt")
 @click.option("--draws", default=1, show_default=True, help="Transformed copies of each, by each transformation.")
 @click.option("--seed", default=42, show_default=True)
 @click.option("--layer", default="head", show_default=True, help="head, or pooled: before it.")
-@click.option("--shrinkage", default=0.1, show_default=True, help="Share of the identity in the covariance.")
+@click.option("--shrinkage", type=float, help="Share of the identity in the covariance.  [default: Ledoit-Wolf's]")
 @click.option("--published", is_flag=True, help="Pitch shift through the published fine STFT, much slower.")
 @click.option("-o", "--output", "outputs", multiple=True, type=click.Path(path_type=Path), help="json, csv, md or txt.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Heat map: png, svg or pdf.")
@@ -33,7 +33,7 @@ def invariance_command(
     draws: int,
     seed: int,
     layer: str,
-    shrinkage: float,
+    shrinkage: float | None,
     published: bool,
     outputs: tuple[Path, ...],
     plot: Path | None,

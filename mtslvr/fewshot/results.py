@@ -119,9 +119,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{path}: not a file of results ({error}); write one with `mtslvr fewshot -o x.json`"
-        ) from None
+        raise ConfigError(f"{path}: no file of results ({error}); write one with `mtslvr fewshot -o x.json`") from None
     if not isinstance(data, dict) or "kind" not in data:
         raise ConfigError(f"{path}: no results of mtslvr in it; write some with `mtslvr fewshot -o x.json`")
     return data

@@ -3,9 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from sklearn.covariance import ledoit_wolf_shrinkage
 
 from mtslvr.analysis import InvarianceConfig, invariance, read_invariance
-from mtslvr.analysis.invariance import AVERAGE, mahalanobis
+from mtslvr.analysis.invariance import AVERAGE, ledoit_wolf, mahalanobis
 from mtslvr.errors import AudioError, ConfigError
 from mtslvr.training.augment import TRANSFORMATIONS
 
@@ -16,7 +17,7 @@ def test_mahalanobis_equals_the_formula():
     rng = np.random.default_rng(0)
     originals = rng.standard_normal((30, 4)) @ rng.standard_normal((4, 4)) + 5
     copies = originals + 0.3 * rng.standard_normal((2, 30, 4))
-    covariance = np.cov(originals.T)
+    covariance = np.cov(originals.T, bias=True)
     inverse = np.linalg.inv(0.8 * covariance + 0.2 * np.trace(covariance) / 4 * np.eye(4))
     distances, between = mahalanobis(originals, copies, 0.2)
     moved = copies - originals
@@ -30,16 +31,23 @@ def test_mahalanobis_equals_the_formula():
 def test_mahalanobis_is_0_for_copies_and_ignores_scale_with_fewer_clips_than_dimensions():
     rng = np.random.default_rng(1)
     originals = rng.standard_normal((12, 50))
-    assert (mahalanobis(originals, originals[None])[0] == 0).all()
+    assert (mahalanobis(originals, originals[None], 0.1)[0] == 0).all()
     copies = originals[None] + rng.standard_normal((1, 12, 50))
-    one, other = mahalanobis(originals, copies), mahalanobis(100 * originals, 100 * copies)
+    one, other = mahalanobis(originals, copies, 0.1), mahalanobis(100 * originals, 100 * copies, 0.1)
     np.testing.assert_allclose(one[0], other[0])
     assert one[1] == pytest.approx(other[1])
 
 
+@pytest.mark.parametrize("shape", [(400, 5), (30, 5), (10, 50)])
+def test_shrinkage_is_scikit_learns(shape):
+    rng = np.random.default_rng(2)
+    originals = rng.standard_normal(shape) @ rng.standard_normal((shape[1], shape[1]))
+    assert ledoit_wolf(originals) == pytest.approx(ledoit_wolf_shrinkage(originals))
+
+
 def test_embeddings_that_are_all_the_same():
     with pytest.raises(ConfigError, match="all embeddings are the same"):
-        mahalanobis(np.ones((12, 3)), np.ones((1, 12, 3)))
+        mahalanobis(np.ones((12, 3)), np.ones((1, 12, 3)), 0.1)
 
 
 @pytest.fixture(scope="module")

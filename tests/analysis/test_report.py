@@ -34,11 +34,11 @@ def fewshot(tmp_path):
 @pytest.fixture
 def measured():
     rows = [
-        InvarianceRow("small", branch, name, 3.0 + i, 0.1, 0.2 * (i + 1), 0.9 - 0.1 * i)
+        InvarianceRow("small", branch, name, 3.0 + i, 0.1, 0.2 * (i + 1), 0.9 - 0.1 * i, 0.1)
         for i, branch in enumerate(("invariant", "variant"))
         for name in (*TRANSFORMATIONS, AVERAGE)
     ]
-    settings = {"clips": 12, "folder": "f", "draws": 1, "seed": 42, "layer": "head", "shrinkage": 0.1}
+    settings = {"clips": 12, "folder": "f", "draws": 1, "seed": 42, "layer": "head"}
     return Invariance(rows, settings, {"mtslvr": "9.8.7"})
 
 

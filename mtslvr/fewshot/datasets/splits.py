@@ -151,7 +151,7 @@ class _Names(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
             raise ConfigError(
-                f"refused: the file asks for {module}.{name}, which is no list of names; use a .json split"
+                f"refused: the split file asks for {module}.{name}, which is no list of names; use a .json split"
             )
         # NumPy 2 has moved the module that older files name.
         known = module.replace("numpy.core", "numpy._core") if hasattr(np, "_core") else module

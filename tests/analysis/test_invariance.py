@@ -93,10 +93,10 @@ def test_the_bundled_weights_have_learned_to_be_invariant():
     [conclusion] = measured.conclusions()
     assert "is more invariant than the variant one" in conclusion
     cells = {(row.branch, row.transformation): row for row in measured.rows}
-    for transformation in TRANSFORMATIONS:
-        invariant, variant = (cells[branch, transformation] for branch in ("invariant", "variant"))
-        assert invariant.relative < variant.relative, transformation
-    assert cells["invariant", AVERAGE].cosine > cells["variant", AVERAGE].cosine
+    invariant, variant = ([cells[b, t] for t in (*TRANSFORMATIONS, AVERAGE)] for b in ("invariant", "variant"))
+    assert invariant[-1].relative < 0.9 * variant[-1].relative
+    for one, other in zip(invariant, variant, strict=True):
+        assert one.cosine > other.cosine, one.transformation
 
 
 @pytest.mark.parametrize(

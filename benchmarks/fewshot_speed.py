@@ -24,7 +24,7 @@ from mtslvr.fewshot import Classifier, EpisodeConfig, draw_episodes, evaluate
 from mtslvr.fewshot.results import environment
 
 DIM, CLASSES, FILES = 1000, 20, 50
-CASES = ((5, 1), (5, 5), (10, 1))
+CASES = ((5, 1), (5, 5))
 
 
 def clusters() -> tuple[np.ndarray, np.ndarray]:
@@ -56,6 +56,8 @@ def loop(features: np.ndarray, episodes: np.ndarray, n_shot: int, kind: Classifi
 def measure(kind: Classifier, n_way: int, n_shot: int, count: int, loop_count: int) -> list[str]:
     """One line of the table."""
     features, labels = clusters()
+    if kind is Classifier.LOGISTIC:  # rows of length 1, its default; far from that, scikit-learn stops too soon
+        features /= np.linalg.norm(features, axis=1, keepdims=True)
     config = EpisodeConfig(n_way, n_shot, 1, count)
     episodes = draw_episodes(labels, config)
     start = time.perf_counter()
@@ -81,7 +83,7 @@ def main() -> None:
     count = options.episodes
     heading = [
         "classifier",
-        "episodes of",
+        "task",
         f"{count:,} here",
         "one in the loop",
         "times as fast",

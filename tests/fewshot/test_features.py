@@ -38,6 +38,17 @@ def windows_seen(monkeypatch):
 
 
 def test_features_equal_those_of_embed(clips, encoder):
+    check_against_embed(clips, encoder)
+
+
+def test_features_of_a_variant_head_that_reads_statistics_too(clips):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        wider = Encoder(EncoderConfig(spectral_statistics=True, window_seconds=1.0)).fold()
+    check_against_embed(clips, wider)
+
+
+def check_against_embed(clips, encoder):
     found = extract_features(clips, encoder, names=FEATURES)
     assert list(found) == list(FEATURES)
     for name in ("invariant", "variant", "concat"):

@@ -5,11 +5,12 @@ The last stage: joins `audio`, `windows` and `encoder`; `api` and the command li
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +20,11 @@ from .audio import AudioInput, audio_label, iter_blocks
 from .config import Features, Layer, Normalization
 from .encoder import Encoder
 from .errors import AudioError, ConfigError
-from .windows import Float32, Float64, Pool, iter_windows, moments, pool_windows, standardize
+from .windows import Float32, Float64, Pool, Pooling, iter_windows, moments, standardize
 
 _CHUNK = 8  # windows handed over at once by a decoder
 _CHUNKS_AHEAD = 4  # chunks that a decoder may be ahead
+_INPUTS = 256  # without a window in a batch
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,41 @@ class FileEmbeddings:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """One input: what to read, its rate when it is an array, and what errors call it."""
+    """One input.
+
+    Attributes:
+        audio: what to read.
+        sample_rate: Hz, when it is an array.
+        label: what errors call it.
+        skip: windows at its beginning that are decoded and left out, being embedded already.
+    """
 
     audio: AudioInput
     sample_rate: int | None = None
     label: str | None = None
+    skip: int = 0
 
 
 _Window = tuple[Float32, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What one batch holds of one input.
+
+    Attributes:
+        index: place among the inputs.
+        embeddings: (k, D) float32, of windows that follow those of earlier parts; k = 0 when failed.
+        spans: (k, 2) float64, start and end in seconds.
+        last: no windows follow.
+        error: None, or why the input, earlier parts included, has no embeddings.
+    """
+
+    index: int
+    embeddings: Float32
+    spans: Float64
+    last: bool
+    error: AudioError | None = None
 
 
 def extract(sources: Iterable[Source], encoder: Encoder, config: ExtractConfig) -> Iterator[FileEmbeddings]:
@@ -97,60 +126,104 @@ def extract(sources: Iterable[Source], encoder: Encoder, config: ExtractConfig) 
     Raises:
         ConfigError: window or hop outside its range.
     """
+    pooling = Pooling(config.pool)
+    for part in itertools.chain.from_iterable(encode_batches(sources, encoder, config)):
+        if part.error is not None:
+            pooling = Pooling(config.pool)
+            yield FileEmbeddings(part.index, part.embeddings, part.spans, part.error)
+            continue
+        pooling.add(part.embeddings, part.spans)
+        if part.last:
+            yield FileEmbeddings(part.index, *pooling.result())
+            pooling = Pooling(config.pool)
+
+
+def encode_batches(sources: Iterable[Source], encoder: Encoder, config: ExtractConfig) -> Iterator[list[Part]]:
+    """Encode the windows of all inputs, `config.batch_size` at once, whatever file they come from.
+
+    Only the last part of a batch can be without `last`, so whoever stores each batch as it comes holds one
+    unfinished input at most. The windows of a batch depend on nothing but the windows that came before it.
+
+    Args:
+        sources: see `extract`, as the others.
+        encoder: see `extract`.
+        config: see `extract`; `config.pool` is not used here.
+    Yields:
+        The parts of a batch, in the order of the inputs; each input's last part has `last`, after which it is
+        not heard of again.
+    Raises:
+        ConfigError: window or hop outside its range, or a batch that the device has no memory for.
+    """
     seconds = _window_seconds(encoder, config)
-    window_iterators = _decode_ahead(sources, encoder, seconds, config.threads)
-    pending: deque[_Pending] = deque()
-    batch: list[tuple[_Pending, int, Float32]] = []
-
-    def flush() -> None:
-        if not batch:
-            return
-        encoded = _encode(encoder, np.stack([window for _, _, window in batch]), config)
-        for (file, row, _), embedding in zip(batch, encoded, strict=True):
-            file.embeddings[row] = embedding
-        batch.clear()
-
-    for index, windows in enumerate(window_iterators):
-        file = _Pending(index)
-        pending.append(file)
+    batch = _Batch(encoder, config)
+    for index, windows in enumerate(_decode_ahead(sources, encoder, seconds, config.threads)):
+        batch.begin(index)
         try:
-            for window, start, end in windows:
-                batch.append((file, len(file.spans), window))
-                file.spans.append((start, end))
-                file.embeddings.append(None)
-                if len(batch) == config.batch_size:
-                    flush()
+            for window in windows:
+                batch.add(*window)
+                if batch.full:
+                    yield batch.encode()
+            batch.end()
         except AudioError as error:
-            file.error = error
-        file.complete = True
-        while pending and pending[0].ready:
-            yield pending.popleft().result(encoder, config)
-    flush()
-    while pending:
-        yield pending.popleft().result(encoder, config)
+            batch.end(error)
+        if batch.full:
+            yield batch.encode()
+    if batch:
+        yield batch.encode()
 
 
-class _Pending:
-    """A file whose windows are in flight."""
+class _Batch:
+    """Windows on their way to the encoder, and the inputs they belong to."""
 
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.embeddings: list[Float32 | None] = []
-        self.spans: list[tuple[float, float]] = []
-        self.error: AudioError | None = None
-        self.complete = False
+    def __init__(self, encoder: Encoder, config: ExtractConfig) -> None:
+        self._encoder, self._config = encoder, config
+        self._windows: list[Float32] = []
+        self._inputs: list[_Input] = []
+
+    def begin(self, index: int) -> None:
+        self._inputs.append(_Input(index))
+
+    def add(self, window: Float32, start: float, end: float) -> None:
+        self._windows.append(window)
+        self._inputs[-1].spans.append((start, end))
+
+    def end(self, error: AudioError | None = None) -> None:
+        self._inputs[-1].last, self._inputs[-1].error = True, error
+
+    def __bool__(self) -> bool:
+        return bool(self._inputs)
 
     @property
-    def ready(self) -> bool:
-        return self.complete and (self.error is not None or all(e is not None for e in self.embeddings))
+    def full(self) -> bool:
+        # Inputs without a window, such as broken ones, must not pile up unreported.
+        return len(self._windows) >= self._config.batch_size or len(self._inputs) >= _INPUTS + self._config.batch_size
 
-    def result(self, encoder: Encoder, config: ExtractConfig) -> FileEmbeddings:
-        if self.error is not None:
-            width = encoder.embedding_dim(config.features, config.layer)
-            return FileEmbeddings(self.index, np.empty((0, width), np.float32), np.empty((0, 2)), self.error)
-        rows = np.stack([row for row in self.embeddings if row is not None])
-        embeddings, spans = pool_windows(rows, np.array(self.spans), config.pool)
-        return FileEmbeddings(self.index, embeddings, spans)
+    def encode(self) -> list[Part]:
+        """The parts of this batch, which is empty afterwards but for an input that goes on."""
+        width = self._encoder.embedding_dim(self._config.features, self._config.layer)
+        rows = np.empty((0, width), np.float32)
+        if self._windows:
+            rows = _encode(self._encoder, np.stack(self._windows), self._config)
+        parts, row = [], 0
+        for entry in self._inputs:
+            end = row + len(entry.spans)
+            kept = slice(row, row if entry.error else end)
+            spans = np.array(entry.spans, np.float64).reshape(-1, 2)[: kept.stop - kept.start]
+            parts.append(Part(entry.index, rows[kept], spans, entry.last, entry.error))
+            row = end
+        self._windows = []
+        self._inputs = [_Input(entry.index) for entry in self._inputs if not entry.last]
+        return parts
+
+
+@dataclass
+class _Input:
+    """An input's windows in the batch at hand."""
+
+    index: int
+    spans: list[tuple[float, float]] = field(default_factory=list)
+    last: bool = False
+    error: AudioError | None = None
 
 
 def _window_seconds(encoder: Encoder, config: ExtractConfig) -> tuple[float, float]:
@@ -168,9 +241,14 @@ def _encode(encoder: Encoder, windows: Float32, config: ExtractConfig) -> Float3
     batch = torch.from_numpy(windows).to(encoder.device)
     # Windows of `Normalization.FILE` come normalised from their decoder, which has seen the whole file.
     forward = encoder.encode if encoder.config.normalization is Normalization.FILE else encoder
-    with torch.inference_mode():
-        selected = forward(batch, layer=config.layer).select(config.features)
-    encoded: Float32 = selected.float().cpu().numpy()
+    try:
+        with torch.inference_mode():
+            selected = forward(batch, layer=config.layer).select(config.features)
+        encoded: Float32 = selected.float().cpu().numpy()
+    except torch.cuda.OutOfMemoryError as error:
+        said = str(error).splitlines()[0]
+        remedy = "use a smaller batch or a shorter window"
+        raise ConfigError(f"batch_size={len(windows)}: out of memory on {encoder.device} ({said}); {remedy}") from None
     return encoded
 
 
@@ -182,10 +260,10 @@ def _windows(source: Source, encoder: Encoder, seconds: tuple[float, float]) -> 
         return iter_windows(blocks, *seconds, rate)
 
     if encoder.config.normalization is not Normalization.FILE:
-        yield from fresh()
+        yield from itertools.islice(fresh(), source.skip, None)
         return
     mean, std = moments(window for window, _, _ in fresh())
-    for window, start, end in fresh():
+    for window, start, end in itertools.islice(fresh(), source.skip, None):
         yield standardize(window, mean, std), start, end
 
 

@@ -183,8 +183,54 @@ def normalize(windows: Float32, mode: Normalization, mean: float = 0.0, std: flo
     return ((windows - np.float64(mean)) / std).astype(np.float32)
 
 
+class Pooling:
+    """Brings the embeddings of the windows of one file together, as they come.
+
+    Args:
+        pool: MEAN over windows, or NONE to keep them.
+    """
+
+    def __init__(self, pool: Pool | str = Pool.MEAN) -> None:
+        self.pool = parse_enum(Pool, pool, "pool")
+        self.count = 0
+        self._total: Float64 | None = None
+        self._span = (math.inf, -math.inf)
+        self._kept: list[tuple[Float32, Float64]] = []
+
+    def add(self, embeddings: Float32, spans: Float64) -> None:
+        """Take the next windows: embeddings (k, D) and their start and end (k, 2) in seconds."""
+        self.count += len(embeddings)
+        if self.pool is Pool.NONE:
+            self._kept.append((embeddings, spans))
+            return
+        if self._total is None:
+            self._total = np.zeros(embeddings.shape[1])
+        # One after the other, so that the sum does not depend on how the windows were handed over.
+        for row in embeddings:
+            self._total += row
+        if len(spans):
+            self._span = min(self._span[0], spans[:, 0].min()), max(self._span[1], spans[:, 1].max())
+
+    def result(self) -> tuple[Float32, Float64]:
+        """Bring together what came.
+
+        Returns:
+            (1, D) float32 with the span (1, 2) from first start to last end; for NONE, all rows.
+        Raises:
+            AudioError: no windows to take the mean of.
+        """
+        if len(self._kept) == 1:
+            return self._kept[0]
+        if self._kept:
+            embeddings, spans = zip(*self._kept, strict=True)
+            return np.concatenate(embeddings), np.concatenate(spans)
+        if self._total is None or self.count == 0:
+            raise AudioError("no windows: the mean of zero embeddings; leave the file out")
+        return (self._total / self.count).astype(np.float32)[None], np.array([self._span])
+
+
 def pool_windows(embeddings: Float32, spans: Float64, pool: Pool | str = Pool.MEAN) -> tuple[Float32, Float64]:
-    """Bring the embeddings of the windows of one file together.
+    """Bring all embeddings of the windows of one file together; see `Pooling`.
 
     Args:
         embeddings: (k, D).
@@ -198,12 +244,9 @@ def pool_windows(embeddings: Float32, spans: Float64, pool: Pool | str = Pool.ME
         ConfigError: unknown `pool`.
         AudioError: no windows to take the mean of.
     """
-    if parse_enum(Pool, pool, "pool") is Pool.NONE:
-        return embeddings, spans
-    if len(embeddings) == 0:
-        raise AudioError("no windows: the mean of zero embeddings; leave the file out")
-    mean = embeddings.mean(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)
-    return mean, np.array([[spans[:, 0].min(), spans[:, 1].max()]])
+    pooling = Pooling(pool)
+    pooling.add(embeddings, spans)
+    return pooling.result()
 
 
 def _check_seconds(value: float, name: str, sample_rate: int) -> float:

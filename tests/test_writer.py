@@ -7,6 +7,7 @@ import pytest
 
 from mtslvr.errors import ConfigError
 from mtslvr.writer import KEYS, check_output, read_npz, write_npz
+from mtslvr.writer import export as writing
 
 needs_permissions = pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() == 0, reason="permissions do not bind this user"
@@ -41,7 +42,8 @@ def test_round_trip(tmp_path, n):
 def test_plain_numpy_reads_it_without_pickle(tmp_path):
     write_npz(tmp_path / "out.npz", **table())
     with np.load(tmp_path / "out.npz", allow_pickle=False) as file:
-        assert sorted(file) == sorted(KEYS)
+        assert sorted(file) == sorted([*KEYS, "features", "model"])
+        assert (file["features"], file["model"]) == ("concat", "")
         assert file["paths"].dtype.kind == file["settings"].dtype.kind == "U"
         assert json.loads(file["settings"].item())["features"] == "concat"
 
@@ -55,11 +57,11 @@ def test_a_failing_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "out.npz"
     write_npz(path, **table(1))
 
-    def half(file, **_):
+    def half(file, *_):
         file.write(b"PK half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "savez", half)
+    monkeypatch.setattr(writing, "_npz", half)
     with pytest.raises(ConfigError, match=r"out\.npz: cannot be written \(No space left on device\); choose"):
         write_npz(path, **table(3))
     assert len(read_npz(path).paths) == 1
@@ -67,10 +69,10 @@ def test_a_failing_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):
-    def interrupted(file, **_):
+    def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(np, "savez", interrupted)
+    monkeypatch.setattr(writing, "_npz", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_npz(tmp_path / "out.npz", **table())
     assert os.listdir(tmp_path) == []
@@ -109,7 +111,7 @@ def test_check_output_keeps_an_existing_file(tmp_path):
     ("name", "message"),
     [
         ("missing/out.npz", r"missing.* does not exist; make it"),
-        ("out.csv", r"unknown format '\.csv'; end the name in \.npz"),
+        ("out.xlsx", r"unknown format '\.xlsx'; end the name in one of \.npz, \.npy, \.parquet, \.csv, \.jsonl, or"),
         ("out", r"unknown format ''"),
         ("folder.npz", "exists and is not a file"),
         ("file.txt/out.npz", "does not exist"),

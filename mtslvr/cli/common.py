@@ -31,6 +31,8 @@ class Command(click.Command):
             raise Failure(str(error), EXIT_NO_WEIGHTS) from error
         except MTSLVRError as error:
             raise Failure(str(error), EXIT_USAGE) from error
+        except KeyboardInterrupt:
+            raise Failure("interrupted", EXIT_INTERRUPTED) from None
 
 
 class LazyGroup(click.Group):

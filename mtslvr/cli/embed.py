@@ -1,18 +1,14 @@
-"""`mtslvr-embed` (also `mtslvr embed`): files and folders of audio to one file of embeddings."""
+"""`mtslvr-embed` (also `mtslvr embed`): files and folders of audio to one output of embeddings; next: `run`."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from .common import EXIT_INTERRUPTED, EXIT_NO_AUDIO, EXIT_SOME_FAILED, Command, Failure
-
-if TYPE_CHECKING:
-    from ..extract import FileEmbeddings
+from .common import EXIT_NO_AUDIO, Command, Failure
+from .inputs import gather
+from .run import Run
 
 EXIT_CODES = """\b
 Exit codes: 0 every file embedded, 1 some files failed and the rest is written, 2 wrong usage,
@@ -27,8 +23,16 @@ Exit codes: 0 every file embedded, 1 some files failed and the rest is written, 
     short_help="Embed files and folders of audio.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Where to write, OUT.npz.")
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=click.Path())
+@click.option(
+    "-o", "--output", required=True, type=click.Path(), metavar="OUT", help="Where to write; - is standard output."
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["npz", "npy", "parquet", "csv", "jsonl"]),
+    help="What to write.  [default: the suffix of OUT; jsonl to standard output]",
+)
 @click.option("--model", help="Bundled name, checkpoint folder or hub id.  [default: the bundled weights]")
 @click.option(
     "--features",
@@ -56,11 +60,23 @@ Exit codes: 0 every file embedded, 1 some files failed and the rest is written, 
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
 @click.option("--batch-size", default=16, show_default=True, help="Windows at once through the encoder.")
 @click.option("--threads", default=2, show_default=True, help="Files decoded side by side.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@click.option("--overwrite", is_flag=True, help="Start anew, whatever an earlier run left.")
+@click.option(
+    "--on-error",
+    type=click.Choice(["skip", "stop"]),
+    default="skip",
+    show_default=True,
+    help="Go on after a file that cannot be read, or end there.",
+)
+@click.option("--dry-run", is_flag=True, help="List the files that would be embedded, and write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on standard output.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no summary; errors only.")
+@click.option("-v", "--verbose", is_flag=True, help="A line for each file.")
 @click.version_option(package_name="mtslvr", prog_name="mtslvr-embed")
 def embed_command(
     inputs: tuple[str, ...],
-    output: Path,
+    output: str,
+    form: str | None,
     model: str | None,
     features: str,
     layer: str,
@@ -70,120 +86,37 @@ def embed_command(
     device: str,
     batch_size: int,
     threads: int,
-    quiet: bool,
+    **options: Any,
 ) -> None:
-    """Embed every INPUT, a file or a folder searched recursively, into one OUT.npz.
+    """Embed every INPUT, a file or a folder searched recursively, into one output.
 
-    The file holds embeddings (rows, dim) float32, paths, start and end in seconds, and settings as JSON. A file
-    that cannot be read is reported and skipped.
+    An INPUT of the form @list.txt names a list of paths, one a line; - reads the list from standard input.
+
+    OUT.npz, OUT.npy (with OUT.npy.index.csv), OUT.parquet, OUT.csv and OUT.jsonl hold a row a file, or a window:
+    its file, start and end in seconds, and the embedding, with the settings beside. A file that cannot be read is
+    reported, noted in OUT.errors.jsonl and skipped.
+
+    Files that are in OUT already are left alone: the same command goes on with an interrupted run, and embeds what
+    is new or changed after a finished one.
     """
-    from ..audio import find_audio
     from ..config import Features, Layer
-    from ..errors import AudioError
-    from ..extract import ExtractConfig, Source, extract
-    from ..hub import load
+    from ..extract import ExtractConfig
     from ..windows import Pool
-    from ..writer import check_output
+    from ..writer import STDOUT, check_output, parse_format
 
-    check_output(output)
+    chosen = parse_format(output, form)
+    target = None if output == STDOUT else check_output(output, form)
     config = ExtractConfig(Features(features), Layer(layer), Pool(pool), window, hop, batch_size, threads)
-    found, unusable = [], []
-    for given in inputs:
-        try:
-            found.append(given)
-            find_audio([given])
-        except AudioError as error:
-            found.pop()
-            unusable.append(str(error))
-            click.echo(f"skipped {error}", err=True)
-    files = find_audio(found)
-    if not files:
-        told = "" if unusable else ": no file with a known suffix (wav, flac, ogg, opus, mp3, aiff)"
+    run = Run(output, target, chosen.value, model, device, config, **options)
+    found = gather(inputs)
+    for _, message in found.missing:
+        run.failed_early(message)
+    if not found.files:
+        told = "" if found.missing else ": no file with a known suffix (wav, flac, ogg, opus, mp3, aiff)"
         raise Failure(f"{', '.join(inputs)}: no audio found{told}", EXIT_NO_AUDIO)
-    encoder = load(model, device=device)
-    settings = {
-        "model": model or "default",
-        "features": features,
-        "layer": layer,
-        "pool": pool,
-        "window_seconds": window or encoder.config.window_seconds,
-        "hop_seconds": hop or window or encoder.config.window_seconds,
-        "encoder": encoder.config.to_dict(),
-    }
-    names = [file.name for file in files]
-    table = _Table()
-    try:
-        results = extract((Source(file.path) for file in files), encoder, config)
-        for result in _progress(results, len(files), quiet):
-            if result.error is not None:
-                unusable.append(str(result.error))
-                _say(f"skipped {result.error}")
-            else:
-                table.add(names[result.index], result)
-    except KeyboardInterrupt:
-        table.write(output, {**settings, "complete": False})
-        raise Failure(f"interrupted; {table.files} of {len(files)} files are in {output}", EXIT_INTERRUPTED) from None
-    table.write(output, {**settings, "complete": True})
-    if not table.rows:
-        click.echo(f"no embeddings, {output} is not written", err=True)
-    elif not quiet:
-        hours = table.seconds / 3600
-        click.echo(f"{table.files} files, {hours:.2f} h of audio, {table.rows} rows in {output}", err=True)
-    if unusable:
-        raise Failure(f"{len(unusable)} of {len(files) + len(inputs) - len(found)} inputs failed", EXIT_SOME_FAILED)
-
-
-class _Table:
-    """Rows as they come."""
-
-    def __init__(self) -> None:
-        self.embeddings: list[Any] = []
-        self.names: list[str] = []
-        self.spans: list[Any] = []
-        self.files = 0
-
-    def add(self, name: str, result: FileEmbeddings) -> None:
-        self.embeddings.append(result.embeddings)
-        self.names += [name] * len(result.embeddings)
-        self.spans.append(result.spans)
-        self.files += 1
-
-    @property
-    def rows(self) -> int:
-        return len(self.names)
-
-    @property
-    def seconds(self) -> float:
-        return sum(float(spans[-1, 1]) for spans in self.spans)
-
-    def write(self, output: Path, settings: dict[str, Any]) -> None:
-        import numpy as np
-
-        from ..writer import write_npz
-
-        if not self.names:
-            return
-        spans = np.concatenate(self.spans)
-        write_npz(
-            output,
-            embeddings=np.concatenate(self.embeddings),
-            paths=self.names,
-            start=spans[:, 0],
-            end=spans[:, 1],
-            settings=settings,
-        )
-
-
-def _progress(results: Iterable[FileEmbeddings], total: int, quiet: bool) -> Iterator[FileEmbeddings]:
-    from tqdm import tqdm
-
-    yield from tqdm(results, total=total, unit="file", desc="embedding", disable=quiet, file=sys.stderr)
-
-
-def _say(text: str) -> None:
-    from tqdm import tqdm
-
-    tqdm.write(text, file=sys.stderr)
+    if found.repeated and not run.quiet:
+        click.echo(f"{found.repeated} files are named more than once; each is embedded once", err=True)
+    run.start(found)
 
 
 def main() -> None:

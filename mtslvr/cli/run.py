@@ -1,0 +1,296 @@
+"""One call of `mtslvr-embed`: what to do, doing it, telling about it; joins `job` and the terminal."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .common import EXIT_INTERRUPTED, EXIT_SOME_FAILED, EXIT_USAGE, Failure
+from .inputs import Inputs
+from .progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from ..encoder import Encoder
+    from ..extract import ExtractConfig
+    from ..job import ErrorLog, Plan
+    from ..writer import FileStat, Recorder, State
+
+
+@dataclass
+class Summary:
+    """What a run did."""
+
+    done: int = 0
+    skipped: int = 0
+    failed: int = 0
+    kept: int = 0
+    rows: int = 0
+    audio_seconds: float = 0.0
+    seconds: float = 0.0
+    complete: bool = False
+
+    @property
+    def speed(self) -> float:
+        """Seconds of audio a second."""
+        return self.audio_seconds / self.seconds if self.seconds else 0.0
+
+    def text(self, output: str) -> str:
+        """One line of it."""
+        parts = [f"{self.done} files embedded"]
+        parts += [f"{self.skipped} already there"] if self.skipped else []
+        parts += [f"{self.failed} failed"] if self.failed else []
+        if self.done:
+            parts.append(f"{self.audio_seconds / 3600:.2f} h of audio at {self.speed:.1f} s a second")
+        return f"{', '.join(parts)}; {self.rows} rows in {output}"
+
+
+@dataclass
+class Run:
+    """One call of the command."""
+
+    output: str
+    target: Path | None
+    form: str
+    model: str | None
+    device: str
+    config: ExtractConfig
+    overwrite: bool
+    on_error: str
+    dry_run: bool
+    as_json: bool
+    quiet: bool
+    verbose: bool
+    summary: Summary = field(default_factory=Summary)
+
+    @property
+    def stop(self) -> bool:
+        """Whether the first failure ends the run."""
+        return self.on_error == "stop"
+
+    def failed_early(self, message: str) -> None:
+        """An input that does not exist."""
+        self.summary.failed += 1
+        if self.stop:
+            raise Failure(f"{message}; nothing is embedded (--on-error stop)", EXIT_SOME_FAILED)
+        click.echo(f"skipped {message}", err=True)
+
+    def start(self, found: Inputs) -> None:
+        """Embed, write, tell."""
+        from ..hub import DEFAULT_MODEL, find
+        from ..job import describe
+
+        folder = find(self.model, local_files_only=self.dry_run)
+        local = self.model is not None and os.path.isdir(self.model)
+        name = os.path.abspath(self.model) if local and self.model else self.model or DEFAULT_MODEL
+        settings = {**describe(name, folder, self.config), "format": self.form}
+        if self.verbose:
+            click.echo(f"model {name}, sha256 {settings['model_sha256']}, in {folder}", err=True)
+        if self.target is None:
+            self._to_stdout(found, folder)
+        else:
+            self._to_file(found, folder, settings, self.target)
+        self._tell(settings, len(found.files) + len(found.missing))
+
+    def _to_file(self, found: Inputs, folder: Path, settings: dict[str, Any], target: Path) -> None:
+        from ..config import EncoderConfig
+        from ..job import make_plan
+        from ..writer import Recorder
+
+        if self.dry_run:
+            state, retry = self._earlier(target, settings)
+            return self._dry(make_plan(self.output, found.files, state, retry=retry))
+        width = EncoderConfig.from_dict(settings["encoder"]).embedding_dim(self.config.features, self.config.layer)
+        with Recorder(target, settings, width, overwrite=self.overwrite) as recorder:
+            plan = make_plan(self.output, found.files, recorder.state, retry=self._retry(recorder.state))
+            log = self._log(target, found, plan)
+            self.summary.skipped, self.summary.kept = len(plan.done), len(plan.kept)
+            if plan.todo or plan.moved or recorder.state.complete is None:
+                self._go_on(plan, recorder, folder, log)
+            else:
+                self.summary.rows = sum(entry.rows for entry in recorder.state.entries.values())
+                self.summary.complete = True
+
+    def _earlier(self, target: Path, settings: dict[str, Any]) -> tuple[State | None, bool]:
+        """What a real run would find, without writing; and whether it would try again what failed."""
+        from ..writer import check_earlier, read_state
+
+        state = None if self.overwrite else read_state(target)
+        if not self.overwrite:
+            check_earlier(target, state, settings)
+        if state is not None and state.complete is not None and not target.exists():
+            state = None
+        return state, self._retry(state)
+
+    def _retry(self, state: State | None) -> bool:
+        """An interrupted run goes on as if it had not been; a finished one tries again what failed."""
+        return self.stop or state is None or state.complete is not None
+
+    def _log(self, target: Path, found: Inputs, plan: Plan) -> ErrorLog:
+        from ..job import ErrorLog
+
+        log = ErrorLog(target)
+        for path, message in found.missing:
+            log.add(path, "find", message)
+        for entry in plan.failed:
+            log.add(entry.path, "decode", entry.error)
+        self.summary.failed += len(plan.failed)
+        return log
+
+    def _go_on(self, plan: Plan, recorder: Recorder, folder: Path, log: ErrorLog) -> None:
+        from ..hub import load
+
+        encoder = load(folder, device=self.device) if plan.todo else None
+        recorder.begin()
+        for old, file in plan.moved:
+            recorder.rename(old, file)
+        try:
+            complete = encoder is None or self._embed(plan, recorder, encoder, log)
+        except KeyboardInterrupt:
+            recorder.recover()
+            rows = recorder.export(plan.order, complete=False)
+            self._interrupted(rows, recorder, len(plan.order))
+        self.summary.rows = recorder.export(plan.order, complete=complete)
+        self.summary.complete = complete
+
+    def _embed(self, plan: Plan, recorder: Recorder, encoder: Encoder, log: ErrorLog) -> bool:
+        from ..job import embed_files
+
+        progress, started = self._progress(plan.todo), time.monotonic()
+        try:
+            for step in embed_files(plan, recorder, encoder, self.config, stop=self.stop):
+                finished = step.entry is not None or step.error is not None
+                self.summary.audio_seconds += step.seconds
+                if step.error is not None:
+                    self.summary.failed += 1
+                    log.add(step.file.path, "decode", str(step.error))
+                    progress.say(f"{'stopped at' if self.stop else 'skipped'} {step.error}")
+                elif step.entry is not None:
+                    self.summary.done += 1
+                    if self.verbose:
+                        progress.say(f"{step.entry.name}: {step.entry.seconds:.1f} s, rows {step.entry.rows}")
+                rest = None if finished else functools.partial(length, step.file.path)
+                progress.advance(step.seconds, step.file.size, rest)
+                if step.error is not None and self.stop:
+                    return False
+        finally:
+            self.summary.seconds = time.monotonic() - started
+            progress.close()
+        return True
+
+    def _progress(self, files: Sequence[FileStat]) -> Progress:
+        return Progress(len(files), sum(max(file.size, 0) for file in files), self.quiet)
+
+    def _interrupted(self, rows: int, recorder: Recorder, files: int) -> None:
+        finished = sum(not entry.error for entry in recorder.state.entries.values())
+        said = f"{finished} of {files} files are in {self.output}" if rows else "no file was finished"
+        raise Failure(f"interrupted; {said}, and the same command goes on from there", EXIT_INTERRUPTED)
+
+    def _to_stdout(self, found: Inputs, folder: Path) -> None:
+        from ..extract import Source, extract
+        from ..hub import load
+        from ..job import make_plan, stat
+        from ..writer.export import csv_lines, encode, jsonl_lines
+
+        if self.dry_run:
+            return self._dry(make_plan(self.output, found.files, None, retry=True))
+        encoder = load(folder, device=self.device)
+        lines: Callable[..., Iterable[str]] = csv_lines if self.form == "csv" else jsonl_lines
+        header = True
+        files = [stat(file) for file in found.files]
+        progress, started = self._progress(files), time.monotonic()
+        try:
+            for result in extract((Source(file.path) for file in found.files), encoder, self.config):
+                file, seconds = files[result.index], float(result.spans[-1, 1]) if len(result.spans) else 0.0
+                progress.advance(seconds, file.size)
+                self.summary.audio_seconds += seconds
+                if result.error is not None:
+                    self.summary.failed += 1
+                    progress.say(f"{'stopped at' if self.stop else 'skipped'} {result.error}")
+                    if self.stop:
+                        return
+                    continue
+                names = [file.name] * len(result.embeddings)
+                self._put(encode(lines(names, result.embeddings, result.spans, header=header)))
+                header = False
+                self.summary.done += 1
+                self.summary.rows += len(names)
+        except KeyboardInterrupt:
+            raise Failure(f"interrupted after {self.summary.rows} rows", EXIT_INTERRUPTED) from None
+        finally:
+            self.summary.seconds = time.monotonic() - started
+            progress.close()
+        self.summary.complete = True
+
+    def _put(self, data: bytes) -> None:
+        out = sys.stdout.buffer
+        try:
+            out.write(data)
+            out.flush()
+        except BrokenPipeError:
+            # Or Python complains again when it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            said = f"stdout was closed by its reader after {self.summary.rows} rows"
+            raise Failure(f"{said}; to keep what is embedded, write to a file", EXIT_SOME_FAILED) from None
+        except OSError as error:
+            said = f"stdout cannot be written after {self.summary.rows} rows ({error.strerror})"
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise Failure(f"{said}; write where there is space", EXIT_USAGE) from None
+
+    def _dry(self, plan: Plan) -> None:
+        self.summary.skipped, self.summary.kept = len(plan.done), len(plan.kept)
+        self.summary.failed += len(plan.failed)
+        if not self.as_json:
+            for file in plan.todo:
+                click.echo(os.fsencode(file.path))  # names may be any bytes
+        if not self.quiet:
+            changed = f" ({plan.changed} of them changed)" if plan.changed else ""
+            said = f"dry run: {len(plan.todo)} files to embed{changed}, {len(plan.done)} already there"
+            click.echo(f"{said}; nothing is written", err=True)
+        self.summary.done = len(plan.todo)
+
+    def _tell(self, settings: dict[str, Any], inputs: int) -> None:
+        summary = self.summary
+        errors = f"{self.target}.errors.jsonl" if self.target and summary.failed and not self.dry_run else None
+        if self.as_json:
+            report = {
+                "output": self.output,
+                "dry_run": self.dry_run,
+                **vars(summary),
+                "audio_hours": summary.audio_seconds / 3600,
+                "audio_seconds_per_second": summary.speed,
+                "errors": errors,
+                "settings": settings,
+            }
+            click.echo(json.dumps(report), err=self.target is None and not self.dry_run)
+        if not self.quiet and not self.dry_run:
+            if summary.rows:
+                click.echo(summary.text(self.output), err=True)
+            elif self.target:
+                click.echo(f"no embeddings, {self.output} is not written", err=True)
+            if summary.kept:
+                said = f"{summary.kept} files of earlier runs are not among these inputs; their rows are kept"
+                click.echo(f"{said} (--overwrite leaves them out)", err=True)
+        if summary.failed:
+            listed = f", listed in {errors}" if errors else ""
+            raise Failure(f"{summary.failed} of {inputs} inputs failed{listed}", EXIT_SOME_FAILED)
+
+
+@functools.lru_cache(maxsize=1)
+def length(path: str) -> float:
+    """Seconds of audio by the head of a file, for an estimate; endless where it does not tell."""
+    import soundfile
+
+    try:
+        return float(soundfile.info(path).duration)
+    except (OSError, RuntimeError):
+        return float("inf")

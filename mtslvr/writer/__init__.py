@@ -1,0 +1,31 @@
+"""Embeddings, names and times come in, one output goes out; `job` and the command line call it.
+
+`files` says where and in which format, `rows`, `store` and `journal` hold what is finished while a run is on,
+`export` makes the output from it, `table` reads any output back. No pickles: strings are unicode arrays, settings JSON.
+"""
+
+from .export import write_npz
+from .files import STDOUT, Format, check_output, parse_format, sidecar
+from .journal import Recorder
+from .state import FileEntry, FileStat, State, check_earlier, read_state
+from .table import FORMAT_VERSION, KEYS, EmbeddingTable, read_npz, read_table
+
+__all__ = [
+    "FORMAT_VERSION",
+    "KEYS",
+    "STDOUT",
+    "EmbeddingTable",
+    "FileEntry",
+    "FileStat",
+    "Format",
+    "Recorder",
+    "State",
+    "check_earlier",
+    "check_output",
+    "parse_format",
+    "read_npz",
+    "read_state",
+    "read_table",
+    "sidecar",
+    "write_npz",
+]

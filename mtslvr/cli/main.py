@@ -1,4 +1,4 @@
-"""`mtslvr`: embed, fewshot, invariance, report, models, download, push, convert, pack, train, whiten."""
+"""`mtslvr`: embed, similar, plot, fewshot, invariance, report, models, download, push, convert, pack, train, whiten."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from .common import LazyGroup
     cls=LazyGroup,
     lazy={
         "embed": ".embed:embed_command",
+        "similar": ".similar:similar_command",
+        "plot": ".plot:plot_command",
         "fewshot": ".fewshot:fewshot_command",
         "invariance": ".invariance:invariance_command",
         "report": ".report:report_command",

@@ -1,0 +1,113 @@
+"""The rules of the HEAR validator (hear-validator, validate.py), restated; its package needs tensorflow."""
+
+import inspect
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+import mtslvr
+from mtslvr import checkpoint, hear
+from mtslvr.encoder import Encoder
+from mtslvr.errors import AudioError
+
+SAMPLE_RATES = [16000, 22050, 44100, 48000]
+
+
+@pytest.fixture(scope="module")
+def model(encoder):
+    return hear.HearModel(encoder)
+
+
+def noise(clips, seconds, rate):
+    return torch.rand((clips, int(seconds * rate)), generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def test_load_model_gives_a_module_from_nothing_a_folder_or_its_weights(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    folder = checkpoint.save(Encoder(mtslvr.EncoderConfig()), tmp_path / "model")
+    assert inspect.signature(hear.load_model).parameters["model_file_path"].default == ""
+    asked = []
+    monkeypatch.setattr(hear, "load", lambda name, device: asked.append(name) or mtslvr.load(folder, device=device))
+    for path in ("", str(folder), str(folder / "model.safetensors")):
+        assert isinstance(hear.load_model(path), torch.nn.Module)
+    assert asked == [None, str(folder), folder]
+
+
+def test_attributes(model):
+    assert isinstance(model, torch.nn.Module)
+    assert model.sample_rate in SAMPLE_RATES
+    assert isinstance(model.scene_embedding_size, int)
+    assert isinstance(model.timestamp_embedding_size, int)
+
+
+@pytest.mark.parametrize("seconds", [1.07, 1.98, 4.0])
+def test_timestamp_embeddings(model, seconds):
+    audio = noise(2, seconds, model.sample_rate)
+    embeddings, stamps = hear.get_timestamp_embeddings(audio, model)
+    assert embeddings.dtype == torch.float32
+    assert embeddings.ndim == 3 and stamps.ndim == 2
+    assert embeddings.shape[0] == 2
+    assert embeddings.shape[:2] == stamps.shape
+    assert embeddings.shape[2] == model.timestamp_embedding_size
+    times = stamps.numpy()
+    steps = np.diff(times)
+    hop, length = steps.mean(), 1000 * seconds
+    assert steps.max() <= 50.0 + 1e-3  # float32
+    assert np.abs(steps - hop).max() <= 1
+    assert times.min() <= hop
+    assert length - hop <= times.max() <= length and times.max() >= length - 50
+    assert torch.isfinite(embeddings).all() and not embeddings.requires_grad
+
+
+def test_scene_embeddings(model):
+    embeddings = hear.get_scene_embeddings(noise(4, 2.74, model.sample_rate), model)
+    assert embeddings.dtype == torch.float32
+    assert embeddings.shape == (4, model.scene_embedding_size)
+
+
+def test_scene_embeddings_are_those_of_embed(model, encoder):
+    audio = noise(2, 1.5, 16000)
+    expected = mtslvr.embed(list(audio.numpy()), 16000, encoder=encoder)
+    np.testing.assert_array_equal(hear.get_scene_embeddings(audio, model).numpy(), expected)
+
+
+def test_a_timestamp_embedding_is_that_of_the_second_around_it(model, encoder):
+    audio = noise(1, 3, 16000)
+    embeddings, stamps = hear.get_timestamp_embeddings(audio, model)
+    i = int((stamps[0] - 1525).abs().argmin())
+    assert stamps[0, i] == 1525
+    window = audio[:, round(1.525 * 16000) - 8000 :][:, :16000]
+    expected = encoder(window).concat[0]
+    torch.testing.assert_close(embeddings[0, i], expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_timestamps_do_not_drift():
+    """The validator warns of this and cannot test it: hops that are no whole number of samples add up."""
+    centres = hear.timestamps(3600.0)
+    assert len(centres) == 72000
+    torch.testing.assert_close(centres[-1], torch.tensor(3599.975, dtype=torch.float64), rtol=0, atol=1e-9)
+    places = hear.window_indices(3600 * 22050, centres[-3000:-2999], 22050)  # 1102.5 samples a hop
+    middle = int(places[0, places.shape[1] // 2])
+    assert abs(middle / 22050 - float(centres[-3000])) < 1 / 22050
+
+
+def test_windows_are_mirrored_at_the_ends():
+    places = hear.window_indices(10, torch.tensor([0.0, 0.5]), 20)  # one second is twice the clip
+    assert places[0].tolist() == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert places[1].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0]
+
+
+@pytest.mark.parametrize("samples", [1, 300, 400, 401])
+def test_clips_shorter_than_a_hop(model, samples):
+    embeddings, stamps = hear.get_timestamp_embeddings(noise(2, 1, 16000)[:, :samples], model)
+    assert embeddings.shape == (2, 1, 1000) and torch.isfinite(embeddings).all()
+    assert 0 <= stamps.max() <= 1000 * samples / 16000
+
+
+@pytest.mark.parametrize("audio", [torch.zeros(16000), torch.zeros(2, 0), torch.full((1, 16000), torch.nan)])
+@pytest.mark.parametrize("function", [hear.get_scene_embeddings, hear.get_timestamp_embeddings])
+def test_bad_audio(model, function, audio):
+    with pytest.raises(AudioError), warnings.catch_warnings():
+        function(audio, model)

@@ -1,0 +1,159 @@
+"""Embeddings as a step of a scikit-learn pipeline; needs the extra [sklearn]."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import Tags, check_array
+from sklearn.utils.validation import check_is_fitted
+
+from .api import embed
+from .audio import audio_label
+from .config import Features, Layer, parse_enum
+from .encoder import Encoder
+from .errors import AudioError
+from .hub import load
+
+
+class MTSLVRTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """Audio files or waveforms to embeddings, one row each.
+
+    Nothing is learnt in `fit`, so `transform` needs none. Use `Pipeline(..., memory=folder)` to embed once in a
+    grid search over the steps that follow.
+
+    Args:
+        model: what `mtslvr.load` takes, or an encoder; None is the bundled default.
+        features: "invariant", "variant" or "concat".
+        layer: "head" or "pooled".
+        window_seconds: length of a window; None is the model's own.
+        hop_seconds: from one window to the next; None is the window.
+        sample_rate: Hz of arrays; None is the model's own. Files know theirs.
+        batch_size: windows at once through the encoder.
+        threads: files decoded side by side.
+        device: "auto", "cpu", "cuda" ...
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | Encoder | None = None,
+        *,
+        features: str = "concat",
+        layer: str = "head",
+        window_seconds: float | None = None,
+        hop_seconds: float | None = None,
+        sample_rate: int | None = None,
+        batch_size: int = 16,
+        threads: int = 2,
+        device: str = "auto",
+    ) -> None:
+        self.model = model
+        self.features = features
+        self.layer = layer
+        self.window_seconds = window_seconds
+        self.hop_seconds = hop_seconds
+        self.sample_rate = sample_rate
+        self.batch_size = batch_size
+        self.threads = threads
+        self.device = device
+
+    def fit(self, X: Any, y: Any = None) -> MTSLVRTransformer:
+        """Check the settings and load the model; nothing is learnt.
+
+        Args:
+            X: see `transform`.
+            y: not used.
+        Raises:
+            ConfigError: unknown features or layer.
+            HubError, CheckpointError: see `mtslvr.load`.
+        """
+        inputs = _inputs(X)
+        if isinstance(X, np.ndarray) and X.ndim == 2:
+            self.n_features_in_ = X.shape[1]
+        if len(inputs) == 0:
+            raise AudioError("Found array with 0 sample(s) while a minimum of 1 is required: no audio to fit to")
+        self._n_features_out = self._encoder().embedding_dim(self._features(), parse_enum(Layer, self.layer, "layer"))
+        return self
+
+    def transform(self, X: Any) -> npt.NDArray[np.float32]:
+        """Embed.
+
+        Args:
+            X: n paths or waveforms (samples,) or (channels, samples), in a list, an array of paths or objects, or a
+                Series; or an array (n, samples) with a waveform a row.
+        Returns:
+            (n, width) float32.
+        Raises:
+            AudioError, ConfigError: see `mtslvr.embed`.
+        """
+        encoder = self._encoder()
+        rows: npt.NDArray[np.float32] = embed(
+            _inputs(X),
+            self.sample_rate or encoder.sample_rate,
+            features=self._features(),
+            layer=self.layer,
+            encoder=encoder,
+            window_seconds=self.window_seconds,
+            hop_seconds=self.hop_seconds,
+            batch_size=self.batch_size,
+            threads=self.threads,
+        )
+        return rows
+
+    def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[Any]:
+        """Names of the columns: invariant0, invariant1 ... variant0 ...
+
+        Args:
+            input_features: not used.
+        """
+        check_is_fitted(self, "_n_features_out")
+        features = self._features()
+        kinds = ["invariant", "variant"] if features is Features.CONCAT else [features.value]
+        each = self._n_features_out // len(kinds)
+        return np.array([f"{kind}{i}" for kind in kinds for i in range(each)], dtype=object)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        tags.no_validation = True  # waveforms of a list have lengths of their own
+        tags.input_tags.string = True
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+    def _features(self) -> Features:
+        return parse_enum(Features, self.features, "features")
+
+    def _encoder(self) -> Encoder:
+        if isinstance(self.model, Encoder):
+            return self.model
+        name = None if self.model is None else os.fspath(self.model)
+        return _load(name, self.device)
+
+
+@functools.lru_cache(maxsize=2)
+def _load(name: str | None, device: str) -> Encoder:
+    return load(name, device=device)
+
+
+def _inputs(X: Any) -> list[Any]:
+    if isinstance(X, (str, os.PathLike)):
+        raise AudioError(f"{audio_label(X)}: a single path; pass a list of paths")
+    if hasattr(X, "toarray"):
+        check_array(X)  # says what to do with a sparse matrix
+    if isinstance(X, list) and X and all(isinstance(x, (str, os.PathLike, np.ndarray)) for x in X):
+        return X
+    array = X if isinstance(X, np.ndarray) else np.asarray(X)
+    if array.ndim == 1 and array.dtype.kind in "OUST":
+        return [str(x) if isinstance(x, np.str_) else x for x in array.tolist()]
+    if array.ndim == 2 and array.dtype.kind in "OUST" and array.shape[1] == 1:
+        return _inputs(array[:, 0])  # a column of paths, as ColumnTransformer passes it
+    if array.ndim != 2:
+        raise AudioError(
+            f"X of shape {array.shape}: Reshape your data: pass a list of paths or waveforms, or an array "
+            "(waveforms, samples)"
+        )
+    return list(check_array(array, dtype="numeric"))

@@ -1,0 +1,107 @@
+import os
+import pickle
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+sklearn = pytest.importorskip("sklearn")
+
+from sklearn.base import clone  # noqa: E402  # after the question whether it is there
+from sklearn.linear_model import LogisticRegression  # noqa: E402
+from sklearn.model_selection import GridSearchCV  # noqa: E402
+from sklearn.pipeline import make_pipeline  # noqa: E402
+from sklearn.preprocessing import Normalizer  # noqa: E402
+from sklearn.utils.estimator_checks import check_estimator  # noqa: E402
+
+import mtslvr  # noqa: E402
+from mtslvr import checkpoint, extract  # noqa: E402
+from mtslvr.errors import AudioError, ConfigError  # noqa: E402
+from mtslvr.sklearn import MTSLVRTransformer  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Windows of 513 samples, the shortest: the checks call it hundreds of times."""
+    torch.manual_seed(0)
+    config = mtslvr.EncoderConfig(window_seconds=0.1)
+    return str(checkpoint.save(mtslvr.Encoder(config), tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="module")
+def tones(tmp_path_factory):
+    root, rng = tmp_path_factory.mktemp("tones"), np.random.default_rng(0)
+    paths, labels = [], []
+    for label, hertz in enumerate((300, 3000)):
+        for take in range(4):
+            tone = np.sin(2 * np.pi * hertz * np.arange(4000) / 16000 + take) + 0.01 * rng.standard_normal(4000)
+            paths.append(root / f"{hertz}_{take}.wav")
+            soundfile.write(paths[-1], 0.5 * tone, 16000)
+            labels.append(label)
+    return paths, np.array(labels)
+
+
+def test_the_checks_of_scikit_learn(model, monkeypatch):
+    # A stand-in for the network, which is slow, and whose rounding depends on the batch: two checks ask for 1e-9.
+    monkeypatch.setattr(extract, "_encode", lambda encoder, windows, config: windows[:, :500].copy())
+    transformer = MTSLVRTransformer(model, features="invariant", threads=1)
+    results = check_estimator(transformer, on_skip=None, on_fail=None)
+    failed = {result["check_name"]: result["exception"] for result in results if result["status"] == "failed"}
+    assert failed == {}
+    assert sum(result["status"] == "passed" for result in results) > 20
+
+
+def test_paths_arrays_and_frames_give_the_rows_of_embed(model, tones):
+    paths, _ = tones
+    encoder = mtslvr.load(model)
+    transformer = MTSLVRTransformer(model)
+    expected = mtslvr.embed(paths, encoder=encoder)
+    waves = [soundfile.read(path, dtype="float32")[0] for path in paths]
+    for given in (paths, [os.fspath(p) for p in paths], np.array(paths, dtype=str), np.array(paths)[:, None], waves):
+        np.testing.assert_array_equal(transformer.fit_transform(given), expected)
+    np.testing.assert_array_equal(transformer.transform(np.stack(waves)), expected)
+    ragged = [waves[0], waves[1][:1000]]
+    assert transformer.transform(ragged).shape == (2, 1000)
+    twice = MTSLVRTransformer(encoder, sample_rate=32000).transform(waves[:1])
+    np.testing.assert_array_equal(twice, mtslvr.embed(waves[:1], 32000, encoder=encoder))
+
+
+def test_grid_search_over_features_in_a_pipeline(model, tones):
+    paths, labels = tones
+    pipeline = make_pipeline(MTSLVRTransformer(model), Normalizer(), LogisticRegression())
+    search = GridSearchCV(pipeline, {"mtslvrtransformer__features": ["invariant", "variant", "concat"]}, cv=2)
+    search.fit(paths, labels)
+    assert search.best_score_ == 1.0  # two tones
+    assert len(search.cv_results_["params"]) == 3
+
+
+def test_clones_and_copies(model, tones):
+    transformer = MTSLVRTransformer(model, features="variant", window_seconds=0.2)
+    copy = clone(transformer)
+    assert copy.get_params() == transformer.get_params() and copy is not transformer
+    again = pickle.loads(pickle.dumps(transformer.fit(tones[0])))
+    np.testing.assert_array_equal(again.transform(tones[0]), transformer.transform(tones[0]))
+    assert "variant" in repr(transformer)
+
+
+def test_names_of_the_columns(model, tones):
+    names = MTSLVRTransformer(model).fit(tones[0]).get_feature_names_out()
+    assert len(names) == 1000 and names[0] == "invariant0" and names[-1] == "variant499"
+    frame = MTSLVRTransformer(model, features="variant").fit(tones[0]).get_feature_names_out()
+    assert len(frame) == 500 and frame[3] == "variant3"
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ("one.wav", AudioError, "one.wav: a single path; pass a list"),
+        (np.zeros((2, 3, 4)), AudioError, r"X of shape \(2, 3, 4\)"),
+        (["nowhere.wav"], AudioError, "nowhere.wav: no such file"),
+    ],
+)
+def test_bad_input(model, given, error, message):
+    with pytest.raises(error, match=message):
+        MTSLVRTransformer(model).transform(given)
+    with pytest.raises(ConfigError, match="features='both'"):
+        MTSLVRTransformer(model, features="both").fit([np.zeros(100)])

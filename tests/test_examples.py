@@ -68,6 +68,12 @@ def test_other_features():
     assert all(float(mean) > 40 for *_, mean in found)  # chance is 20
 
 
+def test_datasets():
+    pytest.importorskip("datasets")
+    out = run("hugging_face_datasets.py")
+    assert out.splitlines()[-1] == "(15, 1000) float32 ['alarm', 'bells', 'birds', 'machine', 'rain']"
+
+
 def test_every_take_is_there():
     files = {path.relative_to(AUDIO).as_posix() for path in AUDIO.rglob("*") if path.is_file()}
     assert files == set(make_audio.TAKES)

@@ -1,0 +1,179 @@
+"""Every command and every piece of Python in docs/ runs, in one folder, as a reader would run them in a shell.
+
+`mtslvr` and `mtslvr-embed` in that shell are relays to this process, which has torch, the weights and every window
+that was encoded before: one process and one embedding run serve all of them.
+"""
+
+import ast
+import functools
+import importlib.util
+import io
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from mtslvr import extract, hub
+from mtslvr.cli.embed import embed_command
+from mtslvr.cli.main import main
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = ["cli.md", "outputs.md", "recipes.md", "troubleshooting.md"]
+MODULES = ("sklearn", "pyarrow", "matplotlib", "plotly")
+
+RELAY = """\
+#!{python} -IS
+import json, os, socket, sys
+here = socket.socket(socket.AF_UNIX)
+here.connect({address!r})
+text = sys.stdin.buffer.read().decode("latin-1") if "-" in sys.argv[1:] else ""
+completion = {{name: value for name, value in os.environ.items() if name.endswith("_COMPLETE")}}
+here.sendall(json.dumps([os.path.basename(sys.argv[0]), sys.argv[1:], text, completion]).encode() + b"\\n")
+code, out, err = json.loads(here.makefile().read())
+sys.stderr.write(err)
+sys.stdout.write(out)
+sys.exit(code)
+"""
+
+
+def blocks(page, kind):
+    return re.findall(rf"^```{kind}\n(.*?)^```$", (DOCS / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def load_reference():
+    spec = importlib.util.spec_from_file_location("cli_reference", DOCS / "cli_reference.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_command_line_reference_is_current():
+    written = (DOCS / "cli.md").read_text(encoding="utf-8")
+    assert written == load_reference().reference(), "run: python docs/cli_reference.py"
+
+
+@pytest.fixture
+def shell(tmp_path, monkeypatch, request):
+    """A function that runs bash code in a folder with recordings."""
+    for module in MODULES:
+        pytest.importorskip(module)
+    if not hub.bundled():
+        pytest.skip("this checkout has no bundled weights")
+    if os.name != "posix" or shutil.which("bash") is None:
+        pytest.skip("the commands are for bash")
+    shutil.copytree(ROOT / "examples" / "audio", tmp_path / "work" / "recordings")
+    (tmp_path / "work" / "broken.wav").write_bytes(b"RIFF of nothing")
+    monkeypatch.chdir(tmp_path / "work")
+    remember_windows(monkeypatch)
+    short = tempfile.mkdtemp()  # the path of a socket has 108 bytes at most
+    request.addfinalizer(lambda: shutil.rmtree(short))
+    address = f"{short}/relay"
+    (tmp_path / "bin").mkdir()
+    for name in ("mtslvr", "mtslvr-embed"):
+        (tmp_path / "bin" / name).write_text(RELAY.format(python=sys.executable, address=address))
+        (tmp_path / "bin" / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+
+    def run(code, **variables):
+        # No exit status is lost: a failing command ends the block.
+        command = ["bash", "-e", "-u", "-o", "pipefail", "-c", code]
+        done = subprocess.run(command, env={**environment, **variables}, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, f"{code}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+        return done.stdout
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen()
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        yield run
+
+
+def serve(listener):
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        with connection:
+            name, arguments, text, completion = json.loads(connection.makefile().readline())
+            command = embed_command if name == "mtslvr-embed" else main
+            result = CliRunner(env=completion).invoke(
+                command, arguments, prog_name=name, input=text.encode("latin-1"), env=completion
+            )
+            trouble = (
+                repr(result.exception) if result.exception and not isinstance(result.exception, SystemExit) else ""
+            )
+            connection.sendall(json.dumps([result.exit_code, result.stdout, result.stderr + trouble]).encode())
+
+
+def remember_windows(monkeypatch):
+    """Encode each window once, whatever commands ask for it."""
+    known, encode, load = {}, extract._encode, hub.load
+
+    def remembering(encoder, windows, config):
+        keys = [(config.features, config.layer, window.tobytes()) for window in windows]
+        new = [i for i, key in enumerate(keys) if key not in known]
+        if new:
+            known.update(zip([keys[i] for i in new], encode(encoder, windows[new], config), strict=True))
+        return np.stack([known[key] for key in keys])
+
+    monkeypatch.setattr(extract, "_encode", remembering)
+    monkeypatch.setattr(hub, "load", functools.cache(lambda name=None, device="auto": load(name)))
+
+
+def test_every_command_and_every_piece_of_python_runs(shell, tmp_path):
+    count = 0
+    for page in PAGES:
+        text, names = (DOCS / page).read_text(encoding="utf-8"), {}
+        for kind, code in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+            assert kind in ("sh", "bash", "python"), f"{page}: a block of {kind!r} that nothing runs"
+            count += 1
+            if kind == "python":
+                with redirect_stdout(io.StringIO()) as printed:
+                    exec(compile(code, page, "exec"), names)
+                if "classifier.predict" in code:
+                    assert printed.getvalue() == "['bird' 'rain']\n"
+            else:
+                shell(code, **({"SLURM_ARRAY_TASK_ID": "0"} if "SLURM" in code else {}))
+    assert count >= 20
+    work = tmp_path / "work"
+    rows = len(np.load(work / "embeddings.npz")["paths"])
+    assert rows == 15 and len(np.load(work / "all.npy")) == 6
+    assert (work / "birds.csv").read_text().count("\n") == 4 and (work / "first.jsonl").read_text().count("\n") == 1
+    assert "complete" in (work / "mtslvr-embed-completion.bash").read_text()
+    assert json.loads((work / "some.npz.errors.jsonl").read_text())["file"].endswith("broken.wav")
+    assert len(np.load(work / "part-0.npy")) + len(np.load(work / "part-1.npy")) == 15
+
+
+def test_troubleshooting_names_messages_that_exist():
+    said = set()
+    for path in (ROOT / "mtslvr").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                said.add(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                said.add("".join(str(v.value) if isinstance(v, ast.Constant) else "…" for v in node.values))
+    headings = re.findall(r"^### `(.*)`$", (DOCS / "troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(headings) > 20
+    everything = "\n".join(said)
+    for heading in headings:
+        for piece in filter(None, (piece.strip(" ;,.()") for piece in heading.split("…"))):
+            assert piece in everything, f"{heading}: nothing says {piece!r}"
+
+
+def test_links_lead_somewhere():
+    for page in [*PAGES, "README.md"]:
+        for target in re.findall(r"\]\(([^)#]+)\)", (DOCS / page).read_text(encoding="utf-8")):
+            assert target.startswith("https://") or (DOCS / target).exists(), f"{page}: {target}"

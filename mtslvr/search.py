@@ -12,6 +12,7 @@ import numpy.typing as npt
 from . import checkpoint
 from .api import embed
 from .audio import AudioInput
+from .config import EncoderConfig
 from .encoder import Encoder
 from .errors import ConfigError
 from .hub import find, load
@@ -109,11 +110,11 @@ def table_encoder(
         ConfigError: weights other than those of the file, or nothing that tells which they were.
         HubError, CheckpointError: see `mtslvr.load`.
     """
-    name = model or settings.get("model")
-    if name is None:
-        raise ConfigError(f"{path}: does not say which model made it; name it with --model")
-    folder = find(None if name == "default" else name)  # what version 0.1 calls the bundled weights
-    expected = settings.get("model_sha256")
+    name, expected = model or settings.get("model"), settings.get("model_sha256")
+    if name is None or (expected is None and model is None):
+        said = "does not say by which weights it was made, as files of mtslvr 0.1 do not"
+        raise ConfigError(f"{path}: {said}; embed again, or name them with --model")
+    folder = find(name)
     found = checkpoint.sha256(folder / checkpoint.WEIGHTS_NAME)
     if expected is not None and found != expected:
         raise ConfigError(
@@ -121,6 +122,7 @@ def table_encoder(
             "here; give the same weights with --model, or embed again"
         )
     encoder = load(folder, device=device)
-    if settings.get("encoder") not in (None, encoder.config.to_dict()):
+    made_with = settings.get("encoder")
+    if made_with is not None and EncoderConfig.from_dict(made_with) != encoder.config:
         raise ConfigError(f"{path}: made with another config.json than that of {str(name)!r}; embed again")
     return encoder

@@ -14,7 +14,7 @@ from mtslvr import checkpoint
 from mtslvr.cli.main import main
 from mtslvr.errors import ConfigError
 from mtslvr.search import cosine, nearest
-from mtslvr.writer import EmbeddingTable, write_npz
+from mtslvr.writer import EmbeddingTable, read_table, write_npz
 
 
 def table(rows, paths=None):
@@ -78,6 +78,12 @@ def test_similar_refuses_other_weights(folder, tmp_path):
     query = folder / "audio" / "low" / "a.wav"
     result = run("similar", folder / "x.npz", query, "--model", other)
     assert result.exit_code == 2 and "give the same weights with --model, or embed again" in result.output
+    found = read_table(folder / "x.npz")
+    columns = {"embeddings": found.embeddings, "paths": found.paths, "start": found.start, "end": found.end}
+    write_npz(tmp_path / "old.npz", **columns, settings={"model": "default", "window_seconds": 0.25})
+    old = run("similar", tmp_path / "old.npz", query)
+    assert old.exit_code == 2 and "does not say by which weights it was made" in old.output
+    assert run("similar", tmp_path / "old.npz", query, "--model", folder / "model").exit_code == 0
     missing = run("similar", folder / "x.npz", "nowhere.wav")
     assert missing.exit_code == 2 and "nowhere.wav: no such file" in missing.output
 

@@ -31,8 +31,6 @@ def similar_command(embeddings: Path, query: str, count: int, as_json: bool, mod
     from ..writer import read_table
 
     table = read_table(embeddings)
-    if "model_sha256" not in table.settings:
-        click.echo(f"{embeddings}: does not say by which weights; taking them to be the same", err=True)
     encoder = table_encoder(embeddings, table.settings, model, device)
     hits = nearest(table, embed_query(query, table, encoder), count)
     if as_json:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..config import EncoderConfig
 from ..errors import ConfigError
 from .files import sidecar
 
@@ -175,7 +176,7 @@ def check_settings(output: str | os.PathLike[str], old: Mapping[str, Any], new: 
         ConfigError: names each setting that differs with both values.
     """
     different = [f"{name} {old.get(name)!r}, now {new.get(name)!r}" for name in FIXED if old.get(name) != new.get(name)]
-    if (old.get("model_sha256"), old.get("encoder")) != (new.get("model_sha256"), new.get("encoder")):
+    if (old.get("model_sha256"), _encoder(old)) != (new.get("model_sha256"), _encoder(new)):
         before, now = (f"{s.get('model')!r} (sha256 {str(s.get('model_sha256'))[:12]})" for s in (old, new))
         different.append(f"model {before}, now {now}")
     if different:
@@ -183,6 +184,14 @@ def check_settings(output: str | os.PathLike[str], old: Mapping[str, Any], new: 
             f"{output}: begun with {'; '.join(different)}. Go on with the same, choose another -o, or start anew "
             "with --overwrite"
         )
+
+
+def _encoder(settings: Mapping[str, Any]) -> Any:
+    """The encoder's config, with defaults for what an earlier version did not know."""
+    try:
+        return EncoderConfig.from_dict(settings["encoder"])
+    except (KeyError, ConfigError):
+        return settings.get("encoder")
 
 
 def check_earlier(target: Path, state: State | None, settings: Mapping[str, Any]) -> None:

@@ -42,7 +42,8 @@ def section(name: str, command: click.Command) -> str:
     """One command."""
     arguments = [p.human_readable_name for p in command.params if isinstance(p, click.Argument)]
     optional = {p.human_readable_name for p in command.params if isinstance(p, click.Argument) and not p.required}
-    usage = " ".join(["mtslvr", name, "[OPTIONS]", *(f"[{a}]" if a in optional else a for a in arguments)])
+    marked = [f"[{a}]" if a in optional and a[0] != "[" else a for a in arguments]
+    usage = " ".join(["mtslvr", name, "[OPTIONS]", *marked])
     rows = [row(param) for param in command.params if isinstance(param, click.Option) and not param.hidden]
     parts = [f"## `{usage}`", prose(command.help or "")]
     if rows:

@@ -304,9 +304,9 @@ def reproduce(name: str, runs: Sequence[Run], whitened: str | None) -> str:
         command = f"mtslvr train --data POOL --out run{number} --config {recipe_path(name, number)}"
         init = run.environment.get("init", "")
         if init == f"weights/{name}":
-            command += (
-                f" --init {init}  # of commit {run.environment['git_revision'][:12]}: run {number - 1}, whitened then"
-            )
+            commit = run.environment["git_revision"][:12]
+            lines.append(f"git checkout {commit} -- {init}  # run {number - 1}, with the heads that it had then")
+            command += f" --init {init}"
         elif number > 1:
             command += f" --init run{number - 1}"
         if run.steps_done < run.config.steps:
@@ -401,13 +401,15 @@ def model_card(
     if whitened is not None:
         heads = (
             "The heads are those of `mtslvr whiten`, not those that training leaves: they even out the directions in "
-            f"which two crops of a clip differ (power {POWER:g}, ridge {RIDGE:g}, {CLIPS:,} clips of the pool). "
+            f"which two crops of a clip differ (power {POWER:g}, ridge {RIDGE:g}, {CLIPS:,} clips of the pool). No "
+            "label is used, but its settings below were chosen by the accuracies above. `--average-with` averages the "
+            "weights with those that the last run started from. "
             + (
                 "The variant head also reads mean, deviation and mean absolute change over time of each mel band. "
                 if statistics
                 else ""
             )
-            + "No label is used.\n\n"
+            + "\n\n"
         )
     return f"""---
 {front_matter(name, all_measured, config).strip()}

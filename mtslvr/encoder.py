@@ -60,10 +60,10 @@ def spectral_statistics(spectrogram: Tensor) -> Tensor:
     Args:
         spectrogram: (B, channels, n_mels, frames), channel 0 in dB.
     Returns:
-        (B, 3 n_mels): mean, population deviation and mean absolute difference between frames, each over time; the
-        last is 0 for a single frame.
+        (B, 3 n_mels): mean, population deviation and mean absolute difference between frames, each over time, in units
+        of 32 dB, which brings them to the spread of pooled features; the last is 0 for a single frame.
     """
-    bands = spectrogram[:, 0]
+    bands = spectrogram[:, 0] / 32
     change = bands.diff(dim=2).abs().sum(dim=2) / max(1, bands.shape[2] - 1)
     return torch.cat([bands.mean(dim=2), bands.std(dim=2, correction=0), change], dim=1)
 

@@ -46,6 +46,7 @@ def prepare(folder: Path, config: TrainConfig, resume: bool) -> None:
         except (OSError, ValueError) as error:
             raise TrainingError(f"{path}: no run to resume ({error}); start one without --resume") from None
         ours = json.loads(json.dumps(config.to_dict()))
+        saved = json.loads(json.dumps(TrainConfig.from_dict(saved).to_dict()))  # one of before a setting existed
         changed = [k for k in ours if saved.get(k) != ours[k]]
         if changed:
             told = ", ".join(f"{k} was {saved.get(k)!r}, now {ours[k]!r}" for k in changed)

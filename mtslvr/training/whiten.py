@@ -25,7 +25,8 @@ from .config import TrainConfig
 from .run import CONFIG, EXPORT, load_clips
 from .views import StepBatches, step_generator
 
-POWER, RIDGE, CLIPS = 1.0, 0.1, 2048
+POWER, RIDGE, CLIPS = 1.0, 0.1, 4096
+CROP_SECONDS, SOURCE_BALANCE = 2.5, 0.5
 _STREAM = 2  # of random numbers, beside those of epochs and batches
 
 
@@ -36,8 +37,12 @@ def whiten(
     power: float = POWER,
     ridge: float = RIDGE,
     clips: int = CLIPS,
+    crop_seconds: float = CROP_SECONDS,
+    source_balance: float = SOURCE_BALANCE,
     variant_scale: float = 1.0,
     spectral_statistics: bool = False,
+    average_with: str | os.PathLike[str] | None = None,
+    share: float = 0.5,
 ) -> Path:
     """The exported checkpoint of a run with whitening heads.
 
@@ -47,11 +52,16 @@ def whiten(
         power: 0 only rotates, 1 makes crops of a clip differ alike in every direction.
         ridge: added to each variance within clips, as a share of their mean.
         clips: how many clips to take two random crops of, without augmentation; more than the 512 pooled features.
+        crop_seconds: length of these crops.
+        source_balance: how to draw the clips, see `TrainConfig`.
         variant_scale: root mean square length of the variant embeddings over that of the invariant ones: how much each
             counts in distances between concatenated embeddings.
         spectral_statistics: let the variant head read them, too, see `EncoderConfig`.
+        average_with: checkpoint folder of the same network, such as the one that the run started from, to average the
+            weights with before; may be `out`.
+        share: of the run's weights in that average, 0 to 1.
     Raises:
-        TrainingError: no such run, too few clips, or paths that share a head.
+        TrainingError: no such run, too few clips, paths that share a head, or another network to average with.
         CheckpointError: no checkpoint in the run, or `out` cannot be written.
     """
     folder = Path(run)
@@ -60,15 +70,40 @@ def whiten(
     except (OSError, ValueError) as error:
         raise TrainingError(f"{folder / CONFIG}: no training run ({error}); give a run directory") from None
     encoder = checkpoint.load(folder / EXPORT)
+    if average_with is not None:
+        average(encoder, checkpoint.load(average_with), share)
     if spectral_statistics:
         encoder = with_spectral_statistics(encoder)
-    batches = StepBatches(load_clips(folder, (), config), config)
+    drawing = dataclasses.replace(config, crop_seconds=crop_seconds, source_balance=source_balance)
+    batches = StepBatches(load_clips(folder, (), config), drawing)
     pairs = []
     for i in range(math.ceil(clips / config.batch_size)):
         generator, chosen = step_generator(config.seed, _STREAM, i), batches.clip_indices(i)
         pairs.append(torch.stack([batches.crops(chosen, generator) for _ in range(2)]))
     whiten_heads(encoder, pairs, power, ridge, variant_scale)
     return checkpoint.save(encoder, out)
+
+
+def average(encoder: Encoder, other: Encoder, share: float) -> None:
+    """Replace the weights of `encoder`, batch statistics among them, by their average with those of `other`.
+
+    Args:
+        encoder: changed in place.
+        other: the same network; heads that differ in width stay those of `encoder`, since whitening replaces them.
+        share: of `encoder`, 0 to 1.
+    Raises:
+        TrainingError: another network, or a share out of range.
+    Source:
+        Wortsman et al. 2022, robust fine-tuning of zero-shot models, https://arxiv.org/abs/2109.01903
+    """
+    if not 0 <= share <= 1:
+        raise TrainingError(f"share={share}: must be from 0 to 1")
+    if dataclasses.replace(other.config, spectral_statistics=False) != encoder.config:
+        raise TrainingError("average of two different networks: give a checkpoint with the config of the run's encoder")
+    theirs = other.state_dict()
+    for name, tensor in encoder.state_dict().items():
+        if tensor.is_floating_point() and tensor.shape == theirs[name].shape:
+            tensor.lerp_(theirs[name], 1 - share)
 
 
 def with_spectral_statistics(encoder: Encoder) -> Encoder:

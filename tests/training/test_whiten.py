@@ -2,14 +2,17 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 import mtslvr
 from mtslvr.config import AdapterKind
 from mtslvr.errors import TrainingError
-from mtslvr.training.config import encoder_config
-from mtslvr.training.whiten import whiten, whiten_heads, whitening
+from mtslvr.training.config import TrainConfig, encoder_config
+from mtslvr.training.loop import train
+from mtslvr.training.whiten import average, whiten, whiten_heads, whitening
 
 
 def two_crops(n=4000):
@@ -79,3 +82,40 @@ def test_too_few_crops_and_shared_heads_are_refused():
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(TrainingError, match="no training run"):
         whiten(tmp_path, tmp_path / "out")
+
+
+def test_an_average_lies_between_two_networks():
+    torch.manual_seed(0)
+    config = dataclasses.replace(encoder_config(AdapterKind.PARALLEL), head_dim=8)
+    ours, theirs = mtslvr.Encoder(config), mtslvr.Encoder(dataclasses.replace(config, spectral_statistics=True))
+    for norm in ours.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(norm.running_mean)
+    before = {name: value.clone() for name, value in ours.state_dict().items()}
+    average(ours, theirs, 0.25)
+    other = theirs.state_dict()
+    for name, value in ours.state_dict().items():
+        if name == "heads.1.weight":  # wider there
+            assert torch.equal(value, before[name])
+        elif value.is_floating_point():
+            torch.testing.assert_close(value, 0.25 * before[name] + 0.75 * other[name], rtol=1e-5, atol=1e-6)
+    with pytest.raises(TrainingError, match=r"share=1\.5: must be from 0 to 1"):
+        average(ours, theirs, 1.5)
+    with pytest.raises(TrainingError, match="two different networks"):
+        average(ours, mtslvr.Encoder(encoder_config(AdapterKind.BN)), 0.5)
+
+
+def test_a_run_becomes_a_checkpoint_with_whitened_heads_and_statistics(tmp_path):
+    generator = np.random.default_rng(0)
+    for i in range(6):
+        soundfile.write(tmp_path / f"{i}.wav", 0.1 * generator.standard_normal(8000), 16000)
+    config = TrainConfig(steps=1, batch_size=4, crop_seconds=0.1, warmup_steps=0, dtype="float32")
+    augment = dataclasses.replace(config.augment, stretch_n_fft=512, stretch_hop_length=128)
+    config = dataclasses.replace(config, augment=augment)
+    first = train(config, tmp_path / "run", [tmp_path], workers=0, device="cpu")
+    options = {"crop_seconds": 0.1, "spectral_statistics": True, "average_with": first, "share": 0.5}
+    with pytest.raises(TrainingError, match="600 clips for 896 features: too few"):
+        whiten(tmp_path / "run", tmp_path / "out", clips=600, **options)
+    encoder = mtslvr.load(whiten(tmp_path / "run", tmp_path / "out", clips=900, **options))
+    assert encoder.config.spectral_statistics and encoder.embedding_dim("variant", "pooled") == 896
+    assert mtslvr.embed(generator.standard_normal(8000), 16000, encoder=encoder).shape == (1000,)

@@ -26,7 +26,7 @@ from ..encoder import Encoder, standardize
 from ..errors import AudioError, ConfigError
 from ..fewshot.command import load_encoders
 from ..fewshot.features import Progress
-from ..fewshot.results import environment, read_json
+from ..fewshot.results import check_kind, environment, read_json
 from ..training.augment import TRANSFORMATIONS, AugmentConfig, augment, draw_parameters
 from ..windows import slice_windows
 
@@ -335,9 +335,7 @@ def parse_invariance(data: dict[str, Any], source: str) -> Invariance:
     Raises:
         ConfigError: of another kind or format, or damaged.
     """
-    if data.get("kind") != KIND or data.get("format") != FORMAT:
-        found = f"kind {data.get('kind')!r}, format {data.get('format')!r}"
-        raise ConfigError(f"{source}: {found}; expected {KIND!r}, format {FORMAT}: measure again with this version")
+    check_kind(data, source, KIND, FORMAT)
     try:
         return Invariance([InvarianceRow(**row) for row in data["rows"]], data["settings"], data["environment"])
     except (KeyError, TypeError) as error:

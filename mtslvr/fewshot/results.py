@@ -125,15 +125,24 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     return data
 
 
+def check_kind(data: dict[str, Any], source: str, kind: str, version: int) -> None:
+    """Refuse results of another kind or format.
+
+    Raises:
+        ConfigError: names what was found and what was expected.
+    """
+    if data.get("kind") != kind or data.get("format") != version:
+        found = f"kind {data.get('kind')!r}, format {data.get('format')!r}"
+        raise ConfigError(f"{source}: {found}; expected {kind!r}, format {version}: measure again with this version")
+
+
 def parse_results(data: dict[str, Any], source: str) -> Results:
     """Read the object that `Results.to_json` wrote.
 
     Raises:
         ConfigError: of another kind or format, or damaged.
     """
-    if data.get("kind") != KIND or data.get("format") != FORMAT:
-        found = f"kind {data.get('kind')!r}, format {data.get('format')!r}"
-        raise ConfigError(f"{source}: {found}; expected {KIND!r}, format {FORMAT}: measure again with this version")
+    check_kind(data, source, KIND, FORMAT)
     try:
         return Results([Row.from_dict(row) for row in data["rows"]], data["datasets"], data["environment"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -26,7 +26,8 @@ from mtslvr.training import transforms
 from mtslvr.training.augment import augment, draw_parameters, draw_selection
 from mtslvr.training.config import TrainConfig
 from mtslvr.training.data import PackedClips
-from mtslvr.training.loop import compute, environment, make_objective, make_optimizer, optimise
+from mtslvr.training.loop import compute, make_objective, make_optimizer, optimise
+from mtslvr.training.run import environment
 from mtslvr.training.views import StepBatches
 
 RATE = 16000

@@ -7,6 +7,10 @@ Source:
 
 from __future__ import annotations
 
+import functools
+import platform
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -100,10 +104,9 @@ class AdaptedConv(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         self.norms = nn.ModuleList(nn.BatchNorm2d(out_channels) for _ in range(tasks))
 
-    def forward(self, x: Tensor, task: int) -> Tensor:
-        """(B, C_in, H, W) to (B, C_out, H', W') for one task."""
-        y: Tensor = self.norms[task](self.adapters[task](x, self.conv))
-        return y
+    def forward(self, x: Tensor, task: int, add: Tensor | None = None, relu: bool = False) -> Tensor:
+        """(B, C_in, H, W) to (B, C_out, H', W') for one task; then `add` is added, then ReLU."""
+        return _finish(self.norms[task](self.adapters[task](x, self.conv)), add, relu)
 
     @torch.no_grad()
     def fold(self) -> FoldedConv:
@@ -121,7 +124,12 @@ class AdaptedConv(nn.Module):
 
 
 class FoldedConv(nn.Module):
-    """One plain convolution with bias a task."""
+    """One plain convolution with bias a task.
+
+    On x86 processors the addition and ReLU that follow are part of the convolution, and its weights are reordered once
+    and not at every call: oneDNN's fused operators, which torch.compile uses, too. They give the same numbers whatever
+    the batch, where torch's convolution takes another way for a batch of one.
+    """
 
     def __init__(self, weights: list[Tensor], biases: list[Tensor], like: nn.Conv2d) -> None:
         super().__init__()
@@ -129,7 +137,56 @@ class FoldedConv(nn.Module):
         self.weights = nn.ParameterList(nn.Parameter(w.to(dtype), requires_grad=False) for w in weights)
         self.biases = nn.ParameterList(nn.Parameter(b.to(dtype), requires_grad=False) for b in biases)
         self.stride, self.padding = like.stride, like.padding
+        self._packed: dict[int, tuple[object, Tensor]] = {}
 
-    def forward(self, x: Tensor, task: int) -> Tensor:
-        """(B, C_in, H, W) to (B, C_out, H', W') for one task."""
-        return F.conv2d(x, self.weights[task], self.biases[task], self.stride, self.padding)
+    def forward(self, x: Tensor, task: int, add: Tensor | None = None, relu: bool = False) -> Tensor:
+        """(B, C_in, H, W) to (B, C_out, H', W') for one task; then `add` is added, then ReLU."""
+        if _fused_operators() and _plain_inference(x):
+            return self._fused(x, task, add, relu)
+        return _finish(F.conv2d(x, self.weights[task], self.biases[task], self.stride, self.padding), add, relu)
+
+    def _fused(self, x: Tensor, task: int, add: Tensor | None, relu: bool) -> Tensor:
+        how = self.padding, self.stride, (1, 1), 1
+        weight = self.weights[task]
+        state = weight.data_ptr(), None if weight.is_inference() else weight._version  # load_state_dict changes it
+        found, packed = self._packed.get(task, (None, None))
+        if packed is None or found != state:
+            packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *how, None)
+            self._packed[task] = state, packed
+        operands, after = (packed, self.biases[task], *how), "relu" if relu else "none"
+        y: Tensor
+        if add is None:
+            y = torch.ops.mkldnn._convolution_pointwise(x, *operands, after, [], "")
+        else:
+            last = after if relu else None
+            y = torch.ops.mkldnn._convolution_pointwise.binary(x, add, *operands, "add", 1.0, last, [], None)
+        return y
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self._packed = {}  # of the weights as they were
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_packed": {}}  # reordered weights cannot be copied or pickled
+
+
+def _finish(y: Tensor, add: Tensor | None, relu: bool) -> Tensor:
+    y = y if add is None else y + add
+    return F.relu(y, inplace=True) if relu else y
+
+
+@functools.cache
+def _fused_operators() -> bool:
+    """Whether torch has oneDNN's fused convolutions, on processors where they were seen to give the same numbers."""
+    names = ("_reorder_convolution_weight", "_convolution_pointwise")
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return x86 and available and all(hasattr(torch.ops.mkldnn, name) for name in names)
+
+
+def _plain_inference(x: Tensor) -> bool:
+    """Whether `x` is a batch on the CPU that needs no gradient, and nothing is traced, compiled or exported."""
+    traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    wanted = x.requires_grad and torch.is_grad_enabled()
+    on_cpu = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
+    return on_cpu and len(x) > 0 and not (traced or wanted)

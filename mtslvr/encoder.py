@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .adapters import AdaptedConv
 from .config import POOLED_DIM, EncoderConfig, Features, Layer, Normalization, parse_enum
 from .errors import AudioError
 from .frontend import Frontend
 from .resnet import Branches, Trunk
+
+# Another library's trunk and branches: a spectrogram and tasks to (B, 512) pooled features each.
+Engine = Callable[[Tensor, tuple[int, ...]], list[Tensor]]
+_HEAD_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -48,10 +54,18 @@ def standardize(waveforms: Tensor) -> Tensor:
     Returns:
         (B, T); zeros where a row is constant to within float32 rounding.
     """
+    if waveforms.device.type != "cpu" or len(waveforms) == 1:
+        return _standardize(waveforms)
+    return torch.cat([_standardize(row) for row in torch.split(waveforms, 1)])  # a row at a time stays in the caches
+
+
+def _standardize(waveforms: Tensor) -> Tensor:
     rows = waveforms.double()
-    std, mean = torch.std_mean(rows, dim=1, keepdim=True)
+    mean = rows.mean(dim=1, keepdim=True)
+    centred = rows - mean  # a second pass over the samples is several times as fast as torch.std_mean's single one
+    std = (centred.square().sum(dim=1, keepdim=True) / (rows.shape[1] - 1)).sqrt()
     silent = ~(std > mean.abs() * 2.0**-24)
-    return ((rows - mean) / std.masked_fill(silent, torch.inf)).to(waveforms.dtype)
+    return (centred / std.masked_fill(silent, torch.inf)).to(waveforms.dtype)
 
 
 def spectral_statistics(spectrogram: Tensor) -> Tensor:
@@ -87,6 +101,7 @@ class Encoder(nn.Module):
         widths = [POOLED_DIM] * config.heads
         widths[-1] += config.statistics_dim
         self.heads = nn.ModuleList(nn.Linear(width, config.head_dim) for width in widths)
+        self.engine: Engine | None = None
 
     @property
     def sample_rate(self) -> int:
@@ -149,14 +164,59 @@ class Encoder(nn.Module):
             layer: "head" or "pooled".
         """
         layer = parse_enum(Layer, layer, "layer")
-        shared = self.shared(spectrogram)
-        pooled = [self.pooled(shared, spectrogram, task) for task in range(self.config.tasks)]
+        pooled = self.paths(spectrogram, range(self.config.tasks))
         if layer is Layer.POOLED:
             return Embeddings(pooled[0], pooled[-1])
-        if self.config.outputs == 1:
-            output = self.heads[0](pooled[0])
-            return Embeddings(output, output)
-        return Embeddings(self.heads[0](pooled[0]), self.heads[-1](pooled[-1]))
+        invariant = self.head(0, pooled[0])
+        return Embeddings(invariant, invariant if self.config.outputs == 1 else self.head(-1, pooled[-1]))
+
+    def embedding(
+        self,
+        waveforms: Tensor,
+        features: Features | str = Features.CONCAT,
+        layer: Layer | str = Layer.HEAD,
+        *,
+        normalized: bool = False,
+    ) -> Tensor:
+        """One embedding of a batch; the path of the other one is not computed.
+
+        Args:
+            waveforms: see `forward`.
+            features: "invariant", "variant" or "concat".
+            layer: "head" or "pooled".
+            normalized: the waveforms are normalised already.
+        Returns:
+            (B, D), D as `embedding_dim` says; the numbers that `forward` gives.
+        Raises:
+            AudioError: see `forward`.
+            ConfigError: unknown features or layer.
+        """
+        features, layer = parse_enum(Features, features, "features"), parse_enum(Layer, layer, "layer")
+        if features is Features.CONCAT or self.config.tasks == 1:
+            return (self.encode(waveforms, layer) if normalized else self(waveforms, layer)).select(features)
+        spectrogram = self.frontend(waveforms if normalized else self.normalize(waveforms))
+        task = 0 if features is Features.INVARIANT else self.config.tasks - 1
+        [pooled] = self.paths(spectrogram, [task])
+        return pooled if layer is Layer.POOLED else self.head(min(task, self.config.heads - 1), pooled)
+
+    def paths(self, spectrogram: Tensor, tasks: Sequence[int]) -> list[Tensor]:
+        """What the heads read, (B, 512) or more, of some tasks; see `pooled`."""
+        if self.engine is None:
+            shared = self.shared(spectrogram)
+            return [self.pooled(shared, spectrogram, task) for task in tasks]
+        means = self.engine(spectrogram, tuple(tasks))
+        return [self._with_statistics(mean, spectrogram, task) for mean, task in zip(means, tasks, strict=True)]
+
+    def head(self, index: int, pooled: Tensor) -> Tensor:
+        """(B, head_dim) of one head.
+
+        In evaluation mode by blocks of one size, since a matrix product rounds otherwise for another number of rows.
+        """
+        linear = self.heads[index]
+        if self.training or len(pooled) == 0:
+            return linear(pooled)  # type: ignore[no-any-return]
+        blocks = [F.pad(block, (0, 0, 0, _HEAD_ROWS - len(block))) for block in torch.split(pooled, _HEAD_ROWS)]
+        return torch.cat([linear(block) for block in blocks])[: len(pooled)]
 
     def shared(self, spectrogram: Tensor) -> Tensor:
         """What both tasks read: the trunk's output for (B, channels, n_mels, frames)."""
@@ -165,10 +225,13 @@ class Encoder(nn.Module):
 
     def pooled(self, shared: Tensor, spectrogram: Tensor, task: int) -> Tensor:
         """(B, 512) of one task's path, what its head reads; with spectral statistics more for the variant one."""
-        pooled: Tensor = self.branches(shared, task).mean(dim=(2, 3), dtype=self.heads[0].weight.dtype)
+        mean: Tensor = self.branches(shared, task).mean(dim=(2, 3), dtype=self.heads[0].weight.dtype)
+        return self._with_statistics(mean, spectrogram, task)
+
+    def _with_statistics(self, mean: Tensor, spectrogram: Tensor, task: int) -> Tensor:
         if self.config.spectral_statistics and task == self.config.tasks - 1:
-            return torch.cat([pooled, spectral_statistics(spectrogram).to(pooled.dtype)], dim=1)
-        return pooled
+            return torch.cat([mean, spectral_statistics(spectrogram).to(mean.dtype)], dim=1)
+        return mean
 
     def fold(self) -> Encoder:
         """A copy for inference: adapters and batch norms folded exactly into plain convolutions with bias.

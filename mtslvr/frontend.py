@@ -12,6 +12,7 @@ from .config import FrontendConfig, Phase
 from .errors import AudioError
 
 _MEL_BLOCK = 16  # filters a block; narrow blocks skip most of the filterbank's zeros
+_CPU_ROWS = 4  # waveforms at once on a CPU, so that what passes from step to step stays in its caches
 
 
 def mel_filterbank(config: FrontendConfig) -> Tensor:
@@ -73,9 +74,16 @@ def hann_from_rectangular(spectrum: Tensor) -> Tensor:
     Returns:
         Same shape.
     """
-    below = torch.cat([spectrum[..., 1:2].conj(), spectrum[..., :-1]], dim=-1)
-    above = torch.cat([spectrum[..., 1:], spectrum[..., -2:-1].conj()], dim=-1)
-    return 0.5 * spectrum - 0.25 * (below + above)
+    return torch.complex(_hann_filter(spectrum.real, 1.0), _hann_filter(spectrum.imag, -1.0))
+
+
+def _hann_filter(part: Tensor, mirror: float) -> Tensor:
+    """Real (`mirror` 1) or imaginary part (-1): what lies beyond either end is the neighbour times `mirror`."""
+    filtered = 0.5 * part
+    filtered[..., 1:-1] -= 0.25 * (part[..., :-2] + part[..., 2:])
+    filtered[..., 0] -= 0.25 * (1.0 + mirror) * part[..., 1]
+    filtered[..., -1] -= 0.25 * (1.0 + mirror) * part[..., -2]
+    return filtered
 
 
 class Frontend(nn.Module):
@@ -105,15 +113,14 @@ class Frontend(nn.Module):
             blocks.append(spectrum[..., low:high] @ filters.to(spectrum.dtype))
         return torch.cat(blocks, dim=-1)
 
-    def log_power(self, rectangular: Tensor) -> Tensor:
-        """Channel 0, (B, frames, n_mels) in dB, from the rectangular STFT."""
-        hann = hann_from_rectangular(rectangular)
-        power = hann.real.square() + hann.imag.square()
+    def log_power(self, real: Tensor, imaginary: Tensor) -> Tensor:
+        """Channel 0, (B, frames, n_mels) in dB, from the two parts of the rectangular STFT."""
+        power = _hann_filter(real, 1.0).square() + _hann_filter(imaginary, -1.0).square()
         return 10.0 * torch.log10(self.project(power) + self.config.epsilon)
 
-    def magnitude_and_phase(self, rectangular: Tensor) -> tuple[Tensor, Tensor]:
+    def magnitude_and_phase(self, real: Tensor, imaginary: Tensor) -> tuple[Tensor, Tensor]:
         """Channels 1 and 2, each (B, frames, n_mels): dB and radians."""
-        real, imaginary = self.project(rectangular.real), self.project(rectangular.imag)
+        real, imaginary = self.project(real), self.project(imaginary)
         magnitude = torch.hypot(real, imaginary)
         phase = torch.atan2(imaginary, real)
         if self.config.phase is Phase.STABLE:
@@ -136,11 +143,17 @@ class Frontend(nn.Module):
         with torch.autocast(waveform.device.type, enabled=False):
             if waveform.dtype is not torch.float64:
                 waveform = waveform.float()
-            rectangular = rectangular_stft(waveform, self.config)
-            channels = [self.log_power(rectangular)]
-            if self.config.channels == 3:
-                channels.extend(self.magnitude_and_phase(rectangular))
-            return torch.stack(channels, dim=1).transpose(2, 3)
+            if waveform.device.type != "cpu" or waveform.ndim != 2 or len(waveform) <= _CPU_ROWS:
+                return self._spectrogram(waveform)
+            return torch.cat([self._spectrogram(rows) for rows in torch.split(waveform, _CPU_ROWS)])
+
+    def _spectrogram(self, waveform: Tensor) -> Tensor:
+        rectangular = rectangular_stft(waveform, self.config)
+        real, imaginary = rectangular.real.contiguous(), rectangular.imag.contiguous()
+        channels = [self.log_power(real, imaginary)]
+        if self.config.channels == 3:
+            channels.extend(self.magnitude_and_phase(real, imaginary))
+        return torch.stack(channels, dim=1).transpose(2, 3)
 
 
 def log_mel(waveform: Tensor, config: FrontendConfig) -> Tensor:
@@ -156,4 +169,5 @@ def log_mel(waveform: Tensor, config: FrontendConfig) -> Tensor:
         Heggan et al. 2023; epsilon is float64 machine epsilon, as published.
     """
     frontend = Frontend(config).to(waveform.device)
-    return frontend.log_power(rectangular_stft(waveform, config)).transpose(1, 2)
+    rectangular = rectangular_stft(waveform, config)
+    return frontend.log_power(rectangular.real, rectangular.imag).transpose(1, 2)

@@ -32,9 +32,10 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, task: int) -> Tensor:
         """(B, C_in, H, W) to (B, C_out, H', W') for one task."""
-        y = self.conv2(F.relu(self.conv1(x, task), inplace=True), task)
-        y = y + (pooled_shortcut(x, y) if self.shortcut is None else self.shortcut(x, 0))
-        return F.relu(y, inplace=True)
+        y = self.conv1(x, task, relu=True)
+        shortcut = pooled_shortcut(x, y) if self.shortcut is None else self.shortcut(x, 0)
+        result: Tensor = self.conv2(y, task, add=shortcut, relu=True)
+        return result
 
 
 def pooled_shortcut(x: Tensor, like: Tensor) -> Tensor:
@@ -71,7 +72,7 @@ class Trunk(nn.Module):
 
     def forward(self, spectrogram: Tensor) -> Tensor:
         """(B, channels, n_mels, frames) to (B, 64, n_mels / 4, frames / 4)."""
-        x = F.max_pool2d(F.relu(self.stem(spectrogram, 0), inplace=True), 3, 2, 1)
+        x = F.max_pool2d(self.stem(spectrogram, 0, relu=True), 3, 2, 1)
         for block in self.layer1:
             x = block(x, 0)
         return x

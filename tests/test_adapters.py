@@ -1,4 +1,5 @@
 import copy
+import pickle
 
 import pytest
 import torch
@@ -106,6 +107,52 @@ def test_folded_equals_unfolded(randomize, kind, shape, dtype):
         assert found.dtype is dtype and found.shape == expected.shape
         assert relative(found, expected) <= TOLERANCE[dtype]
     assert relative(folded(x, 0), folded(x, 1)) > 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape[2]}x{shape[2]}/{shape[3]}")
+@pytest.mark.parametrize("batch", [0, 1, 3])
+def test_what_follows_a_folded_convolution_is_added_and_cut_at_zero(randomize, shape, batch, dtype):
+    folded = randomize(adapted(AdapterKind.NONE, shape)).fold().to(dtype).to(memory_format=torch.channels_last)
+    x = torch.randn(batch, shape[0], 15, 22).to(dtype, memory_format=torch.channels_last)
+    plain = F.conv2d(x.float(), folded.weights[1].float(), folded.biases[1].float(), folded.stride, folded.padding)
+    add = torch.randn_like(plain).to(dtype)
+    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype is torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
+    with torch.inference_mode():
+        for found, expected in [
+            (folded(x, 1), plain),
+            (folded(x, 1, relu=True), plain.relu()),
+            (folded(x, 1, add=add), plain + add.float()),
+            (folded(x, 1, add=add, relu=True), (plain + add.float()).relu()),
+        ]:
+            assert found.dtype is dtype
+            torch.testing.assert_close(found.float(), expected, **tolerance)
+
+
+def test_a_folded_convolution_that_was_used_can_be_copied_pickled_and_changed(randomize):
+    folded = randomize(adapted(AdapterKind.NONE, SHAPES[1])).fold()
+    x = torch.randn(2, 8, 15, 22)
+    with torch.no_grad():
+        expected = folded(x, 0)
+        assert torch.equal(copy.deepcopy(folded)(x, 0), expected)
+        assert torch.equal(pickle.loads(pickle.dumps(folded))(x, 0), expected)
+        folded.load_state_dict({name: 2 * value for name, value in folded.state_dict().items()})
+        torch.testing.assert_close(folded(x, 0), 2 * expected)
+        doubled = folded.double()(x.double(), 0)
+        torch.testing.assert_close(doubled.float(), 2 * expected)
+
+
+def test_gradients_pass_a_folded_convolution(randomize):
+    folded = randomize(adapted(AdapterKind.NONE, SHAPES[1])).fold()
+    x, other = torch.randn(2, 8, 15, 22), torch.randn(2, 8, 15, 22)
+    with torch.no_grad():
+        folded(x, 0)
+    x.requires_grad_()
+    y = folded(x, 0, add=other)
+    y.sum().backward()
+    assert x.grad.abs().sum() > 0
+    reference = F.conv2d(x, folded.weights[0], folded.biases[0], folded.stride, folded.padding) + other
+    torch.testing.assert_close(y, reference)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.value)

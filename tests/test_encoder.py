@@ -278,8 +278,8 @@ def test_widths(official_encoder, variant, head, pooled):
 def test_pooled_is_what_the_heads_read(encoder):
     x = torch.randn(2, 16000, generator=torch.Generator().manual_seed(0))
     head, pooled = encoder(x), encoder(x, layer=Layer.POOLED)
-    torch.testing.assert_close(encoder.heads[0](pooled.invariant), head.invariant)
-    torch.testing.assert_close(encoder.heads[1](pooled.variant), head.variant)
+    assert torch.equal(encoder.head(0, pooled.invariant), head.invariant)
+    assert torch.equal(encoder.head(1, pooled.variant), head.variant)
     assert (pooled.invariant - pooled.variant).abs().max() > 0.1
 
 
@@ -288,8 +288,67 @@ def test_two_tasks_with_one_head_share_it(official_encoder):
     encoder = official_encoder("bn_c3_s1t2")
     x = torch.randn(1, 16000, generator=torch.Generator().manual_seed(0))
     head, pooled = encoder(x), encoder(x, layer="pooled")
-    torch.testing.assert_close(encoder.heads[0](pooled.variant), head.variant)
+    assert torch.equal(encoder.head(0, pooled.variant), head.variant)
     assert not torch.equal(head.invariant, head.variant)
+
+
+@pytest.mark.parametrize("layer", ["head", "pooled"])
+@torch.inference_mode()
+def test_a_row_does_not_depend_on_its_batch_or_on_threads(encoder, layer):
+    x = torch.randn(19, 8000, generator=torch.Generator().manual_seed(0))
+    whole = encoder(x, layer).concat
+    for size in (1, 2, 5, 17):
+        assert torch.equal(torch.cat([encoder(part, layer).concat for part in x.split(size)]), whole), size
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1 if threads > 1 else 2)
+        assert torch.equal(encoder(x, layer).concat, whole)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("layer", ["head", "pooled"])
+@pytest.mark.parametrize("variant", ["parallel_c3_s2", "bn_c3_s1t2", "split_c3_s2", "none_c3"])
+@torch.inference_mode()
+def test_one_embedding_equals_that_of_both(folded, variant, layer):
+    encoder = folded(variant)
+    x = torch.randn(3, 8000, generator=torch.Generator().manual_seed(0))
+    both = encoder(x, layer)
+    for features in Features:
+        found = encoder.embedding(x, features.value, layer)
+        assert found.shape == (3, encoder.embedding_dim(features, layer))
+        assert torch.equal(found, both.select(features))
+        assert torch.equal(encoder.embedding(encoder.normalize(x), features, layer, normalized=True), found)
+
+
+@torch.inference_mode()
+def test_one_embedding_runs_one_branch(encoder):
+    calls = []
+    handle = encoder.branches.register_forward_hook(lambda _module, inputs, _output: calls.append(inputs[1]))
+    x = torch.randn(1, 8000)
+    for features, tasks in (("invariant", [0]), ("variant", [1]), ("concat", [0, 1])):
+        encoder.embedding(x, features)
+        assert calls == tasks, features
+        calls.clear()
+    handle.remove()
+
+
+@torch.inference_mode()
+def test_another_engine_takes_the_place_of_trunk_and_branches(unfolded_encoder):
+    plain = unfolded_encoder.fold()
+    asked = []
+
+    def engine(spectrogram, tasks):
+        asked.append(tasks)
+        return [plain.pooled(plain.shared(spectrogram), spectrogram, task) for task in tasks]
+
+    x = torch.randn(2, 8000)
+    expected = plain(x)
+    replaced = copy.deepcopy(plain)
+    replaced.engine = engine
+    assert torch.equal(replaced(x).concat, expected.concat)
+    assert torch.equal(replaced.embedding(x, "variant"), expected.variant)
+    assert asked == [(0, 1), (1,)]
 
 
 @torch.inference_mode()

@@ -8,8 +8,10 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,10 +23,12 @@ from .config import Features, Layer, Normalization
 from .encoder import Encoder
 from .errors import AudioError, ConfigError
 from .windows import Float32, Float64, Pool, Pooling, iter_windows, moments, standardize
+from .workers import Workers
 
 _CHUNK = 8  # windows handed over at once by a decoder
 _CHUNKS_AHEAD = 4  # chunks that a decoder may be ahead
 _INPUTS = 256  # without a window in a batch
+_BATCHES_AHEAD = 1  # of the one that is waited for
 
 
 @dataclass(frozen=True)
@@ -154,76 +158,150 @@ def encode_batches(sources: Iterable[Source], encoder: Encoder, config: ExtractC
     Raises:
         ConfigError: window or hop outside its range, or a batch that the device has no memory for.
     """
+    with _Encoding(encoder, config) as encoding:
+        for batch in _batches(sources, encoder, config):
+            yield from encoding.put(batch)
+        yield from encoding.rest()
+
+
+def _batches(sources: Iterable[Source], encoder: Encoder, config: ExtractConfig) -> Iterator[_Batch]:
     seconds = _window_seconds(encoder, config)
-    batch = _Batch(encoder, config)
+    batch = _Batch()
     for index, windows in enumerate(_decode_ahead(sources, encoder, seconds, config.threads)):
         batch.begin(index)
         try:
             for window in windows:
                 batch.add(*window)
-                if batch.full:
-                    yield batch.encode()
+                if batch.full(config.batch_size):
+                    yield batch
+                    batch = batch.next()
             batch.end()
         except AudioError as error:
             batch.end(error)
-        if batch.full:
-            yield batch.encode()
-    if batch:
-        yield batch.encode()
-
-
-class _Batch:
-    """Windows on their way to the encoder, and the inputs they belong to."""
-
-    def __init__(self, encoder: Encoder, config: ExtractConfig) -> None:
-        self._encoder, self._config = encoder, config
-        self._windows: list[Float32] = []
-        self._inputs: list[_Input] = []
-
-    def begin(self, index: int) -> None:
-        self._inputs.append(_Input(index))
-
-    def add(self, window: Float32, start: float, end: float) -> None:
-        self._windows.append(window)
-        self._inputs[-1].spans.append((start, end))
-
-    def end(self, error: AudioError | None = None) -> None:
-        self._inputs[-1].last, self._inputs[-1].error = True, error
-
-    def __bool__(self) -> bool:
-        return bool(self._inputs)
-
-    @property
-    def full(self) -> bool:
-        # Inputs without a window, such as broken ones, must not pile up unreported.
-        return len(self._windows) >= self._config.batch_size or len(self._inputs) >= _INPUTS + self._config.batch_size
-
-    def encode(self) -> list[Part]:
-        """The parts of this batch, which is empty afterwards but for an input that goes on."""
-        width = self._encoder.embedding_dim(self._config.features, self._config.layer)
-        rows = np.empty((0, width), np.float32)
-        if self._windows:
-            rows = _encode(self._encoder, np.stack(self._windows), self._config)
-        parts, row = [], 0
-        for entry in self._inputs:
-            end = row + len(entry.spans)
-            kept = slice(row, row if entry.error else end)
-            spans = np.array(entry.spans, np.float64).reshape(-1, 2)[: kept.stop - kept.start]
-            parts.append(Part(entry.index, rows[kept], spans, entry.last, entry.error))
-            row = end
-        self._windows = []
-        self._inputs = [_Input(entry.index) for entry in self._inputs if not entry.last]
-        return parts
+        if batch.full(config.batch_size):
+            yield batch
+            batch = batch.next()
+    if batch.inputs:
+        yield batch
 
 
 @dataclass
 class _Input:
-    """An input's windows in the batch at hand."""
+    """An input's windows in a batch."""
 
     index: int
     spans: list[tuple[float, float]] = field(default_factory=list)
     last: bool = False
     error: AudioError | None = None
+
+
+class _Batch:
+    """Windows on their way to the encoder, and the inputs they belong to."""
+
+    def __init__(self, inputs: list[_Input] | None = None) -> None:
+        self.windows: list[Float32] = []
+        self.inputs = inputs or []
+
+    def begin(self, index: int) -> None:
+        self.inputs.append(_Input(index))
+
+    def add(self, window: Float32, start: float, end: float) -> None:
+        self.windows.append(window)
+        self.inputs[-1].spans.append((start, end))
+
+    def end(self, error: AudioError | None = None) -> None:
+        self.inputs[-1].last, self.inputs[-1].error = True, error
+
+    def full(self, size: int) -> bool:
+        # Inputs without a window, such as broken ones, must not pile up unreported.
+        return len(self.windows) >= size or len(self.inputs) >= _INPUTS + size
+
+    def next(self) -> _Batch:
+        """An empty one, which goes on with the input that is not at its end."""
+        return _Batch([_Input(entry.index) for entry in self.inputs if not entry.last])
+
+    def parts(self, rows: Float32) -> list[Part]:
+        """What the batch holds of each input, given the embeddings of its windows."""
+        parts, row = [], 0
+        for entry in self.inputs:
+            end = row + len(entry.spans)
+            kept = slice(row, row if entry.error else end)
+            spans = np.array(entry.spans, np.float64).reshape(-1, 2)[: kept.stop - kept.start]
+            parts.append(Part(entry.index, rows[kept], spans, entry.last, entry.error))
+            row = end
+        return parts
+
+
+class _Encoding:
+    """Batches go in, their parts come out in the same order, a few batches later."""
+
+    def __init__(self, encoder: Encoder, config: ExtractConfig) -> None:
+        self._encoder, self._config = encoder, config
+        self._workers = Workers(_worker_count(encoder, config))
+        self._most = config.batch_size
+        self._waiting: _Batch | None = None
+        self._running: deque[tuple[_Batch, list[Future[Float32]]]] = deque()
+
+    def put(self, batch: _Batch) -> Iterator[list[Part]]:
+        """Take a batch; the one before begins now, being not the last."""
+        if self._waiting is not None:
+            self._begin(self._waiting)
+        self._waiting = batch
+        while len(self._running) > _BATCHES_AHEAD:
+            yield self._oldest()
+
+    def rest(self) -> Iterator[list[Part]]:
+        """No batch follows."""
+        if self._waiting is not None and not self._running and len(self._waiting.windows) < 2:
+            rows = map(self._encode, [self._waiting.windows] if self._waiting.windows else [])  # with all threads
+            yield self._waiting.parts(self._joined(rows))
+        elif self._waiting is not None:
+            self._begin(self._waiting)
+        while self._running:
+            yield self._oldest()
+
+    def _begin(self, batch: _Batch) -> None:
+        windows = batch.windows
+        size = max(1, min(-(-len(windows) // self._workers.count), self._most))
+        chunks = [windows[start : start + size] for start in range(0, len(windows), size)]
+        self._running.append((batch, self._workers.submit(self._encode, chunks)))
+
+    def _oldest(self) -> list[Part]:
+        batch, chunks = self._running.popleft()
+        return batch.parts(self._joined(chunk.result() for chunk in chunks))
+
+    def _joined(self, rows: Iterable[Float32]) -> Float32:
+        width = self._encoder.embedding_dim(self._config.features, self._config.layer)
+        return np.concatenate([np.empty((0, width), np.float32), *rows])
+
+    def _encode(self, windows: list[Float32]) -> Float32:
+        try:
+            return _encode(self._encoder, np.stack(windows), self._config)
+        except torch.cuda.OutOfMemoryError as error:
+            said = str(error).splitlines()[0]
+        device = self._encoder.device
+        if len(windows) == 1:
+            remedy = "use a shorter window, or device='cpu'"
+            raise ConfigError(f"one window of {windows[0].size} samples: out of memory on {device} ({said}); {remedy}")
+        self._most = half = len(windows) // 2
+        warnings.warn(
+            f"batch_size={len(windows)}: out of memory on {device} ({said}); going on with {half}", stacklevel=2
+        )
+        torch.cuda.empty_cache()  # does nothing where CUDA is not in use
+        return self._joined(self._encode(part) for part in (windows[:half], windows[half:]))
+
+    def __enter__(self) -> _Encoding:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._workers.close()
+
+
+def _worker_count(encoder: Encoder, config: ExtractConfig) -> int:
+    """A GPU and other engines share out a batch themselves."""
+    if encoder.device.type != "cpu" or encoder.engine is not None:
+        return 1
+    return min(torch.get_num_threads(), config.batch_size)
 
 
 def _window_seconds(encoder: Encoder, config: ExtractConfig) -> tuple[float, float]:
@@ -238,17 +316,14 @@ def _window_seconds(encoder: Encoder, config: ExtractConfig) -> tuple[float, flo
 
 
 def _encode(encoder: Encoder, windows: Float32, config: ExtractConfig) -> Float32:
-    batch = torch.from_numpy(windows).to(encoder.device)
+    batch = torch.from_numpy(windows)
+    if encoder.device.type == "cuda":
+        batch = batch.pin_memory().to(encoder.device, non_blocking=True)
     # Windows of `Normalization.FILE` come normalised from their decoder, which has seen the whole file.
-    forward = encoder.encode if encoder.config.normalization is Normalization.FILE else encoder
-    try:
-        with torch.inference_mode():
-            selected = forward(batch, layer=config.layer).select(config.features)
+    normalized = encoder.config.normalization is Normalization.FILE
+    with torch.inference_mode():
+        selected = encoder.embedding(batch.to(encoder.device), config.features, config.layer, normalized=normalized)
         encoded: Float32 = selected.float().cpu().numpy()
-    except torch.cuda.OutOfMemoryError as error:
-        said = str(error).splitlines()[0]
-        remedy = "use a smaller batch or a shorter window"
-        raise ConfigError(f"batch_size={len(windows)}: out of memory on {encoder.device} ({said}); {remedy}") from None
     return encoded
 
 

@@ -226,10 +226,10 @@ class Encoder(nn.Module):
     def head(self, index: int, pooled: Tensor) -> Tensor:
         """(B, head_dim) of one head.
 
-        In evaluation mode by blocks of one size, since a matrix product rounds otherwise for another number of rows.
+        On a CPU in evaluation mode by blocks of one size: for another number of rows a matrix product rounds otherwise.
         """
         linear = self.heads[index]
-        if self.training or len(pooled) == 0:
+        if self.training or pooled.device.type != "cpu" or len(pooled) == 0:
             return linear(pooled)  # type: ignore[no-any-return]
         blocks = [F.pad(block, (0, 0, 0, _HEAD_ROWS - len(block))) for block in torch.split(pooled, _HEAD_ROWS)]
         return torch.cat([linear(block) for block in blocks])[: len(pooled)]

@@ -1,13 +1,11 @@
-"""Audio to embeddings: decode in threads, batch windows of many files, encode; in order, in bounded memory.
+"""Audio to embeddings: batches of windows of many files, encoded on all cores; in order, in bounded memory.
 
-The last stage: joins `audio`, `windows` and `encoder`; `api` and the command line only call it.
+The last stage: joins `decode`, which gives the windows, and `encoder`; `api` and the command line only call it.
 """
 
 from __future__ import annotations
 
 import itertools
-import queue
-import threading
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,15 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from .audio import AudioInput, audio_label, iter_blocks
 from .config import Features, Layer, Normalization
+from .decode import Source as Source
+from .decode import decode_ahead
 from .encoder import Encoder
 from .errors import AudioError, ConfigError
-from .windows import Float32, Float64, Pool, Pooling, iter_windows, moments, standardize
+from .windows import Float32, Float64, Pool, Pooling, iter_windows
 from .workers import Workers
 
-_CHUNK = 8  # windows handed over at once by a decoder
-_CHUNKS_AHEAD = 4  # chunks that a decoder may be ahead
 _INPUTS = 256  # without a window in a batch
 _BATCHES_AHEAD = 1  # of the one that is waited for
 
@@ -77,26 +74,6 @@ class FileEmbeddings:
     embeddings: Float32
     spans: Float64
     error: AudioError | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Source:
-    """One input.
-
-    Attributes:
-        audio: what to read.
-        sample_rate: Hz, when it is an array.
-        label: what errors call it.
-        skip: windows at its beginning that are decoded and left out, being embedded already.
-    """
-
-    audio: AudioInput
-    sample_rate: int | None = None
-    label: str | None = None
-    skip: int = 0
-
-
-_Window = tuple[Float32, float, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +144,7 @@ def encode_batches(sources: Iterable[Source], encoder: Encoder, config: ExtractC
 def _batches(sources: Iterable[Source], encoder: Encoder, config: ExtractConfig) -> Iterator[_Batch]:
     seconds = _window_seconds(encoder, config)
     batch = _Batch()
-    for index, windows in enumerate(_decode_ahead(sources, encoder, seconds, config.threads)):
+    for index, windows in enumerate(decode_ahead(sources, encoder, seconds, config.threads)):
         batch.begin(index)
         try:
             for window in windows:
@@ -325,91 +302,6 @@ def _encode(encoder: Encoder, windows: Float32, config: ExtractConfig) -> Float3
         selected = encoder.embedding(batch.to(encoder.device), config.features, config.layer, normalized=normalized)
         encoded: Float32 = selected.float().cpu().numpy()
     return encoded
-
-
-def _windows(source: Source, encoder: Encoder, seconds: tuple[float, float]) -> Iterator[_Window]:
-    rate = encoder.sample_rate
-
-    def fresh() -> Iterator[_Window]:
-        blocks = iter_blocks(source.audio, rate, sample_rate=source.sample_rate, label=source.label)
-        return iter_windows(blocks, *seconds, rate)
-
-    if encoder.config.normalization is not Normalization.FILE:
-        yield from itertools.islice(fresh(), source.skip, None)
-        return
-    mean, std = moments(window for window, _, _ in fresh())
-    for window, start, end in itertools.islice(fresh(), source.skip, None):
-        yield standardize(window, mean, std), start, end
-
-
-class _Decoder(threading.Thread):
-    """Decodes one source into a bounded queue."""
-
-    def __init__(self, source: Source, encoder: Encoder, seconds: tuple[float, float]) -> None:
-        super().__init__(daemon=True, name=f"decode {source.label or audio_label(source.audio)}")
-        self._arguments = source, encoder, seconds
-        self._queue: queue.Queue[list[_Window] | BaseException | None] = queue.Queue(_CHUNKS_AHEAD)
-        self._stopped = threading.Event()
-
-    def run(self) -> None:
-        try:
-            chunk: list[_Window] = []
-            for window in _windows(*self._arguments):
-                chunk.append(window)
-                if len(chunk) == _CHUNK:
-                    self._put(chunk)
-                    chunk = []
-                if self._stopped.is_set():
-                    return
-            self._put(chunk)
-            self._put(None)
-        except BaseException as error:  # handed to the reader, which raises it
-            self._put(error)
-
-    def _put(self, item: list[_Window] | BaseException | None) -> None:
-        while not self._stopped.is_set():
-            try:
-                return self._queue.put(item, timeout=0.2)
-            except queue.Full:
-                continue
-
-    def stop(self) -> None:
-        self._stopped.set()
-
-    def windows(self) -> Iterator[_Window]:
-        while True:
-            item = self._queue.get()
-            if item is None:
-                return
-            if isinstance(item, BaseException):
-                raise item
-            yield from item
-
-
-def _decode_ahead(
-    sources: Iterable[Source], encoder: Encoder, seconds: tuple[float, float], threads: int
-) -> Iterator[Iterator[_Window]]:
-    """The windows of each source in order, the next `threads` sources decoding meanwhile."""
-    running: deque[_Decoder] = deque()
-    waiting = iter(sources)
-
-    def start_next() -> None:
-        source = next(waiting, None)
-        if source is not None:
-            decoder = _Decoder(source, encoder, seconds)
-            decoder.start()
-            running.append(decoder)
-
-    try:
-        for _ in range(threads):
-            start_next()
-        while running:
-            yield running[0].windows()
-            running.popleft()
-            start_next()
-    finally:
-        for decoder in running:
-            decoder.stop()
 
 
 def embed_sources(

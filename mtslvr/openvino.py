@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import sys
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -133,9 +136,23 @@ def _channels(values: Float32) -> Float32:
 
 def _library() -> Any:
     try:
-        return importlib.import_module("openvino")
+        with _without_telemetry():
+            return importlib.import_module("openvino")
     except ImportError as error:
         raise ConfigError(
             f"engine='openvino': OpenVINO cannot be imported ({error}); pip install 'mtslvr[openvino]', or use "
             "engine='torch'"
         ) from None
+
+
+@contextlib.contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """OpenVINO reports its import to its makers unless this package is absent; so it is, while we import."""
+    if "openvino" in sys.modules or "openvino_telemetry" in sys.modules:
+        yield
+        return
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # Python's own way to say so
+    try:
+        yield
+    finally:
+        del sys.modules["openvino_telemetry"]

@@ -1,7 +1,10 @@
 """The OpenVINO engine: the numbers of torch, whatever the variant, the size and the batch."""
 
 import copy
+import json
+import os
 import pickle
+import subprocess
 import sys
 import threading
 
@@ -209,6 +212,27 @@ def test_features_are_cached_apart_for_each_precision(encoder):
     engine, half = with_engine(encoder), with_engine(encoder)
     half.engine.dtype = torch.bfloat16
     assert len({fingerprint(e) for e in (encoder, engine, half)}) == 3
+
+
+def test_nothing_is_sent_or_written(model, tmp_path):
+    """OpenVINO itself would report that it was imported, and keep a count of that in the home folder."""
+    code = """
+import json, sys
+seen = []
+kinds = ("socket.connect", "socket.getaddrinfo", "subprocess.Popen", "os.fork")
+sys.addaudithook(lambda event, arguments: seen.append(event) if event in kinds else None)
+import mtslvr, torch
+encoder = mtslvr.load(sys.argv[1], engine="openvino")
+assert encoder(torch.zeros(1, 16000)).concat.shape == (1, 1000)
+print(json.dumps([seen, "openvino_telemetry" in sys.modules]))
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "CI"} | {"HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, model], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [[], False]
+    assert list(tmp_path.iterdir()) == []
 
 
 # What cannot be

@@ -130,8 +130,9 @@ class Encoder(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of trunk and branches; front end and heads are float32 always."""
-        return next(self.trunk.parameters()).dtype
+        """In which trunk and branches are computed; front end and heads are float32 always."""
+        own = next(self.trunk.parameters()).dtype
+        return getattr(self.engine, "dtype", own)
 
     @property
     def folded(self) -> bool:
@@ -236,7 +237,8 @@ class Encoder(nn.Module):
 
     def shared(self, spectrogram: Tensor) -> Tensor:
         """What both tasks read: the trunk's output for (B, channels, n_mels, frames)."""
-        shared: Tensor = self.trunk(spectrogram.to(self.dtype, memory_format=torch.channels_last))
+        dtype = next(self.trunk.parameters()).dtype
+        shared: Tensor = self.trunk(spectrogram.to(dtype, memory_format=torch.channels_last))
         return shared
 
     def pooled(self, shared: Tensor, spectrogram: Tensor, task: int) -> Tensor:

@@ -273,6 +273,7 @@ def test_rows_of_other_inputs_are_kept_and_names_stay_apart(audio, tmp_path, enc
     [
         ({"features": "invariant"}, "begun with features 'concat', now 'invariant'"),
         ({"pool": "none"}, "begun with pool 'mean', now 'none'"),
+        ({"dtype": "bfloat16"}, "begun with dtype 'float32', now 'bfloat16'"),
         ({"form": "npz"}, "begun with format 'csv', now 'npz'"),
         ({"model": "n", "model_sha256": "1" * 64}, r"begun with model 'm' \(sha256 000000000000\), now 'n' \(sha256 1"),
         ({"encoder": {"adapter": "none"}}, "begun with model 'm'"),

@@ -39,6 +39,8 @@ class ExtractConfig:
         hop_seconds: None is `window_seconds`.
         batch_size: windows at once through the encoder.
         threads: files decoded side by side.
+        fixed_batches: fill a short batch with silence. A GPU picks its kernels, and so its rounding, by the size of a
+            batch; this way a window has the same numbers whatever comes with it, at the cost of one batch a run.
     Raises:
         ConfigError: unknown name or a value outside its range.
     """
@@ -50,6 +52,7 @@ class ExtractConfig:
     hop_seconds: float | None = None
     batch_size: int = 16
     threads: int = 2
+    fixed_batches: bool = False
 
     def __post_init__(self) -> None:
         for name, most in (("batch_size", 65536), ("threads", 256)):
@@ -203,7 +206,7 @@ class _Batch:
         width = self._encoder.embedding_dim(self._config.features, self._config.layer)
         rows = np.empty((0, width), np.float32)
         if self._windows:
-            rows = _encode(self._encoder, np.stack(self._windows), self._config)
+            rows = _encode(self._encoder, self._stacked(), self._config)
         parts, row = [], 0
         for entry in self._inputs:
             end = row + len(entry.spans)
@@ -214,6 +217,12 @@ class _Batch:
         self._windows = []
         self._inputs = [_Input(entry.index) for entry in self._inputs if not entry.last]
         return parts
+
+    def _stacked(self) -> Float32:
+        windows = np.stack(self._windows)
+        if not self._config.fixed_batches or len(windows) == self._config.batch_size:
+            return windows
+        return np.pad(windows, ((0, self._config.batch_size - len(windows)), (0, 0)))
 
 
 @dataclass

@@ -92,7 +92,7 @@ def spectral_statistics(spectrogram: Tensor) -> Tensor:
         (B, 3 n_mels): mean, population deviation and mean absolute difference between frames, each over time, in units
         of 32 dB, which brings them to the spread of pooled features; the last is 0 for a single frame.
     """
-    bands = spectrogram[:, 0] / 32
+    bands = spectrogram[:, 0].contiguous() / 32  # sums round by the layout, which depends on the batch's size
     change = bands.diff(dim=2).abs().sum(dim=2) / max(1, bands.shape[2] - 1)
     return torch.cat([bands.mean(dim=2), bands.std(dim=2, correction=0), change], dim=1)
 

@@ -40,6 +40,8 @@ class ExtractConfig:
         hop_seconds: None is `window_seconds`.
         batch_size: windows at once through the encoder.
         threads: files decoded side by side.
+        fixed_batches: fill a short batch with silence. A GPU picks its kernels, and so its rounding, by the size of a
+            batch; this way a window has the same numbers whatever comes with it, at the cost of one batch a run.
     Raises:
         ConfigError: unknown name or a value outside its range.
     """
@@ -51,6 +53,7 @@ class ExtractConfig:
     hop_seconds: float | None = None
     batch_size: int = 16
     threads: int = 2
+    fixed_batches: bool = False
 
     def __post_init__(self) -> None:
         for name, most in (("batch_size", 65536), ("threads", 256)):
@@ -238,10 +241,20 @@ class _Encoding:
             yield self._oldest()
 
     def _begin(self, batch: _Batch) -> None:
-        windows = batch.windows
-        size = max(1, min(-(-len(windows) // self._workers.count), self._most))
-        chunks = [windows[start : start + size] for start in range(0, len(windows), size)]
-        self._running.append((batch, self._workers.submit(self._encode, chunks)))
+        self._running.append((batch, self._workers.submit(self._encode, self._split(batch.windows))))
+
+    def _split(self, windows: list[Float32]) -> list[list[Float32]]:
+        size = self._size(len(windows))
+        return [windows[start : start + size] for start in range(0, len(windows), size)]
+
+    def _size(self, windows: int) -> int:
+        """How many of a batch's windows a worker gets."""
+        whole = self._config.batch_size if self._config.fixed_batches else windows
+        return max(1, min(-(-whole // self._workers.count), self._most))
+
+    def _stacked(self, windows: list[Float32]) -> Float32:
+        missing = self._size(0) - len(windows) if self._config.fixed_batches else 0
+        return np.pad(np.stack(windows), ((0, max(0, missing)), (0, 0)))
 
     def _oldest(self) -> list[Part]:
         batch, chunks = self._running.popleft()
@@ -252,20 +265,21 @@ class _Encoding:
         return np.concatenate([np.empty((0, width), np.float32), *rows])
 
     def _encode(self, windows: list[Float32]) -> Float32:
+        batch = self._stacked(windows)
         try:
-            return _encode(self._encoder, np.stack(windows), self._config)
+            return _encode(self._encoder, batch, self._config)[: len(windows)]
         except torch.cuda.OutOfMemoryError as error:
             said = str(error).splitlines()[0]
         device = self._encoder.device
-        if len(windows) == 1:
+        if len(batch) == 1:
             remedy = "use a shorter window, or device='cpu'"
-            raise ConfigError(f"one window of {windows[0].size} samples: out of memory on {device} ({said}); {remedy}")
-        self._most = half = len(windows) // 2
+            raise ConfigError(f"one window of {batch.shape[1]} samples: out of memory on {device} ({said}); {remedy}")
+        self._most = half = len(batch) // 2
         warnings.warn(
-            f"batch_size={len(windows)}: out of memory on {device} ({said}); going on with {half}", stacklevel=2
+            f"batch_size={len(batch)}: out of memory on {device} ({said}); going on with {half}", stacklevel=2
         )
         torch.cuda.empty_cache()  # does nothing where CUDA is not in use
-        return self._joined(self._encode(part) for part in (windows[:half], windows[half:]))
+        return self._joined(self._encode(windows[start : start + half]) for start in range(0, len(windows), half))
 
     def __enter__(self) -> _Encoding:
         return self

@@ -493,6 +493,8 @@ def test_spectral_statistics_equal_a_loop_over_the_bands():
         expected = row.mean(), row.std(), np.abs(np.diff(row)).mean()
         np.testing.assert_allclose(found[1, [band, 128 + band, 256 + band]], expected, rtol=1e-5)
     assert torch.isfinite(spectral_statistics(spectrogram[..., :1])).all()
+    other_layout = spectrogram.transpose(2, 3).contiguous().transpose(2, 3)
+    assert torch.equal(spectral_statistics(other_layout), found)
 
 
 @pytest.mark.parametrize("folded", [False, True])

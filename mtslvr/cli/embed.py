@@ -74,6 +74,12 @@ Exit codes: 0 every file embedded, 1 some files failed and the rest is written, 
 )
 @click.option("--batch-size", default=16, show_default=True, help="Windows at once through the encoder.")
 @click.option("--threads", default=2, show_default=True, help="Files decoded side by side.")
+@click.option(
+    "--shard",
+    metavar="I/N",
+    help="Embed part I of N of the files only, into OUT-0000I-of-0000N; slurm takes both from a Slurm job. "
+    "`mtslvr merge OUT` joins the parts.",
+)
 @click.option("--overwrite", is_flag=True, help="Start anew, whatever an earlier run left.")
 @click.option(
     "--on-error",
@@ -100,6 +106,7 @@ def embed_command(
     device: str,
     batch_size: int,
     threads: int,
+    shard: str | None,
     **options: Any,
 ) -> None:
     """Embed every INPUT, a file or a folder searched recursively, into one output.
@@ -115,18 +122,22 @@ def embed_command(
     """
     from ..config import Features, Layer
     from ..extract import ExtractConfig
+    from ..shards import Shard
     from ..windows import Pool
     from ..writer import STDOUT, check_output, parse_format
 
+    part = None if shard is None else Shard.parse(shard)
+    output = output if part is None or output == STDOUT else part.output(output)
     chosen = parse_format(output, form)
     target = None if output == STDOUT else check_output(output, form)
     config = ExtractConfig(Features(features), Layer(layer), Pool(pool), window, hop, batch_size, threads)
-    run = Run(output, target, chosen.value, model, device, config, **options)
-    found = gather(inputs)
+    run = Run(output, target, chosen.value, model, device, config, shard=part, **options)
+    everything = gather(inputs)
+    found = everything if part is None else everything.part(part)
     for _, message in found.missing:
         run.failed_early(message)
-    if not found.files:
-        told = "" if found.missing else ": no file with a known suffix (wav, flac, ogg, opus, mp3, aiff)"
+    if not everything.files:
+        told = "" if everything.missing else ": no file with a known suffix (wav, flac, ogg, opus, mp3, aiff)"
         raise Failure(f"{', '.join(inputs)}: no audio found{told}", EXIT_NO_AUDIO)
     if found.repeated and not run.quiet:
         click.echo(f"{found.repeated} files are named more than once; each is embedded once", err=True)

@@ -12,6 +12,7 @@ from ..errors import ConfigError
 
 if TYPE_CHECKING:
     from ..audio import FoundAudio
+    from ..shards import Shard
 
 
 @dataclass
@@ -23,12 +24,19 @@ class Inputs:
         missing: what was given and is not there, and the message about it.
         repeated: how often a file was named again.
         given: paths, those of lists included.
+        names: what all files go by in the output, where this is a part of them.
     """
 
     files: list[FoundAudio] = field(default_factory=list)
     missing: list[tuple[str, str]] = field(default_factory=list)
     repeated: int = 0
     given: int = 0
+    names: list[str] = field(default_factory=list)
+
+    def part(self, shard: Shard) -> Inputs:
+        """The share of one shard in the files and in what is missing."""
+        names = [file.name for file in self.files]
+        return Inputs(shard.take(self.files), shard.take(self.missing), self.repeated, self.given, names)
 
 
 def gather(arguments: Sequence[str]) -> Inputs:

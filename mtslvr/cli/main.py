@@ -1,4 +1,4 @@
-"""`mtslvr`: embed, similar, plot, fewshot, invariance, report, models, download, push, convert, pack, train, whiten."""
+"""`mtslvr`: one group of all commands, each imported when it is called."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from .common import LazyGroup
     cls=LazyGroup,
     lazy={
         "embed": ".embed:embed_command",
+        "merge": ".merge:merge_command",
         "similar": ".similar:similar_command",
         "plot": ".plot:plot_command",
         "fewshot": ".fewshot:fewshot_command",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ..encoder import Encoder
     from ..extract import ExtractConfig
     from ..job import ErrorLog, Plan
+    from ..shards import Shard
     from ..writer import FileStat, Recorder, State
 
 
@@ -72,6 +74,7 @@ class Run:
     as_json: bool
     quiet: bool
     verbose: bool
+    shard: Shard | None = None
     summary: Summary = field(default_factory=Summary)
 
     @property
@@ -95,6 +98,8 @@ class Run:
         local = self.model is not None and os.path.isdir(self.model)
         name = os.path.abspath(self.model) if local and self.model else self.model or DEFAULT_MODEL
         settings = {**describe(name, folder, self.config, dtype=self.dtype, engine=self.engine), "format": self.form}
+        if self.shard is not None:
+            settings["shard"] = self.shard.describe(found.names)
         if self.verbose:
             click.echo(f"model {name}, sha256 {settings['model_sha256']}, in {folder}", err=True)
         if self.target is None:
@@ -116,7 +121,7 @@ class Run:
             plan = make_plan(self.output, found.files, recorder.state, retry=self._retry(recorder.state))
             log = self._log(target, found, plan)
             self.summary.skipped, self.summary.kept = len(plan.done), len(plan.kept)
-            if plan.todo or plan.moved or recorder.state.complete is None:
+            if plan.todo or plan.moved or recorder.relisted or recorder.state.complete is None:
                 self._go_on(plan, recorder, folder, log)
             else:
                 self.summary.rows = sum(entry.rows for entry in recorder.state.entries.values())
@@ -171,8 +176,9 @@ class Run:
         from ..job import embed_files
 
         progress, started = self._progress(plan.todo), time.monotonic()
+        config = dataclasses.replace(self.config, fixed_batches=encoder.device.type != "cpu")
         try:
-            for step in embed_files(plan, recorder, encoder, self.config, stop=self.stop):
+            for step in embed_files(plan, recorder, encoder, config, stop=self.stop):
                 finished = step.entry is not None or step.error is not None
                 self.summary.audio_seconds += step.seconds
                 if step.error is not None:
@@ -212,8 +218,9 @@ class Run:
         header = True
         files = [stat(file) for file in found.files]
         progress, started = self._progress(files), time.monotonic()
+        config = dataclasses.replace(self.config, fixed_batches=encoder.device.type != "cpu")
         try:
-            for result in extract((Source(file.path) for file in found.files), encoder, self.config):
+            for result in extract((Source(file.path) for file in found.files), encoder, config):
                 file, seconds = files[result.index], float(result.spans[-1, 1]) if len(result.spans) else 0.0
                 progress.advance(seconds, file.size)
                 self.summary.audio_seconds += seconds
@@ -273,6 +280,7 @@ class Run:
                 "audio_hours": summary.audio_seconds / 3600,
                 "audio_seconds_per_second": summary.speed,
                 "errors": errors,
+                "shard": None if self.shard is None else str(self.shard),
                 "settings": settings,
             }
             click.echo(json.dumps(report), err=self.target is None and not self.dry_run)
@@ -280,7 +288,8 @@ class Run:
             if summary.rows:
                 click.echo(summary.text(self.output), err=True)
             elif self.target:
-                click.echo(f"no embeddings, {self.output} is not written", err=True)
+                told = "no embeddings" if inputs else f"shard {self.shard} has none of the files"
+                click.echo(f"{told}, {self.output} is not written", err=True)
             if summary.kept:
                 said = f"{summary.kept} files of earlier runs are not among these inputs; their rows are kept"
                 click.echo(f"{said} (--overwrite leaves them out)", err=True)

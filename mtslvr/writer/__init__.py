@@ -7,7 +7,7 @@
 from .export import write_npz
 from .files import STDOUT, Format, check_output, parse_format, sidecar
 from .journal import Recorder
-from .state import DEFAULTS, FileEntry, FileStat, State, check_earlier, read_state
+from .state import DEFAULTS, FileEntry, FileStat, State, check_earlier, differences, read_state
 from .table import FORMAT_VERSION, KEYS, EmbeddingTable, read_npz, read_table
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "State",
     "check_earlier",
     "check_output",
+    "differences",
     "parse_format",
     "read_npz",
     "read_state",

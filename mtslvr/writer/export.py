@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,18 @@ from .table import INDEX, META, as_utf8
 
 Array = npt.NDArray[Any]
 
+
+class Matrix(Protocol):
+    """Rows of numbers (n, D), of which some are asked for at a time."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, D)."""
+
+    def __getitem__(self, places: Any, /) -> Array:
+        """The rows at an array of places, or a slice."""
+
+
 BLOCK = 1024  # rows at once
 
 
@@ -30,12 +42,12 @@ class Rows:
     """Rows of a store in the order of an output.
 
     Attributes:
-        embeddings: (n, D) float32, mapped or in memory.
+        embeddings: (n, D) float32, mapped, in memory or elsewhere.
         spans: (n, 2) float64, seconds.
         files: name, first row and number of rows of each file.
     """
 
-    embeddings: Array
+    embeddings: Matrix
     spans: Array
     files: Sequence[tuple[str, int, int]]
 

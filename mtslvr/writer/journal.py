@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ConfigError
+from ..shards import Shard, to_runs
 from ..windows import Float32, Float64, Pool, Pooling
 from .export import IndexWriter, Rows, export, write_meta
 from .files import Format, atomic, guarded, sidecar
@@ -232,6 +233,11 @@ class Recorder:
         self._append({"synced": True})
         self._synced = time.monotonic()
 
+    @property
+    def relisted(self) -> bool:
+        """Whether the inputs have other places among all than those that a finished output of a shard holds."""
+        return self.state.settings.get("shard") != self.settings.get("shard")
+
     def rename(self, old: str, file: FileStat) -> None:
         """Let a finished input go by another path and name."""
         entry = self.state.entries.pop(old)
@@ -305,10 +311,19 @@ class Recorder:
             elif entries:
                 names = [(entry.name, entry.first, entry.rows) for entry in entries]
                 rows = Rows(self._store.rows.embeddings.map(), self._store.rows.spans.map(), names)
-                export(self.target, self.format, rows, {**self.settings, "complete": complete})
+                export(self.target, self.format, rows, {**self._described(entries, order), "complete": complete})
                 if complete:
                     self._give_up_store(entries)
         return sum(entry.rows for entry in entries)
+
+    def _described(self, entries: Sequence[FileEntry], order: Sequence[str]) -> dict[str, Any]:
+        """The settings; those of a shard with the places of its files among all, by which parts are joined."""
+        if "shard" not in self.settings:
+            return self.settings
+        shard = Shard(self.settings["shard"]["index"], self.settings["shard"]["count"])
+        place = {path: shard.place(i) for i, path in enumerate(order)}
+        runs = to_runs((place.get(entry.path) for entry in entries), shard.count)
+        return {**self.settings, "shard": {**self.settings["shard"], "places": runs}}
 
     def _listing(self, order: Sequence[str] = ()) -> list[FileEntry]:
         entries = [entry for entry in self.state.entries.values() if entry.rows]

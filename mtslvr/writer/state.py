@@ -171,21 +171,26 @@ class JournalVersionError(ConfigError):
     """A journal that this version cannot read."""
 
 
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], word: str = "now") -> list[str]:
+    """Settings that keep rows of two runs apart, each with both values; `word` comes before the second."""
+    different = []
+    for name in FIXED:
+        before, now = (settings.get(name, DEFAULTS.get(name)) for settings in (old, new))
+        if before != now:
+            different.append(f"{name} {before!r}, {word} {now!r}")
+    if (old.get("model_sha256"), _encoder(old)) != (new.get("model_sha256"), _encoder(new)):
+        before, now = (f"{s.get('model')!r} (sha256 {str(s.get('model_sha256'))[:12]})" for s in (old, new))
+        different.append(f"model {before}, {word} {now}")
+    return different
+
+
 def check_settings(output: str | os.PathLike[str], old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Refuse to add rows to an output that was made otherwise.
 
     Raises:
         ConfigError: names each setting that differs with both values.
     """
-    different = []
-    for name in FIXED:
-        before, now = (settings.get(name, DEFAULTS.get(name)) for settings in (old, new))
-        if before != now:
-            different.append(f"{name} {before!r}, now {now!r}")
-    if (old.get("model_sha256"), _encoder(old)) != (new.get("model_sha256"), _encoder(new)):
-        before, now = (f"{s.get('model')!r} (sha256 {str(s.get('model_sha256'))[:12]})" for s in (old, new))
-        different.append(f"model {before}, now {now}")
-    if different:
+    if different := differences(old, new):
         raise ConfigError(
             f"{output}: begun with {'; '.join(different)}. Go on with the same, choose another -o, or start anew "
             "with --overwrite"

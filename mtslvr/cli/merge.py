@@ -1,0 +1,46 @@
+"""`mtslvr merge`: the outputs of shards to one."""
+
+from __future__ import annotations
+
+import glob
+import os
+
+import click
+
+from .common import Command
+
+
+@click.command("merge", cls=Command, short_help="Join the outputs of mtslvr-embed --shard.")
+@click.argument("output", metavar="OUT", type=click.Path())
+@click.argument("parts", nargs=-1, metavar="PART...", type=click.Path())
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["npz", "npy", "parquet", "csv", "jsonl"]),
+    help="What to write.  [default: the suffix of OUT]",
+)
+@click.option("--allow-missing", is_flag=True, help="Go on without shards that are missing or were interrupted.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT.")
+@click.option("-q", "--quiet", is_flag=True, help="No summary; errors only.")
+def merge_command(
+    output: str, parts: tuple[str, ...], form: str | None, allow_missing: bool, overwrite: bool, quiet: bool
+) -> None:
+    """Join the outputs of shards to OUT, which equals the output of one run over all files.
+
+    Each PART is a file or a pattern; without any, those beside OUT are taken: for OUT.npz, OUT-00001-of-00008.npz and
+    so on. Parts may be of another format than OUT.
+    """
+    from ..merge import merge
+
+    named = [path for part in parts for path in _expand(part)]
+    merged = merge(output, named, form=form, allow_missing=allow_missing, overwrite=overwrite)
+    if not quiet:
+        left_out = f", {len(merged.missing)} shards missing" if merged.missing else ""
+        failed = f", {merged.failed} failed, listed in {output}.errors.jsonl" if merged.failed else ""
+        said = f"{merged.files} files of {merged.parts} parts{failed}{left_out}; {merged.rows} rows in {output}"
+        click.echo(said, err=True)
+
+
+def _expand(part: str) -> list[str]:
+    """A pattern that no shell has expanded, to files."""
+    return (not os.path.exists(part) and sorted(glob.glob(part))) or [part]

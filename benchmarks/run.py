@@ -92,18 +92,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", type=section_list, default=list(SECTIONS), help=f"some of {','.join(SECTIONS)}")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything works")
     parser.add_argument("--again", action="store_true", help="measure what is measured already, too")
-    parser.add_argument(
-        "--threads", type=thread_list, default=(1, cores) if cores > 1 else (1,), help="default: 1 and all cores"
-    )
+    parser.add_argument("--threads", type=thread_list, help="default: 1 and all cores; of a quick run, all cores only")
     parser.add_argument("--work", type=Path, default=WORK, help="folder for measurements and made audio")
     parser.add_argument("--out", type=Path, help="default: benchmarks/RESULTS.md; of a quick run, in the work folder")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--eval", dest="sets", type=eval_set, action="append", default=[], metavar="NAME=FOLDER[:FIELD]",
-                        help="labelled audio on which the accuracy of bfloat16 is measured; may be repeated")  # fmt: skip
+    parser.add_argument(
+        "--eval",
+        dest="sets",
+        type=eval_set,
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER[:FIELD]",
+        help="labelled audio on which the accuracy of bfloat16 is measured; may be repeated",
+    )
     options = parser.parse_args(arguments)
 
     options.work.mkdir(parents=True, exist_ok=True)
-    plan = Plan(options.work.resolve() / "audio", options.quick, options.threads, tuple(options.sets), options.seed)
+    threads = options.threads or ((cores,) if options.quick else tuple(sorted({1, cores})))
+    plan = Plan(options.work.resolve() / "audio", options.quick, threads, tuple(options.sets), options.seed)
     records = read(options.work)
     for name in options.only:
         if options.again or not is_done(records.get(name), plan):

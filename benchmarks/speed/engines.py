@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import Any
 
@@ -46,7 +47,9 @@ def time_engines(rounds: list[tuple[int, int]], seed: int, with_compile: bool) -
                     calls[COMPILED], compile_seconds = first_call(waveforms)
                 except Exception as error:  # a compiler that is missing, or fails in its own ways
                     absent[COMPILED] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-            seconds[str(batch)] = timing.alternate({n: lambda f=f: f(waveforms) for n, f in calls.items()}, count)
+            seconds[str(batch)] = timing.alternate(
+                {name: functools.partial(embed, waveforms) for name, embed in calls.items()}, count
+            )
     return {"seconds": seconds, "absent": absent, "compile_seconds": compile_seconds}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def time_costs(root: str, seed: int, rounds: int) -> dict[str, Any]:
     found, absent = candidates.available(list(candidates.ENGINES))
     waveforms = clips(BATCH, seed=seed)
     with torch.inference_mode():
-        calls = {name: lambda f=f: f(waveforms) for name, f in found.items()}
+        calls = {name: functools.partial(embed, waveforms) for name, embed in found.items()}
         encode = timing.alternate(calls, rounds, clock=timing.cpu_seconds)
     return {
         "decode": {name: statistics.median(values) for name, values in decode.items()},
@@ -102,10 +103,10 @@ def render(data: dict[str, Any]) -> str:
     """A row for each engine and format."""
     total, files = sum(data["lengths"]), len(data["lengths"])
     parts = [
-        f"`mtslvr-embed FOLDER -o embeddings.npz` on {files} files of {LENGTHS[0]:g} to {LENGTHS[1]:g} s ({total:,.0f} s "
-        f"of made sounds, {RATE / 1000:g} kHz stereo, the same in each format), {data['threads']} threads, default "
-        f"options: seconds of audio a second of embedding (start, loading the model and the last step of writing left "
-        f"out, as the command's own summary does), median and lowest to highest of the rounds. The ideal is the CPU "
+        f"`mtslvr-embed FOLDER -o embeddings.npz`, default options, {data['threads']} threads, on {files} files of "
+        f"{LENGTHS[0]:g} to {LENGTHS[1]:g} s ({total:,.0f} s of made sounds, {RATE / 1000:g} kHz stereo, the same in "
+        f"each format): seconds of audio a second of embedding (start, loading the model and the last step of writing "
+        f"left out, as in the command's own summary), median and lowest to highest of the rounds. The ideal is the CPU "
         f"seconds of decoding and resampling plus those of encoding all windows of {WINDOW:g} s, each measured alone "
         f"on one thread, over {data['threads']} cores.",
         runs_table(data),
@@ -116,7 +117,7 @@ def render(data: dict[str, Any]) -> str:
 
 def runs_table(data: dict[str, Any]) -> str:
     """Speeds and what was reached."""
-    rows = [["engine", "format", "audio s / s", "ideal", "reached, %", "whole command, s", "peak memory, MiB"]]
+    rows = [["engine", "format", "audio s / s", "ideal", "reached, %", "whole command, s"]]
     for engine, found in data["runs"]["engines"].items():
         for suffix, runs in found["runs"].items():
             audio = sum(data["lengths"])
@@ -127,6 +128,5 @@ def runs_table(data: dict[str, Any]) -> str:
                 f"{audio / ideal_seconds(data, engine, suffix):.0f}",
                 timing.spread(reached(data, engine, suffix), 0),
                 f"{timing.middle([run['wall'] for run in runs]):.1f}",
-                f"{max(run['peak'] for run in runs):.0f}",
             ])  # fmt: skip
     return table(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -41,7 +42,9 @@ def compare(batch: int, rounds: int, seed: int, calibration: int) -> dict[str, A
     with torch.inference_mode():
         spectrogram = spectrograms(encoder, batch, seed)
         samples = [spectrograms(encoder, 1, seed + 1 + i).numpy() for i in range(calibration)]
-    model = openvino.convert_model(Paths(encoder), example_input=spectrogram, input=[-1, *spectrogram.shape[1:]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tracing, about branches that every batch takes alike
+        model = openvino.convert_model(Paths(encoder), example_input=spectrogram, input=[-1, *spectrogram.shape[1:]])
     quantised = nncf.quantize(model, nncf.Dataset(samples), subset_size=calibration)
     calls = {
         "float32": compiled(openvino, model, "f32", spectrogram),
@@ -50,7 +53,7 @@ def compare(batch: int, rounds: int, seed: int, calibration: int) -> dict[str, A
     }
     with torch.inference_mode():
         wanted = embeddings(encoder, spectrogram, None)
-        errors = {name: error(embeddings(encoder, spectrogram, call), wanted) for name, call in calls.items()}
+        errors = {name: deviation(embeddings(encoder, spectrogram, call), wanted) for name, call in calls.items()}
     return {
         "batch": batch,
         "calibration": calibration,
@@ -88,7 +91,7 @@ def embeddings(encoder: Encoder, spectrogram: Tensor, call: Callable[[], Tensor]
     return result
 
 
-def error(got: Tensor, wanted: Tensor) -> dict[str, float]:
+def deviation(got: Tensor, wanted: Tensor) -> dict[str, float]:
     """Relative error (norms over all rows) and the lowest cosine of a row."""
     cosine = torch.nn.functional.cosine_similarity(got, wanted, dim=1)
     return {"relative": float((got - wanted).norm() / wanted.norm()), "cosine": float(cosine.min())}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable
 from importlib import metadata
@@ -35,7 +36,7 @@ def opensmile_features() -> tuple[Callable[[Tensor], Tensor], str]:
     )
 
     def embed(waveforms: Tensor) -> Tensor:
-        rows = [torch.from_numpy(smile.process_signal(clip.numpy(), RATE).to_numpy()) for clip in waveforms]
+        rows = [torch.tensor(smile.process_signal(clip.numpy(), RATE).to_numpy()) for clip in waveforms]
         return torch.cat(rows)
 
     return embed, "handcrafted functionals, one process"
@@ -60,7 +61,12 @@ def whisper() -> tuple[Callable[[Tensor], Tensor], str]:
     transformers = importlib.import_module("transformers")
     torch.manual_seed(0)
     config = transformers.WhisperConfig(
-        d_model=512, encoder_layers=6, encoder_attention_heads=8, encoder_ffn_dim=2048, decoder_layers=1
+        d_model=512,
+        encoder_layers=6,
+        encoder_attention_heads=8,
+        encoder_ffn_dim=2048,
+        decoder_layers=1,
+        decoder_attention_heads=8,
     )
     encoder = transformers.WhisperModel(config).encoder.eval()
     extract = transformers.WhisperFeatureExtractor()
@@ -103,7 +109,7 @@ def time_peers(rounds: list[tuple[int, int]], seed: int) -> dict[str, Any]:
         seconds = {}
         for batch, count in rounds:
             waveforms = clips(batch, seed=seed)
-            calls = {name: lambda f=f, x=waveforms: f(x) for name, f in found.items()}
+            calls = {name: functools.partial(embed, waveforms) for name, embed in found.items()}
             seconds[str(batch)] = timing.alternate(calls, count, warm_up=1)
     return {"seconds": seconds, "dims": dims, "notes": notes, "absent": absent}
 

@@ -1,4 +1,4 @@
-"""`mtslvr`: embed, similar, plot, fewshot, invariance, report, models, download, push, convert, pack, train, whiten."""
+"""`mtslvr`: embed, similar, plot, fewshot, invariance, report, models, download, push, convert, export, pack, train, whiten."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from .common import LazyGroup
         "download": ".download:download_command",
         "push": ".push:push_command",
         "convert": ".convert:convert_command",
+        "export": ".export:export_command",
         "pack": ".pack:pack_command",
         "train": ".train:train_command",
         "whiten": ".whiten:whiten_command",

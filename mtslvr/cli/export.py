@@ -41,8 +41,8 @@ def export_command(model: str, out: Path, kind: str, layer: str, window: float |
     from ..registry import read_card
 
     folder = find(model, card=True)
-    facts = {"model": Path(model).name if folder == Path(model) else model}
-    facts["model_sha256"] = sha256(folder / WEIGHTS_NAME)
+    name = folder.resolve().name if folder == Path(model).expanduser() else model
+    facts = {"model": name, "model_sha256": sha256(folder / WEIGHTS_NAME)}
     if licence := read_card(folder).licence:
         facts["licence"] = licence
     encoder = load(folder, device="cpu")

@@ -1,4 +1,4 @@
-"""`mtslvr`: embed, similar, plot, fewshot, invariance, report, models, download, push, convert, export, pack, train, whiten."""
+"""`mtslvr`: the group of all commands, each imported when it is called."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trunk, branches and heads as ONNX nodes; next: `export`."""
+"""Trunk, branches and heads as ONNX nodes; next: `model`."""
 
 from __future__ import annotations
 

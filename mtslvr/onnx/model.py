@@ -115,11 +115,10 @@ def _plain(encoder: Encoder) -> Encoder:
 def _length(config: EncoderConfig, window_seconds: float | None) -> int | None:
     if window_seconds is None:
         return None
-    length = round(window_seconds * config.frontend.sample_rate)
     shortest = (config.frontend.n_fft // 2 + 1) / config.frontend.sample_rate
     if not (shortest <= window_seconds <= 600):
         raise ConfigError(f"window_seconds={window_seconds!r}: must be from {shortest:.4g} to 600")
-    return length
+    return round(window_seconds * config.frontend.sample_rate)
 
 
 def _widths(config: EncoderConfig, layer: Layer) -> dict[str, int]:

@@ -30,8 +30,8 @@ from mtslvr.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = ["cli.md", "outputs.md", "recipes.md", "troubleshooting.md"]
-MODULES = ("sklearn", "pyarrow", "matplotlib", "plotly")
+PAGES = ["cli.md", "outputs.md", "recipes.md", "troubleshooting.md", "speed.md", "onnx.md"]
+MODULES = ("sklearn", "pyarrow", "matplotlib", "plotly", "openvino", "onnx", "onnxruntime")
 
 RELAY = """\
 #!{python} -IS

@@ -29,6 +29,7 @@ LEVELS = {
     "graph": 3,
     "encoder": 3,
     "openvino": 4,
+    "onnx": 4,
     "checkpoint": 4,
     "registry": 5,
     "remote": 5,

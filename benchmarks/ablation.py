@@ -1,9 +1,10 @@
 r"""Compare training runs: what each changes in its config, and its few-shot accuracy with whitened heads.
 
-    python benchmarks/ablation.py runs/base runs/other ... --eval esc50-val=FOLDER --eval fsdd-speaker=FOLDER:1 \
-        --out benchmarks/ABLATION.md
+    python benchmarks/ablation.py runs/base runs/other ... --title "Short runs" --eval esc50-val=FOLDER \
+        --eval fsdd-speaker=FOLDER:1 --out benchmarks/ABLATION.md
 
-The first run is the one that the others are compared with. Heads are those of `mtslvr whiten` for all.
+The first run is the one that the others are compared with. Heads are those of `mtslvr whiten` for all. The file has a
+section a title; one of the same title is replaced, the others stay.
 """
 
 from __future__ import annotations
@@ -11,18 +12,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from model_card import FEATURES, EvalSet, Run, table, write
+from model_card import CLASSIFIERS, FEATURES, EvalSet, Run, table, write
 
 from mtslvr.fewshot import EpisodeConfig
 from mtslvr.fewshot import run as few_shot
 from mtslvr.training.run import environment
 from mtslvr.training.whiten import whiten
 
+HEAD = "# Ablations\n\nWritten by `python benchmarks/ablation.py`.\n\n"
 NOT_TOLD = ("steps", "seed")  # the budget has its own column
 
 
@@ -41,7 +44,7 @@ def difference(run: Run, base: Run) -> str:
     return ", ".join(changed) or "as above"
 
 
-def accuracies(folder: Path, sets: list[EvalSet], config: EpisodeConfig) -> tuple[list[str], float]:
+def accuracies(folder: Path, sets: list[EvalSet], config: EpisodeConfig, classifier: str) -> tuple[list[str], float]:
     """A cell for each set, and the widest interval."""
     cells, widest = [], 0.0
     with tempfile.TemporaryDirectory() as temporary:
@@ -53,7 +56,7 @@ def accuracies(folder: Path, sets: list[EvalSet], config: EpisodeConfig) -> tupl
                 label_field=eval_set.label_field,
                 episodes=config.episodes,
                 seed=config.seed,
-                classifiers=["logistic"],
+                classifiers=[classifier],
             )
             found = {row.features: row.result for row in rows if row.features != "log-mel"}
             cells.append(" / ".join(f"{found[name].mean:.1f}" for name in FEATURES if name in found))
@@ -66,6 +69,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="run directories, the one to compare with first")
     parser.add_argument("--eval", dest="sets", type=EvalSet.parse, action="append", required=True)
+    parser.add_argument("--title", required=True, help="of the section")
+    parser.add_argument("--classifier", choices=list(CLASSIFIERS), default="logistic")
     parser.add_argument("--episodes", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -80,7 +85,7 @@ def main() -> None:
     for folder, run in zip(options.runs, runs, strict=True):
         told = "base" if run is runs[0] else difference(run, runs[0])
         clips = f"{run.steps_done * run.config.batch_size:,}"
-        cells, interval = accuracies(folder, options.sets, config)
+        cells, interval = accuracies(folder, options.sets, config, options.classifier)
         widest = max(widest, interval)
         rows.append([folder.name, told, str(run.steps_done), clips, *cells])
         print(rows[-1], flush=True)
@@ -89,14 +94,23 @@ def main() -> None:
     starts = [
         f"{f.name} from {r.environment.get('init', 'random weights')}" for f, r in zip(options.runs, runs, strict=True)
     ]
-    write(
-        options.out,
-        "# Ablations\n\nWritten by `python benchmarks/ablation.py`. Accuracy in %, invariant / variant / concat, "
-        f"5-way 1-shot, logistic regression, {config.episodes:,} episodes (95% intervals up to ± {widest:.1f}), seed "
-        f"{config.seed}; mtslvr {env['mtslvr']}, torch {env['torch']}, {env['cpu']}, commit "
-        f"{env['git_revision'][:12]}. Only what differs from the base is told; one run a row, one seed.\n\n"
-        f"{table(rows)}\n\nSettings of the base: {base}.\n\nWhere the runs started: {'; '.join(starts)}.\n",
+    body = (
+        f"Accuracy in %, invariant / variant / concat, 5-way 1-shot, {CLASSIFIERS[options.classifier]}, "
+        f"{config.episodes:,} episodes (95% intervals up to ± {widest:.1f}), seed {config.seed}; mtslvr "
+        f"{env['mtslvr']}, torch {env['torch']}, {env['cpu']}, commit {env['git_revision'][:12]}. Only what differs "
+        f"from the base is told; one run a row, one seed.\n\n{table(rows)}\n\nSettings of the base: {base}.\n\n"
+        f"Where the runs started: {'; '.join(starts)}.\n"
     )
+    before = options.out.read_text(encoding="utf-8") if options.out.exists() else ""
+    write(options.out, with_section(before, options.title, body))
+
+
+def with_section(text: str, title: str, body: str) -> str:
+    """The file's text with a section added, or replaced where it is there."""
+    head, *sections = re.split(r"^## ", text or HEAD, flags=re.MULTILINE)
+    found = dict(section.split("\n\n", 1) for section in sections)
+    found[title] = body
+    return head + "\n".join(f"## {name}\n\n{content.rstrip()}\n" for name, content in found.items())
 
 
 if __name__ == "__main__":

@@ -307,16 +307,24 @@ def _convert(blocks: Iterator[npt.NDArray[Any]], rate: int, target_rate: int, la
 
 
 def _mix(block: npt.NDArray[Any]) -> Block:
+    channels = block.shape[1]
     with np.errstate(over="ignore", invalid="ignore"):
-        mono: Block = block.mean(axis=1, dtype=np.float64).astype(np.float32)
+        if channels == 1:
+            return np.ascontiguousarray(block[:, 0], np.float32)
+        # Column by column is several times as fast as `block.mean(axis=1)`.
+        total = block[:, 0].astype(np.float64)
+        for channel in range(1, channels):
+            total += block[:, channel]
+        mono: Block = (total / channels).astype(np.float32)
     return mono
 
 
 def _check_samples(blocks: Iterator[Block], rate: int, label: str) -> Iterator[Block]:
     position = 0
     for block in blocks:
-        bad = np.flatnonzero(~np.isfinite(block))
-        if bad.size:
+        finite = np.isfinite(block)
+        if not finite.all():
+            bad = np.flatnonzero(~finite)
             first = position + int(bad[0])
             count = bad.size + sum(int(np.count_nonzero(~np.isfinite(later))) for later in blocks)
             where = f"the first at index {first} ({first / rate:.3f} s)"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +69,20 @@ def _standardize(waveforms: Tensor) -> Tensor:
     return (centred / std.masked_fill(silent, torch.inf)).to(waveforms.dtype)
 
 
+@contextmanager
+def exact_float32(device: torch.device) -> Iterator[None]:
+    """On GPUs torch lets convolutions round float32 to 10 bits (TF32), an error of 1e-3; not within this context."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
 def spectral_statistics(spectrogram: Tensor) -> Tensor:
     """What global pooling loses: how loud each mel band is, how much that varies and how fast.
 
@@ -115,8 +130,9 @@ class Encoder(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of trunk and branches; front end and heads are float32 always."""
-        return next(self.trunk.parameters()).dtype
+        """In which trunk and branches are computed; front end and heads are float32 always."""
+        own = next(self.trunk.parameters()).dtype
+        return getattr(self.engine, "dtype", own)
 
     @property
     def folded(self) -> bool:
@@ -202,25 +218,27 @@ class Encoder(nn.Module):
     def paths(self, spectrogram: Tensor, tasks: Sequence[int]) -> list[Tensor]:
         """What the heads read, (B, 512) or more, of some tasks; see `pooled`."""
         if self.engine is None:
-            shared = self.shared(spectrogram)
-            return [self.pooled(shared, spectrogram, task) for task in tasks]
+            with exact_float32(spectrogram.device):
+                shared = self.shared(spectrogram)
+                return [self.pooled(shared, spectrogram, task) for task in tasks]
         means = self.engine(spectrogram, tuple(tasks))
         return [self._with_statistics(mean, spectrogram, task) for mean, task in zip(means, tasks, strict=True)]
 
     def head(self, index: int, pooled: Tensor) -> Tensor:
         """(B, head_dim) of one head.
 
-        In evaluation mode by blocks of one size, since a matrix product rounds otherwise for another number of rows.
+        On a CPU in evaluation mode by blocks of one size: for another number of rows a matrix product rounds otherwise.
         """
         linear = self.heads[index]
-        if self.training or len(pooled) == 0:
+        if self.training or pooled.device.type != "cpu" or len(pooled) == 0:
             return linear(pooled)  # type: ignore[no-any-return]
         blocks = [F.pad(block, (0, 0, 0, _HEAD_ROWS - len(block))) for block in torch.split(pooled, _HEAD_ROWS)]
         return torch.cat([linear(block) for block in blocks])[: len(pooled)]
 
     def shared(self, spectrogram: Tensor) -> Tensor:
         """What both tasks read: the trunk's output for (B, channels, n_mels, frames)."""
-        shared: Tensor = self.trunk(spectrogram.to(self.dtype, memory_format=torch.channels_last))
+        dtype = next(self.trunk.parameters()).dtype
+        shared: Tensor = self.trunk(spectrogram.to(dtype, memory_format=torch.channels_last))
         return shared
 
     def pooled(self, shared: Tensor, spectrogram: Tensor, task: int) -> Tensor:

@@ -1,31 +1,32 @@
-"""Audio to embeddings: decode in threads, batch windows of many files, encode; in order, in bounded memory.
+"""Audio to embeddings: batches of windows of many files, encoded on all cores; in order, in bounded memory.
 
-The last stage: joins `audio`, `windows` and `encoder`; `api` and the command line only call it.
+The last stage: joins `decode`, which gives the windows, and `encoder`; `api` and the command line only call it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import queue
-import threading
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from .audio import AudioInput, audio_label, iter_blocks
 from .config import Features, Layer, Normalization
+from .decode import Source as Source
+from .decode import decode_ahead
 from .encoder import Encoder
 from .errors import AudioError, ConfigError
-from .windows import Float32, Float64, Pool, Pooling, iter_windows, moments, standardize
+from .windows import Float32, Float64, Pool, Pooling, iter_windows
+from .workers import Workers
 
-_CHUNK = 8  # windows handed over at once by a decoder
-_CHUNKS_AHEAD = 4  # chunks that a decoder may be ahead
 _INPUTS = 256  # without a window in a batch
+_BATCHES_AHEAD = 1  # of the one that is waited for
 
 
 @dataclass(frozen=True)
@@ -81,26 +82,6 @@ class FileEmbeddings:
     embeddings: Float32
     spans: Float64
     error: AudioError | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Source:
-    """One input.
-
-    Attributes:
-        audio: what to read.
-        sample_rate: Hz, when it is an array.
-        label: what errors call it.
-        skip: windows at its beginning that are decoded and left out, being embedded already.
-    """
-
-    audio: AudioInput
-    sample_rate: int | None = None
-    label: str | None = None
-    skip: int = 0
-
-
-_Window = tuple[Float32, float, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,82 +143,161 @@ def encode_batches(sources: Iterable[Source], encoder: Encoder, config: ExtractC
     Raises:
         ConfigError: window or hop outside its range, or a batch that the device has no memory for.
     """
+    with _Encoding(encoder, config) as encoding:
+        for batch in _batches(sources, encoder, config):
+            yield from encoding.put(batch)
+        yield from encoding.rest()
+
+
+def _batches(sources: Iterable[Source], encoder: Encoder, config: ExtractConfig) -> Iterator[_Batch]:
     seconds = _window_seconds(encoder, config)
-    batch = _Batch(encoder, config)
-    for index, windows in enumerate(_decode_ahead(sources, encoder, seconds, config.threads)):
+    batch = _Batch()
+    for index, windows in enumerate(decode_ahead(sources, encoder, seconds, config.threads)):
         batch.begin(index)
         try:
             for window in windows:
                 batch.add(*window)
-                if batch.full:
-                    yield batch.encode()
+                if batch.full(config.batch_size):
+                    yield batch
+                    batch = batch.next()
             batch.end()
         except AudioError as error:
             batch.end(error)
-        if batch.full:
-            yield batch.encode()
-    if batch:
-        yield batch.encode()
-
-
-class _Batch:
-    """Windows on their way to the encoder, and the inputs they belong to."""
-
-    def __init__(self, encoder: Encoder, config: ExtractConfig) -> None:
-        self._encoder, self._config = encoder, config
-        self._windows: list[Float32] = []
-        self._inputs: list[_Input] = []
-
-    def begin(self, index: int) -> None:
-        self._inputs.append(_Input(index))
-
-    def add(self, window: Float32, start: float, end: float) -> None:
-        self._windows.append(window)
-        self._inputs[-1].spans.append((start, end))
-
-    def end(self, error: AudioError | None = None) -> None:
-        self._inputs[-1].last, self._inputs[-1].error = True, error
-
-    def __bool__(self) -> bool:
-        return bool(self._inputs)
-
-    @property
-    def full(self) -> bool:
-        # Inputs without a window, such as broken ones, must not pile up unreported.
-        return len(self._windows) >= self._config.batch_size or len(self._inputs) >= _INPUTS + self._config.batch_size
-
-    def encode(self) -> list[Part]:
-        """The parts of this batch, which is empty afterwards but for an input that goes on."""
-        width = self._encoder.embedding_dim(self._config.features, self._config.layer)
-        rows = np.empty((0, width), np.float32)
-        if self._windows:
-            rows = _encode(self._encoder, self._stacked(), self._config)
-        parts, row = [], 0
-        for entry in self._inputs:
-            end = row + len(entry.spans)
-            kept = slice(row, row if entry.error else end)
-            spans = np.array(entry.spans, np.float64).reshape(-1, 2)[: kept.stop - kept.start]
-            parts.append(Part(entry.index, rows[kept], spans, entry.last, entry.error))
-            row = end
-        self._windows = []
-        self._inputs = [_Input(entry.index) for entry in self._inputs if not entry.last]
-        return parts
-
-    def _stacked(self) -> Float32:
-        windows = np.stack(self._windows)
-        if not self._config.fixed_batches or len(windows) == self._config.batch_size:
-            return windows
-        return np.pad(windows, ((0, self._config.batch_size - len(windows)), (0, 0)))
+        if batch.full(config.batch_size):
+            yield batch
+            batch = batch.next()
+    if batch.inputs:
+        yield batch
 
 
 @dataclass
 class _Input:
-    """An input's windows in the batch at hand."""
+    """An input's windows in a batch."""
 
     index: int
     spans: list[tuple[float, float]] = field(default_factory=list)
     last: bool = False
     error: AudioError | None = None
+
+
+class _Batch:
+    """Windows on their way to the encoder, and the inputs they belong to."""
+
+    def __init__(self, inputs: list[_Input] | None = None) -> None:
+        self.windows: list[Float32] = []
+        self.inputs = inputs or []
+
+    def begin(self, index: int) -> None:
+        self.inputs.append(_Input(index))
+
+    def add(self, window: Float32, start: float, end: float) -> None:
+        self.windows.append(window)
+        self.inputs[-1].spans.append((start, end))
+
+    def end(self, error: AudioError | None = None) -> None:
+        self.inputs[-1].last, self.inputs[-1].error = True, error
+
+    def full(self, size: int) -> bool:
+        # Inputs without a window, such as broken ones, must not pile up unreported.
+        return len(self.windows) >= size or len(self.inputs) >= _INPUTS + size
+
+    def next(self) -> _Batch:
+        """An empty one, which goes on with the input that is not at its end."""
+        return _Batch([_Input(entry.index) for entry in self.inputs if not entry.last])
+
+    def parts(self, rows: Float32) -> list[Part]:
+        """What the batch holds of each input, given the embeddings of its windows."""
+        parts, row = [], 0
+        for entry in self.inputs:
+            end = row + len(entry.spans)
+            kept = slice(row, row if entry.error else end)
+            spans = np.array(entry.spans, np.float64).reshape(-1, 2)[: kept.stop - kept.start]
+            parts.append(Part(entry.index, rows[kept], spans, entry.last, entry.error))
+            row = end
+        return parts
+
+
+class _Encoding:
+    """Batches go in, their parts come out in the same order, a few batches later."""
+
+    def __init__(self, encoder: Encoder, config: ExtractConfig) -> None:
+        self._encoder, self._config = encoder, config
+        self._workers = Workers(_worker_count(encoder, config))
+        self._most = config.batch_size
+        self._waiting: _Batch | None = None
+        self._running: deque[tuple[_Batch, list[Future[Float32]]]] = deque()
+
+    def put(self, batch: _Batch) -> Iterator[list[Part]]:
+        """Take a batch; the one before begins now, being not the last."""
+        if self._waiting is not None:
+            self._begin(self._waiting)
+        self._waiting = batch
+        while len(self._running) > _BATCHES_AHEAD:
+            yield self._oldest()
+
+    def rest(self) -> Iterator[list[Part]]:
+        """No batch follows."""
+        if self._waiting is not None and not self._running and len(self._waiting.windows) < 2:
+            rows = map(self._encode, [self._waiting.windows] if self._waiting.windows else [])  # with all threads
+            yield self._waiting.parts(self._joined(rows))
+        elif self._waiting is not None:
+            self._begin(self._waiting)
+        while self._running:
+            yield self._oldest()
+
+    def _begin(self, batch: _Batch) -> None:
+        self._running.append((batch, self._workers.submit(self._encode, self._split(batch.windows))))
+
+    def _split(self, windows: list[Float32]) -> list[list[Float32]]:
+        size = self._size(len(windows))
+        return [windows[start : start + size] for start in range(0, len(windows), size)]
+
+    def _size(self, windows: int) -> int:
+        """How many of a batch's windows a worker gets."""
+        whole = self._config.batch_size if self._config.fixed_batches else windows
+        return max(1, min(-(-whole // self._workers.count), self._most))
+
+    def _stacked(self, windows: list[Float32]) -> Float32:
+        missing = self._size(0) - len(windows) if self._config.fixed_batches else 0
+        return np.pad(np.stack(windows), ((0, max(0, missing)), (0, 0)))
+
+    def _oldest(self) -> list[Part]:
+        batch, chunks = self._running.popleft()
+        return batch.parts(self._joined(chunk.result() for chunk in chunks))
+
+    def _joined(self, rows: Iterable[Float32]) -> Float32:
+        width = self._encoder.embedding_dim(self._config.features, self._config.layer)
+        return np.concatenate([np.empty((0, width), np.float32), *rows])
+
+    def _encode(self, windows: list[Float32]) -> Float32:
+        batch = self._stacked(windows)
+        try:
+            return _encode(self._encoder, batch, self._config)[: len(windows)]
+        except torch.cuda.OutOfMemoryError as error:
+            said = str(error).splitlines()[0]
+        device = self._encoder.device
+        if len(batch) == 1:
+            remedy = "use a shorter window, or device='cpu'"
+            raise ConfigError(f"one window of {batch.shape[1]} samples: out of memory on {device} ({said}); {remedy}")
+        self._most = half = len(batch) // 2
+        warnings.warn(
+            f"batch_size={len(batch)}: out of memory on {device} ({said}); going on with {half}", stacklevel=2
+        )
+        torch.cuda.empty_cache()  # does nothing where CUDA is not in use
+        return self._joined(self._encode(windows[start : start + half]) for start in range(0, len(windows), half))
+
+    def __enter__(self) -> _Encoding:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._workers.close()
+
+
+def _worker_count(encoder: Encoder, config: ExtractConfig) -> int:
+    """A GPU and other engines share out a batch themselves."""
+    if encoder.device.type != "cpu" or encoder.engine is not None:
+        return 1
+    return min(torch.get_num_threads(), config.batch_size)
 
 
 def _window_seconds(encoder: Encoder, config: ExtractConfig) -> tuple[float, float]:
@@ -252,103 +312,15 @@ def _window_seconds(encoder: Encoder, config: ExtractConfig) -> tuple[float, flo
 
 
 def _encode(encoder: Encoder, windows: Float32, config: ExtractConfig) -> Float32:
-    batch = torch.from_numpy(windows).to(encoder.device)
+    batch = torch.from_numpy(windows)
+    if encoder.device.type == "cuda":
+        batch = batch.pin_memory().to(encoder.device, non_blocking=True)
     # Windows of `Normalization.FILE` come normalised from their decoder, which has seen the whole file.
-    forward = encoder.encode if encoder.config.normalization is Normalization.FILE else encoder
-    try:
-        with torch.inference_mode():
-            selected = forward(batch, layer=config.layer).select(config.features)
+    normalized = encoder.config.normalization is Normalization.FILE
+    with torch.inference_mode():
+        selected = encoder.embedding(batch.to(encoder.device), config.features, config.layer, normalized=normalized)
         encoded: Float32 = selected.float().cpu().numpy()
-    except torch.cuda.OutOfMemoryError as error:
-        said = str(error).splitlines()[0]
-        remedy = "use a smaller batch or a shorter window"
-        raise ConfigError(f"batch_size={len(windows)}: out of memory on {encoder.device} ({said}); {remedy}") from None
     return encoded
-
-
-def _windows(source: Source, encoder: Encoder, seconds: tuple[float, float]) -> Iterator[_Window]:
-    rate = encoder.sample_rate
-
-    def fresh() -> Iterator[_Window]:
-        blocks = iter_blocks(source.audio, rate, sample_rate=source.sample_rate, label=source.label)
-        return iter_windows(blocks, *seconds, rate)
-
-    if encoder.config.normalization is not Normalization.FILE:
-        yield from itertools.islice(fresh(), source.skip, None)
-        return
-    mean, std = moments(window for window, _, _ in fresh())
-    for window, start, end in itertools.islice(fresh(), source.skip, None):
-        yield standardize(window, mean, std), start, end
-
-
-class _Decoder(threading.Thread):
-    """Decodes one source into a bounded queue."""
-
-    def __init__(self, source: Source, encoder: Encoder, seconds: tuple[float, float]) -> None:
-        super().__init__(daemon=True, name=f"decode {source.label or audio_label(source.audio)}")
-        self._arguments = source, encoder, seconds
-        self._queue: queue.Queue[list[_Window] | BaseException | None] = queue.Queue(_CHUNKS_AHEAD)
-        self._stopped = threading.Event()
-
-    def run(self) -> None:
-        try:
-            chunk: list[_Window] = []
-            for window in _windows(*self._arguments):
-                chunk.append(window)
-                if len(chunk) == _CHUNK:
-                    self._put(chunk)
-                    chunk = []
-                if self._stopped.is_set():
-                    return
-            self._put(chunk)
-            self._put(None)
-        except BaseException as error:  # handed to the reader, which raises it
-            self._put(error)
-
-    def _put(self, item: list[_Window] | BaseException | None) -> None:
-        while not self._stopped.is_set():
-            try:
-                return self._queue.put(item, timeout=0.2)
-            except queue.Full:
-                continue
-
-    def stop(self) -> None:
-        self._stopped.set()
-
-    def windows(self) -> Iterator[_Window]:
-        while True:
-            item = self._queue.get()
-            if item is None:
-                return
-            if isinstance(item, BaseException):
-                raise item
-            yield from item
-
-
-def _decode_ahead(
-    sources: Iterable[Source], encoder: Encoder, seconds: tuple[float, float], threads: int
-) -> Iterator[Iterator[_Window]]:
-    """The windows of each source in order, the next `threads` sources decoding meanwhile."""
-    running: deque[_Decoder] = deque()
-    waiting = iter(sources)
-
-    def start_next() -> None:
-        source = next(waiting, None)
-        if source is not None:
-            decoder = _Decoder(source, encoder, seconds)
-            decoder.start()
-            running.append(decoder)
-
-    try:
-        for _ in range(threads):
-            start_next()
-        while running:
-            yield running[0].windows()
-            running.popleft()
-            start_next()
-    finally:
-        for decoder in running:
-            decoder.stop()
 
 
 def embed_sources(

@@ -15,6 +15,7 @@ from .errors import ConfigError, HubError
 from .registry import bundled as bundled
 
 DEFAULT_MODEL = "parallel-simclr"
+_BFLOAT16 = "_is_mkldnn_bf16_supported"
 # Every part begins with a letter, a digit or an underscore: no "..", no absolute path, no option.
 _HUB_ID = re.compile(
     r"(?:hf-hub:)?(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\w[\w.+-]*(?:/\w[\w.+-]*)*))?", re.ASCII
@@ -27,6 +28,7 @@ def load(
     device: str | torch.device = "auto",
     dtype: str = "float32",
     fold: bool = True,
+    engine: str = "torch",
     token: str | bool | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
@@ -41,20 +43,29 @@ def load(
             and rounded to 8 bits. Embeddings are float32 either way.
         fold: fold adapters and batch norms into plain convolutions: the same embeddings, about twice as fast;
             False keeps the network trainable.
+        engine: what runs trunk and branches: "torch", or "openvino" on CPUs (`pip install 'mtslvr[openvino]'`), whose
+            float32 embeddings are equal to 1e-5.
         token: for private repositories; by default the one that `hf auth login` stored.
         cache_dir: of the hub; by default HF_HOME's.
         local_files_only: never ask the hub.
     Raises:
         HubError: unknown name, or weights that can be neither found nor downloaded.
         CheckpointError: files that do not make an encoder.
-        ConfigError: unknown or absent device, unknown dtype, or bfloat16 without folding.
+        ConfigError: unknown or absent device, unknown dtype or engine, bfloat16 without folding or on a processor
+            that has none, OpenVINO without folding, on another device than the CPU or not installed.
     """
     half = parse_dtype(dtype, fold)
-    target = parse_device(device)
+    openvino = parse_engine(engine, fold)
+    target = parse_device("cpu" if openvino and device == "auto" else device)
+    check_processor(target, half, openvino)
     folder = find(name, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
     encoder = checkpoint.load(folder)
     encoder = (encoder.fold() if fold else encoder).to(target)
-    if half:
+    if openvino:
+        from .openvino import OpenVINOEngine
+
+        encoder.engine = OpenVINOEngine(encoder, torch.bfloat16 if half else torch.float32)
+    elif half:
         encoder.trunk.bfloat16()
         encoder.branches.bfloat16()
     return encoder
@@ -126,6 +137,44 @@ def parse_dtype(dtype: str, fold: bool) -> bool:
     if dtype == "bfloat16" and not fold:
         raise ConfigError("dtype='bfloat16' with fold=False: folding needs float32 weights; leave fold=True")
     return dtype == "bfloat16"
+
+
+def parse_engine(engine: str, fold: bool) -> bool:
+    """Whether `engine` asks for OpenVINO.
+
+    Raises:
+        ConfigError: unknown, or OpenVINO for a network that is not folded.
+    """
+    if engine not in ("torch", "openvino"):
+        raise ConfigError(f"engine={engine!r}: unknown; use 'torch' or 'openvino'")
+    if engine == "openvino" and not fold:
+        raise ConfigError("engine='openvino' with fold=False: it runs folded networks only; leave fold=True")
+    return engine == "openvino"
+
+
+def check_processor(device: torch.device, half: bool, openvino: bool) -> None:
+    """See that the device runs what it is to run.
+
+    Args:
+        device: from `parse_device`.
+        half: bfloat16 is asked for.
+        openvino: OpenVINO is, which checks bfloat16 itself.
+    Raises:
+        ConfigError: it does not.
+    """
+    if openvino and device.type != "cpu":
+        raise ConfigError(f"device={str(device)!r} with engine='openvino': use device='cpu', or engine='torch'")
+    if half and not openvino and not _has_bfloat16(device):
+        raise ConfigError(f"dtype='bfloat16': device {str(device)!r} has no bfloat16 arithmetic; use dtype='float32'")
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported())  # type: ignore[no-untyped-call,unused-ignore]
+    if device.type == "cpu":
+        return hasattr(torch.ops.mkldnn, _BFLOAT16) and bool(getattr(torch.ops.mkldnn, _BFLOAT16)())
+    return True
 
 
 def parse_device(device: str | torch.device) -> torch.device:

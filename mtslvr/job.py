@@ -20,11 +20,19 @@ from .config import EncoderConfig
 from .encoder import Encoder
 from .errors import AudioError, ConfigError
 from .extract import ExtractConfig, Part, Source, encode_batches
-from .writer import FORMAT_VERSION, FileEntry, FileStat, Recorder, State, sidecar
+from .writer import DEFAULTS, FORMAT_VERSION, FileEntry, FileStat, Recorder, State, sidecar
 from .writer.files import guarded
 
 
-def describe(name: str, folder: Path, config: ExtractConfig, encoder: EncoderConfig | None = None) -> dict[str, Any]:
+def describe(
+    name: str,
+    folder: Path,
+    config: ExtractConfig,
+    encoder: EncoderConfig | None = None,
+    *,
+    dtype: str = "float32",
+    engine: str = "torch",
+) -> dict[str, Any]:
     """The settings that go with an output: everything that its rows depend on.
 
     Args:
@@ -32,6 +40,8 @@ def describe(name: str, folder: Path, config: ExtractConfig, encoder: EncoderCon
         folder: of its checkpoint.
         config: how files become embeddings.
         encoder: None reads it from `folder`.
+        dtype: of `mtslvr.load`; stored where it is not float32.
+        engine: likewise, where it is not torch.
     Raises:
         CheckpointError: no checkpoint.
     """
@@ -48,6 +58,8 @@ def describe(name: str, folder: Path, config: ExtractConfig, encoder: EncoderCon
         "window_seconds": window,
         "hop_seconds": window if config.hop_seconds is None else config.hop_seconds,
         "encoder": encoder.to_dict(),
+        **({} if dtype == DEFAULTS["dtype"] else {"dtype": dtype}),
+        **({} if engine == DEFAULTS["engine"] else {"engine": engine}),
     }
 
 

@@ -123,14 +123,15 @@ def remember_windows(monkeypatch):
     known, encode, load = {}, extract._encode, hub.load
 
     def remembering(encoder, windows, config):
-        keys = [(config.features, config.layer, window.tobytes()) for window in windows]
+        how = config.features, config.layer, encoder.dtype, encoder.engine is None
+        keys = [(*how, window.tobytes()) for window in windows]
         new = [i for i, key in enumerate(keys) if key not in known]
         if new:
             known.update(zip([keys[i] for i in new], encode(encoder, windows[new], config), strict=True))
         return np.stack([known[key] for key in keys])
 
     monkeypatch.setattr(extract, "_encode", remembering)
-    monkeypatch.setattr(hub, "load", functools.cache(lambda name=None, device="auto": load(name)))
+    monkeypatch.setattr(hub, "load", functools.cache(lambda name=None, **how: load(name, **how)))
 
 
 def test_every_command_and_every_piece_of_python_runs(shell, tmp_path):

@@ -9,7 +9,7 @@ import torch
 from mtslvr import checkpoint, windows
 from mtslvr.adapters import AdaptedConv, FoldedConv
 from mtslvr.config import AdapterKind, EncoderConfig, Features, FrontendConfig, Layer, Normalization, Phase
-from mtslvr.encoder import Embeddings, Encoder, standardize
+from mtslvr.encoder import Embeddings, Encoder, exact_float32, standardize
 from mtslvr.errors import AudioError, ConfigError
 
 ALL_VARIANTS = list(fill_rule.manifest()["variants"])
@@ -349,6 +349,20 @@ def test_another_engine_takes_the_place_of_trunk_and_branches(unfolded_encoder):
     assert torch.equal(replaced(x).concat, expected.concat)
     assert torch.equal(replaced.embedding(x, "variant"), expected.variant)
     assert asked == [(0, 1), (1,)]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_convolutions_on_a_gpu_keep_float32(before):
+    at_start = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = before
+    try:
+        with exact_float32(torch.device("cuda")):
+            assert torch.backends.cudnn.allow_tf32 is False
+        assert torch.backends.cudnn.allow_tf32 is before
+        with exact_float32(torch.device("cpu")):
+            assert torch.backends.cudnn.allow_tf32 is before
+    finally:
+        torch.backends.cudnn.allow_tf32 = at_start
 
 
 @torch.inference_mode()

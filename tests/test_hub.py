@@ -181,6 +181,7 @@ def test_auto_is_cuda_where_there_is_one(monkeypatch):
     assert hub.parse_device("auto") == torch.device("cuda")
 
 
+@pytest.mark.skipif(not hub._has_bfloat16(torch.device("cpu")), reason="this processor has no bfloat16 arithmetic")
 def test_bfloat16(bundled):
     encoder = mtslvr.load(device="cpu", dtype="bfloat16")
     expected, found = embedding(mtslvr.load(device="cpu")), embedding(encoder)
@@ -198,6 +199,12 @@ def test_bfloat16(bundled):
 def test_dtypes_that_cannot_be(bundled, arguments, message):
     with pytest.raises(ConfigError, match=message):
         mtslvr.load(**arguments)
+
+
+def test_bfloat16_where_there_is_none(bundled, monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    with pytest.raises(ConfigError, match=r"dtype='bfloat16': device 'cpu' has no bfloat16 .*use dtype='float32'"):
+        mtslvr.load(device="cpu", dtype="bfloat16")
 
 
 # The hub

@@ -58,6 +58,20 @@ Exit codes: 0 every file embedded, 1 some files failed and the rest is written, 
     help="One row a file (mean over windows) or one row a window.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
+@click.option(
+    "--engine",
+    type=click.Choice(["torch", "openvino"]),
+    default="torch",
+    show_default=True,
+    help="What runs the network; openvino on CPUs only.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="bfloat16 is faster where the processor has it, and rounded to 8 bits.",
+)
 @click.option("--batch-size", default=16, show_default=True, help="Windows at once through the encoder.")
 @click.option("--threads", default=2, show_default=True, help="Files decoded side by side.")
 @click.option(

@@ -65,6 +65,8 @@ class Run:
     model: str | None
     device: str
     config: ExtractConfig
+    engine: str
+    dtype: str
     overwrite: bool
     on_error: str
     dry_run: bool
@@ -94,7 +96,7 @@ class Run:
         folder = find(self.model, local_files_only=self.dry_run)
         local = self.model is not None and os.path.isdir(self.model)
         name = os.path.abspath(self.model) if local and self.model else self.model or DEFAULT_MODEL
-        settings = {**describe(name, folder, self.config), "format": self.form}
+        settings = {**describe(name, folder, self.config, dtype=self.dtype, engine=self.engine), "format": self.form}
         if self.shard is not None:
             settings["shard"] = self.shard.describe(found.names)
         if self.verbose:
@@ -151,9 +153,7 @@ class Run:
         return log
 
     def _go_on(self, plan: Plan, recorder: Recorder, folder: Path, log: ErrorLog) -> None:
-        from ..hub import load
-
-        encoder = load(folder, device=self.device) if plan.todo else None
+        encoder = self._encoder(folder) if plan.todo else None
         recorder.begin()
         for old, file in plan.moved:
             recorder.rename(old, file)
@@ -165,6 +165,11 @@ class Run:
             self._interrupted(rows, recorder, len(plan.order))
         self.summary.rows = recorder.export(plan.order, complete=complete)
         self.summary.complete = complete
+
+    def _encoder(self, folder: Path) -> Encoder:
+        from ..hub import load
+
+        return load(folder, device=self.device, dtype=self.dtype, engine=self.engine)
 
     def _embed(self, plan: Plan, recorder: Recorder, encoder: Encoder, log: ErrorLog) -> bool:
         from ..job import embed_files
@@ -202,13 +207,12 @@ class Run:
 
     def _to_stdout(self, found: Inputs, folder: Path) -> None:
         from ..extract import Source, extract
-        from ..hub import load
         from ..job import make_plan, stat
         from ..writer.export import csv_lines, encode, jsonl_lines
 
         if self.dry_run:
             return self._dry(make_plan(self.output, found.files, None, retry=True))
-        encoder = load(folder, device=self.device)
+        encoder = self._encoder(folder)
         lines: Callable[..., Iterable[str]] = csv_lines if self.form == "csv" else jsonl_lines
         header = True
         files = [stat(file) for file in found.files]

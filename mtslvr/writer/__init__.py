@@ -7,10 +7,11 @@
 from .export import write_npz
 from .files import STDOUT, Format, check_output, parse_format, sidecar
 from .journal import Recorder
-from .state import FileEntry, FileStat, State, check_earlier, differences, read_state
+from .state import DEFAULTS, FileEntry, FileStat, State, check_earlier, differences, read_state
 from .table import FORMAT_VERSION, KEYS, EmbeddingTable, read_npz, read_table
 
 __all__ = [
+    "DEFAULTS",
     "FORMAT_VERSION",
     "KEYS",
     "STDOUT",

@@ -16,7 +16,9 @@ from .files import sidecar
 
 JOURNAL_VERSION = 1
 # The same in all runs that add to one output.
-FIXED = ("format", "features", "layer", "pool", "window_seconds", "hop_seconds")
+FIXED = ("format", "features", "layer", "pool", "window_seconds", "hop_seconds", "dtype")
+# Of settings that are stored only where they are others. Engines differ by rounding, so rows of both may go together.
+DEFAULTS = {"dtype": "float32", "engine": "torch"}
 
 
 @dataclass(frozen=True)
@@ -171,9 +173,11 @@ class JournalVersionError(ConfigError):
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], word: str = "now") -> list[str]:
     """Settings that keep rows of two runs apart, each with both values; `word` comes before the second."""
-    different = [
-        f"{name} {old.get(name)!r}, {word} {new.get(name)!r}" for name in FIXED if old.get(name) != new.get(name)
-    ]
+    different = []
+    for name in FIXED:
+        before, now = (settings.get(name, DEFAULTS.get(name)) for settings in (old, new))
+        if before != now:
+            different.append(f"{name} {before!r}, {word} {now!r}")
     if (old.get("model_sha256"), _encoder(old)) != (new.get("model_sha256"), _encoder(new)):
         before, now = (f"{s.get('model')!r} (sha256 {str(s.get('model_sha256'))[:12]})" for s in (old, new))
         different.append(f"model {before}, {word} {now}")

@@ -1,0 +1,86 @@
+"""Encoders to measure, by name; what cannot be had gives its reason instead."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import mtslvr
+from mtslvr.encoder import Encoder
+
+from .baseline import Baseline
+
+Embed = Callable[[Tensor], Tensor]
+
+BASELINE, APART, COMPILED = "baseline", "baseline, 1x1 apart", "torch.compile float32"
+# Name to the arguments of `mtslvr.load`.
+ENGINES: dict[str, dict[str, str]] = {
+    "torch float32": {},
+    "torch bfloat16": {"dtype": "bfloat16"},
+    "openvino float32": {"engine": "openvino"},
+    "openvino bfloat16": {"engine": "openvino", "dtype": "bfloat16"},
+}
+
+
+class Absent(Exception):
+    """A candidate that this installation or machine does not have; the text says why."""
+
+
+def load(name: str, device: str = "cpu") -> Encoder:
+    """One of `ENGINES`.
+
+    Raises:
+        Absent: not there.
+    """
+    arguments: dict[str, Any] = ENGINES[name]
+    missing = [key for key in arguments if key not in inspect.signature(mtslvr.load).parameters]
+    if missing:
+        raise Absent(f"mtslvr.load of this version has no {missing[0]}=")
+    try:
+        encoder = mtslvr.load(device=device, **arguments)
+        with torch.inference_mode():
+            encoder.embedding(torch.randn(1, 16000, device=device), "concat")
+    except (mtslvr.MTSLVRError, ImportError, RuntimeError) as error:
+        raise Absent(str(error).splitlines()[0]) from error
+    return encoder
+
+
+def embedder(encoder: Encoder) -> Embed:
+    """(B, T) to (B, D)."""
+    return lambda waveforms: encoder.embedding(waveforms, "concat")
+
+
+def available(names: list[str]) -> tuple[dict[str, Embed], dict[str, str]]:
+    """Those that are there, and the reasons of the others."""
+    found: dict[str, Embed] = {}
+    absent: dict[str, str] = {}
+    for name in names:
+        try:
+            found[name] = embedder(load(name))
+        except Absent as error:
+            absent[name] = str(error)
+    return found, absent
+
+
+def baselines() -> dict[str, Embed]:
+    """Both forms of the unfolded double pass."""
+    return {
+        BASELINE: Baseline(mtslvr.load(device="cpu", fold=False)),
+        APART: Baseline(mtslvr.load(device="cpu", fold=False), apart=True),
+    }
+
+
+def compiled() -> Embed:
+    """Trunk and branches through torch.compile, for each size of batch anew; compiled at the first call."""
+    encoder = mtslvr.load(device="cpu")
+
+    def pooled(spectrogram: Tensor, tasks: tuple[int, ...]) -> list[Tensor]:
+        shared = encoder.shared(spectrogram)
+        return [encoder.branches(shared, task).mean(dim=(2, 3)) for task in tasks]
+
+    encoder.engine = torch.compile(pooled, dynamic=False)
+    return embedder(encoder)

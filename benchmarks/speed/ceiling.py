@@ -1,0 +1,152 @@
+"""Arithmetic rate of each convolution as the network runs it; int8 and Winograd, tried once each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from model_card import table
+from torch import Tensor
+
+from mtslvr.adapters import FoldedConv
+from mtslvr.encoder import Encoder
+
+from . import candidates, int8, timing, winograd
+from .plan import Plan
+from .sounds import clips
+
+TITLE = "Ceiling of direct convolution"
+DTYPES = ("torch float32", "torch bfloat16")
+SIDE = 2048  # of the square matrices
+
+
+def measure(plan: Plan) -> dict[str, Any]:
+    """For each number of threads, in processes of their own."""
+    batch, rounds = plan.pick((16, 9), (2, 2))
+    common = {"batch": batch, "rounds": rounds, "seed": plan.seed}
+    found = {
+        str(threads): {
+            "layers": plan.call(time_layers, threads, **common),
+            "winograd": plan.call(winograd.time_layers, threads, **common),
+        }
+        for threads in plan.threads
+    }
+    calibration = plan.pick(64, 4)
+    return {
+        "threads": found,
+        "batch": batch,
+        "int8": plan.call(int8.compare, plan.most, **common, calibration=calibration) | {"threads": plan.most},
+    }
+
+
+@dataclass
+class Layer:
+    """One convolution of the network with the input that it gets.
+
+    Attributes:
+        name: channels, kernel, stride, size of the input.
+        operations: multiplications and additions of one call.
+        call: the convolution with what is fused to it.
+        count: calls of one with the same name in an embedding.
+    """
+
+    name: str
+    operations: float
+    call: Callable[[], Tensor]
+    count: int = 1
+
+
+def layers_of(encoder: Encoder, waveforms: Tensor) -> list[Layer]:
+    """Every distinct convolution of a folded encoder, in order."""
+    found: dict[str, Layer] = {}
+
+    def note(module: FoldedConv, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> None:
+        x, task = args[:2]
+        weight = module.weights[task]
+        name = f"{weight.shape[1]} to {weight.shape[0]}, {weight.shape[2]}x{weight.shape[3]}"
+        name += f" / {module.stride[0]}, on {x.shape[2]}x{x.shape[3]}"
+        if name in found:
+            found[name].count += 1
+        else:
+            operations = 2.0 * y.numel() * weight[0].numel()
+            found[name] = Layer(name, operations, lambda: module.forward(*args, **kwargs))
+
+    convolutions = [module for module in encoder.modules() if isinstance(module, FoldedConv)]
+    hooks = [module.register_forward_hook(note, with_kwargs=True) for module in convolutions]
+    encoder.embedding(waveforms, "concat")
+    for hook in hooks:
+        hook.remove()
+    return list(found.values())
+
+
+def time_layers(batch: int, rounds: int, seed: int) -> dict[str, Any]:
+    """GFLOP and seconds of each layer, of the network and of a matrix product, by dtype."""
+    found: dict[str, Any] = {}
+    waveforms = clips(batch, seed=seed)
+    for name in DTYPES:
+        try:
+            encoder = candidates.load(name)
+        except candidates.Absent as error:
+            found[name] = {"absent": str(error)}
+            continue
+        with torch.inference_mode():
+            layers = layers_of(encoder, waveforms)
+            spectrogram = encoder.frontend(encoder.normalize(waveforms))
+            square = torch.randn(SIDE, SIDE, dtype=encoder.dtype)
+            calls: dict[str, Callable[[], Any]] = {layer.name: layer.call for layer in layers}
+            calls["network"] = lambda e=encoder, s=spectrogram: e.paths(s, range(e.config.tasks))
+            calls["matrix product"] = lambda s=square: s @ s
+            seconds = timing.alternate(calls, rounds)
+        gflop = {layer.name: layer.operations / 1e9 for layer in layers}
+        gflop["network"] = sum(layer.count * layer.operations / 1e9 for layer in layers)
+        gflop["matrix product"] = 2e-9 * SIDE**3
+        found[name] = {"gflop": gflop, "seconds": seconds, "counts": {layer.name: layer.count for layer in layers}}
+    return found
+
+
+def rates(found: dict[str, Any]) -> dict[str, float]:
+    """GFLOP a second of everything measured with one dtype, by medians."""
+    return {name: found["gflop"][name] / timing.middle(values) for name, values in found["seconds"].items()}
+
+
+def best_layer(found: dict[str, Any]) -> tuple[str, float]:
+    """The fastest convolution and its rate."""
+    return max(((name, rate) for name, rate in rates(found).items() if name in found["counts"]), key=lambda x: x[1])
+
+
+def render(data: dict[str, Any]) -> str:
+    """Layers, ceilings, and what was tried to pass them."""
+    columns = {
+        f"{dtype.removeprefix('torch ')}, {threads} thr.": found["layers"][dtype]
+        for threads, found in data["threads"].items()
+        for dtype in DTYPES
+    }
+    parts = [
+        f"GFLOP/s (a multiplication and an addition are two) of each distinct convolution with its bias, addition and "
+        f"ReLU as the folded network runs it: oneDNN, channels_last, reordered weights, {data['batch']} clips. The "
+        f"best one is the ceiling of direct convolution on this machine; the network's rate counts the convolutions' "
+        f"arithmetic over the time of trunk and branches together. Beside them a product of {SIDE} x {SIDE} matrices.",
+        layers_table(columns),
+        *(f"{name}: not measured ({c['absent']})." for name, c in columns.items() if "absent" in c),
+        int8.render(data["int8"]),
+        winograd.render({threads: found["winograd"] for threads, found in data["threads"].items()}),
+    ]
+    return "\n\n".join(parts)
+
+
+def layers_table(columns: dict[str, Any]) -> str:
+    """A row for each layer, and the ceilings below."""
+    there = {name: found for name, found in columns.items() if "absent" not in found}
+    if not there:
+        return "No layer was measured."
+    first = next(iter(there.values()))
+    rows = [["convolution", "times an embedding", *there]]
+    for name in first["seconds"]:
+        count = str(first["counts"].get(name, ""))
+        rows.append([name, count, *(f"{rates(found)[name]:.0f}" for found in there.values())])
+    best = [best_layer(found)[1] for found in there.values()]
+    rows.append(["**ceiling: best convolution**", "", *(f"**{rate:.0f}**" for rate in best)])
+    reached = [f"{100 * rates(f)['network'] / rate:.0f}%" for f, rate in zip(there.values(), best, strict=True)]
+    return table([*rows, ["network, of the ceiling", "", *reached]])

@@ -1,0 +1,92 @@
+"""Clips of 5 s a second, waveform to both embeddings, by engine, dtype, batch and threads."""
+
+from __future__ import annotations
+
+import functools
+import time
+from typing import Any
+
+import torch
+from model_card import table
+
+from . import candidates, timing
+from .candidates import APART, BASELINE, COMPILED, ENGINES
+from .plan import Plan
+from .sounds import clips
+
+TITLE = "Engines"
+BATCHES = {1: 30, 8: 15, 32: 10}  # clips to rounds
+COMPILED_BATCH = 32  # compiling takes longer than everything else here
+
+
+def measure(plan: Plan) -> dict[str, Any]:
+    """For each number of threads, in a process of its own."""
+    rounds = plan.pick(BATCHES, {1: 2, 2: 2})
+    return {
+        str(threads): plan.call(
+            time_engines, threads, rounds=[*rounds.items()], seed=plan.seed, with_compile=not plan.quick
+        )
+        for threads in plan.threads
+    }
+
+
+def time_engines(rounds: list[tuple[int, int]], seed: int, with_compile: bool) -> dict[str, Any]:
+    """Seconds by batch and candidate."""
+    found, absent = candidates.available(list(ENGINES))
+    found = {**candidates.baselines(), **found}
+    compile_seconds = None
+    if not with_compile:
+        absent[COMPILED] = "left out of a quick run"
+    seconds = {}
+    with torch.inference_mode():
+        for batch, count in rounds:
+            waveforms = clips(batch, seed=seed)
+            calls = dict(found)
+            if with_compile and batch == COMPILED_BATCH:
+                try:
+                    calls[COMPILED], compile_seconds = first_call(waveforms)
+                except Exception as error:  # a compiler that is missing, or fails in its own ways
+                    absent[COMPILED] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            seconds[str(batch)] = timing.alternate(
+                {name: functools.partial(embed, waveforms) for name, embed in calls.items()}, count
+            )
+    return {"seconds": seconds, "absent": absent, "compile_seconds": compile_seconds}
+
+
+def first_call(waveforms: torch.Tensor) -> tuple[candidates.Embed, float]:
+    """The compiled candidate, and the seconds of its first call, without anything from an earlier process."""
+    import torch._inductor.config as inductor
+
+    inductor.force_disable_caches = True
+    embed = candidates.compiled()
+    began = time.perf_counter()
+    embed(waveforms)
+    return embed, time.perf_counter() - began
+
+
+def render(data: dict[str, Any]) -> str:
+    """A table for each number of threads."""
+    parts = [
+        f"Waveform to the 1000 numbers of both embeddings: normalisation, front end, network, heads. All candidates "
+        f"take turns in each round; median, and lowest to highest of the rounds. *{BASELINE}* is the double pass: the "
+        f"unfolded network (`load(fold=False)`) run once a task, trunk included, as the authors' code does, behind a "
+        f"plain front end (two STFTs, dense mel products) whose spectrogram both passes read, in contiguous memory, "
+        f"float32. *{APART}* leaves each adapter's 1x1 convolution an operation of its own, which `load(fold=False)` "
+        f"adds to the 3x3 kernel first; ratios are to *{BASELINE}*, in the same round."
+    ]
+    for threads, found in data.items():
+        parts.append(f"### {threads} thread{'s' if threads != '1' else ''}")
+        parts += [batch_table(int(batch), seconds) for batch, seconds in found["seconds"].items()]
+        if found["compile_seconds"] is not None:
+            parts.append(f"{COMPILED} (trunk and branches): compiled in {found['compile_seconds']:.0f} s.")
+        parts += [f"{name}: not measured ({reason})." for name, reason in found["absent"].items()]
+    return "\n\n".join(parts)
+
+
+def batch_table(batch: int, seconds: dict[str, list[float]]) -> str:
+    """Clips a second, and ratios."""
+    base = seconds[BASELINE]
+    rows = [[f"batch {batch}", "clips/s", "times the baseline"]]
+    for name, values in seconds.items():
+        rows.append([name, timing.rate(values, batch), timing.spread(timing.ratios(base, values))])
+    return table(rows)

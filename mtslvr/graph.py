@@ -1,0 +1,99 @@
+"""Trunk and branches of a folded encoder, step by step in another library's operations; next: `openvino`, `onnx`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from .adapters import FoldedConv, norm_affine
+from .resnet import Block, Branches, Trunk
+
+Float32 = npt.NDArray[np.float32]
+T = TypeVar("T")
+
+
+class Operations(Protocol[T]):
+    """What the network is made of, on values T that stand for (B, channels, height, width)."""
+
+    def conv(self, x: T, weight: Float32, bias: Float32, stride: int, padding: int) -> T:
+        """Convolution with a (C_out, C_in, k, k) kernel, plus a (C_out,) bias."""
+
+    def add(self, x: T, y: T) -> T:
+        """Their sum; the shapes are equal."""
+
+    def relu(self, x: T) -> T:
+        """What is below zero becomes zero."""
+
+    def max_pool(self, x: T) -> T:
+        """Maxima over 3x3 with stride 2, padded by 1."""
+
+    def half(self, x: T, channels: int) -> T:
+        """Height and width averaged to their half, rounded up, and zero channels appended to make `channels`.
+
+        An axis of even size is averaged over 2 with stride 2. One of odd size over 3 with stride 2, padded by 1 that
+        does not count: these are the windows of adaptive average pooling from 2 m - 1 to m.
+        """
+
+    def affine(self, x: T, scale: Float32, shift: Float32) -> T:
+        """Each channel times its scale plus its shift, (C,) each."""
+
+    def mean(self, x: T) -> T:
+        """(B, channels): means over height and width."""
+
+
+def features(trunk: Trunk, branches: Branches, x: T, tasks: Sequence[int], operations: Operations[T]) -> list[T]:
+    """The (B, 512) features of some tasks, the trunk run once.
+
+    Args:
+        trunk: of a folded encoder.
+        branches: of the same.
+        x: the spectrogram, (B, channels, n_mels, frames).
+        tasks: which paths.
+        operations: of the library that the graph is for.
+    """
+    x = operations.max_pool(operations.relu(_conv(trunk.stem, x, 0, operations)))
+    for block in trunk.layer1:
+        x = _block(block, x, 0, operations)
+    return [operations.mean(_branch(branches, x, task, operations)) for task in tasks]
+
+
+def _branch(branches: Branches, x: T, task: int, operations: Operations[T]) -> T:
+    for blocks in (branches.layer2, branches.layer3, branches.layer4):
+        for block in blocks:
+            x = _block(block, x, task, operations)
+    if not len(branches.end_norms):
+        return x
+    norm = branches.end_norms[task]
+    assert isinstance(norm, nn.BatchNorm2d)
+    scale, shift = norm_affine(norm)
+    return operations.relu(operations.affine(x, array(scale), array(shift)))
+
+
+def _block(block: nn.Module, x: T, task: int, operations: Operations[T]) -> T:
+    assert isinstance(block, Block)
+    y = operations.relu(_conv(block.conv1, x, task, operations))
+    return operations.relu(operations.add(_conv(block.conv2, y, task, operations), _shortcut(block, x, operations)))
+
+
+def _shortcut(block: Block, x: T, operations: Operations[T]) -> T:
+    if block.shortcut is not None:
+        return _conv(block.shortcut, x, 0, operations)
+    assert isinstance(block.conv1, FoldedConv)
+    channels, in_channels = block.conv1.weights[0].shape[:2]
+    return x if channels == in_channels else operations.half(x, channels)
+
+
+def _conv(conv: nn.Module, x: T, task: int, operations: Operations[T]) -> T:
+    assert isinstance(conv, FoldedConv)
+    weight, bias = conv.weights[task], conv.biases[task]
+    return operations.conv(x, array(weight), array(bias), int(conv.stride[0]), int(conv.padding[0]))
+
+
+def array(tensor: Tensor) -> Float32:
+    """The same numbers in float32, laid out row by row."""
+    return np.ascontiguousarray(tensor.detach().cpu().to(torch.float32).numpy())

@@ -1,0 +1,142 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import mtslvr
+from mtslvr import hub
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+from speed import candidates, report, targets, timing, winograd  # noqa: E402
+from speed.baseline import Baseline  # noqa: E402
+from speed.sounds import clips  # noqa: E402
+
+bundled = pytest.mark.skipif(not hub.bundled(), reason="this checkout has no bundled weights")
+
+
+def record(data):
+    environment = {"git_revision": "0123456789abcdef", "torch": "9.9", "cpu": "a processor"}
+    common = {"quick": False, "seed": 0, "load": 0.1, "seconds": 1.0, "date": "2000-01-01T00:00:00+00:00"}
+    return {**common, "environment": environment, "data": data}
+
+
+def engines(**seconds):
+    named = {name.replace("_", " "): values for name, values in seconds.items()}
+    return {"1": {"seconds": {"32": named}, "absent": {"openvino float32": "no openvino"}, "compile_seconds": None}}
+
+
+def found_by_name(records):
+    return {verdict.what: verdict for verdict in targets.verdicts(records)}
+
+
+@bundled
+@pytest.mark.parametrize("apart", [False, True])
+def test_the_baseline_gives_the_embeddings_of_load(apart):
+    waveforms = clips(3, seconds=2.0)
+    encoder = mtslvr.load(device="cpu")
+    baseline = Baseline(mtslvr.load(device="cpu", fold=False), apart=apart)
+    with torch.inference_mode():
+        wanted, got = encoder.embedding(waveforms, "concat"), baseline(waveforms)
+    assert (got - wanted).norm() <= 1e-4 * wanted.norm()
+
+
+@bundled
+def test_the_baseline_runs_the_trunk_once_a_task_and_the_package_once():
+    counts = {}
+    encoder, unfolded = mtslvr.load(device="cpu"), mtslvr.load(device="cpu", fold=False)
+    for name, call, trunk in (
+        ("package", candidates.embedder(encoder), encoder.trunk),
+        ("baseline", Baseline(unfolded), unfolded.trunk),
+    ):
+        seen = []
+        trunk.register_forward_hook(lambda *_, seen=seen: seen.append(1))
+        with torch.inference_mode():
+            call(clips(1, seconds=1.0))
+        counts[name] = len(seen)
+    assert counts == {"package": 1, "baseline": 2}
+
+
+def test_winograd_is_the_convolution():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 5, 8, 6, generator=generator)
+    weight = torch.randn(7, 5, 3, 3, generator=generator)
+    torch.testing.assert_close(
+        winograd.convolve(x, winograd.transform_kernel(weight)), F.conv2d(x, weight, padding=1), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_candidates_take_turns_and_warm_up_does_not_count():
+    order = []
+    calls = {name: lambda name=name: order.append(name) for name in "ab"}
+    seconds = timing.alternate(calls, 2, warm_up=1)
+    assert "".join(order) == "baabba"
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
+
+
+def test_a_verdict_is_that_of_the_median_of_the_ratios_of_the_same_round():
+    records = {
+        "engines": record(engines(baseline=[4.0, 8.0, 4.0], torch_float32=[2.0, 4.0, 1.0], torch_bfloat16=[2.0] * 3))
+    }
+    found = found_by_name(records)
+    assert found["torch float32, batch 32, 1 thread"].measured == "2.00 (2.00 to 4.00)"
+    assert found["torch float32, batch 32, 1 thread"].reached == "yes"
+    assert found["torch bfloat16, batch 32, 1 thread"].reached == "no"
+    assert found["openvino float32, batch 32, 1 thread"].reached == "not measured"
+
+
+def test_the_ideal_of_a_folder_is_its_summed_cost_over_the_cores():
+    # Windows: 1 + 2 of 5 s. Cost: 2 s of decoding + 3 x 2 s of encoding, on two cores 4 s.
+    data = {
+        "threads": 2,
+        "lengths": [4.0, 6.0],
+        "costs": {"decode": {"wav": 2.0}, "encode_clip": {"torch float32": 2.0}},
+        "runs": {"engines": {"torch float32": {"runs": {"wav": [{"seconds": 5.0}]}}}, "absent": {}},
+    }
+    verdict = found_by_name({"folder": record(data)})["whole folder, wav, torch float32"]
+    assert verdict.measured == "80.00 (80.00 to 80.00)"
+    assert verdict.reached == "yes"
+
+
+@pytest.mark.parametrize(("front_end", "reached"), [(0.14, "yes"), (0.16, "no")])
+def test_the_share_of_the_front_end_is_bounded_from_above(front_end, reached):
+    seconds = {"normalisation and front end": [front_end], "whole": [1.0]}
+    verdicts = found_by_name({"parts": record({"seconds": {"torch float32": {"1": seconds}}, "absent": {}})})
+    assert verdicts["normalisation and front end, torch float32, batch 1"].reached == reached
+
+
+def test_results_tell_what_is_missing_and_why():
+    text = report.render({
+        "engines": record(engines(baseline=[2.0], torch_float32=[1.0])),
+        "gpu": record({"absent": "no GPU at hand"}),
+        "decode": {**record(None), "error": "OSError: full"},
+    })  # fmt: skip
+    assert "| torch float32 | 32.0 (32.0 to 32.0) | 2.00 (2.00 to 2.00) |" in text
+    assert "openvino float32: not measured (no openvino)." in text
+    assert "Not measured: no GPU at hand." in text
+    assert "Not measured: it failed (OSError: full)." in text
+    assert "## Peers\n\nNot measured." in text
+    assert "Commit 0123456789ab, 2000-01-01" in text
+
+
+def test_nothing_measured_reaches_no_target():
+    assert {verdict.reached for verdict in targets.verdicts({})} == {"not measured"}
+
+
+@bundled
+def test_a_quick_run_measures_once_and_writes_results(tmp_path):
+    env = {**os.environ, "PYTHONPATH": str(BENCHMARKS.parent)}
+    command = [sys.executable, str(BENCHMARKS / "run.py"), "--quick", "--only", "engines", "--threads", "1"]
+    command += ["--work", str(tmp_path)]
+    subprocess.run(command, env=env, check=True, capture_output=True)
+    first = (tmp_path / "engines.json").read_text()
+    assert set(json.loads(first)["data"]["1"]["seconds"]["2"]) >= {"baseline", "torch float32"}
+    assert "| baseline |" in (tmp_path / "RESULTS.md").read_text()
+    subprocess.run(command, env=env, check=True, capture_output=True)
+    assert (tmp_path / "engines.json").read_text() == first

@@ -1,0 +1,182 @@
+import threading
+import warnings
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from mtslvr import adapters, extract
+from mtslvr.config import Features
+from mtslvr.errors import ConfigError
+from mtslvr.extract import ExtractConfig, Source
+from mtslvr.windows import Pool
+from mtslvr.workers import Workers
+
+RATE = 16000
+SECONDS = (0.3, 1.2, 2.6, 0.1, 4.0, 0.7)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    root, rng = tmp_path_factory.mktemp("extract"), np.random.default_rng(0)
+    for i, seconds in enumerate(SECONDS):
+        soundfile.write(root / f"{i}.flac", 0.1 * rng.standard_normal((int(44100 * seconds), 2)), 44100)
+    return sorted(root.iterdir())
+
+
+@pytest.fixture
+def torch_threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def embed(files, encoder, **changes):
+    config = ExtractConfig(**{"pool": Pool.NONE, "window_seconds": 0.5, **changes})
+    return list(extract.extract([Source(str(file)) for file in files], encoder, config))
+
+
+def rows(results):
+    assert [result.index for result in results] == list(range(len(results)))
+    return np.concatenate([result.embeddings for result in results])
+
+
+@pytest.mark.parametrize("features", list(Features))
+def test_neither_batches_nor_threads_show_in_the_embeddings(files, encoder, torch_threads, features):
+    torch_threads(1)
+    expected = rows(embed(files, encoder, features=features, batch_size=16, threads=1))
+    assert len(expected) == sum(-(-round(seconds * 10) // 5) for seconds in SECONDS)
+    for batch_size, threads, count in [(1, 3, 1), (5, 2, 2), (32, 8, 3), (3, 1, 4)]:
+        torch_threads(count)
+        found = rows(embed(files, encoder, features=features, batch_size=batch_size, threads=threads))
+        if adapters._fused_operators():
+            assert np.array_equal(found, expected)
+        else:
+            np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_parts_of_a_batch_run_side_by_side(files, encoder, torch_threads, monkeypatch):
+    torch_threads(3)
+    encode, seen = extract._encode, []
+    together = threading.Barrier(3, timeout=60)
+
+    def waiting(encoder, windows, config):
+        seen.append((len(windows), torch.get_num_threads(), threading.current_thread().name.split("_")[0]))
+        together.wait()
+        return encode(encoder, windows, config)
+
+    monkeypatch.setattr(extract, "_encode", waiting)
+    embed(files[4:5], encoder, batch_size=8)  # 8 windows
+    assert sorted(seen) == [(2, 1, "encode"), (3, 1, "encode"), (3, 1, "encode")]
+    assert torch.get_num_threads() == 3
+
+
+def test_a_single_window_has_all_threads(encoder, files, torch_threads, monkeypatch):
+    torch_threads(2)
+    encode, seen = extract._encode, []
+
+    def noting(*arguments):
+        seen.append((torch.get_num_threads(), threading.current_thread()))
+        return encode(*arguments)
+
+    monkeypatch.setattr(extract, "_encode", noting)
+    embed(files[:1], encoder)
+    assert seen == [(2, threading.current_thread())]
+
+
+def test_threads_end_with_the_iteration(files, encoder):
+    def alive():
+        return [thread for thread in threading.enumerate() if thread.name.startswith("encode")]
+
+    sources = [Source(str(file)) for file in files]
+    results = extract.extract(sources, encoder, ExtractConfig(window_seconds=0.5, batch_size=2))
+    next(results)
+    assert len(alive()) == torch.get_num_threads() or torch.get_num_threads() > 2
+    results.close()
+    assert alive() == []
+
+
+def test_sources_are_read_no_further_ahead_than_asked(files, encoder):
+    taken = []
+
+    def sources():
+        for file in [*files, *files, *files]:
+            taken.append(file)
+            yield Source(str(file))
+
+    results = extract.extract(sources(), encoder, ExtractConfig(window_seconds=0.5, batch_size=1, threads=2))
+    first = next(results)
+    results.close()
+    assert first.index == 0 and len(taken) <= 1 + 2 + 3  # finished, decoded ahead, in batches ahead
+
+
+def test_a_file_that_fails_midway_gives_no_embedding_and_the_rest_go_on(files, encoder, tmp_path):
+    broken, rng = tmp_path / "broken.flac", np.random.default_rng(1)
+    soundfile.write(broken, 0.1 * rng.standard_normal(RATE * 8), RATE)
+    data = bytearray(broken.read_bytes())
+    data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
+    broken.write_bytes(data)
+    expected = embed(files[1:3], encoder, batch_size=2)
+    for pool in Pool:
+        first, failed, last = embed([files[1], broken, files[2]], encoder, batch_size=2, pool=pool)
+        assert len(failed.embeddings) == len(failed.spans) == 0
+        assert str(failed.error).startswith(f"{broken}: decoding fails after ")
+        if pool is Pool.NONE:
+            assert np.array_equal(first.embeddings, expected[0].embeddings)
+            assert np.array_equal(last.embeddings, expected[1].embeddings)
+        assert first.error is None and last.error is None
+
+
+class LittleMemory:
+    """`_encode` on a device that holds some windows at once and no more."""
+
+    def __init__(self, monkeypatch, most):
+        self.encode, self.most, self.sizes = extract._encode, most, []
+        monkeypatch.setattr(extract, "_encode", self)
+
+    def __call__(self, encoder, windows, config):
+        self.sizes.append(len(windows))
+        if len(windows) > self.most:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+        return self.encode(encoder, windows, config)
+
+
+def test_out_of_memory_halves_the_batch_and_changes_no_result(files, encoder, torch_threads, monkeypatch):
+    torch_threads(1)
+    expected = rows(embed(files, encoder, batch_size=8))
+    device = LittleMemory(monkeypatch, 3)
+    with pytest.warns(
+        UserWarning, match=r"batch_size=8: out of memory on cpu \(CUDA out of memory.*\); going on with 4"
+    ):
+        found = rows(embed(files, encoder, batch_size=8))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    assert device.sizes[:3] == [8, 4, 2]
+    assert device.sizes.count(8) <= 2 and max(device.sizes[4:]) <= 8
+    assert max(device.sizes[-4:]) <= 2  # later batches begin small
+
+
+def test_out_of_memory_for_one_window_says_so(files, encoder, monkeypatch):
+    LittleMemory(monkeypatch, 0)
+    with (
+        warnings.catch_warnings(),
+        pytest.raises(ConfigError, match=r"one window of 8000 samples: out of memory on cpu .*; use a shorter window"),
+    ):
+        warnings.simplefilter("ignore")
+        embed(files, encoder)
+
+
+def test_workers_share_the_threads_and_give_them_back(torch_threads):
+    torch_threads(4)
+    workers = Workers(2)
+    both = threading.Barrier(2, timeout=60)
+
+    def threads(_):
+        both.wait()
+        return torch.get_num_threads()
+
+    try:
+        assert [future.result() for future in workers.submit(threads, range(2))] == [2, 2]
+        assert torch.get_num_threads() == 4
+    finally:
+        workers.close()

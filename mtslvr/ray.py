@@ -51,11 +51,12 @@ class AudioEmbedder:
         pool: "mean", a row a file, or "none", a row a window.
         device: "auto", "cpu", "cuda" ...
         dtype: see `mtslvr.load`.
+        engine: see `mtslvr.load`.
         batch_size: windows at once through the encoder, whatever the size of Ray's batches.
         threads: files decoded side by side.
         path_column: column of paths, or of the bytes of whole files, as `ray.data.read_binary_files` has them.
     Raises:
-        ConfigError: unknown features, layer, pool, device or dtype, numbers outside their range.
+        ConfigError: unknown features, layer, pool, device, dtype or engine, numbers outside their range.
         HubError, CheckpointError: see `mtslvr.load`.
     """
 
@@ -70,6 +71,7 @@ class AudioEmbedder:
         pool: Pool | str = Pool.MEAN,
         device: str = "auto",
         dtype: str = "float32",
+        engine: str = "torch",
         batch_size: int = 16,
         threads: int = 2,
         path_column: str = "path",
@@ -83,7 +85,7 @@ class AudioEmbedder:
             batch_size,
             threads,
         )
-        self.encoder = load(model, device=device, dtype=dtype)
+        self.encoder = load(model, device=device, dtype=dtype, engine=engine)
         self.config = config.on(self.encoder.device)
         self.path_column = path_column
 

@@ -142,7 +142,7 @@ class FoldedConv(nn.Module):
     def forward(self, x: Tensor, task: int, add: Tensor | None = None, relu: bool = False) -> Tensor:
         """(B, C_in, H, W) to (B, C_out, H', W') for one task; then `add` is added, then ReLU."""
         trained = torch.is_grad_enabled() and self.weights[task].requires_grad
-        if fused_operators() and plain_inference(x) and not trained:
+        if plain_inference(x) and not trained and fused_operators():
             return self._fused(x, task, add, relu)
         return _finish(F.conv2d(x, self.weights[task], self.biases[task], self.stride, self.padding), add, relu)
 

@@ -232,7 +232,7 @@ class Encoder(nn.Module):
     def _divisible(self, waveforms: Tensor) -> bool:
         """Whether parts of a batch may be encoded on threads of their own: a row is the same whatever the others."""
         trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
-        plain = fused_operators() and plain_inference(waveforms) and not torch.is_autocast_enabled("cpu")
+        plain = plain_inference(waveforms) and fused_operators() and not torch.is_autocast_enabled("cpu")
         return plain and waveforms.ndim == 2 and self.engine is None and self.folded and not (self.training or trained)
 
     def paths(self, spectrogram: Tensor, tasks: Sequence[int]) -> list[Tensor]:

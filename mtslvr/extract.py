@@ -5,6 +5,7 @@ The last stage: joins `decode`, which gives the windows, and `encoder`; `api` an
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import warnings
 from collections import deque
@@ -60,6 +61,10 @@ class ExtractConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
                 raise ConfigError(f"{name}={value!r}: must be an integer from 1 to {most}")
+
+    def on(self, device: torch.device) -> ExtractConfig:
+        """The same for a device, with `fixed_batches` where it rounds by the size of a batch."""
+        return dataclasses.replace(self, fixed_batches=device.type != "cpu")
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,13 +8,11 @@ import re
 from pathlib import Path
 
 import torch
-from huggingface_hub import constants
 
 from . import checkpoint, registry
 from .encoder import Encoder
 from .errors import ConfigError, HubError
 from .registry import bundled as bundled
-from .remote import Remote, download
 
 DEFAULT_MODEL = "parallel-simclr"
 _BFLOAT16 = "_is_mkldnn_bf16_supported"
@@ -110,16 +108,21 @@ def find(
     if entry is None and text and os.path.isdir(os.path.expanduser(text)):
         return Path(text).expanduser()
     match = _HUB_ID.fullmatch(text) if isinstance(name, str) and ".." not in text else None
+    if entry is None and match is None:
+        raise HubError(
+            f"{text!r}: neither a bundled or registered name ({', '.join([*names, *registry.REGISTRY]) or 'none'}), "
+            "nor a folder, nor a hub repository like 'org/name' or 'org/name@revision'"
+        )
+    # Hubs are asked by a library that takes a quarter of a second to import, and bundled weights need none of it.
+    from huggingface_hub import constants
+
+    from .remote import Remote, download
+
     cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
     if entry is not None:
         remote = Remote(text, entry.repo, entry.commit, cache, token, local_files_only, entry.sha256)
     elif match is not None:
         remote = Remote(text, match["repo"], match["revision"] or "main", cache, token, local_files_only)
-    else:
-        raise HubError(
-            f"{text!r}: neither a bundled or registered name ({', '.join([*names, *registry.REGISTRY]) or 'none'}), "
-            "nor a folder, nor a hub repository like 'org/name' or 'org/name@revision'"
-        )
     return download(remote, card=card)
 
 

@@ -11,9 +11,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from huggingface_hub import scan_cache_dir
-from huggingface_hub.errors import CacheNotFound
-
 from . import checkpoint
 from .config import EncoderConfig, Features
 from .errors import CheckpointError, ConfigError, one_line
@@ -175,6 +172,9 @@ def _is_ours(folder: Path) -> bool:
 
 def _cached(cache_dir: str | os.PathLike[str] | None) -> dict[tuple[str, str], tuple[Path, str]]:
     """(repository, commit) -> folder and the name to load it by."""
+    from huggingface_hub import scan_cache_dir  # slow to import, and most of this module does without
+    from huggingface_hub.errors import CacheNotFound
+
     try:
         info = scan_cache_dir(None if cache_dir is None else Path(cache_dir))
     except (CacheNotFound, ValueError, OSError):  # no folder, or a file in its place

@@ -74,6 +74,11 @@ def test_datasets():
     assert out.splitlines()[-1] == "(15, 1000) float32 ['alarm', 'bells', 'birds', 'machine', 'rain']"
 
 
+def test_ray():
+    pytest.importorskip("ray.data", reason="Ray is not installed: pip install 'mtslvr[ray]'")
+    assert run("ray_embed.py").splitlines()[-1] == "15 files, 1000 numbers each, 0 broken"
+
+
 def test_every_take_is_there():
     files = {path.relative_to(AUDIO).as_posix() for path in AUDIO.rglob("*") if path.is_file()}
     assert files == set(make_audio.TAKES)

@@ -43,6 +43,7 @@ LEVELS = {
     "cli": 8,
     "search": 8,
     "sklearn": 8,
+    "ray": 8,
     "plot": 8,
     "fewshot": 8,
     "analysis": 8,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import os
@@ -176,7 +175,7 @@ class Run:
         from ..job import embed_files
 
         progress, started = self._progress(plan.todo), time.monotonic()
-        config = dataclasses.replace(self.config, fixed_batches=encoder.device.type != "cpu")
+        config = self.config.on(encoder.device)
         try:
             for step in embed_files(plan, recorder, encoder, config, stop=self.stop):
                 finished = step.entry is not None or step.error is not None
@@ -218,7 +217,7 @@ class Run:
         header = True
         files = [stat(file) for file in found.files]
         progress, started = self._progress(files), time.monotonic()
-        config = dataclasses.replace(self.config, fixed_batches=encoder.device.type != "cpu")
+        config = self.config.on(encoder.device)
         try:
             for result in extract((Source(file.path) for file in found.files), encoder, config):
                 file, seconds = files[result.index], float(result.spans[-1, 1]) if len(result.spans) else 0.0

@@ -1,0 +1,145 @@
+"""Batches of paths come in, tables with embeddings go out: a stateful callable for Ray Data; needs the extra [ray].
+
+Ray calls it and is not imported here, so it works on any batch without Ray as well.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from .config import Features, Layer, parse_enum
+from .errors import ConfigError
+from .extract import ExtractConfig, FileEmbeddings, Source, extract
+from .hub import load
+from .windows import Pool
+
+Table: TypeAlias = Any  # pyarrow has no types
+COLUMNS = ("embedding", "start", "end", "error")
+
+
+class AudioEmbedder:
+    """Loads a model once an actor and embeds batch after batch.
+
+        import ray
+        from mtslvr.ray import AudioEmbedder
+
+        ray.data.from_items([{"path": path} for path in paths]).map_batches(
+            AudioEmbedder,
+            fn_constructor_kwargs={"features": "concat"},
+            batch_size=64,
+            compute=ray.data.ActorPoolStrategy(size=4),
+            num_cpus=4,
+        ).write_parquet("embeddings")
+
+    With `num_gpus=1` an actor has a GPU of its own, which "auto" takes; without one, torch has as many threads as
+    `num_cpus`, to which Ray sets OMP_NUM_THREADS. The parquet files hold plain lists, which pandas, Polars and pyarrow
+    read without Ray.
+
+    Args:
+        model: what `mtslvr.load` takes; None is the bundled default.
+        features: "invariant", "variant" or "concat".
+        layer: "head" or "pooled".
+        window_seconds: length of a window; None is the model's own.
+        hop_seconds: from one window to the next; None is the window.
+        pool: "mean", a row a file, or "none", a row a window.
+        device: "auto", "cpu", "cuda" ...
+        dtype: see `mtslvr.load`.
+        engine: see `mtslvr.load`.
+        batch_size: windows at once through the encoder, whatever the size of Ray's batches.
+        threads: files decoded side by side.
+        path_column: column of paths, or of the bytes of whole files, as `ray.data.read_binary_files` has them.
+    Raises:
+        ConfigError: unknown features, layer, pool, device, dtype or engine, numbers outside their range.
+        HubError, CheckpointError: see `mtslvr.load`.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        features: Features | str = Features.CONCAT,
+        layer: Layer | str = Layer.HEAD,
+        window_seconds: float | None = None,
+        hop_seconds: float | None = None,
+        pool: Pool | str = Pool.MEAN,
+        device: str = "auto",
+        dtype: str = "float32",
+        engine: str = "torch",
+        batch_size: int = 16,
+        threads: int = 2,
+        path_column: str = "path",
+    ) -> None:
+        config = ExtractConfig(
+            parse_enum(Features, features, "features"),
+            parse_enum(Layer, layer, "layer"),
+            parse_enum(Pool, pool, "pool"),
+            window_seconds,
+            hop_seconds,
+            batch_size,
+            threads,
+        )
+        self.encoder = load(model, device=device, dtype=dtype, engine=engine)
+        self.config = config.on(self.encoder.device)
+        self.path_column = path_column
+
+    def __call__(self, batch: Mapping[str, npt.NDArray[Any]] | Table) -> Table:
+        """Embed the files of a batch.
+
+        Args:
+            batch: columns as NumPy arrays, which is Ray's default, or a pyarrow table.
+        Returns:
+            A pyarrow table of the same columns and embedding (fixed-size lists of float32), start and end (seconds)
+            and error. A file that cannot be read has one row with its error, the other three being null.
+        Raises:
+            ConfigError: no column of paths, a column named like a new one; window or hop outside its range.
+        """
+        table = batch if isinstance(batch, pa.Table) else pa.table({k: _column(v) for k, v in batch.items()})
+        self._check(table.column_names)
+        sources = map(_source, table.column(self.path_column).to_pylist())
+        results = list(extract(sources, self.encoder, self.config))
+        width = self.encoder.embedding_dim(self.config.features, self.config.layer)
+        rows = [max(len(result.embeddings), 1) for result in results]
+        table = table.take(pa.array(np.repeat(np.arange(len(results)), rows)))
+        for name, column in zip(COLUMNS, _columns(results, width), strict=True):
+            table = table.append_column(name, column)
+        return table
+
+    def _check(self, names: list[str]) -> None:
+        if self.path_column not in names:
+            raise ConfigError(f"path_column={self.path_column!r}: not among the columns {', '.join(names) or '(none)'}")
+        taken = [name for name in COLUMNS if name in names]
+        if taken:
+            raise ConfigError(f"column {taken[0]!r}: there already; rename it with rename_columns before")
+
+
+def _column(values: npt.NDArray[Any]) -> Table:
+    return pa.array(values if np.ndim(values) == 1 else list(values))
+
+
+def _source(value: Any) -> Source:
+    if isinstance(value, bytes):
+        return Source(io.BytesIO(value))
+    return Source("" if value is None else str(value))
+
+
+def _columns(results: list[FileEmbeddings], width: int) -> list[Table]:
+    """The new columns; a result without rows is one row of nulls and its error."""
+    embeddings, spans = [np.empty((0, width), np.float32)], [np.empty((0, 2))]
+    errors: list[str | None] = []
+    for result in results:
+        broken = result.error is not None
+        embeddings.append(np.zeros((1, width), np.float32) if broken else result.embeddings)
+        spans.append(np.zeros((1, 2)) if broken else result.spans)
+        errors += [str(result.error) if broken else None] * len(spans[-1])
+    null = np.array([error is not None for error in errors], bool)
+    flat, kind = pa.array(np.concatenate(embeddings).reshape(-1)), pa.list_(pa.float32(), width)
+    start, end = (pa.array(column, mask=null) for column in np.concatenate(spans).T)
+    lists = pa.FixedSizeListArray.from_arrays(flat, type=kind, mask=pa.array(null))
+    return [lists, start, end, pa.array(errors, pa.string())]

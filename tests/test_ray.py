@@ -1,0 +1,171 @@
+"""AudioEmbedder by itself, which needs no Ray, and in a real Ray on this machine."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+pa = pytest.importorskip("pyarrow")
+
+from pyarrow import parquet  # noqa: E402  # after the question whether it is there
+
+import mtslvr  # noqa: E402
+from mtslvr import checkpoint  # noqa: E402
+from mtslvr.errors import ConfigError  # noqa: E402
+from mtslvr.ray import AudioEmbedder  # noqa: E402
+
+SECONDS = {"a.wav": 0.5, "b.wav": 0.9, "c.wav": 0.2, "d.wav": 0.3}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    torch.manual_seed(0)
+    config = mtslvr.EncoderConfig(window_seconds=0.25, spectral_statistics=True)
+    return str(checkpoint.save(mtslvr.Encoder(config), tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="module")
+def audio(tmp_path_factory):
+    """Paths of four files, the third of them broken."""
+    root = tmp_path_factory.mktemp("audio")
+    for seed, (name, seconds) in enumerate(SECONDS.items()):
+        samples = 0.1 * np.random.default_rng(seed).standard_normal(int(seconds * 16000))
+        soundfile.write(root / name, samples, 16000)
+    (root / "c.wav").write_bytes(b"nothing")
+    return [str(root / name) for name in SECONDS]
+
+
+def good(paths):
+    return [path for path in paths if not path.endswith("c.wav")]
+
+
+def check_rows(rows, paths, expected):
+    """Rows in any order: those of `embed` to the last bit, and an error for the broken file."""
+    assert sorted(row["path"] for row in rows) == paths
+    rows = {row["path"]: row for row in rows}
+    for path, embedding in zip(good(paths), expected, strict=True):
+        row = rows[path]
+        np.testing.assert_array_equal(np.array(row["embedding"], np.float32), embedding)
+        assert row["start"] == 0 and row["end"] == SECONDS[os.path.basename(path)] and row["error"] is None
+    broken = rows[paths[2]]
+    assert broken["embedding"] is broken["start"] is broken["end"] is None
+    assert "c.wav: not an audio file" in broken["error"]
+
+
+def test_rows_are_those_of_embed(model, audio):
+    embedder = AudioEmbedder(model, features="variant", layer="pooled", batch_size=3)
+    expected = mtslvr.embed(good(audio), encoder=mtslvr.load(model), features="variant", layer="pooled")
+    for paths in (np.array(audio), np.array(audio, object)):
+        table = embedder({"path": paths, "label": np.arange(4)})
+        assert table.column_names == ["path", "label", "embedding", "start", "end", "error"]
+        assert table.schema.field("embedding").type == pa.list_(pa.float32(), expected.shape[1])
+        assert table.column("label").to_pylist() == [0, 1, 2, 3]
+        check_rows(table.to_pylist(), audio, expected)
+
+
+def test_without_pooling_a_row_is_a_window(model, audio):
+    embedder = AudioEmbedder(model, pool="none", hop_seconds=0.2)
+    table = embedder({"path": np.array(audio), "vector": np.arange(8).reshape(4, 2)})
+    expected = [mtslvr.embed_windows(path, encoder=mtslvr.load(model), hop_seconds=0.2) for path in good(audio)]
+    counts = [len(expected[0][0]), len(expected[1][0]), 1, len(expected[2][0])]
+    assert table.column("path").to_pylist() == [path for path, n in zip(audio, counts, strict=True) for _ in range(n)]
+    assert table.column("vector").to_pylist()[-1] == [6, 7] and table.column("error").null_count == sum(counts) - 1
+    kept = table.filter(pa.compute.is_null(table.column("error")))
+    found = np.array(kept.column("embedding").to_pylist(), np.float32)
+    np.testing.assert_array_equal(found, np.concatenate([rows for rows, _ in expected]))
+    spans = np.stack([kept.column(name).to_numpy() for name in ("start", "end")], 1)
+    np.testing.assert_array_equal(spans, np.concatenate([times for _, times in expected]))
+
+
+def test_tables_bytes_and_broken_values(model, audio):
+    embedder = AudioEmbedder(model, path_column="sound")
+    with open(audio[0], "rb") as file:
+        sound = [file.read(), b"nothing", b""]
+    expected = mtslvr.embed(audio[0], encoder=mtslvr.load(model))
+    for batch in (pa.table({"sound": sound}), {"sound": np.array(sound, object)}):
+        rows = embedder(batch).to_pylist()
+        np.testing.assert_array_equal(np.array(rows[0]["embedding"], np.float32), expected)
+        assert rows[0]["error"] is None and rows[1]["error"] and rows[2]["error"]
+    rows = embedder(pa.table({"sound": pa.array([None, audio[0], "nowhere.wav"])})).to_pylist()
+    assert [bool(row["error"]) for row in rows] == [True, False, True] and "nowhere.wav" in rows[2]["error"]
+
+
+def test_every_batch_has_one_schema(model, audio):
+    """Or parts of a data set could not be read together."""
+    embedder = AudioEmbedder(model, features="invariant")
+    batches = [audio[:1], audio[2:3], []]
+    schemas = [embedder(pa.table({"path": pa.array(batch, pa.string())})).schema for batch in batches]
+    assert schemas[0] == schemas[1] == schemas[2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"features": "both"}, "features"), ({"pool": "max"}, "pool"), ({"batch_size": 0}, "batch_size=0"),
+     ({"device": "abacus"}, "device='abacus'"), ({"dtype": "int8"}, "dtype='int8'"), ({"engine": "abacus"}, "engine='abacus'")],
+)  # fmt: skip
+def test_wrong_settings_are_refused_at_once(model, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        AudioEmbedder(model, **settings)
+
+
+def test_wrong_columns_are_named(model):
+    embedder = AudioEmbedder(model, path_column="file")
+    with pytest.raises(ConfigError, match="path_column='file': not among the columns path, label"):
+        embedder({"path": np.array(["a.wav"]), "label": np.array([1])})
+    with pytest.raises(ConfigError, match="column 'error': there already; rename it"):
+        embedder({"file": np.array(["a.wav"]), "error": np.array([""])})
+
+
+def test_it_needs_no_ray():
+    code = "import sys; sys.modules['ray'] = None; import mtslvr.ray"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+# A real Ray
+
+
+@pytest.fixture(scope="module")
+def environment():
+    """Ray asks nobody and tells nobody; its workers import this package."""
+    root = os.path.dirname(os.path.dirname(mtslvr.__file__))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", root, prepend=os.pathsep)
+        yield
+
+
+@pytest.fixture(scope="module")
+def cluster(environment):
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'mtslvr[ray]'")
+    pytest.importorskip("ray.data")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def test_ray_writes_parquet_that_reads_without_ray(cluster, model, audio, tmp_path):
+    rows = cluster.data.from_items([{"path": path} for path in audio], override_num_blocks=4)
+    rows.map_batches(
+        AudioEmbedder,
+        fn_constructor_args=[model],
+        batch_size=2,
+        compute=cluster.data.ActorPoolStrategy(size=1),
+    ).write_parquet(str(tmp_path / "embeddings"))
+    code = (
+        "import sys; from pyarrow import parquet; t = parquet.read_table(sys.argv[1]); "
+        "assert 'ray' not in sys.modules; print(t.schema.field('embedding').type)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "embeddings")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "fixed_size_list<element: float>[1000]"
+    table = parquet.read_table(tmp_path / "embeddings")
+    check_rows(table.to_pylist(), audio, mtslvr.embed(good(audio), encoder=mtslvr.load(model), threads=1))

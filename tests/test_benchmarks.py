@@ -91,6 +91,17 @@ def test_a_verdict_is_that_of_the_median_of_the_ratios_of_the_same_round():
     assert found["openvino float32, batch 32, 1 thread"].reached == "not measured"
 
 
+def test_the_limit_is_the_network_at_the_rate_of_the_best_convolution():
+    # 4 clips of 1 GFLOP each; the better convolution does 8 GFLOP a second, so 8 clips; the baseline does 32 in 16 s.
+    layer = {"gflop": {"a": 1.0, "b": 3.0, "network": 4.0}, "counts": {"a": 1, "b": 1}}
+    layer["seconds"] = {"a": [0.5], "b": [0.375], "network": [1.0]}
+    ceiling = {"threads": {"1": {"layers": {"torch float32": layer}}}, "batch": 4}
+    records = {"engines": record(engines(baseline=[16.0], torch_float32=[8.0])), "ceiling": record(ceiling)}
+    found = found_by_name(records)
+    assert found["torch float32, batch 32, 1 thread"].limit == "4.00"
+    assert found["torch bfloat16, batch 32, 1 thread"].limit == ""
+
+
 def test_the_ideal_of_a_folder_is_its_summed_cost_over_the_cores():
     # Windows: 1 + 2 of 5 s. Cost: 2 s of decoding + 3 x 2 s of encoding, on two cores 4 s.
     data = {
@@ -113,11 +124,11 @@ def test_the_share_of_the_front_end_is_bounded_from_above(front_end, reached):
 
 def test_results_tell_what_is_missing_and_why():
     text = report.render({
-        "engines": record(engines(baseline=[2.0], torch_float32=[1.0])),
+        "engines": record(engines(baseline=[2.0], **{"baseline, kernels summed": [1.5]}, torch_float32=[1.0])),
         "gpu": record({"absent": "no GPU at hand"}),
         "decode": {**record(None), "error": "OSError: full"},
     })  # fmt: skip
-    assert "| torch float32 | 32.0 (32.0 to 32.0) | 2.00 (2.00 to 2.00) |" in text
+    assert "| torch float32 | 32.0 (32.0 to 32.0) | 2.00 (2.00 to 2.00) | 1.50 (1.50 to 1.50) |" in text
     assert "openvino float32: not measured (no openvino)." in text
     assert "Not measured: no GPU at hand." in text
     assert "Not measured: it failed (OSError: full)." in text

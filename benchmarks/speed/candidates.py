@@ -18,7 +18,7 @@ from .baseline import Baseline
 
 Embed = Callable[[Tensor], Tensor]
 
-BASELINE, APART, COMPILED = "baseline", "baseline, 1x1 apart", "torch.compile float32"
+BASELINE, SUMMED, COMPILED = "baseline", "baseline, kernels summed", "torch.compile float32"
 # Name to the arguments of `mtslvr.load`.
 ENGINES: dict[str, dict[str, str]] = {
     "torch float32": {},
@@ -71,8 +71,8 @@ def available(names: list[str]) -> tuple[dict[str, Embed], dict[str, str]]:
 def baselines() -> dict[str, Embed]:
     """Both forms of the unfolded double pass."""
     return {
-        BASELINE: Baseline(mtslvr.load(device="cpu", fold=False)),
-        APART: Baseline(mtslvr.load(device="cpu", fold=False), apart=True),
+        BASELINE: Baseline(mtslvr.load(device="cpu", fold=False), apart=True),
+        SUMMED: Baseline(mtslvr.load(device="cpu", fold=False)),
     }
 
 

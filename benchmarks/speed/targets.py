@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 
 from model_card import table
 
-from . import folder, parts, timing
+from . import ceiling, folder, parts, timing
 from .candidates import BASELINE
 
 # Engine, clips at once, times the baseline at least; for each number of threads.
@@ -28,12 +29,21 @@ NOT_MEASURED = "not measured"
 
 @dataclass(frozen=True)
 class Verdict:
-    """One line: what is wanted, what was measured, whether that reaches it ("yes", "no" or "not measured")."""
+    """One line of the table.
+
+    Attributes:
+        what: the figure.
+        wanted: at least or at most.
+        measured: median and spread.
+        reached: "yes", "no" or "not measured".
+        limit: what the machine's ceiling would allow.
+    """
 
     what: str
     wanted: str
     measured: str
     reached: str
+    limit: str = ""
 
 
 def verdict(what: str, wanted: float, values: list[float], *, least: bool, unit: str = "") -> Verdict:
@@ -49,7 +59,7 @@ def verdict(what: str, wanted: float, values: list[float], *, least: bool, unit:
 
 def verdicts(records: dict[str, dict[str, Any]]) -> list[Verdict]:
     """Of every target, from what the sections measured."""
-    return [*speeds(data_of(records, "engines")), *folders(data_of(records, "folder")), *frontends(records)]
+    return [*speeds(records), *folders(data_of(records, "folder")), *frontends(records)]
 
 
 def data_of(records: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
@@ -58,14 +68,28 @@ def data_of(records: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
     return found
 
 
-def speeds(data: dict[str, Any]) -> Iterator[Verdict]:
+def speeds(records: dict[str, dict[str, Any]]) -> Iterator[Verdict]:
     """Times the baseline, for each number of threads; one line for none."""
+    data = data_of(records, "engines")
     for engine, batch, wanted in SPEEDS:
         for threads in list(data) or ["1"]:
             seconds = data.get(threads, {}).get("seconds", {}).get(str(batch), {})
             values = timing.ratios(seconds[BASELINE], seconds[engine]) if engine in seconds else []
             count = f"{threads} thread{'s' if threads != '1' else ''}"
-            yield verdict(f"{engine}, batch {batch}, {count}", wanted, values, least=True, unit=" times the baseline")
+            found = verdict(f"{engine}, batch {batch}, {count}", wanted, values, least=True, unit=" times the baseline")
+            limit = direct_limit(data_of(records, "ceiling"), engine, threads, seconds.get(BASELINE), batch)
+            yield dataclasses.replace(found, limit="" if limit is None else f"{limit:.2f}")
+
+
+def direct_limit(
+    data: dict[str, Any], engine: str, threads: str, baseline: list[float] | None, batch: int
+) -> float | None:
+    """Times the baseline, were all of the folded network's convolutions as fast as the best, and the rest free."""
+    layers = data.get("threads", {}).get(threads, {}).get("layers", {}).get(f"torch {engine.split()[1]}", {})
+    if not baseline or "gflop" not in layers:
+        return None
+    clips_a_second = ceiling.best_layer(layers)[1] / (layers["gflop"]["network"] / data["batch"])
+    return clips_a_second * timing.middle(baseline) / batch
 
 
 def folders(data: dict[str, Any]) -> Iterator[Verdict]:
@@ -95,6 +119,10 @@ def frontends(records: dict[str, dict[str, Any]]) -> Iterator[Verdict]:
 
 def render(records: dict[str, dict[str, Any]]) -> str:
     """The table."""
-    rows = [["figure", "wanted", "measured", "reached"]]
-    rows += [[v.what, v.wanted, v.measured, v.reached] for v in verdicts(records)]
-    return f"By the median; lowest to highest of the rounds in brackets.\n\n{table(rows)}"
+    rows = [["figure", "wanted", "measured", "reached", "limit"]]
+    rows += [[v.what, v.wanted, v.measured, v.reached, v.limit] for v in verdicts(records)]
+    return (
+        "By the median; lowest to highest of the rounds in brackets. The limit is what the ceiling of direct "
+        "convolution on this machine, below, would allow: all convolutions of the folded network at the rate of the "
+        f"best one, and everything else free.\n\n{table(rows)}"
+    )

@@ -66,7 +66,8 @@ def read(work: Path) -> dict[str, dict[str, Any]]:
 def measure(name: str, plan: Plan) -> dict[str, Any]:
     """A section's record: its data or its error, and where and when."""
     print(f"{name} ...", file=sys.stderr, flush=True)
-    record: dict[str, Any] = {"section": name, "quick": plan.quick, "threads": plan.threads, "seed": plan.seed}
+    record: dict[str, Any] = {"section": name, "quick": plan.quick, "seed": plan.seed}
+    record.update(threads=[*plan.threads], sets=[*plan.sets])
     record["date"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
     record["environment"], record["load"] = facts(), os.getloadavg()[0]
     began = time.perf_counter()
@@ -82,7 +83,14 @@ def measure(name: str, plan: Plan) -> dict[str, Any]:
 
 def is_done(record: dict[str, Any] | None, plan: Plan) -> bool:
     """Whether a section is measured already as this run would."""
-    return record is not None and "data" in record and record["quick"] == plan.quick
+    if record is None or "data" not in record:
+        return False
+    same_sets = record["section"] != "bf16" or not plan.sets or record["sets"] == [*plan.sets]
+    return same_sets and (record["quick"], record["threads"], record["seed"]) == (
+        plan.quick,
+        [*plan.threads],
+        plan.seed,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

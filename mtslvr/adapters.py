@@ -141,7 +141,8 @@ class FoldedConv(nn.Module):
 
     def forward(self, x: Tensor, task: int, add: Tensor | None = None, relu: bool = False) -> Tensor:
         """(B, C_in, H, W) to (B, C_out, H', W') for one task; then `add` is added, then ReLU."""
-        if _fused_operators() and _plain_inference(x):
+        trained = torch.is_grad_enabled() and self.weights[task].requires_grad
+        if plain_inference(x) and not trained and fused_operators():
             return self._fused(x, task, add, relu)
         return _finish(F.conv2d(x, self.weights[task], self.biases[task], self.stride, self.padding), add, relu)
 
@@ -176,7 +177,7 @@ def _finish(y: Tensor, add: Tensor | None, relu: bool) -> Tensor:
 
 
 @functools.cache
-def _fused_operators() -> bool:
+def fused_operators() -> bool:
     """Whether torch has oneDNN's fused convolutions, on processors where they were seen to give the same numbers."""
     names = ("_reorder_convolution_weight", "_convolution_pointwise")
     x86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -184,7 +185,7 @@ def _fused_operators() -> bool:
     return x86 and available and all(hasattr(torch.ops.mkldnn, name) for name in names)
 
 
-def _plain_inference(x: Tensor) -> bool:
+def plain_inference(x: Tensor) -> bool:
     """Whether `x` is a batch on the CPU that needs no gradient, and nothing is traced, compiled or exported."""
     traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
     wanted = x.requires_grad and torch.is_grad_enabled()

@@ -15,7 +15,7 @@ from .config import Normalization
 from .encoder import Encoder
 from .windows import Float32, iter_windows, moments, standardize
 
-_CHUNK = 8  # windows handed over at once by a decoder
+_CHUNK = 4  # windows handed over at once by a decoder
 _CHUNKS_AHEAD = 4  # chunks that a decoder may be ahead
 Window: TypeAlias = tuple[Float32, float, float]
 

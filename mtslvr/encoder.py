@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .adapters import AdaptedConv
+from .adapters import AdaptedConv, fused_operators, plain_inference
 from .config import POOLED_DIM, EncoderConfig, Features, Layer, Normalization, parse_enum
 from .errors import AudioError
 from .frontend import Frontend
 from .resnet import Branches, Trunk
+from .workers import side_by_side
 
 # Another library's trunk and branches: a spectrogram and tasks to (B, 512) pooled features each.
 Engine = Callable[[Tensor, tuple[int, ...]], list[Tensor]]
@@ -157,7 +158,12 @@ class Encoder(nn.Module):
         """
         if waveforms.ndim != 2:
             raise AudioError(f"waveforms of shape {tuple(waveforms.shape)}: expected (batch, samples)")
-        return self.encode(self.normalize(waveforms), layer)
+        if not self._divisible(waveforms):
+            return self.encode(self.normalize(waveforms), layer)
+        parts = side_by_side(lambda rows: self.encode(self.normalize(rows), layer), waveforms)
+        invariant = torch.cat([part.invariant for part in parts])
+        same = parts[0].variant is parts[0].invariant
+        return Embeddings(invariant, invariant if same else torch.cat([part.variant for part in parts]))
 
     def normalize(self, waveforms: Tensor) -> Tensor:
         """(B, T) waveforms brought to mean 0 and standard deviation 1 as the config says."""
@@ -208,12 +214,26 @@ class Encoder(nn.Module):
             ConfigError: unknown features or layer.
         """
         features, layer = parse_enum(Features, features, "features"), parse_enum(Layer, layer, "layer")
-        if features is Features.CONCAT or self.config.tasks == 1:
-            return (self.encode(waveforms, layer) if normalized else self(waveforms, layer)).select(features)
-        spectrogram = self.frontend(waveforms if normalized else self.normalize(waveforms))
+        both = features is Features.CONCAT or self.config.tasks == 1
+        if both and not normalized:
+            return self(waveforms, layer).select(features)  # type: ignore[no-any-return]
+
+        def embed(rows: Tensor) -> Tensor:
+            rows = rows if normalized else self.normalize(rows)
+            return self.encode(rows, layer).select(features) if both else self._single(rows, features, layer)
+
+        return torch.cat(side_by_side(embed, waveforms)) if self._divisible(waveforms) else embed(waveforms)
+
+    def _single(self, waveforms: Tensor, features: Features, layer: Layer) -> Tensor:
         task = 0 if features is Features.INVARIANT else self.config.tasks - 1
-        [pooled] = self.paths(spectrogram, [task])
+        [pooled] = self.paths(self.frontend(waveforms), [task])
         return pooled if layer is Layer.POOLED else self.head(min(task, self.config.heads - 1), pooled)
+
+    def _divisible(self, waveforms: Tensor) -> bool:
+        """Whether parts of a batch may be encoded on threads of their own: a row is the same whatever the others."""
+        trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+        plain = plain_inference(waveforms) and fused_operators() and not torch.is_autocast_enabled("cpu")
+        return plain and waveforms.ndim == 2 and self.engine is None and self.folded and not (self.training or trained)
 
     def paths(self, spectrogram: Tensor, tasks: Sequence[int]) -> list[Tensor]:
         """What the heads read, (B, 512) or more, of some tasks; see `pooled`."""

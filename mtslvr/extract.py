@@ -222,7 +222,7 @@ class _Encoding:
 
     def __init__(self, encoder: Encoder, config: ExtractConfig) -> None:
         self._encoder, self._config = encoder, config
-        self._workers = Workers(_worker_count(encoder, config))
+        self._workers = Workers(_worker_count(encoder, config), "encode")
         self._most = config.batch_size
         self._waiting: _Batch | None = None
         self._running: deque[tuple[_Batch, list[Future[Float32]]]] = deque()

@@ -1,16 +1,25 @@
-"""Threads that each run torch with their share of its threads; `extract` encodes the parts of a batch on them."""
+"""Threads that each run torch with their share of its threads: the parts of a batch side by side.
+
+`encoder` divides a batch that is given to it, `extract` keeps workers busy from batch to batch.
+"""
 
 from __future__ import annotations
 
+import functools
+import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+_here = threading.local()
 
 
 class Workers:
@@ -21,10 +30,11 @@ class Workers:
 
     Args:
         count: threads; each lets torch use 1 / count of the threads that it has in the thread that starts them.
+        name: what the threads' names begin with.
     """
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, count: int, name: str = "torch") -> None:
+        self.count, self._name = count, name
         self._pool: ThreadPoolExecutor | None = None
 
     def submit(self, function: Callable[[T], R], parts: Iterable[T]) -> list[Future[R]]:
@@ -37,11 +47,12 @@ class Workers:
         started = threading.Barrier(self.count + 1)
 
         def begin() -> None:
+            _here.working = True
             torch.get_num_threads()  # a thread's first call sets its number to the last one that any thread set
             torch.set_num_threads(max(1, total // self.count))
             started.wait()
 
-        pool = ThreadPoolExecutor(self.count, "encode", initializer=begin)
+        pool = ThreadPoolExecutor(self.count, self._name, initializer=begin)
         for _ in range(self.count):
             pool.submit(int)  # starts a thread, for none that began is idle yet
         started.wait()
@@ -52,3 +63,42 @@ class Workers:
         """End the threads; what has not begun is dropped."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
+
+
+def parts_of(rows: int, threads: int) -> int:
+    """Into how many parts a batch is divided: a power of two, so that few pools and networks serve all batches."""
+    return 1 << max(0, min(threads, rows).bit_length() - 1)
+
+
+def side_by_side(function: Callable[[Tensor], R], rows: Tensor) -> list[R]:
+    """Call `function` on parts of `rows`, each on a thread of its own, and wait for all.
+
+    Args:
+        function: what it makes of a row must not depend on the others.
+        rows: (B, ...) on the CPU.
+    Returns:
+        What it made of the parts, in order; of all rows at once where parts would not come out nearly equal, torch has
+        one thread, or a worker calls.
+    """
+    threads = 1 if getattr(_here, "working", False) else torch.get_num_threads()
+    count = parts_of(len(rows), threads)
+    size = -(-len(rows) // count)
+    if count == 1 or size * count > 1.2 * len(rows):
+        return [function(rows)]
+    inference = torch.is_inference_mode_enabled()
+
+    def call(part: Tensor) -> R:
+        with torch.inference_mode(inference), torch.no_grad():  # both are a matter of each thread
+            return function(part)
+
+    return [future.result() for future in _shared(count, threads).submit(call, torch.split(rows, size))]
+
+
+@functools.cache
+def _shared(count: int, threads: int) -> Workers:
+    """Workers that stay, for `threads` threads of torch's."""
+    return Workers(count)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_shared.cache_clear)  # a forked process has none of the threads

@@ -293,8 +293,11 @@ def test_two_tasks_with_one_head_share_it(official_encoder):
 
 
 @pytest.mark.parametrize("layer", ["head", "pooled"])
+@pytest.mark.parametrize("statistics", [False, True])
 @torch.inference_mode()
-def test_a_row_does_not_depend_on_its_batch_or_on_threads(encoder, layer):
+def test_a_row_does_not_depend_on_its_batch_or_on_threads(encoder, layer, statistics):
+    if statistics:
+        encoder = Encoder(dataclasses.replace(encoder.config, spectral_statistics=True)).eval().fold()
     x = torch.randn(19, 8000, generator=torch.Generator().manual_seed(0))
     whole = encoder(x, layer).concat
     for size in (1, 2, 5, 17):

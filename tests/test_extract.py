@@ -11,7 +11,6 @@ from mtslvr.config import Features
 from mtslvr.errors import ConfigError
 from mtslvr.extract import ExtractConfig, Source
 from mtslvr.windows import Pool
-from mtslvr.workers import Workers
 
 RATE = 16000
 SECONDS = (0.3, 1.2, 2.6, 0.1, 4.0, 0.7)
@@ -50,7 +49,7 @@ def test_neither_batches_nor_threads_show_in_the_embeddings(files, encoder, torc
     for batch_size, threads, count in [(1, 3, 1), (5, 2, 2), (32, 8, 3), (3, 1, 4)]:
         torch_threads(count)
         found = rows(embed(files, encoder, features=features, batch_size=batch_size, threads=threads))
-        if adapters._fused_operators():
+        if adapters.fused_operators():
             assert np.array_equal(found, expected)
         else:
             np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
@@ -142,6 +141,7 @@ class LittleMemory:
         return self.encode(encoder, windows, config)
 
 
+@pytest.mark.filterwarnings("ignore:batch_size")  # those of smaller batches, which no one waits for
 def test_out_of_memory_halves_the_batch_and_changes_no_result(files, encoder, torch_threads, monkeypatch):
     torch_threads(1)
     expected = rows(embed(files, encoder, batch_size=8))
@@ -164,19 +164,3 @@ def test_out_of_memory_for_one_window_says_so(files, encoder, monkeypatch):
     ):
         warnings.simplefilter("ignore")
         embed(files, encoder)
-
-
-def test_workers_share_the_threads_and_give_them_back(torch_threads):
-    torch_threads(4)
-    workers = Workers(2)
-    both = threading.Barrier(2, timeout=60)
-
-    def threads(_):
-        both.wait()
-        return torch.get_num_threads()
-
-    try:
-        assert [future.result() for future in workers.submit(threads, range(2))] == [2, 2]
-        assert torch.get_num_threads() == 4
-    finally:
-        workers.close()

@@ -161,7 +161,7 @@ def test_threads_of_torch_are_those_of_the_engine(loaded):
         assert torch.equal(loaded.engine(spectrogram, (0,))[0], whole)
     finally:
         torch.set_num_threads(threads)
-    compiled = [request.get_compiled_model() for request in loaded.engine._requests.values()]
+    compiled = [requests[0].get_compiled_model() for requests in loaded.engine._networks.values()]
     assert {threads, other} <= {model.get_property("INFERENCE_NUM_THREADS") for model in compiled}
 
 
@@ -190,10 +190,10 @@ def test_few_compiled_networks_are_kept(encoder):
     engine = OpenVINOEngine(encoder)
     for frames in range(10, 16):
         engine(noise(1, 3, 32, frames), (0,))
-    kept = [key[0][2] for key in engine._requests]
+    kept = [key[0][2] for key in engine._networks]
     assert kept == [12, 13, 14, 15]
     engine(noise(1, 3, 32, 12), (0,))
-    assert [key[0][2] for key in engine._requests] == [13, 14, 15, 12]
+    assert [key[0][2] for key in engine._networks] == [13, 14, 15, 12]
 
 
 @torch.inference_mode()

@@ -78,7 +78,8 @@ def render(data: dict[str, Any]) -> str:
         parts.append(f"### {threads} thread{'s' if threads != '1' else ''}")
         parts += [batch_table(int(batch), seconds) for batch, seconds in found["seconds"].items()]
         if found["compile_seconds"] is not None:
-            parts.append(f"{COMPILED} (trunk and branches): compiled in {found['compile_seconds']:.0f} s.")
+            seconds = f"{found['compile_seconds']:.0f} s"
+            parts.append(f"{COMPILED} (trunk and branches, weights frozen): its first call takes {seconds}.")
         parts += [f"{name}: not measured ({reason})." for name, reason in found["absent"].items()]
     return "\n\n".join(parts)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import statistics
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from .sounds import clips, write
 TITLE = "Whole folders"
 FORMATS = ("wav", "flac", "mp3", "ogg")
 RATE, CHANNELS = 44100, 2
+FILES = 90
 LENGTHS = (2.0, 60.0)  # seconds, spread evenly in their logarithms
 WINDOW = 5.0
 BATCH = 16  # of `mtslvr-embed`
@@ -26,9 +29,9 @@ BATCH = 16  # of `mtslvr-embed`
 
 def measure(plan: Plan) -> dict[str, Any]:
     """Costs on one thread, then runs with all."""
-    files, rounds = plan.pick((120, 3), (3, 1))
+    files, rounds = plan.pick((FILES, 3), (3, 1))
     root = str(plan.work / f"folder-{files}-seed{plan.seed}")
-    lengths = plan.call(make, 1, root=root, files=files, seed=plan.seed)
+    lengths = plan.call(make, plan.most, root=root, files=files, seed=plan.seed)
     costs = plan.call(time_costs, 1, root=root, seed=plan.seed, rounds=plan.pick(5, 1))
     runs = plan.call(time_runs, plan.most, root=root, rounds=rounds)
     return {"threads": plan.most, "lengths": lengths, "costs": costs, "runs": runs}
@@ -38,9 +41,13 @@ def make(root: str, files: int, seed: int) -> list[float]:
     """The same sounds in each format; the seconds of each file."""
     low, high = LENGTHS
     lengths = low * (high / low) ** np.random.default_rng(seed).permutation(np.linspace(0, 1, files))
-    for suffix in FORMATS:
-        for number, seconds in enumerate(lengths):
-            write(Path(root) / suffix / f"{number:04}.{suffix}", float(seconds), RATE, CHANNELS, [seed, number])
+
+    def write_one(suffix: str, number: int) -> None:
+        path = Path(root) / suffix / f"{number:04}.{suffix}"
+        write(path, float(lengths[number]), RATE, CHANNELS, [seed, number])
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(write_one, *zip(*itertools.product(FORMATS, range(files)), strict=True)))
     return [float(seconds) for seconds in lengths]
 
 

@@ -28,8 +28,9 @@ def measure(plan: Plan) -> dict[str, Any]:
         return {"absent": "no GPU at hand"}
     batches, rounds = plan.pick((BATCHES, ROUNDS), ((2, 4), 2))
     data = plan.call(time_gpu, plan.most, batches=batches, rounds=rounds, seed=plan.seed)
-    root = str(plan.work / f"folder-{plan.pick(120, 3)}-seed{plan.seed}")
-    data["lengths"] = plan.call(folder.make, 1, root=root, files=plan.pick(120, 3), seed=plan.seed)
+    files = plan.pick(folder.FILES, 3)
+    root = str(plan.work / f"folder-{files}-seed{plan.seed}")
+    data["lengths"] = plan.call(folder.make, plan.most, root=root, files=files, seed=plan.seed)
     data["runs"] = plan.call(folder.time_runs, plan.most, root=root, rounds=plan.pick(3, 1), device="cuda")
     return data
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -34,6 +35,7 @@ class Paths(nn.Module):
 
 def compare(batch: int, rounds: int, seed: int, calibration: int) -> dict[str, Any]:
     """Seconds of trunk and branches in float32, bfloat16 and int8, all by OpenVINO, and errors of the embeddings."""
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # or both report to their makers
     try:
         openvino, nncf = (importlib.import_module(name) for name in ("openvino", "nncf"))
     except ImportError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,10 @@ def measure(plan: Plan) -> dict[str, Any]:
 
 def time_file(folder: str, seconds: int, seed: int) -> dict[str, Any]:
     """Make a file, embed it, remove it."""
-    path = Path(folder) / f"{seconds}s.wav"
-    output = path.with_suffix(".npz")
-    try:
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        path = Path(temporary) / f"{seconds}s.wav"
         make(path, seconds, seed)
-        return command.embed(str(path), str(output), [])
-    finally:
-        path.unlink(missing_ok=True)
-        output.unlink(missing_ok=True)
+        return command.embed(str(path), str(path.with_suffix(".npz")), [])
 
 
 def make(path: Path, seconds: int, seed: int) -> None:

@@ -21,6 +21,7 @@ from .common import LazyGroup
         "download": ".download:download_command",
         "push": ".push:push_command",
         "convert": ".convert:convert_command",
+        "export": ".export:export_command",
         "pack": ".pack:pack_command",
         "train": ".train:train_command",
         "whiten": ".whiten:whiten_command",

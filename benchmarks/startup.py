@@ -92,7 +92,8 @@ def main() -> None:
     print(text)
     if arguments.out is not None:
         arguments.out.write_text(text, encoding="utf-8")
-        record = {"environment": env, "seconds": found}
+        rounded = {name: [round(value, 4) for value in values] for name, values in found.items()}
+        record = {"environment": env, "seconds": rounded}
         arguments.out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 

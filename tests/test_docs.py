@@ -24,13 +24,21 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import mtslvr
 from mtslvr import extract, hub
 from mtslvr.cli.embed import embed_command
 from mtslvr.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = ["cli.md", "outputs.md", "recipes.md", "troubleshooting.md", "speed.md", "onnx.md"]
+PAGES = ["cli.md", "outputs.md", "recipes.md", "scale.md", "troubleshooting.md", "speed.md", "onnx.md"]
+# The only task of an array.
+SLURM = {
+    "SLURM_ARRAY_TASK_ID": "1",
+    "SLURM_ARRAY_TASK_MIN": "1",
+    "SLURM_ARRAY_TASK_COUNT": "1",
+    "SLURM_CPUS_PER_TASK": "2",
+}
 MODULES = ("sklearn", "pyarrow", "matplotlib", "plotly", "openvino", "onnx", "onnxruntime")
 
 RELAY = """\
@@ -39,8 +47,8 @@ import json, os, socket, sys
 here = socket.socket(socket.AF_UNIX)
 here.connect({address!r})
 text = sys.stdin.buffer.read().decode("latin-1") if "-" in sys.argv[1:] else ""
-completion = {{name: value for name, value in os.environ.items() if name.endswith("_COMPLETE")}}
-here.sendall(json.dumps([os.path.basename(sys.argv[0]), sys.argv[1:], text, completion]).encode() + b"\\n")
+told = {{name: value for name, value in os.environ.items() if name.endswith("_COMPLETE") or "SLURM" in name}}
+here.sendall(json.dumps([os.path.basename(sys.argv[0]), sys.argv[1:], text, told]).encode() + b"\\n")
 code, out, err = json.loads(here.makefile().read())
 sys.stderr.write(err)
 sys.stdout.write(out)
@@ -107,10 +115,10 @@ def serve(listener):
         except OSError:
             return
         with connection:
-            name, arguments, text, completion = json.loads(connection.makefile().readline())
+            name, arguments, text, told = json.loads(connection.makefile().readline())
             command = embed_command if name == "mtslvr-embed" else main
-            result = CliRunner(env=completion).invoke(
-                command, arguments, prog_name=name, input=text.encode("latin-1"), env=completion
+            result = CliRunner(env=told).invoke(
+                command, arguments, prog_name=name, input=text.encode("latin-1"), env=told
             )
             trouble = (
                 repr(result.exception) if result.exception and not isinstance(result.exception, SystemExit) else ""
@@ -120,7 +128,7 @@ def serve(listener):
 
 def remember_windows(monkeypatch):
     """Encode each window once, whatever commands ask for it."""
-    known, encode, load = {}, extract._encode, hub.load
+    known, encode, load = {}, extract._encode, mtslvr.load  # looked up here, or the package would keep the stand-in
 
     def remembering(encoder, windows, config):
         how = config.features, config.layer, encoder.dtype, encoder.engine is None
@@ -147,7 +155,7 @@ def test_every_command_and_every_piece_of_python_runs(shell, tmp_path):
                 if "classifier.predict" in code:
                     assert printed.getvalue() == "['bird' 'rain']\n"
             else:
-                shell(code, **({"SLURM_ARRAY_TASK_ID": "0"} if "SLURM" in code else {}))
+                shell(code, **(SLURM if "SLURM" in code else {}))
     assert count >= 20
     work = tmp_path / "work"
     rows = len(np.load(work / "embeddings.npz")["paths"])
@@ -155,7 +163,11 @@ def test_every_command_and_every_piece_of_python_runs(shell, tmp_path):
     assert (work / "birds.csv").read_text().count("\n") == 4 and (work / "first.jsonl").read_text().count("\n") == 1
     assert "complete" in (work / "mtslvr-embed-completion.bash").read_text()
     assert json.loads((work / "some.npz.errors.jsonl").read_text())["file"].endswith("broken.wav")
-    assert len(np.load(work / "part-0.npy")) + len(np.load(work / "part-1.npy")) == 15
+    assert len(np.load(work / "array-00001-of-00001.npz")["paths"]) == 15
+    whole = np.load(work / "embeddings.npz")["embeddings"]
+    for name in ("out.npz", "gpus.npz", "shared.npy", "two.npy"):
+        merged = np.load(work / name)
+        np.testing.assert_array_equal(merged if name.endswith(".npy") else merged["embeddings"], whole)
 
 
 def test_troubleshooting_names_messages_that_exist():

@@ -104,9 +104,15 @@ def test_every_batch_has_one_schema(model, audio):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"features": "both"}, "features"), ({"pool": "max"}, "pool"), ({"batch_size": 0}, "batch_size=0"),
-     ({"device": "abacus"}, "device='abacus'"), ({"dtype": "int8"}, "dtype='int8'"), ({"engine": "abacus"}, "engine='abacus'")],
-)  # fmt: skip
+    [
+        ({"features": "both"}, "features"),
+        ({"pool": "max"}, "pool"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"device": "abacus"}, "device='abacus'"),
+        ({"dtype": "int8"}, "dtype='int8'"),
+        ({"engine": "abacus"}, "engine='abacus'"),
+    ],
+)
 def test_wrong_settings_are_refused_at_once(model, settings, message):
     with pytest.raises(ConfigError, match=message):
         AudioEmbedder(model, **settings)

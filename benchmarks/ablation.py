@@ -23,7 +23,7 @@ from model_card import CLASSIFIERS, FEATURES, EvalSet, Run, table, write
 from mtslvr.fewshot import EpisodeConfig
 from mtslvr.fewshot import run as few_shot
 from mtslvr.training.run import environment
-from mtslvr.training.whiten import whiten
+from mtslvr.training.whiten import CLIPS, whiten
 
 HEAD = "# Ablations\n\nWritten by `python benchmarks/ablation.py`.\n\n"
 NOT_TOLD = ("steps", "seed")  # the budget has its own column
@@ -44,11 +44,13 @@ def difference(run: Run, base: Run) -> str:
     return ", ".join(changed) or "as above"
 
 
-def accuracies(folder: Path, sets: list[EvalSet], config: EpisodeConfig, classifier: str) -> tuple[list[str], float]:
+def accuracies(
+    folder: Path, sets: list[EvalSet], config: EpisodeConfig, classifier: str, clips: int
+) -> tuple[list[str], float]:
     """A cell for each set, and the widest interval."""
     cells, widest = [], 0.0
     with tempfile.TemporaryDirectory() as temporary:
-        model = whiten(folder, Path(temporary) / "whitened")
+        model = whiten(folder, Path(temporary) / "whitened", clips=clips)
         for eval_set in sets:
             rows = few_shot(
                 eval_set.folder,
@@ -71,6 +73,7 @@ def main() -> None:
     parser.add_argument("--eval", dest="sets", type=EvalSet.parse, action="append", required=True)
     parser.add_argument("--title", required=True, help="of the section")
     parser.add_argument("--classifier", choices=list(CLASSIFIERS), default="logistic")
+    parser.add_argument("--clips", type=int, default=CLIPS, help="that the heads are whitened by")
     parser.add_argument("--episodes", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -85,7 +88,7 @@ def main() -> None:
     for folder, run in zip(options.runs, runs, strict=True):
         told = "base" if run is runs[0] else difference(run, runs[0])
         clips = f"{run.steps_done * run.config.batch_size:,}"
-        cells, interval = accuracies(folder, options.sets, config, options.classifier)
+        cells, interval = accuracies(folder, options.sets, config, options.classifier, options.clips)
         widest = max(widest, interval)
         rows.append([folder.name, told, str(run.steps_done), clips, *cells])
         print(rows[-1], flush=True)
@@ -96,7 +99,8 @@ def main() -> None:
     ]
     body = (
         f"Accuracy in %, invariant / variant / concat, 5-way 1-shot, {CLASSIFIERS[options.classifier]}, "
-        f"{config.episodes:,} episodes (95% intervals up to ± {widest:.1f}), seed {config.seed}; mtslvr "
+        f"{config.episodes:,} episodes (95% intervals up to ± {widest:.1f}), seed {config.seed}, heads whitened by "
+        f"{options.clips:,} clips; mtslvr "
         f"{env['mtslvr']}, torch {env['torch']}, {env['cpu']}, commit {env['git_revision'][:12]}. Only what differs "
         f"from the base is told; one run a row, one seed.\n\n{table(rows)}\n\nSettings of the base: {base}.\n\n"
         f"Where the runs started: {'; '.join(starts)}.\n"

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .. import checkpoint
 from ..config import POOLED_DIM, Layer
@@ -155,7 +156,7 @@ def whitening(first: Tensor, second: Tensor, components: int, power: float, ridg
 
     Args:
         first, second: (N, D) float64, features of two crops of N clips.
-        components: how many to keep, those of largest variance.
+        components: how many to keep, those of largest variance; more than D are 0 beyond D.
         power: see `whiten`.
         ridge: see `whiten`.
     Returns:
@@ -173,4 +174,5 @@ def whitening(first: Tensor, second: Tensor, components: int, power: float, ridg
     # eigh leaves the sign of a direction open: its largest entry is made positive.
     largest = directions.gather(0, directions.abs().argmax(dim=0, keepdim=True))
     weight = (whitener @ (directions * largest.sign())).T / variances.sum().sqrt()
+    weight = F.pad(weight, (0, 0, 0, components - len(weight)))
     return weight, -weight @ mean

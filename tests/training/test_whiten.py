@@ -55,6 +55,14 @@ def test_fewer_components_are_those_of_largest_variance():
     assert bias_of_two.shape == (2,) and bias.shape == (4,)
 
 
+def test_components_beyond_the_features_are_zero():
+    first, second = two_crops()
+    weight, bias = whitening(first, second, 4, 1.0, 0.1)
+    more, more_bias = whitening(first, second, 7, 1.0, 0.1)
+    assert torch.equal(more[:4], weight) and torch.equal(more_bias[:4], bias)
+    assert more.shape == (7, 4) and not more[4:].any() and not more_bias[4:].any()
+
+
 def test_heads_are_replaced_and_the_rest_stays():
     torch.manual_seed(0)
     encoder = mtslvr.Encoder(dataclasses.replace(encoder_config(AdapterKind.BN), head_dim=8)).eval()

@@ -95,13 +95,13 @@ def test_a_changed_file_another_window_and_other_weights_are_computed_anew(
     path.write_bytes(clips[1].read_bytes())
     assert not np.array_equal(pooled_rows([path], encoder, cache=tmp_path / "cache").rows, rows)
     pooled_rows([path], encoder, cache=tmp_path / "cache", window_seconds=0.5)
-    assert windows_seen == [1, 1, 2]
+    assert sum(windows_seen) == 1 + 1 + 2
     changed = Encoder(encoder.config)
     changed.load_state_dict(unfolded_encoder.state_dict())
     with torch.no_grad():
         changed.heads[0].bias += 1
     pooled_rows([path], changed.fold(), cache=tmp_path / "cache")
-    assert len(windows_seen) == 4
+    assert sum(windows_seen) == 5
 
 
 def test_what_was_computed_before_a_stop_is_kept(clips, encoder, tmp_path, windows_seen, monkeypatch):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import platform
+import threading
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import AdapterKind
+
+_REORDERING = threading.Lock()
 
 
 class SharedOnly(nn.Module):
@@ -150,10 +153,11 @@ class FoldedConv(nn.Module):
         how = self.padding, self.stride, (1, 1), 1
         weight = self.weights[task]
         state = weight.data_ptr(), None if weight.is_inference() else weight._version  # load_state_dict changes it
-        found, packed = self._packed.get(task, (None, None))
-        if packed is None or found != state:
-            packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *how, None)
-            self._packed[task] = state, packed
+        with _REORDERING:  # once, and not by each of the threads that come at the same time
+            found, packed = self._packed.get(task, (None, None))
+            if packed is None or found != state:
+                packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *how, None)
+                self._packed[task] = state, packed
         operands, after = (packed, self.biases[task], *how), "relu" if relu else "none"
         y: Tensor
         if add is None:

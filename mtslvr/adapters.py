@@ -149,15 +149,25 @@ class FoldedConv(nn.Module):
             return self._fused(x, task, add, relu)
         return _finish(F.conv2d(x, self.weights[task], self.biases[task], self.stride, self.padding), add, relu)
 
-    def _fused(self, x: Tensor, task: int, add: Tensor | None, relu: bool) -> Tensor:
-        how = self.padding, self.stride, (1, 1), 1
+    def prepare(self) -> None:
+        """Reorder the weights now, where the first call would."""
+        if fused_operators() and plain_inference(self.weights[0]):
+            for task in range(len(self.weights)):
+                self._reordered(task)
+
+    def _reordered(self, task: int) -> Tensor:
         weight = self.weights[task]
         state = weight.data_ptr(), None if weight.is_inference() else weight._version  # load_state_dict changes it
         with _REORDERING:  # once, and not by each of the threads that come at the same time
             found, packed = self._packed.get(task, (None, None))
             if packed is None or found != state:
+                how = self.padding, self.stride, (1, 1), 1
                 packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *how, None)
                 self._packed[task] = state, packed
+        return packed
+
+    def _fused(self, x: Tensor, task: int, add: Tensor | None, relu: bool) -> Tensor:
+        packed, how = self._reordered(task), (self.padding, self.stride, (1, 1), 1)
         operands, after = (packed, self.biases[task], *how), "relu" if relu else "none"
         y: Tensor
         if add is None:

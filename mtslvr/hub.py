@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from . import checkpoint, registry
+from .adapters import FoldedConv
 from .encoder import Encoder
 from .errors import ConfigError, HubError
 from .registry import bundled as bundled
@@ -68,6 +69,10 @@ def load(
     elif half:
         encoder.trunk.bfloat16()
         encoder.branches.bfloat16()
+    if fold and not openvino:
+        for module in encoder.modules():
+            if isinstance(module, FoldedConv):
+                module.prepare()  # here, where one thread does it, and not in the first calls of many
     return encoder
 
 

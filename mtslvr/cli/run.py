@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -169,6 +170,7 @@ class Run:
     def _encoder(self, folder: Path) -> Encoder:
         from ..hub import load
 
+        share_memory_pools()
         return load(folder, device=self.device, dtype=self.dtype, engine=self.engine)
 
     def _embed(self, plan: Plan, recorder: Recorder, encoder: Encoder, log: ErrorLog) -> bool:
@@ -295,6 +297,17 @@ class Run:
         if summary.failed:
             listed = f", listed in {errors}" if errors else ""
             raise Failure(f"{summary.failed} of {inputs} inputs failed{listed}", EXIT_SOME_FAILED)
+
+
+def share_memory_pools() -> None:
+    """Have all threads of this process allocate from two pools: glibc gives each its own, and keeps what all once held.
+
+    Of the C library's allocators other ones have no such call, or ignore it.
+    """
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(-8, 2)  # M_ARENA_MAX
 
 
 @functools.lru_cache(maxsize=1)

@@ -20,7 +20,8 @@ from .frontend import Frontend
 from .resnet import Branches, Trunk
 from .workers import side_by_side
 
-# Another library's trunk and branches: a spectrogram and tasks to (B, 512) pooled features each.
+# Another library's trunk and branches: a spectrogram and tasks to (B, 512) pooled features each. Several threads call
+# it side by side, and a row must not depend on the others.
 Engine = Callable[[Tensor, tuple[int, ...]], list[Tensor]]
 _HEAD_ROWS = 16
 
@@ -232,8 +233,9 @@ class Encoder(nn.Module):
     def _divisible(self, waveforms: Tensor) -> bool:
         """Whether parts of a batch may be encoded on threads of their own: a row is the same whatever the others."""
         trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
-        plain = plain_inference(waveforms) and fused_operators() and not torch.is_autocast_enabled("cpu")
-        return plain and waveforms.ndim == 2 and self.engine is None and self.folded and not (self.training or trained)
+        plain = plain_inference(waveforms) and not torch.is_autocast_enabled("cpu")
+        alike = self.engine is not None or (fused_operators() and self.folded)
+        return plain and alike and waveforms.ndim == 2 and not (self.training or trained)
 
     def paths(self, spectrogram: Tensor, tasks: Sequence[int]) -> list[Tensor]:
         """What the heads read, (B, 512) or more, of some tasks; see `pooled`."""

@@ -294,8 +294,8 @@ class _Encoding:
 
 
 def _worker_count(encoder: Encoder, config: ExtractConfig) -> int:
-    """A GPU and other engines share out a batch themselves."""
-    if encoder.device.type != "cpu" or encoder.engine is not None:
+    """A GPU shares out a batch itself."""
+    if encoder.device.type != "cpu":
         return 1
     return min(torch.get_num_threads(), config.batch_size)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import queue
 import sys
 import threading
 from collections import OrderedDict
@@ -18,7 +19,7 @@ from .config import POOLED_DIM
 from .encoder import Encoder
 from .errors import ConfigError
 from .graph import Float32, features
-from .workers import parts_of
+from .workers import parts_of, workers_here
 
 # Compiled networks that are kept, each with its own copy of the weights.
 _KEPT = 4
@@ -28,8 +29,9 @@ class OpenVINOEngine:
     """What `Encoder.engine` calls in place of trunk and branches.
 
     A network is compiled, in a fifth of a second, at the first call with these tasks, this number of frames and this
-    number of threads (torch's); a batch is divided into parts that run side by side, one a thread. Calls from several
-    threads wait for each other. A copy, or what is read back from a pickle, compiles anew.
+    number of threads (torch's); a batch is divided into parts that run side by side, one a thread. Calls of `workers`
+    run side by side, too; calls of other threads wait for each other. A copy, or what is read back from a pickle,
+    compiles anew.
 
     Args:
         encoder: folded, with float32 weights, which are shared.
@@ -51,35 +53,55 @@ class OpenVINOEngine:
             name = self._core.get_property("CPU", "FULL_DEVICE_NAME")
             raise ConfigError(f"dtype='bfloat16': {name} has no bfloat16 instructions; use dtype='float32'")
         self._lock = threading.Lock()
-        self._networks: OrderedDict[tuple[Any, ...], list[Any]] = OrderedDict()
+        self._undivided = threading.Lock()
+        self._networks: OrderedDict[tuple[Any, ...], queue.SimpleQueue[Any]] = OrderedDict()
 
     def __call__(self, spectrogram: Tensor, tasks: tuple[int, ...]) -> list[Tensor]:
         """(B, 512) float32 features of each task, from a (B, channels, n_mels, frames) spectrogram."""
         if len(spectrogram) == 0:
             return [torch.zeros(0, POOLED_DIM, device=spectrogram.device) for _ in tasks]
         given = spectrogram.detach().cpu().float().contiguous().numpy()
-        with self._lock:
-            requests = self._network(given.shape[1:], tasks, parts_of(len(given), torch.get_num_threads()))
-            for request, part in zip(requests, np.array_split(given, len(requests)), strict=True):
+        threads, workers = torch.get_num_threads(), workers_here()
+        if workers:
+            joined = self._run([given], tasks, threads * workers, workers)
+        else:
+            parts = parts_of(len(given), threads)
+            with self._undivided:  # two calls, each with a part of the requests, would wait for each other for ever
+                joined = self._run(np.array_split(given, parts), tasks, threads, parts)
+        return [torch.from_numpy(rows).to(spectrogram.device) for rows in joined]
+
+    def _run(self, given: list[Float32], tasks: tuple[int, ...], threads: int, streams: int) -> list[Float32]:
+        idle = self._network(given[0].shape[1:], tasks, threads, streams)
+        requests = [idle.get() for _ in given]
+        try:
+            for request, part in zip(requests, given, strict=True):
                 request.start_async([part], share_inputs=True)
             for request in requests:
                 request.wait()
             outputs = [[r.get_output_tensor(i).data for r in requests] for i in range(len(tasks))]
-            joined = [np.concatenate(parts) for parts in outputs]
-        return [torch.from_numpy(rows).to(spectrogram.device) for rows in joined]
+            return [np.concatenate(parts) for parts in outputs]
+        finally:
+            for request in requests:
+                idle.put(request)
 
-    def _network(self, shape: tuple[int, ...], tasks: tuple[int, ...], parts: int) -> list[Any]:
-        """Requests that run side by side, one for each part of a batch."""
-        key = shape, tasks, torch.get_num_threads(), parts
-        if key not in self._networks:
-            compiled = self._compile(*key)
-            self._networks[key] = [compiled.create_infer_request() for _ in range(parts)]
-            while len(self._networks) > _KEPT:
-                self._networks.popitem(last=False)
-        self._networks.move_to_end(key)
-        return self._networks[key]
+    def _network(
+        self, shape: tuple[int, ...], tasks: tuple[int, ...], threads: int, streams: int
+    ) -> queue.SimpleQueue[Any]:
+        """Requests, as many as run side by side, of those that are idle."""
+        key = shape, tasks, threads, streams
+        with self._lock:
+            if key not in self._networks:
+                compiled = self._compile(*key)
+                idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+                for _ in range(streams):
+                    idle.put(compiled.create_infer_request())
+                self._networks[key] = idle
+                while len(self._networks) > _KEPT:
+                    self._networks.popitem(last=False)
+            self._networks.move_to_end(key)
+            return self._networks[key]
 
-    def _compile(self, shape: tuple[int, ...], tasks: tuple[int, ...], threads: int, parts: int) -> Any:
+    def _compile(self, shape: tuple[int, ...], tasks: tuple[int, ...], threads: int, streams: int) -> Any:
         operations = _Operations()
         # A fixed number of frames is 5 to 10 % faster than a free one; with a fixed batch nothing is gained.
         given = operations.opset.parameter([-1, *shape], np.float32, name="spectrogram")
@@ -87,8 +109,8 @@ class OpenVINOEngine:
         settings = {
             "INFERENCE_PRECISION_HINT": "bf16" if self.dtype is torch.bfloat16 else "f32",
             "INFERENCE_NUM_THREADS": threads,
-            "PERFORMANCE_HINT": "LATENCY" if parts == 1 else "THROUGHPUT",
-            "NUM_STREAMS": parts,
+            "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
+            "NUM_STREAMS": streams,
             "ENABLE_CPU_PINNING": False,
         }
         return self._core.compile_model(_library().Model(outputs, [given], "mtslvr"), "CPU", settings)

@@ -47,7 +47,7 @@ class Workers:
         started = threading.Barrier(self.count + 1)
 
         def begin() -> None:
-            _here.working = True
+            _here.workers = self.count
             torch.get_num_threads()  # a thread's first call sets its number to the last one that any thread set
             torch.set_num_threads(max(1, total // self.count))
             started.wait()
@@ -65,6 +65,12 @@ class Workers:
             self._pool.shutdown(cancel_futures=True)
 
 
+def workers_here() -> int:
+    """How many workers run side by side, the caller being one of them; 0 where it is none."""
+    count: int = getattr(_here, "workers", 0)
+    return count
+
+
 def parts_of(rows: int, threads: int) -> int:
     """Into how many parts a batch is divided: a power of two, so that few pools and networks serve all batches."""
     return 1 << max(0, min(threads, rows).bit_length() - 1)
@@ -80,7 +86,7 @@ def side_by_side(function: Callable[[Tensor], R], rows: Tensor) -> list[R]:
         What it made of the parts, in order; of all rows at once where parts would not come out nearly equal, torch has
         one thread, or a worker calls.
     """
-    threads = 1 if getattr(_here, "working", False) else torch.get_num_threads()
+    threads = 1 if workers_here() else torch.get_num_threads()
     count = parts_of(len(rows), threads)
     size = -(-len(rows) // count)
     if count == 1 or size * count > 1.2 * len(rows):

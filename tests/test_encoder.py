@@ -345,7 +345,7 @@ def test_another_engine_takes_the_place_of_trunk_and_branches(unfolded_encoder):
         asked.append(tasks)
         return [plain.pooled(plain.shared(spectrogram), spectrogram, task) for task in tasks]
 
-    x = torch.randn(2, 8000)
+    x = torch.randn(1, 8000)  # more rows are divided over the threads
     expected = plain(x)
     replaced = copy.deepcopy(plain)
     replaced.engine = engine

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import pickle
+import queue
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ from mtslvr.config import AdapterKind, EncoderConfig, FrontendConfig, Phase
 from mtslvr.encoder import Encoder
 from mtslvr.errors import ConfigError
 from mtslvr.openvino import OpenVINOEngine
+from mtslvr.workers import Workers
 from mtslvr.writer import read_npz
 
 openvino = pytest.importorskip("openvino", reason="needs the extra: pip install 'mtslvr[openvino]'")
@@ -161,7 +163,8 @@ def test_threads_of_torch_are_those_of_the_engine(loaded):
         assert torch.equal(loaded.engine(spectrogram, (0,))[0], whole)
     finally:
         torch.set_num_threads(threads)
-    compiled = [requests[0].get_compiled_model() for requests in loaded.engine._networks.values()]
+    compiled = [idle.get().get_compiled_model() for idle in loaded.engine._networks.values()]
+    loaded.engine._networks.clear()  # their requests were taken
     assert {threads, other} <= {model.get_property("INFERENCE_NUM_THREADS") for model in compiled}
 
 
@@ -183,6 +186,58 @@ def test_several_threads_may_call_it(encoder):
     for index, batch in enumerate(batches):
         for ours, expected in zip(found[index], engine(batch, (0, 1)), strict=True):
             assert torch.equal(ours, expected)
+
+
+class MetBy2(queue.SimpleQueue):
+    """A request is given out when two have been asked for."""
+
+    def __init__(self, requests):
+        super().__init__()
+        self.both = threading.Barrier(2, timeout=60)
+        for request in requests:
+            self.put(request)
+
+    def get(self):
+        self.both.wait()
+        return super().get()
+
+
+@torch.inference_mode()
+def test_workers_calls_run_side_by_side_on_one_network(encoder):
+    engine = OpenVINOEngine(encoder)
+    batches = noise(6, 2, 3, 128, 32)
+    expected = [engine(batch, (0, 1)) for batch in batches]
+    engine._networks.clear()
+    workers, threads = Workers(2), torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+
+        def call(batch):
+            with torch.inference_mode():
+                return engine(batch, (0, 1))
+
+        workers.submit(call, batches[:1])[0].result()
+        [(key, idle)] = engine._networks.items()
+        assert key[2:] == (2, 2)
+        engine._networks[key] = MetBy2([idle.get(), idle.get()])
+        for future, features in zip(workers.submit(call, batches), expected, strict=True):
+            assert all(map(torch.equal, future.result(), features))
+        assert list(engine._networks) == [key] and engine._networks[key].qsize() == 2
+    finally:
+        workers.close()
+        torch.set_num_threads(threads)
+
+
+@torch.inference_mode()
+def test_a_request_that_failed_is_used_again(encoder, monkeypatch):
+    engine, batch = OpenVINOEngine(encoder), noise(1, 3, 128, 32)
+    expected = engine(batch, (0,))[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "concatenate", lambda parts: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            engine(batch, (0,))
+    assert [idle.qsize() for idle in engine._networks.values()] == [1]
+    assert torch.equal(engine(batch, (0,))[0], expected)
 
 
 @torch.inference_mode()

@@ -16,9 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import winograd
 from .config import AdapterKind
 
 _REORDERING = threading.Lock()
+# Input channels of the float32 convolutions that Winograd's algorithm speeds up: with fewer its additions cost as much
+# as it saves, with more its kernels, four times the weights, are longer to read than a small batch is to compute.
+_WINOGRAD_CHANNELS = (128, 256)
 
 
 class SharedOnly(nn.Module):
@@ -140,7 +144,7 @@ class FoldedConv(nn.Module):
         self.weights = nn.ParameterList(nn.Parameter(w.to(dtype), requires_grad=False) for w in weights)
         self.biases = nn.ParameterList(nn.Parameter(b.to(dtype), requires_grad=False) for b in biases)
         self.stride, self.padding = like.stride, like.padding
-        self._packed: dict[int, tuple[object, Tensor]] = {}
+        self._packed: dict[tuple[int, bool], tuple[object, Tensor]] = {}
 
     def forward(self, x: Tensor, task: int, add: Tensor | None = None, relu: bool = False) -> Tensor:
         """(B, C_in, H, W) to (B, C_out, H', W') for one task; then `add` is added, then ReLU."""
@@ -153,28 +157,38 @@ class FoldedConv(nn.Module):
         """Reorder the weights now, where the first call would."""
         if fused_operators() and plain_inference(self.weights[0]):
             for task in range(len(self.weights)):
-                self._reordered(task)
+                self._reordered(task, self._suits_winograd(self.weights[task]))
 
-    def _reordered(self, task: int) -> Tensor:
+    def _suits_winograd(self, weight: Tensor) -> bool:
+        kernel = weight.shape[1] in _WINOGRAD_CHANNELS and weight.shape[2:] == (3, 3)
+        return kernel and self.stride == (1, 1) and weight.dtype is torch.float32
+
+    def _reordered(self, task: int, by_winograd: bool) -> Tensor:
         weight = self.weights[task]
         state = weight.data_ptr(), None if weight.is_inference() else weight._version  # load_state_dict changes it
         with _REORDERING:  # once, and not by each of the threads that come at the same time
-            found, packed = self._packed.get(task, (None, None))
+            found, packed = self._packed.get((task, by_winograd), (None, None))
             if packed is None or found != state:
-                how = self.padding, self.stride, (1, 1), 1
-                packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *how, None)
-                self._packed[task] = state, packed
+                if by_winograd:
+                    packed = winograd.reorder_kernel(weight)
+                else:
+                    how = self.padding, self.stride, (1, 1), 1
+                    packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *how, None)
+                self._packed[task, by_winograd] = state, packed
         return packed
 
     def _fused(self, x: Tensor, task: int, add: Tensor | None, relu: bool) -> Tensor:
-        packed, how = self._reordered(task), (self.padding, self.stride, (1, 1), 1)
-        operands, after = (packed, self.biases[task], *how), "relu" if relu else "none"
+        by_winograd = self._suits_winograd(self.weights[task]) and winograd.saving(x.shape[2], x.shape[3]) >= 2
+        packed, bias = self._reordered(task, by_winograd), self.biases[task]
+        if by_winograd:
+            return winograd.convolve(x, packed, bias, add, relu)
+        how, after = (self.padding, self.stride, (1, 1), 1), "relu" if relu else "none"
         y: Tensor
         if add is None:
-            y = torch.ops.mkldnn._convolution_pointwise(x, *operands, after, [], "")
+            y = torch.ops.mkldnn._convolution_pointwise(x, packed, bias, *how, after, [], "")
         else:
             last = after if relu else None
-            y = torch.ops.mkldnn._convolution_pointwise.binary(x, add, *operands, "add", 1.0, last, [], None)
+            y = torch.ops.mkldnn._convolution_pointwise.binary(x, add, packed, bias, *how, "add", 1.0, last, [], None)
         return y
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:

@@ -156,7 +156,7 @@ def test_prepared_weights_are_those_of_the_first_call(randomize):
     with torch.no_grad():
         expected = copy.deepcopy(folded)(x, 1)
         folded.prepare()
-        assert set(folded._packed) == ({0, 1} if fused_operators() else set())
+        assert set(folded._packed) == ({(0, False), (1, False)} if fused_operators() else set())
         assert torch.equal(folded(x, 1), expected)
 
 

@@ -1,0 +1,115 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mtslvr import winograd
+from mtslvr.adapters import FoldedConv, fused_operators
+
+pytestmark = pytest.mark.skipif(not fused_operators(), reason="needs oneDNN's fused operators, on x86")
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def image(*shape, seed=0):
+    return noise(*shape, seed=seed).to(memory_format=torch.channels_last)
+
+
+def folded(channels, out_channels=None, kernel=3, stride=1):
+    out_channels = out_channels or channels
+    weight = noise(out_channels, channels, kernel, kernel) / (kernel * channels**0.5)
+    like = nn.Conv2d(channels, out_channels, kernel, stride, kernel // 2)
+    return FoldedConv([weight], [noise(out_channels, seed=1)], like)
+
+
+@pytest.fixture
+def used(monkeypatch):
+    """Shapes that Winograd's algorithm was called with."""
+    shapes, convolve = [], winograd.convolve
+
+    def note(x, *others):
+        shapes.append(tuple(x.shape))
+        return convolve(x, *others)
+
+    monkeypatch.setattr(winograd, "convolve", note)
+    return shapes
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 20), (8, 10), (4, 4), (1, 1), (7, 9), (16, 2), (3, 13)])
+@pytest.mark.parametrize(("channels", "out_channels"), [(128, 128), (24, 40)])
+@torch.inference_mode()
+def test_it_is_the_convolution(height, width, channels, out_channels):
+    x, weight = image(3, channels, height, width), noise(out_channels, channels, 3, 3, seed=1) / (3 * channels**0.5)
+    bias, add = noise(out_channels, seed=2), image(3, out_channels, height, width, seed=3)
+    before = x.clone(), add.clone()
+    exact = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
+    kernel = winograd.reorder_kernel(weight)
+    for found, expected in [
+        (winograd.convolve(x, kernel, bias), exact),
+        (winograd.convolve(x, kernel, bias, relu=True), exact.relu()),
+        (winograd.convolve(x, kernel, bias, add), exact + add),
+        (winograd.convolve(x, kernel, bias, add, relu=True), (exact + add).relu()),
+    ]:
+        assert found.dtype is torch.float32 and found.is_contiguous(memory_format=torch.channels_last)
+        assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert torch.equal(x, before[0]) and torch.equal(add, before[1])
+
+
+@torch.inference_mode()
+def test_an_image_does_not_depend_on_its_batch_or_the_threads():
+    kernel = winograd.reorder_kernel(noise(128, 128, 3, 3))
+    x, bias = image(16, 128, 16, 20), noise(128, seed=1)
+    whole, threads = winograd.convolve(x, kernel, bias), torch.get_num_threads()
+    for size in (1, 2, 5):
+        assert torch.equal(torch.cat([winograd.convolve(part, kernel, bias) for part in x.split(size)]), whole), size
+    try:
+        for other in (1, 2, 3):
+            torch.set_num_threads(other)
+            assert torch.equal(winograd.convolve(x[:1], kernel, bias), whole[:1]), other
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "times"), [(16, 20, 4), (4, 4, 4), (8, 10, 10 / 3), (8, 2, 2), (16, 1, 1), (1, 1, 1 / 4)]
+)
+def test_saving_counts_multiplications(height, width, times):
+    assert winograd.saving(height, width) == pytest.approx(times)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "size", "dtype", "expected"),
+    [
+        ((128,), (16, 20), torch.float32, True),
+        ((256,), (8, 10), torch.float32, True),
+        ((128,), (16, 1), torch.float32, False),  # more multiplications than it saves
+        ((64,), (32, 40), torch.float32, False),
+        ((512,), (4, 5), torch.float32, False),
+        ((128, 256, 3, 2), (16, 20), torch.float32, False),
+        ((128, 256, 1, 1), (16, 20), torch.float32, False),
+        ((128,), (16, 20), torch.bfloat16, False),
+    ],
+)
+@torch.inference_mode()
+def test_a_folded_convolution_uses_it_where_it_is_faster(used, arguments, size, dtype, expected):
+    module = folded(*arguments).to(dtype)
+    x = image(2, arguments[0], *size).to(dtype)
+    found, direct = module(x, 0), F.conv2d(x, module.weights[0], module.biases[0], module.stride, module.padding)
+    assert used == ([tuple(x.shape)] if expected else [])
+    tolerance = 1e-5 if dtype is torch.float32 else 1e-2
+    assert (found.float() - direct.float()).abs().max() <= tolerance * direct.abs().max()
+
+
+@torch.no_grad()
+def test_the_same_weights_serve_both_ways_and_may_change(used):
+    module = folded(128)
+    module.prepare()
+    assert set(module._packed) == {(0, True)}
+    wide, narrow = image(1, 128, 16, 20), image(1, 128, 16, 1)
+    before = module(wide, 0), module(narrow, 0)
+    module.load_state_dict({name: 2 * value for name, value in module.state_dict().items()})
+    for x, expected in zip((wide, narrow), before, strict=True):
+        torch.testing.assert_close(module(x, 0), 2 * expected, rtol=1e-4, atol=1e-5)
+    assert len(used) == 2

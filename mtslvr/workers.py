@@ -19,6 +19,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+_MOST_ROWS = 16  # at once: with more, what one layer leaves for the next no longer stays in a cache
 _here = threading.local()
 
 
@@ -83,21 +84,25 @@ def side_by_side(function: Callable[[Tensor], R], rows: Tensor) -> list[R]:
         function: what it makes of a row must not depend on the others.
         rows: (B, ...) on the CPU.
     Returns:
-        What it made of the parts, in order; of all rows at once where parts would not come out nearly equal, torch has
-        one thread, or a worker calls.
+        What it made of the parts, in order, each of few rows; they take turns on the caller's thread where they would
+        not come out nearly equal, torch has one thread, or a worker calls.
     """
     threads = 1 if workers_here() else torch.get_num_threads()
     count = parts_of(len(rows), threads)
     size = -(-len(rows) // count)
-    if count == 1 or size * count > 1.2 * len(rows):
-        return [function(rows)]
+    if size * count > 1.2 * len(rows):
+        count, size = 1, len(rows)
+    size = -(-size // max(1, -(-size // _MOST_ROWS)))  # equal parts, none of more than _MOST_ROWS
+    parts = torch.split(rows, size)
+    if count == 1:
+        return [function(part) for part in parts]
     inference = torch.is_inference_mode_enabled()
 
     def call(part: Tensor) -> R:
         with torch.inference_mode(inference), torch.no_grad():  # both are a matter of each thread
             return function(part)
 
-    return [future.result() for future in _shared(count, threads).submit(call, torch.split(rows, size))]
+    return [future.result() for future in _shared(count, threads).submit(call, parts)]
 
 
 @functools.cache

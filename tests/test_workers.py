@@ -39,7 +39,11 @@ def test_parts_are_a_power_of_two_and_no_more_than_rows_or_threads(rows, threads
 
 
 @pytest.mark.parametrize(
-    ("rows", "threads", "sizes"), [(8, 2, [4, 4]), (11, 2, [6, 5]), (3, 2, [3]), (8, 1, [8]), (1, 2, [1]), (9, 4, [9])]
+    ("rows", "threads", "sizes"),
+    [
+        *[(8, 2, [4, 4]), (11, 2, [6, 5]), (3, 2, [3]), (8, 1, [8]), (1, 2, [1]), (9, 4, [9])],
+        *[(40, 1, [14, 14, 12]), (70, 2, [12, 12, 12, 12, 12, 10]), (32, 2, [16, 16]), (0, 2, [0])],
+    ],
 )
 def test_rows_are_divided_where_parts_come_out_nearly_equal(torch_threads, rows, threads, sizes):
     torch_threads(threads)

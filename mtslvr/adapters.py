@@ -22,7 +22,7 @@ from .config import AdapterKind
 _REORDERING = threading.Lock()
 # Input channels of the float32 convolutions that Winograd's algorithm speeds up: with fewer its additions cost as much
 # as it saves, with more its kernels, four times the weights, are longer to read than a small batch is to compute.
-_WINOGRAD_CHANNELS = (128, 256)
+WINOGRAD_CHANNELS = (128, 256)
 
 
 class SharedOnly(nn.Module):
@@ -160,7 +160,7 @@ class FoldedConv(nn.Module):
                 self._reordered(task, self._suits_winograd(self.weights[task]))
 
     def _suits_winograd(self, weight: Tensor) -> bool:
-        kernel = weight.shape[1] in _WINOGRAD_CHANNELS and weight.shape[2:] == (3, 3)
+        kernel = weight.shape[1] in WINOGRAD_CHANNELS and weight.shape[2:] == (3, 3)
         return kernel and self.stride == (1, 1) and weight.dtype is torch.float32
 
     def _reordered(self, task: int, by_winograd: bool) -> Tensor:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 import mtslvr
+import mtslvr.winograd
 from mtslvr import hub
+from mtslvr.adapters import fused_operators
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -63,13 +64,16 @@ def test_the_baseline_runs_the_trunk_once_a_task_and_the_package_once():
     assert counts == {"package": 1, "baseline": 2}
 
 
-def test_winograd_is_the_convolution():
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 5, 8, 6, generator=generator)
-    weight = torch.randn(7, 5, 3, 3, generator=generator)
-    torch.testing.assert_close(
-        winograd.convolve(x, winograd.transform_kernel(weight)), F.conv2d(x, weight, padding=1), rtol=1e-4, atol=1e-4
-    )
+def test_all_convolutions_are_direct_while_winograd_is_switched_off(encoder, monkeypatch):
+    calls, convolve = [], mtslvr.winograd.convolve
+    monkeypatch.setattr(mtslvr.winograd, "convolve", lambda *args: calls.append(1) or convolve(*args))
+    spectrogram = torch.randn(1, 3, 128, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        pooled = encoder.paths(spectrogram, [0])[0]
+        used = len(calls)
+        direct = winograd.direct(lambda: encoder.paths(spectrogram, [0])[0])()
+        assert len(calls) == used and used == (6 if fused_operators() else 0)
+    assert (direct - pooled).abs().max() <= 1e-5 * pooled.abs().max()
 
 
 def test_candidates_take_turns_and_warm_up_does_not_count():

@@ -124,5 +124,5 @@ def render(records: dict[str, dict[str, Any]]) -> str:
     return (
         "By the median; lowest to highest of the rounds in brackets. The limit is what the ceiling of direct "
         "convolution on this machine, below, would allow: all convolutions of the folded network at the rate of the "
-        f"best one, and everything else free.\n\n{table(rows)}"
+        f"best one, and everything else free. Winograd's algorithm may pass it.\n\n{table(rows)}"
     )

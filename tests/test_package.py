@@ -22,6 +22,7 @@ LEVELS = {
     "audio": 1,
     "windows": 1,
     "frontend": 1,
+    "winograd": 1,
     "adapters": 1,
     "workers": 1,
     "writer": 1,

@@ -529,7 +529,8 @@ def main() -> None:
     runs = [Run.read(folder) for folder in options.runs]
     encoder = read_config(options.checkpoint / CONFIG_NAME)
     statistics = encoder.spectral_statistics
-    if dataclasses.replace(encoder, spectral_statistics=False) != runs[-1].config.encoder:
+    trained = runs[-1].config.encoder  # `mtslvr whiten` may have added the statistics
+    if dataclasses.replace(trained, spectral_statistics=statistics) != encoder:
         raise SystemExit(f"{options.checkpoint}: its config.json is not the encoder of {options.runs[-1]}")
     name = options.name or options.checkpoint.resolve().name
     config = EpisodeConfig(n_way=5, n_shot=1, n_query=1, episodes=options.episodes, seed=options.seed)

@@ -99,7 +99,7 @@ def average(encoder: Encoder, other: Encoder, share: float) -> None:
     """
     if not 0 <= share <= 1:
         raise TrainingError(f"share={share}: must be from 0 to 1")
-    if dataclasses.replace(other.config, spectral_statistics=False) != encoder.config:
+    if dataclasses.replace(other.config, spectral_statistics=encoder.config.spectral_statistics) != encoder.config:
         raise TrainingError("average of two different networks: give a checkpoint with the config of the run's encoder")
     theirs = other.state_dict()
     for name, tensor in encoder.state_dict().items():

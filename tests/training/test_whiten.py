@@ -113,6 +113,15 @@ def test_an_average_lies_between_two_networks():
         average(ours, mtslvr.Encoder(encoder_config(AdapterKind.BN)), 0.5)
 
 
+def test_two_networks_that_read_spectral_statistics_are_averaged():
+    torch.manual_seed(0)
+    config = dataclasses.replace(encoder_config(AdapterKind.PARALLEL), head_dim=8, spectral_statistics=True)
+    ours, theirs = mtslvr.Encoder(config), mtslvr.Encoder(config)
+    expected = (ours.heads[1].weight + theirs.heads[1].weight) / 2
+    average(ours, theirs, 0.5)
+    torch.testing.assert_close(ours.heads[1].weight, expected)
+
+
 def test_a_run_becomes_a_checkpoint_with_whitened_heads_and_statistics(tmp_path):
     generator = np.random.default_rng(0)
     for i in range(6):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from model_card import CLASSIFIERS, FEATURES, EvalSet, Run, table, write
+from model_card import CLASSIFIERS, FEATURES, ROOT, EvalSet, Run, table, write
 
 from mtslvr.fewshot import EpisodeConfig
 from mtslvr.fewshot import run as few_shot
@@ -44,13 +44,23 @@ def difference(run: Run, base: Run) -> str:
     return ", ".join(changed) or "as above"
 
 
+def started_from(run: Run) -> str:
+    """What a run went on from; the path of a checkpoint of this repository within it."""
+    init = run.environment.get("init")
+    if init is None:
+        return "random weights"
+    path = Path(init).resolve()
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
+
+
 def accuracies(
-    folder: Path, sets: list[EvalSet], config: EpisodeConfig, classifier: str, clips: int
+    folder: Path, sets: list[EvalSet], config: EpisodeConfig, classifier: str, clips: int, start: Path | None = None
 ) -> tuple[list[str], float]:
-    """A cell for each set, and the widest interval."""
+    """A cell for each set, and the widest interval: of a run, or of `start` with heads made on the run's clips."""
     cells, widest = [], 0.0
     with tempfile.TemporaryDirectory() as temporary:
-        model = whiten(folder, Path(temporary) / "whitened", clips=clips)
+        share = 1.0 if start is None else 0.0
+        model = whiten(folder, Path(temporary) / "whitened", clips=clips, average_with=start, share=share)
         for eval_set in sets:
             rows = few_shot(
                 eval_set.folder,
@@ -72,6 +82,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="run directories, the one to compare with first")
     parser.add_argument("--eval", dest="sets", type=EvalSet.parse, action="append", required=True)
     parser.add_argument("--title", required=True, help="of the section")
+    parser.add_argument("--start", type=Path, help="checkpoint that the runs started from, for a row of its own")
     parser.add_argument("--classifier", choices=list(CLASSIFIERS), default="logistic")
     parser.add_argument("--clips", type=int, default=CLIPS, help="that the heads are whitened by")
     parser.add_argument("--episodes", type=int, default=2000)
@@ -85,6 +96,12 @@ def main() -> None:
     runs = [Run.read(folder) for folder in options.runs]
     rows = [["run", "settings", "steps", "clips", *(s.name for s in options.sets)]]
     widest = 0.0
+    if options.start is not None:
+        cells, widest = accuracies(
+            options.runs[0], options.sets, config, options.classifier, options.clips, options.start
+        )
+        rows.append(["start", "", "", "", *cells])
+        print(rows[-1], flush=True)
     for folder, run in zip(options.runs, runs, strict=True):
         told = "base" if run is runs[0] else difference(run, runs[0])
         clips = f"{run.steps_done * run.config.batch_size:,}"
@@ -94,9 +111,7 @@ def main() -> None:
         print(rows[-1], flush=True)
     env = environment()
     base = ", ".join(f"{key} {json.dumps(value)}" for key, value in settings(runs[0]).items() if "." not in key)
-    starts = [
-        f"{f.name} from {r.environment.get('init', 'random weights')}" for f, r in zip(options.runs, runs, strict=True)
-    ]
+    starts = [f"{f.name} from {started_from(r)}" for f, r in zip(options.runs, runs, strict=True)]
     body = (
         f"Accuracy in %, invariant / variant / concat, 5-way 1-shot, {CLASSIFIERS[options.classifier]}, "
         f"{config.episodes:,} episodes (95% intervals up to ± {widest:.1f}), seed {config.seed}, heads whitened by "

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from model_card import CLASSIFIERS, FEATURES, ROOT, EvalSet, Run, table, write
+from model_card import CLASSIFIERS, FEATURES, EvalSet, Run, table, write
 
 from mtslvr.fewshot import EpisodeConfig
 from mtslvr.fewshot import run as few_shot
@@ -42,15 +42,6 @@ def difference(run: Run, base: Run) -> str:
     ours, theirs = settings(run), settings(base)
     changed = [f"{key} {json.dumps(ours[key])}" for key in ours if ours[key] != theirs[key] and key not in NOT_TOLD]
     return ", ".join(changed) or "as above"
-
-
-def started_from(run: Run) -> str:
-    """What a run went on from; the path of a checkpoint of this repository within it."""
-    init = run.environment.get("init")
-    if init is None:
-        return "random weights"
-    path = Path(init).resolve()
-    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
 
 
 def accuracies(
@@ -111,7 +102,9 @@ def main() -> None:
         print(rows[-1], flush=True)
     env = environment()
     base = ", ".join(f"{key} {json.dumps(value)}" for key, value in settings(runs[0]).items() if "." not in key)
-    starts = [f"{f.name} from {started_from(r)}" for f, r in zip(options.runs, runs, strict=True)]
+    starts = [
+        f"{f.name} from {r.environment.get('init', 'random weights')}" for f, r in zip(options.runs, runs, strict=True)
+    ]
     body = (
         f"Accuracy in %, invariant / variant / concat, 5-way 1-shot, {CLASSIFIERS[options.classifier]}, "
         f"{config.episodes:,} episodes (95% intervals up to ± {widest:.1f}), seed {config.seed}, heads whitened by "

@@ -55,6 +55,12 @@ BASELINES = ("untrained", "log-mel")
 FEATURES = (*EMBEDDINGS, *BASELINES)
 
 
+def started_from(init: str) -> str:
+    """A checkpoint of this repository by its place there, and another run, in a folder of that machine, as such."""
+    path = Path(init) if Path(init).is_absolute() else ROOT / init
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT / "weights") else "another run"
+
+
 @dataclass(frozen=True)
 class EvalSet:
     """One `--eval NAME=FOLDER[:label_field]`."""
@@ -112,8 +118,8 @@ class Run:
             rows = [row for row in csv.DictReader(file) if all(row.values())]
         last = rows[-50:]
         clips = json.loads((Path(environment.pop("clips", folder / "clips")) / "clips.json").read_text())
-        if not environment.get("init", "").startswith("weights/"):
-            environment.pop("init", None)  # the run before, in a folder of that machine
+        if "init" in environment:
+            environment["init"] = started_from(environment["init"])
         return cls(
             config=config,
             environment=environment,

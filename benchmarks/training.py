@@ -27,10 +27,12 @@ from mtslvr.training.augment import augment, draw_parameters, draw_selection
 from mtslvr.training.config import TrainConfig
 from mtslvr.training.data import PackedClips
 from mtslvr.training.loop import compute, make_objective, make_optimizer, optimise
+from mtslvr.training.memory import keep_freed_memory
 from mtslvr.training.run import environment
 from mtslvr.training.views import StepBatches
 
 RATE = 16000
+WHOLE = "whole step"
 
 
 def packed_noise(clips: int, seconds: float) -> PackedClips:
@@ -50,14 +52,21 @@ def stages(config: TrainConfig, device: torch.device) -> dict[str, Callable[[], 
     optimizer = make_optimizer(objective, config)
     batch = batches[0].to(device)
 
-    def forward_backward() -> None:
+    def forward_backward(predicted_views: int) -> None:
+        objective.predicted_views = predicted_views
         compute(objective, batch, config).joint.backward()
         objective.zero_grad(set_to_none=True)
 
+    def step(predicted_views: int) -> None:
+        objective.predicted_views = predicted_views
+        optimise(objective, optimizer, batches[1].to(device), 1e-4, config)
+
     return {
         "crops and augmentation": lambda: batches[1],
-        "front end, forward and backward": forward_backward,
-        "whole step": lambda: optimise(objective, optimizer, batches[1].to(device), 1e-4, config),
+        "front end, forward and backward": lambda: forward_backward(2),
+        WHOLE: lambda: step(2),
+        "front end, forward and backward, one view predicted": lambda: forward_backward(1),
+        f"{WHOLE}, one view predicted": lambda: step(1),
     }
 
 
@@ -119,11 +128,11 @@ def report(config: TrainConfig, seconds: dict[str, list[float]], device: torch.d
         "| stage | clips/s, median | lowest to highest | share of the whole step |",
         "|---|---|---|---|",
     ]
-    whole = statistics.median(seconds["whole step"])
+    whole = statistics.median(seconds[WHOLE])
     for name, values in seconds.items():
         rates = [config.batch_size / value for value in values]
         middle = statistics.median(values)
-        share = f"{100 * middle / whole:.0f}%" if name in ("crops and augmentation", "whole step") else ""
+        share = f"{100 * middle / whole:.0f}%" if name in ("crops and augmentation", WHOLE) else ""
         lines.append(f"| {name} | {config.batch_size / middle:.1f} | {min(rates):.1f} to {max(rates):.1f} | {share} |")
     return "\n".join(lines)
 
@@ -140,6 +149,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()  # as `mtslvr train` does
     device = torch.device(arguments.device)
     parts = ["# Training speed", "", "Written by `python benchmarks/training.py`.", ""]
     for dtype in arguments.dtypes:

@@ -70,7 +70,9 @@ def train_command(
 
     from ..training import distributed
     from ..training.loop import train
+    from ..training.memory import keep_freed_memory
 
+    keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)
     chosen = {"system": system, "recipe": recipe, "contrastive": contrastive}

@@ -48,6 +48,8 @@ class TrainConfig:
         ema_decay: of the running mean of the weights, which is what a run exports; 0 exports the weights.
         only: "invariant" trains the contrastive objective and all weights but the variant path's own; "variant" then
             the variant path's adapters, norms and head alone, on shared weights that stay as they are; "" all at once.
+        predicted_views: 2 predicts the transformations of both views of a crop, as published; 1 of the first alone, so
+            the variant path sees half as many views and a step takes less time.
         separate_views: one forward pass a view, each with its own batch statistics, as published; one pass over
             both is faster and its batch norm sees twice the samples.
         sync_batch_norm: in several processes, batch norms see the batches of all; without it each sees its own, which
@@ -81,6 +83,7 @@ class TrainConfig:
     source_balance: float = 0.0
     ema_decay: float = 0.0
     only: str = ""
+    predicted_views: int = 2
     separate_views: bool = False
     sync_batch_norm: bool = True
     steps: int = 1400
@@ -109,6 +112,7 @@ class TrainConfig:
         ):
             _check_range(name, getattr(self, name), least, 10**9, int)
         _check_range("crops", self.crops, 1, 2, int)
+        _check_range("predicted_views", self.predicted_views, 1, 2, int)
         for name, low, high in (
             ("augmentation_weight", 0.0, 1e6),
             ("temperature", 1e-3, 1e3),
@@ -142,6 +146,8 @@ class TrainConfig:
             raise ConfigError(f"patience={self.patience}: waits for validation; set validate_every and its fraction")
         if self.variant_weight and self.crops == 1:
             raise ConfigError(f"variant_weight={self.variant_weight}: compares two crops, and crops=1; set crops to 2")
+        if self.variant_weight and self.predicted_views == 1:
+            raise ConfigError(f"variant_weight={self.variant_weight}: compares both views; set predicted_views to 2")
         if self.augment.sample_rate != self.encoder.frontend.sample_rate:
             raise ConfigError(
                 f"augment.sample_rate={self.augment.sample_rate}: must equal the encoder's "

@@ -277,6 +277,7 @@ def make_objective(config: TrainConfig) -> Objective:
         spared_negatives=config.spared_negatives,
         separate_views=config.separate_views,
         only=config.only,
+        predicted_views=config.predicted_views,
         labels=len(config.augment.transformations),
     )
 

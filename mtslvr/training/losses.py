@@ -38,11 +38,13 @@ def group_nt_xent_loss(z: Tensor, groups: Tensor, temperature: float, spared: in
         Khosla et al. 2020, supervised contrastive learning, L_out, https://arxiv.org/abs/2004.11362; `spared` after
         Huynh et al. 2022, false negative cancellation, https://arxiv.org/abs/2011.11765
     """
-    z = F.normalize(z.float(), dim=1)
+    with torch.autocast(z.device.type, enabled=False):  # which would round the similarities to 8 bits
+        z = F.normalize(z.float(), dim=1)
+        similarities = z @ z.T
     itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
     alike = groups[:, None] == groups
     positive = alike & ~itself
-    logits = ((z @ z.T) / temperature).masked_fill(itself, -torch.inf)
+    logits = (similarities / temperature).masked_fill(itself, -torch.inf)
     if spared:
         nearest = logits.detach().masked_fill(alike, -torch.inf).topk(spared, dim=1).indices
         logits = logits.scatter(1, nearest, -torch.inf)

@@ -48,6 +48,7 @@ class Objective(nn.Module):
         spared_negatives: float = 0.0,
         separate_views: bool = False,
         only: str = "",
+        predicted_views: int = 2,
         labels: int = 7,
     ) -> None:
         super().__init__()
@@ -59,6 +60,7 @@ class Objective(nn.Module):
         self.spared_negatives = spared_negatives
         self.separate_views = separate_views
         self.only = only
+        self.predicted_views = predicted_views
         self.projector = {"simclr": simclr_projector, "simsiam": simsiam_projector}.get(contrastive, _no_head)(dim)
         self.predictor = simsiam_predictor() if contrastive == "simsiam" else None
         self.augmentation_head = augmentation_head(dim, labels) if augmentation_weight else None
@@ -77,7 +79,7 @@ class Objective(nn.Module):
         predictive = variant = contrastive.new_zeros(())
         if self.augmentation_head is not None and self.only != "invariant":
             logits = self.augmentation_head(embeddings.variant.flatten(0, 2))
-            repeats = views.shape[0] * views.shape[1]
+            repeats = embeddings.variant.shape[0] * embeddings.variant.shape[1]
             predictive = augmentation_loss(logits, augmentation_labels.repeat(repeats, 1))
         if self.variant_projector is not None and self.only != "invariant":
             variant = self.variant_loss(embeddings.variant)
@@ -85,19 +87,39 @@ class Objective(nn.Module):
         return Losses(joint, contrastive, predictive, variant)
 
     def embed_views(self, views: Tensor) -> Embeddings:
-        """The embeddings of all views, (2, C, B, D), from one pass a view or from one over all."""
+        """The embeddings of all views, (2, C, B, D), from one pass a view or from one over all.
+
+        The variant ones of the first `predicted_views` alone.
+        """
         groups = views.unbind(0) if self.separate_views else (views,)
-        parts = [self.embed(group.flatten(0, -4)) for group in groups]
-        shape = (*views.shape[:3], -1)
+        rows = views.shape[1] * views.shape[2]
+        wanted = [self.predicted_views * rows]
+        if self.separate_views:
+            wanted = [rows if index < self.predicted_views else 0 for index in range(len(groups))]
+        parts = [self.embed(group.flatten(0, -4), count) for group, count in zip(groups, wanted, strict=True)]
+        shape = (-1, *views.shape[1:3], parts[0].invariant.shape[-1])
         invariant = torch.cat([part.invariant for part in parts]).view(shape)
-        if parts[0].variant is parts[0].invariant:
-            return Embeddings(invariant, invariant)
         return Embeddings(invariant, torch.cat([part.variant for part in parts]).view(shape))
 
-    def embed(self, spectrograms: Tensor) -> Embeddings:
-        """Both embeddings of (N, channels, n_mels, frames), or the one that `only` names under both names."""
-        if not self.only:
-            return self.encoder.encode_spectrogram(spectrograms)
+    def embed(self, spectrograms: Tensor, variant_rows: int) -> Embeddings:
+        """Both embeddings of (N, channels, n_mels, frames), or the one that `only` names under both names.
+
+        The variant ones of the first `variant_rows` alone.
+        """
+        encoder = self.encoder
+        tasks = encoder.config.tasks
+        if self.only or tasks == 1:
+            embeddings = self.embed_path(spectrograms) if self.only else encoder.encode_spectrogram(spectrograms)
+            return Embeddings(embeddings.invariant, embeddings.variant[:variant_rows])
+        shared = encoder.shared(spectrograms)
+        invariant = encoder.head(0, encoder.pooled(shared, spectrograms, 0))
+        if variant_rows == 0:
+            return Embeddings(invariant, invariant[:0])
+        few, few_spectrograms = shared[:variant_rows], spectrograms[:variant_rows]
+        return Embeddings(invariant, encoder.head(-1, encoder.pooled(few, few_spectrograms, tasks - 1)))
+
+    def embed_path(self, spectrograms: Tensor) -> Embeddings:
+        """The embedding that `only` names, under both names."""
         task = 0 if self.only == "invariant" else -1
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.only == "invariant"):
             shared = self.encoder.shared(spectrograms)

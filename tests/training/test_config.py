@@ -35,6 +35,8 @@ def test_config_round_trips_through_json_and_refuses_unknown_keys():
         ({"crops": 1, "variant_weight": 1.0}, "variant_weight=1.0: compares two crops, and crops=1; set crops to 2"),
         ({"validate_every": 5}, "validate_every=5 with validation_fraction=0.0: set both"),
         ({"patience": 3}, "patience=3: waits for validation; set validate_every"),
+        ({"predicted_views": 3}, "predicted_views=3: must be a number from 1 to 2"),
+        ({"variant_weight": 1.0, "predicted_views": 1}, "variant_weight=1.0: compares both views; set predicted_views"),
         ({"mix_probability": 1.5}, "mix_probability=1.5: must be a number from 0.0 to 1.0"),
         ({"only": "both"}, "only='both'"),
         ({"contrastive": "none", "augmentation_weight": 0.0}, "nothing to train"),

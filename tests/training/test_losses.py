@@ -197,6 +197,31 @@ def test_a_single_objective_leaves_the_other_at_zero(contrastive, weight):
     assert losses.joint.item() == pytest.approx(on.item())
 
 
+@pytest.mark.parametrize("case", [2, 3, 5], ids=["one head", "two heads", "two paths"])
+@pytest.mark.parametrize("separate", [False, True])
+def test_one_predicted_view_is_the_first(case, separate):
+    objective = published_objective(INFO["mtl"]["cases"][case]).eval()
+    objective.separate_views = separate
+    first, second = torch.randn(4, 3, 64, 48), torch.randn(4, 3, 64, 48)
+    labels = torch.from_numpy(fill_rule.labels01("mtl/y", (4, 7)))
+    with torch.no_grad():
+        both, alone = objective(views_of(first, second), labels), objective(views_of(first, first), labels)
+        objective.predicted_views = 1
+        found = objective(views_of(first, second), labels)
+    torch.testing.assert_close(found.contrastive, both.contrastive, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.predictive, alone.predictive, rtol=1e-5, atol=1e-5)
+    assert abs(found.predictive - both.predictive) > 1e-4
+
+
+def test_autocast_leaves_the_contrastive_loss_in_float32():
+    torch.manual_seed(0)
+    z, noise = torch.randn(2, 64, 256)
+    exact = nt_xent_loss(z, z + 2 * noise, 0.05)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = nt_xent_loss(z, z + 2 * noise, 0.05)
+    torch.testing.assert_close(found, exact, rtol=1e-6, atol=1e-7)
+
+
 @pytest.fixture
 def four_views():
     """2 augmentations of 2 crops of 3 clips."""

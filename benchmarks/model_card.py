@@ -274,7 +274,8 @@ def training_settings(run: Run) -> dict[str, str]:
         + (f", {100 * config.spared_negatives:g}% of the negatives spared" if config.spared_negatives else "")
         if config.contrastive != "none"
         else "none",
-        "weight of augmentation prediction (lambda)": f"{config.augmentation_weight:g}",
+        "weight of augmentation prediction (lambda)": f"{config.augmentation_weight:g}"
+        + (", on one of two views" if config.augmentation_weight and config.predicted_views == 1 else ""),
         "weight of the variant contrastive loss": f"{config.variant_weight:g}",
         "views of a clip": f"{run.views}, of {config.crops} crop" + ("s" if config.crops > 1 else ""),
         "background": f"another clip in {100 * config.mix_probability:g}% of the crops, {config.mix_snr_db[0]:g} to "

@@ -15,8 +15,8 @@ def keep_freed_memory() -> bool:
     """Let malloc keep what is freed instead of giving it back to the system, for the rest of the process.
 
     A training step frees what the next one allocates, activations of tens of MB each. glibc maps blocks of that size
-    anew each time, and the system then zeroes them page by page at first touch, which costs a CPU up to a fifth of a
-    step. The memory in use at the most stays the same.
+    anew each time, and the system then zeroes them page by page at first touch, which takes a part of every step on a
+    CPU. What a process holds at the most grows a little, since its free blocks are no longer given back.
 
     Returns:
         Whether it did: False where the C library is not glibc, or where a MALLOC_ variable of the environment says how

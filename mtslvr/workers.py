@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -93,7 +93,25 @@ def side_by_side(function: Callable[[Tensor], R], rows: Tensor) -> list[R]:
     if size * count > 1.2 * len(rows):
         count, size = 1, len(rows)
     size = -(-size // max(1, -(-size // _MOST_ROWS)))  # equal parts, none of more than _MOST_ROWS
+    return _call(function, torch.split(rows, size), count, threads)
+
+
+def in_parts(function: Callable[[Tensor], R], rows: Tensor, size: int) -> list[R]:
+    """Call `function` on parts of `size` rows, whatever the number of threads; as many at once as torch has threads.
+
+    Args:
+        function: what it makes of a part must not depend on the others.
+        rows: (B, ...) on the CPU.
+        size: the last part may have fewer.
+    Returns:
+        What it made of the parts, in order.
+    """
+    threads = 1 if workers_here() else torch.get_num_threads()
     parts = torch.split(rows, size)
+    return _call(function, parts, parts_of(len(parts), threads), threads)
+
+
+def _call(function: Callable[[Tensor], R], parts: Sequence[Tensor], count: int, threads: int) -> list[R]:
     if count == 1:
         return [function(part) for part in parts]
     inference = torch.is_inference_mode_enabled()

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..config import parse_enum
 from ..errors import AudioError, ConfigError
+from ..workers import in_parts
 from . import transforms
 
 # The columns of the published label vector, in the order of the official code (not of its yaml file).
@@ -29,6 +30,9 @@ TRANSFORMATIONS = (
     "time_masking",
     "time_shift",
 )
+
+
+_CPU_ROWS = 64  # waveforms a thread takes at once; fixed, so that a batch is the same with any number of threads
 
 
 class Pitch(str, enum.Enum):
@@ -232,7 +236,17 @@ def augment(x: Tensor, order: Tensor, parameters: AugmentParameters, config: Aug
     """
     if x.ndim != 2:
         raise AudioError(f"waveforms of shape {tuple(x.shape)}: expected (B, N); take the mean over channels")
-    out, order = x.clone(), order.cpu()
+    order = order.cpu()
+    if x.device.type != "cpu" or len(x) <= _CPU_ROWS:
+        return _augment(x, order, parameters, config)
+    parts = in_parts(
+        lambda rows: _augment(x[rows], order[rows], parameters.rows(rows), config), torch.arange(len(x)), _CPU_ROWS
+    )
+    return torch.cat(parts)
+
+
+def _augment(x: Tensor, order: Tensor, parameters: AugmentParameters, config: AugmentConfig) -> Tensor:
+    out = x.clone()
     for chosen in order.unbind(1):
         for number, name in enumerate(config.transformations):
             rows = (chosen == number).nonzero().flatten()

@@ -397,3 +397,22 @@ def test_a_missing_torchaudio_is_explained():
     remedy = r"does not load beside torch .*pip install 'mtslvr\[train\]'.*CUDA build of torch < 2.15"
     with pytest.raises(TrainingError, match=remedy):
         reference.pitch_shift(wave(1)[0], 4, 5)
+
+
+def test_a_large_batch_is_the_same_with_any_number_of_threads():
+    rows, config = 2 * A._CPU_ROWS + 5, A.AugmentConfig.fast(pitch=A.Pitch.SEMITONES)
+    x = wave(rows)
+    order = A.draw_selection(generator(1), rows, config)
+    parameters = A.draw_parameters(generator(2), rows, x.shape[1], config)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = A.augment(x, order, parameters, config)
+        torch.set_num_threads(2)
+        together = A.augment(x, order, parameters, config)
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(together, alone, rtol=0, atol=0)
+    last = torch.arange(rows - 5, rows)  # the part of few rows: its samples keep their parameters
+    close(together[last], A.augment(x[last], order[last], parameters.rows(last), config), 1e-5)
+    assert not torch.equal(together, x)

@@ -31,7 +31,6 @@ TRANSFORMATIONS = (
     "time_shift",
 )
 
-
 _CPU_ROWS = 64  # waveforms a thread takes at once; fixed, so that a batch is the same with any number of threads
 
 
@@ -237,21 +236,21 @@ def augment(x: Tensor, order: Tensor, parameters: AugmentParameters, config: Aug
     if x.ndim != 2:
         raise AudioError(f"waveforms of shape {tuple(x.shape)}: expected (B, N); take the mean over channels")
     order = order.cpu()
-    if x.device.type != "cpu" or len(x) <= _CPU_ROWS:
-        return _augment(x, order, parameters, config)
+    if x.device.type != "cpu":
+        return _augment(x.clone(), order, parameters, config)
     parts = in_parts(
         lambda rows: _augment(x[rows], order[rows], parameters.rows(rows), config), torch.arange(len(x)), _CPU_ROWS
     )
     return torch.cat(parts)
 
 
-def _augment(x: Tensor, order: Tensor, parameters: AugmentParameters, config: AugmentConfig) -> Tensor:
-    out = x.clone()
+def _augment(out: Tensor, order: Tensor, parameters: AugmentParameters, config: AugmentConfig) -> Tensor:
+    # In place.
     for chosen in order.unbind(1):
         for number, name in enumerate(config.transformations):
             rows = (chosen == number).nonzero().flatten()
             if len(rows):
-                on_device = rows.to(x.device)
+                on_device = rows.to(out.device)
                 out[on_device] = _apply(name, out[on_device], parameters.rows(rows), config)
     return out
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..encoder import Embeddings, Encoder
+from ..encoder import Embeddings, Encoder, exact_float32
 from .distributed import gather
 from .heads import augmentation_head, simclr_projector, simsiam_predictor, simsiam_projector
 from .losses import augmentation_loss, group_nt_xent_loss, simsiam_loss
@@ -96,6 +96,8 @@ class Objective(nn.Module):
         wanted = [self.predicted_views * rows]
         if self.separate_views:
             wanted = [rows if index < self.predicted_views else 0 for index in range(len(groups))]
+        if self.only == "variant":  # the invariant embeddings of the other views are not wanted
+            groups, wanted = groups[: self.predicted_views], wanted[: self.predicted_views]
         parts = [self.embed(group.flatten(0, -4), count) for group, count in zip(groups, wanted, strict=True)]
         shape = (-1, *views.shape[1:3], parts[0].invariant.shape[-1])
         invariant = torch.cat([part.invariant for part in parts]).view(shape)
@@ -106,26 +108,21 @@ class Objective(nn.Module):
 
         The variant ones of the first `variant_rows` alone.
         """
-        encoder = self.encoder
-        tasks = encoder.config.tasks
-        if self.only or tasks == 1:
-            embeddings = self.embed_path(spectrograms) if self.only else encoder.encode_spectrogram(spectrograms)
-            return Embeddings(embeddings.invariant, embeddings.variant[:variant_rows])
-        shared = encoder.shared(spectrograms)
-        invariant = encoder.head(0, encoder.pooled(shared, spectrograms, 0))
-        if variant_rows == 0:
-            return Embeddings(invariant, invariant[:0])
-        few, few_spectrograms = shared[:variant_rows], spectrograms[:variant_rows]
-        return Embeddings(invariant, encoder.head(-1, encoder.pooled(few, few_spectrograms, tasks - 1)))
-
-    def embed_path(self, spectrograms: Tensor) -> Embeddings:
-        """The embedding that `only` names, under both names."""
-        task = 0 if self.only == "invariant" else -1
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.only == "invariant"):
-            shared = self.encoder.shared(spectrograms)
-        pooled = self.encoder.pooled(shared, spectrograms, task % self.encoder.config.tasks)
-        embedding = self.encoder.heads[task](pooled)
-        return Embeddings(embedding, embedding)
+        encoder, few = self.encoder, spectrograms[:variant_rows]
+        last = encoder.config.tasks - 1
+        with exact_float32(spectrograms.device):
+            if self.only == "variant":
+                with torch.no_grad():
+                    shared = encoder.shared(few)
+                variant = encoder.heads[-1](encoder.pooled(shared, few, last))
+                return Embeddings(variant, variant)
+            shared = encoder.shared(spectrograms)
+            pooled = encoder.pooled(shared, spectrograms, 0)
+            invariant = encoder.heads[0](pooled)
+            if variant_rows == 0 or self.only or encoder.config.outputs == 1:
+                return Embeddings(invariant, invariant[:variant_rows])
+            pooled = encoder.pooled(shared[:variant_rows], few, last) if last else pooled[:variant_rows]
+            return Embeddings(invariant, encoder.heads[-1](pooled))
 
     def contrastive_loss(self, invariant: Tensor) -> Tensor:
         """NT-Xent or SimSiam on the invariant embeddings (2, C, B, D): all views of a clip belong together."""

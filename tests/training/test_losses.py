@@ -213,6 +213,21 @@ def test_one_predicted_view_is_the_first(case, separate):
     assert abs(found.predictive - both.predictive) > 1e-4
 
 
+@pytest.mark.parametrize("separate", [False, True])
+def test_the_variant_path_alone_runs_on_the_predicted_view_only(separate):
+    objective = published_objective(INFO["mtl"]["cases"][5]).eval()
+    objective.separate_views, objective.predicted_views = separate, 1
+    views, labels = torch.randn(2, 1, 4, 3, 64, 48), torch.ones(4, 7)
+    seen = []
+    objective.encoder.trunk.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    with torch.no_grad():
+        both = objective(views, labels)
+        objective.only = "variant"
+        seen.clear()
+        torch.testing.assert_close(objective(views, labels).predictive, both.predictive, rtol=1e-5, atol=1e-5)
+    assert seen == [4]
+
+
 def test_autocast_leaves_the_contrastive_loss_in_float32():
     torch.manual_seed(0)
     z, noise = torch.randn(2, 64, 256)

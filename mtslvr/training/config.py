@@ -38,6 +38,9 @@ class TrainConfig:
             embeddings does not push away.
         crops: 1 takes both views from the same crop, as published; 2 augments each of two crops twice, so a step has
             four views a clip.
+        neighbour_probability, neighbours: share of the clips whose second crop comes from another clip: one of its
+            mutual nearest neighbours, among this many nearest ones by the embeddings that the run starts from; needs
+            two crops and weights to start from.
         variant_weight: of the contrastive loss on the variant embeddings, see `Objective`; needs two crops.
         mix_probability, mix_snr_db: share of the crops that get another clip as background, and at which
             signal-to-background ratio, lowest and highest.
@@ -77,6 +80,8 @@ class TrainConfig:
     temperature: float = 0.5
     spared_negatives: float = 0.0
     crops: int = 1
+    neighbour_probability: float = 0.0
+    neighbours: int = 5
     mix_probability: float = 0.0
     mix_snr_db: tuple[float, float] = (0.0, 20.0)
     equalizer_db: float = 0.0
@@ -112,6 +117,7 @@ class TrainConfig:
         ):
             _check_range(name, getattr(self, name), least, 10**9, int)
         _check_range("crops", self.crops, 1, 2, int)
+        _check_range("neighbours", self.neighbours, 1, 1000, int)
         _check_range("predicted_views", self.predicted_views, 1, 2, int)
         for name, low, high in (
             ("augmentation_weight", 0.0, 1e6),
@@ -123,6 +129,7 @@ class TrainConfig:
             ("variant_weight", 0.0, 1e6),
             ("mix_probability", 0.0, 1.0),
             ("spared_negatives", 0.0, 0.9),
+            ("neighbour_probability", 0.0, 1.0),
             ("source_balance", 0.0, 1.0),
             ("equalizer_db", 0.0, 40.0),
             ("ema_decay", 0.0, 0.999999),
@@ -148,6 +155,15 @@ class TrainConfig:
             raise ConfigError(f"variant_weight={self.variant_weight}: compares two crops, and crops=1; set crops to 2")
         if self.variant_weight and self.predicted_views == 1:
             raise ConfigError(f"variant_weight={self.variant_weight}: compares both views; set predicted_views to 2")
+        if self.neighbour_probability and self.crops == 1:
+            raise ConfigError(
+                f"neighbour_probability={self.neighbour_probability}: is of second crops, and crops=1; set crops=2"
+            )
+        if self.neighbour_probability and self.variant_weight:
+            raise ConfigError(
+                f"neighbour_probability={self.neighbour_probability} with variant_weight={self.variant_weight}: the "
+                "latter takes both crops for the same clip; set one of them to 0"
+            )
         if self.augment.sample_rate != self.encoder.frontend.sample_rate:
             raise ConfigError(
                 f"augment.sample_rate={self.augment.sample_rate}: must equal the encoder's "

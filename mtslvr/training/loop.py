@@ -21,7 +21,7 @@ from tqdm import tqdm
 from .. import checkpoint
 from ..encoder import Encoder
 from ..errors import TrainingError
-from . import distributed, run
+from . import distributed, neighbours, run
 from .config import TrainConfig
 from .objective import Losses, Objective, select_trained
 from .views import Batch, StepBatches
@@ -80,8 +80,13 @@ def train(
     """
     folder = Path(folder)
     target = distributed.join(select_device(device))
+    if config.neighbour_probability and init is None and not resume:
+        raise TrainingError(
+            f"neighbour_probability={config.neighbour_probability}: needs embeddings to find neighbours by; start from "
+            "trained weights with --init"
+        )
     rows = distributed.share(config.batch_size)
-    distributed.on_first(lambda: run.prepare(folder, config, resume))
+    distributed.on_first(lambda: run.prepare(folder, config, resume, init))
     distributed.on_first(lambda: run.load_clips(folder, data, config))
     clips = run.load_clips(folder, (), config)
     batches = StepBatches(clips, config, rows=rows)
@@ -90,17 +95,22 @@ def train(
     torch.manual_seed(config.seed)
     objective = make_objective(config).to(target)
     objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
-    if init is not None and not resume:
+    state = run.load_state(folder, target) if resume else None
+    if resume and state is None:  # it died before its first state
+        init = run.recorded(folder).get("init")
+    if init is not None and state is None:
         steps = initialise(objective, Path(init), target)
-        distributed.on_first(lambda: run.record(folder, init=str(init), init_steps=steps))
+        distributed.on_first(lambda: run.record(folder, init_steps=steps))
+    if config.neighbour_probability:
+        if state is None:
+            distributed.on_first(lambda: neighbours.find_neighbours(folder, objective.encoder, batches))
+        batches.neighbours = neighbours.read_neighbours(folder, batches)
     select_trained(objective.encoder, config.only)
     if config.sync_batch_norm:
         distributed.synchronise_norms(objective, target)
     average = average_of(objective.encoder, config)
     optimizer = make_optimizer(objective, config)
-    progress = Progress()
-    if resume:
-        progress = restore(run.load_state(folder, target), objective, optimizer, average)
+    progress = restore(state, objective, optimizer, average)
     last = config.steps if stop_after is None else min(stop_after, config.steps)
 
     first = distributed.rank() == 0

@@ -33,8 +33,14 @@ CONFIG, STATE, LOSSES, VALIDATION, ENVIRONMENT, CLIPS, EXPORT, EVENTS = (
 )
 
 
-def prepare(folder: Path, config: TrainConfig, resume: bool) -> None:
+def prepare(folder: Path, config: TrainConfig, resume: bool, init: str | os.PathLike[str] | None = None) -> None:
     """Start a run directory, or check that an existing one is of the same config.
+
+    Args:
+        folder: of the run.
+        config: the recipe.
+        resume: whether it is there already.
+        init: where a new run's weights start from, for the record.
 
     Raises:
         TrainingError: used directory without `resume`, another config with it, or not writable.
@@ -56,8 +62,9 @@ def prepare(folder: Path, config: TrainConfig, resume: bool) -> None:
         raise TrainingError(f"{folder}: holds a run already; go on with --resume or choose another --out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-        (folder / ENVIRONMENT).write_text(json.dumps(environment(), indent=2) + "\n")
+        started = {} if init is None else {"init": str(init)}
+        write_json(folder / ENVIRONMENT, {**environment(), **started})
+        write_json(path, config.to_dict())  # last: with it the folder is a run
     except OSError as error:
         raise TrainingError(f"{folder}: cannot write the run directory ({error}); choose another --out") from None
 
@@ -95,8 +102,20 @@ def cpu_model() -> str:
 
 def record(folder: Path, **facts: Any) -> None:
     """Add facts to environment.json."""
-    path = folder / ENVIRONMENT
-    path.write_text(json.dumps({**json.loads(path.read_text()), **facts}, indent=2) + "\n")
+    write_json(folder / ENVIRONMENT, {**recorded(folder), **facts})
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON file; it is whole or the previous one, whenever the process dies."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(values, indent=2) + "\n")
+    os.replace(part, path)
+
+
+def recorded(folder: Path) -> dict[str, Any]:
+    """The facts in environment.json."""
+    facts: dict[str, Any] = json.loads((folder / ENVIRONMENT).read_text())
+    return facts
 
 
 def load_clips(folder: Path, data: Sequence[str | os.PathLike[str]], config: TrainConfig) -> PackedClips:
@@ -112,7 +131,7 @@ def load_clips(folder: Path, data: Sequence[str | os.PathLike[str]], config: Tra
         if failed:
             (folder / "unreadable.txt").write_text("\n".join(failed) + "\n")
             print_line(f"skipped {len(failed)} unreadable files, listed in {folder / 'unreadable.txt'}")
-    elsewhere = json.loads((folder / ENVIRONMENT).read_text()).get("clips")
+    elsewhere = recorded(folder).get("clips")
     if elsewhere is None and not is_packed(packed):
         raise TrainingError(f"{packed}: no packed clips and no --data; name the folders of audio")
     clips = PackedClips.open(packed if elsewhere is None else Path(elsewhere))

@@ -70,6 +70,7 @@ class StepBatches(Dataset[Batch]):
             )
         self.clips, self.config, self.rows = clips, config, rows
         self.samples: Tensor | None = None  # all of them, on the device that makes the batches; None is the file
+        self.neighbours: IntArray | None = None  # of every clip, for the second crop
         self.device = torch.device("cpu")
         self.streams = (10, 11, 12) if validation else (0, 1, 3)  # of random numbers: order, batch, draw by source
 
@@ -91,8 +92,10 @@ class StepBatches(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         generator = step_generator(self.config.seed, self.streams[1], step)
         clips = self.clip_indices(step)
-        number = self.config.crops
-        crops = torch.stack([self.crops(clips, generator) for _ in range(number)])
+        sources = [clips] * self.config.crops
+        if self.neighbours is not None:
+            sources[1] = partners(clips, self.neighbours, self.config.neighbour_probability, generator)
+        crops = torch.stack([self.crops(source, generator) for source in sources])
         if self.config.mix_probability:
             crops = torch.stack([mix(crop, generator, self.config) for crop in crops])
         return self.augmented(crops, generator)
@@ -177,6 +180,26 @@ def split(clips: int, config: TrainConfig) -> tuple[IntArray, IntArray]:
     order = torch.randperm(clips, generator=step_generator(config.seed, 4, 0)).numpy()
     held_out = round(clips * config.validation_fraction)
     return np.sort(order[:held_out]), np.sort(order[held_out:])
+
+
+def partners(clips: IntArray, table: IntArray, probability: float, generator: torch.Generator) -> IntArray:
+    """The clip that the second crop comes from: with `probability` one of a clip's neighbours, else the clip itself.
+
+    Args:
+        clips: (B,).
+        table: (clips, k), see `neighbours`; -1 is none.
+        probability: for a clip that has neighbours.
+        generator: on the CPU.
+    Returns:
+        (B,).
+    """
+    chosen = torch.rand(len(clips), generator=generator).numpy() < probability
+    place = torch.rand(len(clips), generator=generator, dtype=torch.float64).numpy()
+    rows = table[clips]
+    number = (rows >= 0).sum(axis=1)
+    neighbour = rows[np.arange(len(clips)), (place * number).astype(np.int64)]
+    result: IntArray = np.where(chosen & (number > 0), neighbour, clips)
+    return result
 
 
 def equalize(views: Tensor, curves: Tensor, sample_rate: int) -> Tensor:

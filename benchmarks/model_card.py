@@ -277,7 +277,14 @@ def training_settings(run: Run) -> dict[str, str]:
         "weight of augmentation prediction (lambda)": f"{config.augmentation_weight:g}"
         + (", on one of two views" if config.augmentation_weight and config.predicted_views == 1 else ""),
         "weight of the variant contrastive loss": f"{config.variant_weight:g}",
-        "views of a clip": f"{run.views}, of {config.crops} crop" + ("s" if config.crops > 1 else ""),
+        "views of a clip": f"{run.views}, of {config.crops} crop"
+        + ("s" if config.crops > 1 else "")
+        + (
+            f", the second for {100 * config.neighbour_probability:g}% of the clips of one of their mutual neighbours "
+            f"among the {config.neighbours} nearest"
+            if config.neighbour_probability
+            else ""
+        ),
         "background": f"another clip in {100 * config.mix_probability:g}% of the crops, {config.mix_snr_db[0]:g} to "
         f"{config.mix_snr_db[1]:g} dB below"
         if config.mix_probability

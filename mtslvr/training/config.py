@@ -46,6 +46,8 @@ class TrainConfig:
             signal-to-background ratio, lowest and highest.
         equalizer_db: strength of a random smooth frequency response, as of another microphone, that views with the same
             first index share: the deviation of its level in dB; 0 is none.
+        vocode_probability: share of the views that are resynthesised from noise with the envelopes of narrow bands, as
+            whispered: pitch and harmonics go, formants and rhythm stay.
         source_balance: 0 draws every clip once an epoch, 1 draws every source alike often (the first folder of a
             clip's name is its source), between them the square root for 0.5.
         ema_decay: of the running mean of the weights, which is what a run exports; 0 exports the weights.
@@ -85,6 +87,7 @@ class TrainConfig:
     mix_probability: float = 0.0
     mix_snr_db: tuple[float, float] = (0.0, 20.0)
     equalizer_db: float = 0.0
+    vocode_probability: float = 0.0
     source_balance: float = 0.0
     ema_decay: float = 0.0
     only: str = ""
@@ -130,6 +133,7 @@ class TrainConfig:
             ("mix_probability", 0.0, 1.0),
             ("spared_negatives", 0.0, 0.9),
             ("neighbour_probability", 0.0, 1.0),
+            ("vocode_probability", 0.0, 1.0),
             ("source_balance", 0.0, 1.0),
             ("equalizer_db", 0.0, 40.0),
             ("ema_decay", 0.0, 0.999999),

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from ..config import Normalization
@@ -19,10 +20,12 @@ from ..errors import TrainingError
 from .augment import augment, draw_parameters, draw_selection, labels_from_order
 from .config import TrainConfig
 from .data import PackedClips
+from .transforms import gaussian_noise
 
 IntArray = npt.NDArray[np.int64]
 
 EQUALIZER_WAVES = 4
+VOCODER_SECONDS = 0.016  # of a window: too short to resolve the harmonics of most voices
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,10 @@ class StepBatches(Dataset[Batch]):
         if self.config.equalizer_db:
             curves = torch.randn(2 * batch, EQUALIZER_WAVES, generator=generator)[rows.flatten()]
             views = equalize(views, curves * self.config.equalizer_db, config.sample_rate)
+        if self.config.vocode_probability:
+            chosen = (torch.rand(2 * batch, generator=generator) < self.config.vocode_probability)[rows.flatten()]
+            seeds = torch.randint(2**62, (2 * batch,), generator=generator)[rows.flatten()] + crop
+            views[chosen] = noise_vocode(views[chosen], seeds[chosen], config.sample_rate)
         return Batch(views.view(2, number, -1, length), labels_from_order(order).to(self.device))
 
     def crops(self, clips: IntArray, generator: torch.Generator) -> Tensor:
@@ -221,6 +228,33 @@ def equalize(views: Tensor, curves: Tensor, sample_rate: int) -> Tensor:
     level = curves.to(views.device) @ waves * math.sqrt(2 / curves.shape[1])
     filtered: Tensor = torch.fft.irfft(spectrum * torch.pow(10, level / 20), n=views.shape[1])
     return filtered
+
+
+def noise_vocode(views: Tensor, seeds: Tensor, sample_rate: int) -> Tensor:
+    """Noise with the short-time magnitudes of each waveform, at its level: a whisper, where it is speech.
+
+    Args:
+        views: (N, T).
+        seeds: (N,) int64, of each row's noise.
+        sample_rate: Hz.
+    Returns:
+        (N, T).
+    Source:
+        Shannon et al. 1995, speech recognition with primarily temporal cues, doi 10.1126/science.270.5234.303; here in
+        the bins of a short-time Fourier transform.
+    """
+    n_fft = 2 * max(1, round(VOCODER_SECONDS * sample_rate / 2))
+    length = views.shape[1] + 2 * n_fft + views.shape[1] % 2  # whole windows over every sample
+    padded = F.pad(views, (n_fft // 2, length - views.shape[1] - n_fft // 2))
+    carrier = gaussian_noise(seeds.to(views.device), length)
+    window = torch.hann_window(n_fft, device=views.device)
+    spectrum, noise = (
+        torch.stft(x, n_fft, n_fft // 4, window=window, center=False, return_complex=True) for x in (padded, carrier)
+    )
+    shaped = torch.istft(torch.polar(spectrum.abs(), noise.angle()), n_fft, n_fft // 4, window=window)
+    shaped = shaped[:, : views.shape[1]]
+    level = shaped.square().mean(dim=1, keepdim=True).sqrt().clamp_min(1e-12)
+    return shaped * views.square().mean(dim=1, keepdim=True).sqrt() / level
 
 
 def mix(crops: Tensor, generator: torch.Generator, config: TrainConfig) -> Tensor:

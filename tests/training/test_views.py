@@ -11,10 +11,10 @@ from mtslvr.config import Normalization
 from mtslvr.errors import TrainingError
 from mtslvr.training.config import TrainConfig
 from mtslvr.training.data import PackedClips, pack
-from mtslvr.training.views import Batch, StepBatches, equalize, mix, split
+from mtslvr.training.views import Batch, StepBatches, equalize, mix, noise_vocode, split
 
 RATE = 16000
-EVERYTHING = {"crops": 2, "mix_probability": 0.5, "equalizer_db": 4.0, "source_balance": 0.5}
+EVERYTHING = {"crops": 2, "mix_probability": 0.5, "equalizer_db": 4.0, "vocode_probability": 0.5, "source_balance": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +171,31 @@ def test_equaliser_changes_levels_smoothly_and_nothing_else():
     assert level.std() > 1 and level.diff().abs().max() < 1.0
     many = equalize(torch.randn(200, 2000), torch.randn(200, 4) * 6, RATE)
     assert torch.isfinite(many).all()
+
+
+def test_noise_vocoding_keeps_the_envelope_and_drops_the_pitch():
+    t = torch.arange(16000) / 16000
+    voice = (2 * torch.pi * 120 * torch.arange(1, 30)[:, None] * t).cos().sum(dim=0)  # harmonics 120 Hz apart
+    gated = torch.where(t < 0.5, torch.zeros(()), torch.sin(2 * torch.pi * 3000 * t))
+    views = torch.stack([voice, gated, torch.zeros(16000)])
+    found = noise_vocode(views, torch.arange(3), RATE)
+    assert found.shape == views.shape
+    torch.testing.assert_close(found.square().mean(dim=1), views.square().mean(dim=1))
+    assert found[1, : 8000 - 256].abs().max() == 0 and found[1, 8256:].square().mean() > 0.3
+    spectrum = torch.fft.rfft(found[:2], dim=1).abs().square()
+    assert spectrum[1, 2800:3200].sum() > 0.95 * spectrum[1].sum()
+    assert spectrum[0, :3600].sum() > 0.95 * spectrum[0].sum()
+    harmonics = spectrum[0, 120:3480:120].sum() / spectrum[0].sum()
+    before = torch.fft.rfft(voice).abs().square()
+    assert harmonics < 0.05 and before[120:3600:120].sum() / before.sum() > 0.95
+
+
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 4001])
+def test_noise_vocoding_takes_any_length_and_depends_on_a_rows_seed_alone(length):
+    views = torch.randn(3, length, generator=torch.Generator().manual_seed(0))
+    whole = noise_vocode(views, torch.arange(3), RATE)
+    assert whole.shape == views.shape and whole.isfinite().all()
+    torch.testing.assert_close(noise_vocode(views[1:2], torch.tensor([1]), RATE), whole[1:2])
 
 
 def test_silence_stays_finite(tmp_path):

@@ -365,7 +365,8 @@ def restore(
 def initialise(objective: Objective, source: Path, device: torch.device) -> int:
     """Start from other weights: a run's last state (returns its steps), or a checkpoint folder's encoder (returns 0).
 
-    Training heads that the other run lacks start at random.
+    Training heads that the other run lacks start at random, and so does the encoder's head that reads the mel bands of
+    another front end.
 
     Raises:
         TrainingError: no state to start from, or that of another network.
@@ -378,6 +379,10 @@ def initialise(objective: Objective, source: Path, device: torch.device) -> int:
         weights, steps = {f"encoder.{key}": value for key, value in encoder.state_dict().items()}, 0
     else:
         raise TrainingError(f"{source}: no state to start from; --init takes a run with saved steps or a checkpoint")
+    head, ours = f"encoder.heads.{len(objective.encoder.heads) - 1}.weight", objective.state_dict()
+    if objective.encoder.config.spectral_statistics and head in weights and weights[head].shape != ours[head].shape:
+        run.print_line(f"{source}: head of {weights[head].shape[1]} features; a new one of {ours[head].shape[1]}")
+        weights = {**weights, head: ours[head]}
     try:
         missing = objective.load_state_dict(weights, strict=False)
     except RuntimeError as error:

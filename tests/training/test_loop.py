@@ -153,6 +153,26 @@ def test_a_run_can_stop_early_and_another_start_from_its_weights(audio, tmp_path
         train(other, tmp_path / "fourth", [audio], workers=0, device="cpu", init=tmp_path / "first")
 
 
+def test_a_run_starts_from_weights_of_another_front_end(audio, tmp_path):
+    wide = dataclasses.replace(TINY, encoder=dataclasses.replace(TINY.encoder, spectral_statistics=True))
+    train(wide, tmp_path / "first", [audio], workers=0, device="cpu", stop_after=1)
+    frontend = dataclasses.replace(wide.encoder.frontend, n_mels=64)
+    narrow = dataclasses.replace(
+        wide, learning_rate=0.0, steps=1, encoder=dataclasses.replace(wide.encoder, frontend=frontend)
+    )
+    found = []
+    for name in ("first", "first/checkpoint"):
+        out = tmp_path / f"second{len(found)}"
+        folder = train(narrow, out, [audio], workers=0, device="cpu", init=tmp_path / name)
+        found.append(mtslvr.load(folder, fold=False))
+        assert found[-1].config == narrow.encoder
+    start = mtslvr.load(tmp_path / "first" / "checkpoint", fold=False).state_dict()
+    for encoder in found:
+        assert encoder.heads[1].in_features == start["heads.1.weight"].shape[1] - 3 * 64
+        others = [key for key, _ in encoder.named_parameters() if key != "heads.1.weight"]
+        assert all(torch.equal(encoder.get_parameter(key), start[key]) for key in others)
+
+
 def test_schedule_warms_up_and_ends_at_zero():
     config = dataclasses.replace(TINY, steps=100, warmup_steps=10, learning_rate=1.0)
     rates = [learning_rate(step, config) for step in range(100)]

@@ -26,6 +26,12 @@ from .common import Command
 @click.option("--average-with", type=click.Path(path_type=Path), help="Checkpoint to average the weights with before.")
 @click.option("--share", type=float, default=0.5, show_default=True, help="Of the run's weights in the average.")
 @click.option("--spectral-statistics", is_flag=True, help="Let the variant head read statistics of the mel bands, too.")
+@click.option(
+    "--disturb/--no-disturb",
+    default=True,
+    show_default=True,
+    help="Shrink for the invariant head what a whisper, another microphone and a background change, too.",
+)
 def whiten_command(run: Path, out_dir: Path, **settings: Any) -> None:
     """Write the checkpoint of the training run RUN into OUT_DIR with heads that whiten its pooled features.
 

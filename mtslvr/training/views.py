@@ -100,7 +100,9 @@ class StepBatches(Dataset[Batch]):
             sources[1] = partners(clips, self.neighbours, self.config.neighbour_probability, generator)
         crops = torch.stack([self.crops(source, generator) for source in sources])
         if self.config.mix_probability:
-            crops = torch.stack([mix(crop, generator, self.config) for crop in crops])
+            crops = torch.stack(
+                [mix(crop, generator, self.config.mix_probability, self.config.mix_snr_db) for crop in crops]
+            )
         return self.augmented(crops, generator)
 
     def augmented(self, crops: Tensor, generator: torch.Generator) -> Batch:
@@ -257,21 +259,22 @@ def noise_vocode(views: Tensor, seeds: Tensor, sample_rate: int) -> Tensor:
     return shaped * views.square().mean(dim=1, keepdim=True).sqrt() / level
 
 
-def mix(crops: Tensor, generator: torch.Generator, config: TrainConfig) -> Tensor:
+def mix(crops: Tensor, generator: torch.Generator, probability: float, snr_db: tuple[float, float]) -> Tensor:
     """Add to some crops another clip of the batch as background, and bring the sum to the crop's level.
 
     Args:
         crops: (B, N).
         generator: on the CPU.
-        config: `mix_probability` and `mix_snr_db`.
+        probability: of a background.
+        snr_db: signal-to-background ratio, lowest and highest.
     Returns:
         (B, N).
     Source:
         Niizumi et al. 2021, BYOL-A's mixup, https://arxiv.org/abs/2103.06695; here on waveforms.
     """
     batch = len(crops)
-    chosen = torch.rand(batch, generator=generator) < config.mix_probability
-    low, high = config.mix_snr_db
+    chosen = torch.rand(batch, generator=generator) < probability
+    low, high = snr_db
     gain = torch.pow(10, -(low + (high - low) * torch.rand(batch, generator=generator)) / 20) * chosen
     gain = gain.to(crops.device)
     other = crops.roll(int(torch.randint(1, batch, (), generator=generator)), 0)

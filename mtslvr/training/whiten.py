@@ -3,7 +3,7 @@
 A few directions of large variance (level, background, bandwidth) dominate the pooled features and so every distance
 between embeddings. The heads that training leaves are made for its losses. These are made for use: what differs between
 two crops of the same clip is noise to most questions, so the directions in which crops of a clip differ most are shrunk
-most. No label is used.
+most; for the invariant head so is what a whisper, another microphone and a background change. No label is used.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import dataclasses
 import json
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -19,15 +20,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import checkpoint
-from ..config import POOLED_DIM, Layer
+from ..config import POOLED_DIM, Features, Layer
 from ..encoder import Encoder
 from ..errors import TrainingError
 from .config import TrainConfig
 from .run import CONFIG, EXPORT, load_clips
-from .views import StepBatches, step_generator
+from .views import EQUALIZER_WAVES, StepBatches, equalize, mix, noise_vocode, step_generator
 
 POWER, RIDGE, CLIPS = 1.0, 0.1, 4096
 CROP_SECONDS, SOURCE_BALANCE = 2.5, 0.5
+EQUALIZER_DB, BACKGROUND_DB = 4.0, (3.0, 20.0)
 _STREAM = 2  # of random numbers, beside those of epochs and batches
 
 
@@ -42,6 +44,7 @@ def whiten(
     source_balance: float = SOURCE_BALANCE,
     variant_scale: float = 1.0,
     spectral_statistics: bool = False,
+    disturb: bool = True,
     average_with: str | os.PathLike[str] | None = None,
     share: float = 0.5,
 ) -> Path:
@@ -58,6 +61,8 @@ def whiten(
         variant_scale: root mean square length of the variant embeddings over that of the invariant ones: how much each
             counts in distances between concatenated embeddings.
         spectral_statistics: let the variant head read them, too, see `EncoderConfig`.
+        disturb: compare the first crop of a clip, for the invariant head, also with the second one vocoded by noise,
+            equalised, and with another clip as background.
         average_with: checkpoint folder of the same network, such as the one that the run started from, to average the
             weights with before; may be `out`.
         share: of the run's weights in that average, 0 to 1.
@@ -77,12 +82,38 @@ def whiten(
         encoder = with_spectral_statistics(encoder)
     drawing = dataclasses.replace(config, crop_seconds=crop_seconds, source_balance=source_balance)
     batches = StepBatches(load_clips(folder, (), config), drawing)
-    pairs = []
-    for i in range(math.ceil(clips / config.batch_size)):
-        generator, chosen = step_generator(config.seed, _STREAM, i), batches.clip_indices(i)
-        pairs.append(torch.stack([batches.crops(chosen, generator) for _ in range(2)]))
+    pairs = (crops_of(batches, i, disturb) for i in range(math.ceil(clips / config.batch_size)))
     whiten_heads(encoder, pairs, power, ridge, variant_scale)
     return checkpoint.save(encoder, out)
+
+
+def crops_of(batches: StepBatches, index: int, disturb: bool) -> Tensor:
+    """(2, B, T): two crops of each clip of a batch, or (5, B, T) with those of `disturbed`."""
+    config = batches.config
+    generator, chosen = step_generator(config.seed, _STREAM, index), batches.clip_indices(index)
+    crops = [batches.crops(chosen, generator) for _ in range(2)]
+    if disturb:
+        crops.extend(disturbed(crops[1], generator, config.encoder.frontend.sample_rate))
+    return torch.stack(crops)
+
+
+def disturbed(crops: Tensor, generator: torch.Generator, sample_rate: int) -> list[Tensor]:
+    """The crops as whispered, as another microphone would take them, and with another of them as background.
+
+    Args:
+        crops: (B, T), two at least.
+        generator: on the CPU.
+        sample_rate: Hz.
+    Returns:
+        Three of (B, T), each row at the level of its crop.
+    """
+    seeds = torch.randint(2**62, (len(crops),), generator=generator)
+    curves = EQUALIZER_DB * torch.randn(len(crops), EQUALIZER_WAVES, generator=generator)
+    level = crops.square().mean(dim=1, keepdim=True).sqrt()
+    equalised = equalize(crops, curves, sample_rate)
+    equalised = equalised * level / equalised.square().mean(dim=1, keepdim=True).sqrt().clamp_min(1e-12)
+    background = mix(crops, generator, 1.0, BACKGROUND_DB)
+    return [noise_vocode(crops, seeds, sample_rate), equalised, background]
 
 
 def average(encoder: Encoder, other: Encoder, share: float) -> None:
@@ -116,12 +147,15 @@ def with_spectral_statistics(encoder: Encoder) -> Encoder:
 
 
 @torch.inference_mode()
-def whiten_heads(encoder: Encoder, pairs: list[Tensor], power: float, ridge: float, variant_scale: float = 1.0) -> None:
+def whiten_heads(
+    encoder: Encoder, pairs: Iterable[Tensor], power: float, ridge: float, variant_scale: float = 1.0
+) -> None:
     """Replace the heads of `encoder` in place.
 
     Args:
         encoder: with a head for each path, on any device.
-        pairs: (2, B, T) normalised waveforms each, two crops of B clips.
+        pairs: (2 or more, B, T) normalised waveforms each, two crops of B clips, and others that the first is compared
+            with for the invariant head.
         power: see `whiten`.
         ridge: see `whiten`.
         variant_scale: see `whiten`.
@@ -133,14 +167,21 @@ def whiten_heads(encoder: Encoder, pairs: list[Tensor], power: float, ridge: flo
             f"{encoder.config.heads} heads for {encoder.config.tasks} paths: whitening needs a head for each path"
         )
     folded = encoder.fold()
-    pooled = [[folded.encode(crops.to(encoder.device), Layer.POOLED) for crops in pair] for pair in pairs]
+    invariant, variant = [], []
+    for crops in pairs:
+        two = [folded.encode(crop.to(encoder.device), Layer.POOLED) for crop in crops[:2]]
+        others = [
+            folded.embedding(crop.to(encoder.device), Features.INVARIANT, Layer.POOLED, normalized=True)
+            for crop in crops[2:]
+        ]
+        variant.append(torch.stack([p.variant for p in two]))
+        invariant.append(torch.stack([*(p.invariant for p in two), *others]))
     for index, head in enumerate(encoder.heads):
         assert isinstance(head, torch.nn.Linear)
-        first, second = (
-            torch.cat([p[crop].variant if index else p[crop].invariant for p in pooled]).double() for crop in (0, 1)
-        )
-        if len(first) <= first.shape[1]:
-            raise TrainingError(f"{len(first)} clips for {first.shape[1]} features: too few; use more clips")
+        features = torch.cat(variant if index else invariant, dim=1).double()
+        first, second = features[:1].expand(len(features) - 1, -1, -1).flatten(0, 1), features[1:].flatten(0, 1)
+        if features.shape[1] <= features.shape[2]:
+            raise TrainingError(f"{features.shape[1]} clips for {features.shape[2]} features: too few; use more clips")
         # The network's features and the spectral statistics, each of total variance 1: they are of different units.
         variances = torch.cat([first, second]).var(dim=0)
         blocks = (variances[:POOLED_DIM], variances[POOLED_DIM:])

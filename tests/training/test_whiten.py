@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from torch.nn import functional as F
 
 import mtslvr
 from mtslvr.config import AdapterKind
 from mtslvr.errors import TrainingError
 from mtslvr.training.config import TrainConfig, encoder_config
 from mtslvr.training.loop import train
-from mtslvr.training.whiten import average, whiten, whiten_heads, whitening
+from mtslvr.training.whiten import average, disturbed, whiten, whiten_heads, whitening
 
 
 def two_crops(n=4000):
@@ -76,6 +77,42 @@ def test_heads_are_replaced_and_the_rest_stays():
         embeddings = [encoder.fold().encode(crops) for pair in pairs for crops in pair]
     lengths = [torch.cat([getattr(e, n) for e in embeddings]).square().sum(1).mean() for n in ("invariant", "variant")]
     torch.testing.assert_close(torch.stack(lengths), torch.tensor([1.0, 0.25]), rtol=2e-2, atol=0)
+
+
+def test_disturbed_crops_are_for_the_invariant_head_alone():
+    torch.manual_seed(0)
+    encoder = mtslvr.Encoder(encoder_config(AdapterKind.BN)).eval()
+    heads = [{k: v.clone() for k, v in encoder.heads.state_dict().items()}]
+    crops = torch.randn(2, 520, 1600)
+    for rows in (crops, crops[[0, 1, 1, 1]], torch.cat([crops, crops[1:] + 0.5 * torch.randn(1, 520, 1600)])):
+        whiten_heads(encoder, [rows[:, :260], rows[:, 260:]], 1.0, 0.1)
+        heads.append({k: v.clone() for k, v in encoder.heads.state_dict().items()})
+    for leaf in ("weight", "bias"):
+        plain, repeated, disturbing = (found[f"0.{leaf}"] for found in heads[1:])
+        assert not torch.allclose(plain, disturbing, rtol=0.01, atol=0.01)
+        assert torch.equal(heads[1][f"1.{leaf}"], heads[3][f"1.{leaf}"])
+        assert plain.shape == repeated.shape
+
+
+def test_disturbed_crops_keep_level_and_clip():
+    t = torch.arange(16000) / 16000
+    crops = torch.stack([(2 * torch.pi * f * t).sin() for f in (200, 900, 3000)])
+    generator = torch.Generator().manual_seed(0)
+    vocoded, equalised, background = disturbed(crops, generator, 16000)
+    assert vocoded.shape == equalised.shape == background.shape == crops.shape
+    assert (F.cosine_similarity(vocoded, crops).abs() < 0.9).all() and (
+        F.cosine_similarity(background, crops) < 0.99
+    ).all()
+    level = crops.square().mean(dim=1)
+    torch.testing.assert_close(vocoded.square().mean(dim=1), level)
+    torch.testing.assert_close(equalised.square().mean(dim=1), level)
+    chords = torch.randn(2, 16000)
+    gain = torch.fft.rfft(disturbed(chords, generator, 16000)[1]).abs() / torch.fft.rfft(chords).abs()
+    assert (20 * gain.log10()).std() > 1  # dB over the frequencies
+    power = torch.fft.rfft(equalised).abs().square()
+    assert all(power[i, f] > 0.99 * power[i].sum() for i, f in enumerate((200, 900, 3000)))
+    power = torch.fft.rfft(background).abs().square()
+    assert all((power[i, [200, 900, 3000]] > 0.001 * power[i].sum()).sum() == 2 for i in range(3))
 
 
 def test_too_few_crops_and_shared_heads_are_refused():

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,16 @@ NOT_TOLD = ("steps", "seed")  # the budget has its own column
 
 def settings(run: Run) -> dict[str, Any]:
     """The config of a run, flat."""
-    flat: dict[str, Any] = {}
-    for key, value in run.config.to_dict().items():
-        flat.update({f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value})
-    return flat
+    return dict(flat("", run.config.to_dict()))
+
+
+def flat(prefix: str, values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The entries of nested dictionaries, with dots between their keys."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from flat(f"{prefix}{key}.", value)
+        else:
+            yield prefix + key, value
 
 
 def difference(run: Run, base: Run) -> str:
@@ -45,13 +52,14 @@ def difference(run: Run, base: Run) -> str:
 
 
 def accuracies(
-    folder: Path, sets: list[EvalSet], config: EpisodeConfig, classifier: str, clips: int, start: Path | None = None
+    folder: Path, sets: list[EvalSet], config: EpisodeConfig, options: argparse.Namespace, start: Path | None = None
 ) -> tuple[list[str], float]:
     """A cell for each set, and the widest interval: of a run, or of `start` with heads made on the run's clips."""
     cells, widest = [], 0.0
     with tempfile.TemporaryDirectory() as temporary:
         share = 1.0 if start is None else 0.0
-        model = whiten(folder, Path(temporary) / "whitened", clips=clips, average_with=start, share=share)
+        heads = {"clips": options.clips, "disturb": options.disturb}
+        model = whiten(folder, Path(temporary) / "whitened", **heads, average_with=start, share=share)
         for eval_set in sets:
             rows = few_shot(
                 eval_set.folder,
@@ -59,7 +67,7 @@ def accuracies(
                 label_field=eval_set.label_field,
                 episodes=config.episodes,
                 seed=config.seed,
-                classifiers=[classifier],
+                classifiers=[options.classifier],
             )
             found = {row.features: row.result for row in rows if row.features != "log-mel"}
             cells.append(" / ".join(f"{found[name].mean:.1f}" for name in FEATURES if name in found))
@@ -76,6 +84,9 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="checkpoint that the runs started from, for a row of its own")
     parser.add_argument("--classifier", choices=list(CLASSIFIERS), default="logistic")
     parser.add_argument("--clips", type=int, default=CLIPS, help="that the heads are whitened by")
+    parser.add_argument(
+        "--disturb", action=argparse.BooleanOptionalAction, default=True, help="as `mtslvr whiten --disturb`"
+    )
     parser.add_argument("--episodes", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -88,15 +99,13 @@ def main() -> None:
     rows = [["run", "settings", "steps", "clips", *(s.name for s in options.sets)]]
     widest = 0.0
     if options.start is not None:
-        cells, widest = accuracies(
-            options.runs[0], options.sets, config, options.classifier, options.clips, options.start
-        )
+        cells, widest = accuracies(options.runs[0], options.sets, config, options, options.start)
         rows.append(["start", "", "", "", *cells])
         print(rows[-1], flush=True)
     for folder, run in zip(options.runs, runs, strict=True):
         told = "base" if run is runs[0] else difference(run, runs[0])
         clips = f"{run.steps_done * run.config.batch_size:,}"
-        cells, interval = accuracies(folder, options.sets, config, options.classifier, options.clips)
+        cells, interval = accuracies(folder, options.sets, config, options)
         widest = max(widest, interval)
         rows.append([folder.name, told, str(run.steps_done), clips, *cells])
         print(rows[-1], flush=True)
@@ -108,7 +117,7 @@ def main() -> None:
     body = (
         f"Accuracy in %, invariant / variant / concat, 5-way 1-shot, {CLASSIFIERS[options.classifier]}, "
         f"{config.episodes:,} episodes (95% intervals up to ± {widest:.1f}), seed {config.seed}, heads whitened by "
-        f"{options.clips:,} clips; mtslvr "
+        f"{options.clips:,} clips, {'with' if options.disturb else 'without'} disturbed ones; mtslvr "
         f"{env['mtslvr']}, torch {env['torch']}, {env['cpu']}, commit {env['git_revision'][:12]}. Only what differs "
         f"from the base is told; one run a row, one seed.\n\n{table(rows)}\n\nSettings of the base: {base}.\n\n"
         f"Where the runs started: {'; '.join(starts)}.\n"

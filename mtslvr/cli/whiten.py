@@ -29,8 +29,8 @@ from .common import Command
 @click.option(
     "--disturb/--no-disturb",
     default=True,
-    show_default=True,
-    help="Shrink for the invariant head what a whisper, another microphone and a background change, too.",
+    help="Shrink for the invariant head what a whisper, another microphone and a background change, too.  "
+    "Default: disturb.",
 )
 def whiten_command(run: Path, out_dir: Path, **settings: Any) -> None:
     """Write the checkpoint of the training run RUN into OUT_DIR with heads that whiten its pooled features.

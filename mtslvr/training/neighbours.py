@@ -63,15 +63,8 @@ def embed_clips(encoder: Encoder, batches: StepBatches) -> Tensor:
         encoder: on any device; not changed.
         batches: of the clips that are trained on.
     """
-    training = encoder.training
-    folded = encoder.eval().fold()
-    encoder.train(training)
-    config = batches.config
-    whole = StepBatches.__new__(StepBatches)
-    whole.__dict__ = {
-        **batches.__dict__,
-        "config": dataclasses.replace(config, crop_seconds=config.encoder.window_seconds),
-    }
+    folded, config = encoder.fold(), batches.config
+    whole = StepBatches(batches.clips, dataclasses.replace(config, crop_seconds=config.encoder.window_seconds))
     generator = step_generator(config.seed, _STREAM, 0)
     found = []
     for start in range(0, len(batches.members), _BATCH):

@@ -254,9 +254,13 @@ def noise_vocode(views: Tensor, seeds: Tensor, sample_rate: int) -> Tensor:
         torch.stft(x, n_fft, n_fft // 4, window=window, center=False, return_complex=True) for x in (padded, carrier)
     )
     shaped = torch.istft(torch.polar(spectrum.abs(), noise.angle()), n_fft, n_fft // 4, window=window)
-    shaped = shaped[:, : views.shape[1]]
-    level = shaped.square().mean(dim=1, keepdim=True).sqrt().clamp_min(1e-12)
-    return shaped * views.square().mean(dim=1, keepdim=True).sqrt() / level
+    return at_level_of(views, shaped[:, : views.shape[1]])
+
+
+def at_level_of(model: Tensor, waveforms: Tensor) -> Tensor:
+    """The waveforms (N, T), each with the root mean square of the same row of `model`; silence stays silence."""
+    wanted, found = (x.square().mean(dim=1, keepdim=True).sqrt() for x in (model, waveforms))
+    return waveforms * wanted / found.clamp_min(1e-12)
 
 
 def mix(crops: Tensor, generator: torch.Generator, probability: float, snr_db: tuple[float, float]) -> Tensor:

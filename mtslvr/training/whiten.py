@@ -25,7 +25,7 @@ from ..encoder import Encoder
 from ..errors import TrainingError
 from .config import TrainConfig
 from .run import CONFIG, EXPORT, load_clips
-from .views import EQUALIZER_WAVES, StepBatches, equalize, mix, noise_vocode, step_generator
+from .views import EQUALIZER_WAVES, StepBatches, at_level_of, equalize, mix, noise_vocode, step_generator
 
 POWER, RIDGE, CLIPS = 1.0, 0.1, 4096
 CROP_SECONDS, SOURCE_BALANCE = 2.5, 0.5
@@ -109,9 +109,7 @@ def disturbed(crops: Tensor, generator: torch.Generator, sample_rate: int) -> li
     """
     seeds = torch.randint(2**62, (len(crops),), generator=generator)
     curves = EQUALIZER_DB * torch.randn(len(crops), EQUALIZER_WAVES, generator=generator)
-    level = crops.square().mean(dim=1, keepdim=True).sqrt()
-    equalised = equalize(crops, curves, sample_rate)
-    equalised = equalised * level / equalised.square().mean(dim=1, keepdim=True).sqrt().clamp_min(1e-12)
+    equalised = at_level_of(crops, equalize(crops, curves, sample_rate))
     background = mix(crops, generator, 1.0, BACKGROUND_DB)
     return [noise_vocode(crops, seeds, sample_rate), equalised, background]
 

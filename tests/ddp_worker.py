@@ -26,6 +26,12 @@ def gradients(clips, config):
     return {name: p.grad for name, p in objective.named_parameters() if p.grad is not None}, found, buffers
 
 
+def threads():
+    """Names of the threads of this process, where the system tells them."""
+    tasks = Path("/proc/self/task")
+    return sorted((task / "comm").read_text().strip() for task in tasks.iterdir()) if tasks.exists() else None
+
+
 if __name__ == "__main__":
     import json
 
@@ -36,4 +42,6 @@ if __name__ == "__main__":
     if distributed.rank() == 0:
         torch.save(result, out / "gradients.pt")
     options = ["--config", config_path, "--data", clips, "--out", out / "run", "--device", "cpu", "--workers", "0"]
+    this, during = distributed.rank(), threads()
     train_command.main(list(map(str, options)), standalone_mode=False)
+    (out / f"threads-{this}.json").write_text(json.dumps({"during": during, "after": threads()}))

@@ -88,6 +88,15 @@ def test_a_run_of_two_processes_logs_what_a_run_of_one_does(clips, two_processes
                 assert float(b[column]) == pytest.approx(float(a[column]), rel=1e-3)
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the system does not list threads")
+def test_no_thread_of_the_backend_outlives_training(two_processes):
+    # One that still holds a tensor while the interpreter ends aborts the process, and torchrun calls the run failed.
+    for rank in range(2):
+        threads = json.loads((two_processes / f"threads-{rank}.json").read_text())
+        assert any("gloo" in name for name in threads["during"])
+        assert not any("gloo" in name for name in threads["after"])
+
+
 def test_a_batch_that_does_not_split_is_refused(monkeypatch):
     monkeypatch.setattr(distributed, "size", lambda: 3)
     with pytest.raises(TrainingError, match="batch_size=4 does not split into 3 processes"):

@@ -115,6 +115,8 @@ def embed_windows(
 
 
 def _sources(inputs: Sequence[AudioInput], sample_rate: int | Sequence[int] | None, single: bool) -> list[Source]:
+    if isinstance(sample_rate, Encoder):  # would be passed over beside a path, and another encoder used
+        raise AudioError("sample_rate is an encoder; give it by name, encoder=...")
     many = isinstance(sample_rate, Sequence) and not isinstance(sample_rate, str)
     rates: list[int | None] = list(sample_rate) if many else [sample_rate] * len(inputs)  # type: ignore[arg-type,list-item]
     if len(rates) != len(inputs):

@@ -375,6 +375,12 @@ def test_one_broken_file_in_a_list_raises_and_is_named(encoder, wav, tmp_path, t
         mtslvr.embed([wav, sound(1)], encoder=encoder, threads=threads)
 
 
+@pytest.mark.parametrize("call", [mtslvr.embed, mtslvr.embed_windows])
+def test_an_encoder_in_the_place_of_the_rate_is_refused(encoder, wav, call):
+    with pytest.raises(AudioError, match=r"sample_rate is an encoder; give it by name, encoder=\.\.\."):
+        call(wav, encoder)
+
+
 def test_unknown_model():
     with pytest.raises(HubError, match=r"'parallel-simclrr': neither a bundled "):
         mtslvr.load("parallel-simclrr")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ _OUTPUTS = (".json", ".csv", ".md", ".txt")
 @click.option("--root", "roots", multiple=True, type=click.Path(path_type=Path), help="Where it is, one a --dataset.")
 @click.option("--split", default="test", show_default=True, help="train, val, test or all classes of a --dataset.")
 @click.option("--split-file", type=click.Path(path_type=Path), help="Its class lists: npy, json, csv or txt.")
+@click.option("--window", type=float, metavar="SECONDS", help="Length of the windows.  [default: the model's, 5]")
 @click.option("--features", multiple=True, help="invariant, variant, concat, pooled, log-mel.  [default: all]")
 @click.option("--classifier", "classifiers", multiple=True, help="sgd (published), logistic, centroid, cosine.")
 @click.option("--n-way", default=5, show_default=True, help="Classes in an episode.")
@@ -57,6 +59,7 @@ def fewshot_command(
     roots: tuple[Path, ...],
     split: str,
     split_file: Path | None,
+    window: float | None,
     features: tuple[str, ...],
     classifiers: tuple[str, ...],
     n_way: int,
@@ -106,7 +109,7 @@ def fewshot_command(
             weights=weights,
             on_error=on_error,
         )
-        sets = _sets(folders, labels, label_field, datasets, roots, split, split_file)
+        sets = _sets(folders, labels, label_field, datasets, roots, split, split_file, window)
         results = compare(
             sets,
             split_list(models) or (None,),
@@ -128,6 +131,7 @@ def _sets(
     roots: tuple[Path, ...],
     split: str,
     split_file: Path | None,
+    window: float | None,
 ) -> list[LabelledSet]:
     from ..errors import ConfigError
     from ..fewshot import prepare, read_set
@@ -140,8 +144,11 @@ def _sets(
         raise ConfigError(f"--labels {labels} with {len(folders)} folders; give the one that its files are in")
     if split_file is not None and len(datasets) != 1:
         raise ConfigError(f"--split-file {split_file} with {len(datasets)} --dataset; give one")
+    if window is not None and datasets:
+        raise ConfigError(f"--window {window:g} with --dataset {', '.join(datasets)}: its windows are as published")
     sets = [prepare(name, root, split, split_file) for name, root in zip(datasets, roots, strict=True)]
-    return sets + [read_set(folder, label_field=label_field, table=labels) for folder in folders]
+    read = functools.partial(read_set, label_field=label_field, table=labels, window_seconds=window)
+    return sets + [read(folder) for folder in folders]
 
 
 def _show(results: Results, weights: bool, show_classes: bool) -> None:

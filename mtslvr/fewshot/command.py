@@ -110,6 +110,7 @@ def run(
     batch_size: int | None = None,
     features: Sequence[str] = ("invariant", "variant", "concat", LOG_MEL),
     cache: str | os.PathLike[str] | bool = True,
+    window_seconds: float | None = None,
 ) -> list[Row]:
     """Measure the embeddings of a folder, and the log-mel baseline, on the same episodes.
 
@@ -127,6 +128,7 @@ def run(
         batch_size: windows at once through the encoder; its own choice by default.
         features: names of `features.FEATURES`.
         cache: keep the rows of files for the next call; a folder, True for `default_cache`, False for no.
+        window_seconds: length of the windows that files are cut into; None is the encoder's own.
 
     Returns:
         A row for each features and classifier.
@@ -136,7 +138,7 @@ def run(
         AudioError: a file that cannot be read.
     """
     config = CompareConfig(features, classifiers, n_way, (n_shot,), n_query, episodes, seed)
-    labelled = read_set(folder, label_field=label_field)
+    labelled = read_set(folder, label_field=label_field, window_seconds=window_seconds)
     return compare([labelled], [model], config, device=device, batch_size=batch_size, cache=cache).rows
 
 

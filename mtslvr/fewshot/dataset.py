@@ -57,6 +57,7 @@ def read_set(
     label_field: int | None = None,
     table: str | os.PathLike[str] | None = None,
     name: str | None = None,
+    window_seconds: float | None = None,
 ) -> LabelledSet:
     """Read a folder of labelled audio; a file that is there twice counts once.
 
@@ -65,6 +66,7 @@ def read_set(
         label_field: take the class from this field of the file names, see `labels_from_names`.
         table: take files and classes from a csv or tsv, see `labels_from_table`.
         name: for tables; by default that of the folder.
+        window_seconds: length of the windows that files are cut into; None is the encoder's own.
 
     Raises:
         ConfigError: see the functions named; both `label_field` and `table`; a file that is there under two classes.
@@ -78,8 +80,9 @@ def read_set(
         labels, names = labels_from_names(paths, label_field)
     else:
         paths, labels, names = labelled_files(folder)
-    found = LabelledSet(name or Path(os.path.abspath(folder)).name, paths, np.array(names)[labels])
-    return without_duplicates(found)
+    note = "" if window_seconds is None else f"windows of {window_seconds:g} s"
+    title = name or Path(os.path.abspath(folder)).name
+    return without_duplicates(LabelledSet(title, paths, np.array(names)[labels], window_seconds, note=note))
 
 
 def without_duplicates(labelled: LabelledSet) -> LabelledSet:

@@ -63,6 +63,15 @@ def test_fewshot_prints_features_beside_the_baseline(labelled, model):
     assert baseline > 90  # three tones: a log-mel spectrum tells them apart
 
 
+def test_fewshot_says_how_long_its_windows_are(labelled, model):
+    arguments = ("fewshot", labelled, "--model", model, "--n-way", 3, "--episodes", 5, "--features", "invariant")
+    result = run(*arguments, "--window", 0.5)
+    assert result.exit_code == 0, result.output
+    assert "3 classes, 12 files (windows of 0.5 s)" in result.stdout
+    wrong = run(*arguments, "--window", 0)
+    assert wrong.exit_code == 2 and "window_seconds=0.0" in wrong.output
+
+
 def test_fewshot_writes_what_it_is_asked_for(labelled, tmp_path):
     """The baseline needs no encoder, so this is quick."""
     table = tmp_path / "classes.csv"
@@ -103,6 +112,7 @@ def test_fewshot_of_a_published_dataset(tmp_path):
     [
         ((), "nothing to measure: give a folder"),
         (("--dataset", "esc50"), "1 --dataset and 0 --root"),
+        (("--dataset", "esc50", "--root", "x", "--window", "1"), "--window 1 with --dataset esc50"),
         (("FOLDER", "--shots", "1,many"), "--shots='1,many': must be whole numbers"),
         (("FOLDER",), "labelled0: 5-way episodes from 3 classes"),
         (("FOLDER", "--n-way", 3, "--shots", "1,10"), "from 0 classes with at least 11 files"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from mtslvr import checkpoint
+from mtslvr import checkpoint, embed
 from mtslvr.errors import AudioError, ConfigError
 from mtslvr.fewshot import (
     CompareConfig,
@@ -84,6 +84,24 @@ def test_compare_equals_evaluate_on_extracted_features(tones, encoder):
     variant = extract_features(labelled.paths, encoder)["variant"]
     expected = evaluate(variant, labelled.labels, EpisodeConfig(2, episodes=50), "centroid")
     np.testing.assert_array_equal(row.result.accuracies, expected.accuracies)
+
+
+def test_a_file_is_the_mean_over_windows_of_the_length_given(tmp_path, encoder):
+    rng = np.random.default_rng(0)
+    for take in range(16):  # noise alone: which windows it is cut into decides what is right
+        path = tmp_path / "ab"[take % 2] / f"{take}.wav"
+        path.parent.mkdir(exist_ok=True)
+        soundfile.write(path, 0.1 * rng.standard_normal(20000), 16000)
+    labelled = read_set(tmp_path, window_seconds=0.3)
+    config = two_way(episodes=50, classifiers=["centroid"], features=["variant"])
+    [row] = compare([labelled], {"small": encoder}, config)
+    variant = np.stack(
+        [embed(path, features="variant", encoder=encoder, window_seconds=0.3) for path in labelled.paths]
+    )
+    expected = evaluate(variant, labelled.labels, EpisodeConfig(2, episodes=50), "centroid")
+    np.testing.assert_array_equal(row.result.accuracies, expected.accuracies)
+    [default] = compare([read_set(tmp_path)], {"small": encoder}, config)
+    assert (default.result.accuracies != row.result.accuracies).any()
 
 
 def test_an_unknown_name_is_refused_before_any_work(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -147,8 +146,7 @@ def _sets(
     if window is not None and datasets:
         raise ConfigError(f"--window {window:g} with --dataset {', '.join(datasets)}: its windows are as published")
     sets = [prepare(name, root, split, split_file) for name, root in zip(datasets, roots, strict=True)]
-    read = functools.partial(read_set, label_field=label_field, table=labels, window_seconds=window)
-    return sets + [read(folder) for folder in folders]
+    return sets + [read_set(folder, label_field=label_field, table=labels, window_seconds=window) for folder in folders]
 
 
 def _show(results: Results, weights: bool, show_classes: bool) -> None:

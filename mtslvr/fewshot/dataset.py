@@ -16,7 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..audio import AUDIO_SUFFIXES, find_audio
+from ..config import FrontendConfig
 from ..errors import ConfigError
+from ..windows import window_length
 from .episodes import IntArray
 
 FILE_COLUMNS = ("file", "path", "filename", "file_name", "fname", "name")
@@ -69,8 +71,11 @@ def read_set(
         window_seconds: length of the windows that files are cut into; None is the encoder's own.
 
     Raises:
-        ConfigError: see the functions named; both `label_field` and `table`; a file that is there under two classes.
+        ConfigError: see the functions named; both `label_field` and `table`; a file that is there under two classes;
+            a length of windows out of range.
     """
+    if window_seconds is not None:
+        window_length(window_seconds, FrontendConfig().sample_rate)  # raises
     if label_field is not None and table is not None:
         raise ConfigError(f"label_field={label_field} and a table of labels, {table}: use one of them")
     if table is not None:

@@ -6,8 +6,6 @@ their joint statistics, so that N processes take the step that one would have ta
 
 from __future__ import annotations
 
-import gc
-import importlib
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -51,16 +49,15 @@ def join(device: torch.device) -> torch.device:
         torch.cuda.set_device(device)
     # Data-parallel training imports this module, whose functions take the group of all processes as a default argument
     # at import: a group that existed by then outlives `leave`, and threads of gloo may abort the process at its end.
-    importlib.import_module("torch.distributed.nn.functional")
+    from torch.distributed.nn import functional  # noqa: F401
+
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return device
 
 
 def leave() -> None:
-    """Say goodbye to the other processes, after the slowest of them is done; ends the threads of the backend."""
+    """Say goodbye to the other processes; ends the threads of the backend."""
     if dist.is_initialized():
-        dist.barrier()
-        gc.collect()  # a wrapped module in a cycle would keep the group
         dist.destroy_process_group()
 
 

@@ -113,6 +113,7 @@ def test_fewshot_of_a_published_dataset(tmp_path):
         ((), "nothing to measure: give a folder"),
         (("--dataset", "esc50"), "1 --dataset and 0 --root"),
         (("--dataset", "esc50", "--root", "x", "--window", "1"), "--window 1 with --dataset esc50"),
+        (("FOLDER", "--features", "log-mel", "--window", "0"), "window_seconds=0.0: must be above 0"),
         (("FOLDER", "--shots", "1,many"), "--shots='1,many': must be whole numbers"),
         (("FOLDER",), "labelled0: 5-way episodes from 3 classes"),
         (("FOLDER", "--n-way", 3, "--shots", "1,10"), "from 0 classes with at least 11 files"),

@@ -30,7 +30,7 @@ import torch
 from huggingface_hub import EvalResult, ModelCardData
 
 from mtslvr.checkpoint import CONFIG_NAME, read_config
-from mtslvr.config import EncoderConfig
+from mtslvr.config import EncoderConfig, Rows
 from mtslvr.encoder import Encoder
 from mtslvr.fewshot import EpisodeConfig, FewShotResult, labelled_files, labels_from_names
 from mtslvr.fewshot import run as few_shot
@@ -38,7 +38,7 @@ from mtslvr.fewshot.dataset import audio_files
 from mtslvr.training.augment import Pitch
 from mtslvr.training.config import TrainConfig
 from mtslvr.training.run import environment
-from mtslvr.training.whiten import CLIPS, POWER, RIDGE
+from mtslvr.training.whiten import CLIPS, POWER, RIDGE, reading_of
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = Path(__file__).resolve().parent / "pretraining_sources.md"
@@ -395,6 +395,18 @@ def front_matter(name: str, all_measured: Sequence[Measured], config: EpisodeCon
     ).to_yaml()
 
 
+def rows_read(name: str, rows: Rows | None) -> str:
+    """What a head reads in place of the mean over all of the last stage."""
+    if rows is None:
+        return ""
+    pairs = {3: rows.layer3, 4: rows.layer4}
+    stages = [f"{first} to {end - 1} of stage {stage}" for stage, (first, end) in pairs.items() if end > first]
+    return (
+        f"The {name} head reads maxima over time, of the frequency rows {' and '.join(stages)} (0 is the lowest), in "
+        "place of the mean over all of stage 4 that it was trained on. "
+    )
+
+
 def model_card(
     name: str,
     runs: Sequence[Run],
@@ -402,7 +414,7 @@ def model_card(
     config: EpisodeConfig,
     note: str,
     whitened: str | None,
-    statistics: bool,
+    encoder: EncoderConfig,
 ) -> str:
     """README.md of the checkpoint folder."""
     run = runs[-1]
@@ -415,15 +427,16 @@ def model_card(
     if whitened is not None:
         heads = (
             "The heads are those of `mtslvr whiten`, not those that training leaves: they even out the directions in "
-            f"which two crops of a clip differ (power {POWER:g}, ridge {RIDGE:g}, {CLIPS:,} clips of the pool), the "
-            "invariant one also those that noise vocoding, an equaliser and another clip as background change. No "
-            "label is used, but its settings below were chosen by the accuracies above. `--average-with` averages the "
-            "weights with those that the last run started from. "
+            f"which two crops of a clip differ (power {POWER:g}, {CLIPS:,} clips of the pool, ridge {RIDGE:g} unless "
+            "told below), the invariant one also those that noise vocoding, an equaliser and another clip as background "
+            "change. No label is used, but its settings below were chosen by the accuracies above. `--average-with` "
+            "averages the weights with those that the last run started from. "
             + (
                 "The variant head also reads mean, deviation and mean absolute change over time of each mel band. "
-                if statistics
+                if encoder.spectral_statistics
                 else ""
             )
+            + "".join(rows_read(name, rows) for name, rows in zip(("invariant", "variant"), encoder.rows, strict=False))
             + "\n\n"
         )
     return f"""---
@@ -543,9 +556,8 @@ def main() -> None:
 
     runs = [Run.read(folder) for folder in options.runs]
     encoder = read_config(options.checkpoint / CONFIG_NAME)
-    statistics = encoder.spectral_statistics
-    trained = runs[-1].config.encoder  # `mtslvr whiten` may have added the statistics
-    if dataclasses.replace(trained, spectral_statistics=statistics) != encoder:
+    # `mtslvr whiten` may have changed what the heads read.
+    if reading_of(encoder, runs[-1].config.encoder) != encoder:
         raise SystemExit(f"{options.checkpoint}: its config.json is not the encoder of {options.runs[-1]}")
     name = options.name or options.checkpoint.resolve().name
     config = EpisodeConfig(n_way=5, n_shot=1, n_query=1, episodes=options.episodes, seed=options.seed)
@@ -554,9 +566,7 @@ def main() -> None:
         untrained = save_untrained(Path(temporary) / "untrained", encoder)
         measured = [measure(s, checkpoint, untrained, config, sgd_episodes, options.device) for s in options.sets]
     note = measured_with(config, options.sgd_episodes, measured[0])
-    write(
-        options.checkpoint / "README.md", model_card(name, runs, measured, config, note, options.whitened, statistics)
-    )
+    write(options.checkpoint / "README.md", model_card(name, runs, measured, config, note, options.whitened, encoder))
     write_recipes(name, runs)
     if not options.no_readme:
         readme = options.readme.read_text(encoding="utf-8")

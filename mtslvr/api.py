@@ -40,8 +40,8 @@ def embed(
             them, lengths and rates mixed. Mixed down to mono and resampled as needed; a 2-D array is one input.
         sample_rate: Hz of arrays and tensors; a list gives one for each input. Files know their own.
         features: "invariant" (contrastive), "variant" (augmentation prediction) or "concat".
-        layer: "head" (what the paper evaluates) or "pooled" (512-d before it; the variant one may be wider,
-            see `EncoderConfig.spectral_statistics`).
+        layer: "head" (what the paper evaluates) or "pooled" (what it reads: 512-d as published, and as wide as
+            `Encoder.embedding_dim` says where the checkpoint's `EncoderConfig` names rows or spectral statistics).
         encoder: from `mtslvr.load`; None is the bundled default, loaded once.
         window_seconds: length of the slices given to the encoder; None is what it was made for (5 s). Shorter
             input is repeated to fill one.

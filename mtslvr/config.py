@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -12,7 +13,8 @@ from typing import Any, TypeVar
 from .errors import ConfigError
 
 FORMAT_VERSION = 1
-POOLED_DIM = 512  # channels of ResNet-18's last stage
+STAGE_CHANNELS = (64, 128, 256, 512)  # of ResNet-18
+POOLED_DIM = STAGE_CHANNELS[-1]
 # Numbers in the largest intermediate result of one window; windows of 600 s with the default front end take 0.86 of it.
 _LARGEST_WINDOW = 1 << 26
 
@@ -127,6 +129,48 @@ class FrontendConfig:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Which rows, of low frequencies first, of the last two stages a path's features are maxima over time of.
+
+    With the default front end stage 3 has 8 rows and stage 4 has 4; a pair is the first row and the one after the last,
+    and two equal numbers are none.
+
+    Attributes:
+        layer3: rows of 256 numbers each.
+        layer4: rows of 512 numbers each.
+    """
+
+    layer3: tuple[int, int] = (0, 0)
+    layer4: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        for name, pair in (("layer3", self.layer3), ("layer4", self.layer4)):
+            ok = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(type(row) is int for row in pair)
+            _require(ok and 0 <= pair[0] <= pair[1], f"rows.{name}", pair, "two whole numbers, 0 <= first <= end")
+            object.__setattr__(self, name, tuple(pair))  # JSON has lists only
+        _require(max(self.dims) > 0, "rows", self, "one row at least")
+
+    @property
+    def dims(self) -> tuple[int, int]:
+        """How many numbers of stage 3 and of stage 4."""
+        (third, third_end), (fourth, fourth_end) = self.layer3, self.layer4
+        return STAGE_CHANNELS[2] * (third_end - third), STAGE_CHANNELS[3] * (fourth_end - fourth)
+
+    @classmethod
+    def parse(cls, text: str) -> Rows:
+        """Rows from text such as "layer3=2:4,layer4=1:3".
+
+        Raises:
+            ConfigError: another form, or see the class.
+        """
+        found = [re.fullmatch(r"\s*(layer[34])=(\d+):(\d+)\s*", part) for part in text.split(",")]
+        pairs = {match[1]: (int(match[2]), int(match[3])) for match in found if match is not None}
+        if len(pairs) != len(found):
+            raise ConfigError(f"rows={text!r}: expected a text such as 'layer3=2:4,layer4=1:3'")
+        return cls(**pairs)
+
+
+@dataclass(frozen=True)
 class EncoderConfig:
     """Everything that turns a file of weights into an encoder; stored as config.json beside them.
 
@@ -137,6 +181,9 @@ class EncoderConfig:
         head_dim: width of one head's output, in features.
         spectral_statistics: the variant head also reads mean, deviation and mean absolute change over time of each mel
             band; needs two paths. Not part of the published network.
+        invariant_rows: what the invariant path's features are; None is the mean over all of the last stage, as
+            published.
+        variant_rows: the same of the variant path; needs two paths, and is `invariant_rows` where they share a head.
         window_seconds: length of the slices given to the encoder.
         normalization: see `Normalization`.
         global_mean, global_std: of the training waveforms, for `Normalization.GLOBAL`.
@@ -148,6 +195,8 @@ class EncoderConfig:
     heads: int = 2
     head_dim: int = 500
     spectral_statistics: bool = False
+    invariant_rows: Rows | None = None
+    variant_rows: Rows | None = None
     window_seconds: float = 5.0
     normalization: Normalization = Normalization.WINDOW
     global_mean: float = 0.0
@@ -173,6 +222,7 @@ class EncoderConfig:
             self.spectral_statistics,
             "true or false, and false without two tasks and two heads",
         )
+        self._check_rows()
         _require(
             _finite(self.window_seconds) and 0.1 <= self.window_seconds <= 600,
             "window_seconds",
@@ -198,6 +248,33 @@ class EncoderConfig:
             f"{FORMAT_VERSION}; a newer mtslvr wrote this: upgrade with `pip install -U mtslvr`",
         )
 
+    def _check_rows(self) -> None:
+        height = self.frontend.n_mels
+        heights = [height := (height + 1) // 2 for _ in range(5)]  # after the stem, its pooling and stages 2 to 4
+        for name in ("invariant_rows", "variant_rows"):
+            rows = getattr(self, name)
+            _require(rows is None or isinstance(rows, Rows), name, rows, "a Rows or None")
+            if rows is not None:
+                fits = rows.layer3[1] <= heights[3] and rows.layer4[1] <= heights[4]
+                remedy = f"within {heights[3]} rows of layer3 and {heights[4]} of layer4, as {self.frontend.n_mels} mel"
+                _require(fits, name, rows, f"{remedy} bands give")
+        alone = self.tasks == 1 and self.variant_rows is not None
+        _require(not alone, "variant_rows", self.variant_rows, "None with one path; give invariant_rows")
+        shared = self.tasks == 2 and self.heads == 1 and self.variant_rows != self.invariant_rows
+        _require(not shared, "variant_rows", self.variant_rows, "invariant_rows, since both paths share a head")
+
+    @property
+    def rows(self) -> tuple[Rows | None, ...]:
+        """Of each path."""
+        return (self.invariant_rows, self.variant_rows)[: self.tasks]
+
+    @property
+    def pooled_blocks(self) -> tuple[tuple[int, ...], ...]:
+        """Of each path what its head reads: how many numbers of each kind, a stage's or the spectral statistics."""
+        blocks = [(POOLED_DIM,) if rows is None else rows.dims for rows in self.rows]
+        blocks[-1] = (*blocks[-1], self.statistics_dim)
+        return tuple(tuple(dim for dim in dims if dim) for dims in blocks)
+
     @property
     def window_length(self) -> int:
         """Length of a window in samples."""
@@ -212,10 +289,10 @@ class EncoderConfig:
         """Width of an embedding."""
         if layer is Layer.HEAD:
             return self.head_dim * (self.outputs if features is Features.CONCAT else 1)
-        variant = POOLED_DIM + self.statistics_dim
+        widths = [sum(blocks) for blocks in self.pooled_blocks]
         if features is Features.CONCAT:
-            return POOLED_DIM + variant if self.tasks == 2 else POOLED_DIM
-        return variant if features is Features.VARIANT else POOLED_DIM
+            return sum(widths)
+        return widths[-1 if features is Features.VARIANT else 0]
 
     @property
     def statistics_dim(self) -> int:
@@ -243,10 +320,15 @@ class EncoderConfig:
             if not isinstance(frontend, Mapping):
                 raise ConfigError(f"config: frontend={frontend!r}: expected an object")
             values["frontend"] = _build(FrontendConfig, frontend, "frontend.", phase=Phase)
+        for name in ("invariant_rows", "variant_rows"):
+            if (rows := values.get(name)) is not None:
+                if not isinstance(rows, Mapping):
+                    raise ConfigError(f"config: {name}={rows!r}: expected an object or null")
+                values[name] = _build(Rows, rows, f"{name}.")
         return _build(cls, values, "", adapter=AdapterKind, normalization=Normalization)
 
 
-C = TypeVar("C", FrontendConfig, EncoderConfig)
+C = TypeVar("C", FrontendConfig, EncoderConfig, Rows)
 
 
 def _build(cls: type[C], data: Mapping[str, Any], prefix: str, **enums: type[enum.Enum]) -> C:

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .adapters import AdaptedConv, fused_operators, plain_inference
-from .config import POOLED_DIM, EncoderConfig, Features, Layer, Normalization, parse_enum
+from .config import EncoderConfig, Features, Layer, Normalization, parse_enum
 from .errors import AudioError
 from .frontend import Frontend
 from .resnet import Branches, Trunk
 from .workers import side_by_side
 
-# Another library's trunk and branches: a spectrogram and tasks to (B, 512) pooled features each. Several threads call
+# Another library's trunk and branches: a spectrogram and tasks to the pooled features of each. Several threads call
 # it side by side, and a row must not depend on the others.
 Engine = Callable[[Tensor, tuple[int, ...]], list[Tensor]]
 _HEAD_ROWS = 16
@@ -115,9 +115,9 @@ class Encoder(nn.Module):
             self.frontend = Frontend(config.frontend)
         self.trunk = Trunk(config.frontend.channels, config.adapter)
         self.branches = Branches(config.adapter, config.tasks)
-        widths = [POOLED_DIM] * config.heads
-        widths[-1] += config.statistics_dim
-        self.heads = nn.ModuleList(nn.Linear(width, config.head_dim) for width in widths)
+        widths = [sum(blocks) for blocks in config.pooled_blocks]
+        read = [widths[min(head, config.tasks - 1)] for head in range(config.heads)]
+        self.heads = nn.ModuleList(nn.Linear(width, config.head_dim) for width in read)
         self.engine: Engine | None = None
 
     @property
@@ -152,7 +152,7 @@ class Encoder(nn.Module):
             waveforms: (B, T) mono at `sample_rate` Hz; T is free, `config.window_length` is what it was trained on.
             layer: "head" or "pooled".
         Returns:
-            Embeddings of (B, head_dim) or (B, 512) each; pooled ones hold the spectral statistics, too, see
+            Embeddings of (B, head_dim) each, or what the heads read, (B, 512) with the published pooling; see
             `embedding_dim`.
         Raises:
             AudioError: wrong rank, or too short for one STFT frame.
@@ -238,7 +238,7 @@ class Encoder(nn.Module):
         return plain and alike and waveforms.ndim == 2 and not (self.training or trained)
 
     def paths(self, spectrogram: Tensor, tasks: Sequence[int]) -> list[Tensor]:
-        """What the heads read, (B, 512) or more, of some tasks; see `pooled`."""
+        """What the heads of some tasks read; see `pooled`."""
         if self.engine is None:
             with exact_float32(spectrogram.device):
                 shared = self.shared(spectrogram)
@@ -264,14 +264,26 @@ class Encoder(nn.Module):
         return shared
 
     def pooled(self, shared: Tensor, spectrogram: Tensor, task: int) -> Tensor:
-        """(B, 512) of one task's path, what its head reads; with spectral statistics more for the variant one."""
-        mean: Tensor = self.branches(shared, task).mean(dim=(2, 3), dtype=self.heads[0].weight.dtype)
-        return self._with_statistics(mean, spectrogram, task)
+        """What one task's head reads: (B, 512) means, or as many maxima as `EncoderConfig.pooled_blocks` says.
 
-    def _with_statistics(self, mean: Tensor, spectrogram: Tensor, task: int) -> Tensor:
+        With spectral statistics more for the variant one.
+        """
+        return self._with_statistics(self.read(shared, task), spectrogram, task)
+
+    def read(self, shared: Tensor, task: int) -> Tensor:
+        """`pooled` without spectral statistics: what an engine gives."""
+        rows = self.config.rows[task]
+        dtype: torch.dtype = self.heads[0].weight.dtype
+        if rows is None:
+            return self.branches(shared, task).mean(dim=(2, 3), dtype=dtype)  # type: ignore[no-any-return]
+        stages = zip(self.branches.stages(shared, task), (rows.layer3, rows.layer4), strict=True)
+        maxima = [x[:, :, first:end].amax(dim=3).flatten(1) for x, (first, end) in stages]
+        return torch.cat(maxima, dim=1).to(dtype)
+
+    def _with_statistics(self, read: Tensor, spectrogram: Tensor, task: int) -> Tensor:
         if self.config.spectral_statistics and task == self.config.tasks - 1:
-            return torch.cat([mean, spectral_statistics(spectrogram).to(mean.dtype)], dim=1)
-        return mean
+            return torch.cat([read, spectral_statistics(spectrogram).to(read.dtype)], dim=1)
+        return read
 
     def fold(self) -> Encoder:
         """A copy for inference: adapters and batch norms folded exactly into plain convolutions with bias.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .adapters import FoldedConv, norm_affine
+from .config import Rows
 from .resnet import Block, Branches, Trunk
 
 Float32 = npt.NDArray[np.float32]
@@ -45,13 +46,27 @@ class Operations(Protocol[T]):
     def mean(self, x: T) -> T:
         """(B, channels): means over height and width."""
 
+    def maxima(self, x: T, first: int, end: int) -> T:
+        """(B, channels * (end - first)): maxima over width of some rows, those of a channel side by side."""
 
-def features(trunk: Trunk, branches: Branches, x: T, tasks: Sequence[int], operations: Operations[T]) -> list[T]:
-    """The (B, 512) features of some tasks, the trunk run once.
+    def join(self, x: T, y: T) -> T:
+        """(B, n) and (B, m) to (B, n + m)."""
+
+
+def features(
+    trunk: Trunk,
+    branches: Branches,
+    rows: Sequence[Rows | None],
+    x: T,
+    tasks: Sequence[int],
+    operations: Operations[T],
+) -> list[T]:
+    """What the heads of some tasks read, but for the spectral statistics; the trunk is run once.
 
     Args:
         trunk: of a folded encoder.
         branches: of the same.
+        rows: of its config.
         x: the spectrogram, (B, channels, n_mels, frames).
         tasks: which paths.
         operations: of the library that the graph is for.
@@ -59,19 +74,30 @@ def features(trunk: Trunk, branches: Branches, x: T, tasks: Sequence[int], opera
     x = operations.max_pool(operations.relu(_conv(trunk.stem, x, 0, operations)))
     for block in trunk.layer1:
         x = _block(block, x, 0, operations)
-    return [operations.mean(_branch(branches, x, task, operations)) for task in tasks]
+    return [_pooled(*_branch(branches, x, task, operations), rows[task], operations) for task in tasks]
 
 
-def _branch(branches: Branches, x: T, task: int, operations: Operations[T]) -> T:
-    for blocks in (branches.layer2, branches.layer3, branches.layer4):
+def _branch(branches: Branches, x: T, task: int, operations: Operations[T]) -> tuple[T, T]:
+    for blocks in (branches.layer2, branches.layer3):
         for block in blocks:
             x = _block(block, x, task, operations)
+    third = x
+    for block in branches.layer4:
+        x = _block(block, x, task, operations)
     if not len(branches.end_norms):
-        return x
+        return third, x
     norm = branches.end_norms[task]
     assert isinstance(norm, nn.BatchNorm2d)
     scale, shift = norm_affine(norm)
-    return operations.relu(operations.affine(x, array(scale), array(shift)))
+    return third, operations.relu(operations.affine(x, array(scale), array(shift)))
+
+
+def _pooled(third: T, fourth: T, rows: Rows | None, operations: Operations[T]) -> T:
+    if rows is None:
+        return operations.mean(fourth)
+    pairs = zip((third, fourth), (rows.layer3, rows.layer4), rows.dims, strict=True)
+    maxima = [operations.maxima(x, *pair) for x, pair, dim in pairs if dim]
+    return maxima[0] if len(maxima) == 1 else operations.join(*maxima)
 
 
 def _block(block: nn.Module, x: T, task: int, operations: Operations[T]) -> T:

@@ -6,9 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .adapters import AdaptedConv
-from .config import AdapterKind
+from .config import STAGE_CHANNELS, AdapterKind
 
-STAGE_CHANNELS = (64, 128, 256, 512)
 _PLAIN = (AdapterKind.NONE, AdapterKind.SPLIT)
 
 
@@ -91,7 +90,14 @@ class Branches(nn.Module):
 
     def forward(self, x: Tensor, task: int) -> Tensor:
         """(B, 64, H, W) to (B, 512, H / 8, W / 8) for one task."""
-        for blocks in (self.layer2, self.layer3, self.layer4):
+        return self.stages(x, task)[1]
+
+    def stages(self, x: Tensor, task: int) -> tuple[Tensor, Tensor]:
+        """(B, 64, H, W) to what stages 3 and 4 give for one task: (B, 256, H / 4, W / 4), (B, 512, H / 8, W / 8)."""
+        for blocks in (self.layer2, self.layer3):
             for block in blocks:
                 x = block(x, task)
-        return F.relu(self.end_norms[task](x)) if len(self.end_norms) else x
+        third = x
+        for block in self.layer4:
+            x = block(x, task)
+        return third, F.relu(self.end_norms[task](x)) if len(self.end_norms) else x

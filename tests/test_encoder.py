@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import re
 
 import fill_rule
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 
 from mtslvr import checkpoint, windows
 from mtslvr.adapters import AdaptedConv, FoldedConv
-from mtslvr.config import AdapterKind, EncoderConfig, Features, FrontendConfig, Layer, Normalization, Phase
+from mtslvr.config import AdapterKind, EncoderConfig, Features, FrontendConfig, Layer, Normalization, Phase, Rows
 from mtslvr.encoder import Embeddings, Encoder, exact_float32, standardize
 from mtslvr.errors import AudioError, ConfigError
 
@@ -293,11 +294,15 @@ def test_two_tasks_with_one_head_share_it(official_encoder):
 
 
 @pytest.mark.parametrize("layer", ["head", "pooled"])
-@pytest.mark.parametrize("statistics", [False, True])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"spectral_statistics": True}, {"invariant_rows": Rows((2, 4), (1, 3)), "variant_rows": Rows((0, 8))}],
+    ids=["published", "statistics", "rows"],
+)
 @torch.inference_mode()
-def test_a_row_does_not_depend_on_its_batch_or_on_threads(encoder, layer, statistics):
-    if statistics:
-        encoder = Encoder(dataclasses.replace(encoder.config, spectral_statistics=True)).eval().fold()
+def test_a_row_does_not_depend_on_its_batch_or_on_threads(encoder, layer, changes):
+    if changes:
+        encoder = Encoder(dataclasses.replace(encoder.config, **changes)).eval().fold()
     x = torch.randn(19, 8000, generator=torch.Generator().manual_seed(0))
     whole = encoder(x, layer).concat
     for size in (1, 2, 5, 17):
@@ -537,3 +542,96 @@ def test_statistics_need_two_paths_and_heads(changes):
         ConfigError, match=r"spectral_statistics=True: must be .* false without two tasks and two heads"
     ):
         EncoderConfig(spectral_statistics=True, **changes)
+
+
+@pytest.mark.parametrize("folded", [False, True])
+@torch.inference_mode()
+def test_heads_that_read_rows(folded):
+    rows = {"invariant_rows": Rows((2, 4), (1, 3)), "variant_rows": Rows(layer4=(3, 4))}
+    config = dataclasses.replace(with_statistics().config, **rows)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        encoder = Encoder(config).eval()
+    encoder = encoder.fold() if folded else encoder
+    x = torch.randn(2, 16000, generator=torch.Generator().manual_seed(0))
+    found, spectrogram = encoder(x, "pooled"), encoder.frontend(encoder.normalize(x))
+    for task, pooled in enumerate((found.invariant, found.variant)):
+        third = encoder.shared(spectrogram)
+        for block in (*encoder.branches.layer2, *encoder.branches.layer3):
+            third = block(third, task)
+        fourth = encoder.branches(encoder.shared(spectrogram), task)
+        assert (third.shape[1:3], fourth.shape[1:3]) == ((256, 8), (512, 4))
+        read = [(fourth, channel, 3) for channel in range(512)]
+        if task == 0:
+            read = [(third, channel, row) for channel in range(256) for row in (2, 3)]
+            read += [(fourth, channel, row) for channel in range(512) for row in (1, 2)]
+        expected = [[float(max(x[i, channel, row])) for x, channel, row in read] for i in range(2)]
+        torch.testing.assert_close(pooled[:, : len(read)], torch.tensor(expected), rtol=1e-5, atol=1e-6)
+        assert pooled.shape[1] == len(read) + 384 * task
+    for layer, widths in (("head", (500, 500, 1000)), ("pooled", (1536, 896, 2432))):
+        assert tuple(encoder.embedding_dim(f, layer) for f in ("invariant", "variant", "concat")) == widths
+    assert torch.equal(encoder.embedding(x, "invariant"), encoder(x).invariant)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+@torch.inference_mode()
+def test_rows_of_one_path_or_one_head(heads):
+    rows = Rows((2, 3))
+    one = Encoder(EncoderConfig(adapter=AdapterKind.SPLIT, tasks=1, heads=heads, invariant_rows=rows)).eval().fold()
+    two = Encoder(EncoderConfig(tasks=2, heads=1, invariant_rows=rows, variant_rows=rows)).eval().fold()
+    for encoder in (one, two):
+        assert {head.in_features for head in encoder.heads} == {256}
+        assert encoder(torch.zeros(1, 16000)).concat.shape == (1, encoder.embedding_dim())
+
+
+def test_rows_survive_saving(tmp_path):
+    with torch.random.fork_rng():
+        encoder = Encoder(EncoderConfig(invariant_rows=Rows((2, 4), (1, 3)))).eval()
+    loaded = checkpoint.load(encoder.save(tmp_path, dtype=torch.float32))
+    assert loaded.config == encoder.config and loaded.config.invariant_rows == Rows((2, 4), (1, 3))
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), encoder.parameters(), strict=True))
+
+
+def test_rows_from_text():
+    assert Rows.parse("layer3=2:4,layer4=1:3") == Rows((2, 4), (1, 3))
+    assert Rows.parse(" layer4=0:4 ") == Rows((0, 0), (0, 4))
+    for text in ("", "2:4", "layer3=2-4", "layer3=2:4layer4=1:3", "layer5=0:1", "layer3=0:1,layer3=1:2"):
+        with pytest.raises(ConfigError, match=re.escape(f"rows={text!r}: expected a text such as")):
+            Rows.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Rows(), r"rows=.*: must be one row at least"),
+        (lambda: Rows.parse("layer3=2:2"), r"rows=.*: must be one row at least"),
+        (lambda: Rows((4, 2)), r"rows.layer3=\(4, 2\): must be two whole numbers, 0 <= first <= end"),
+        (lambda: Rows(layer4=(0, True)), r"rows.layer4=\(0, True\): must be two whole numbers"),
+        (lambda: Rows(layer4=7), r"rows.layer4=7: must be two whole numbers"),
+        (lambda: EncoderConfig(invariant_rows=(2, 4)), r"invariant_rows=\(2, 4\): must be a Rows or None"),
+        (
+            lambda: EncoderConfig(variant_rows=Rows((0, 9))),
+            r"variant_rows=.*: must be within 8 rows of layer3 and 4 of layer4, as 128 mel bands give",
+        ),
+        (
+            lambda: EncoderConfig(FrontendConfig(n_mels=40), invariant_rows=Rows(layer4=(0, 3))),
+            r"invariant_rows=.*: must be within 3 rows of layer3 and 2 of layer4, as 40 mel bands give",
+        ),
+        (
+            lambda: EncoderConfig(adapter=AdapterKind.SPLIT, tasks=1, variant_rows=Rows((0, 1))),
+            r"variant_rows=.*: must be None with one path",
+        ),
+        (lambda: EncoderConfig(heads=1, invariant_rows=Rows((0, 1))), r"variant_rows=None: must be invariant_rows"),
+        (
+            lambda: EncoderConfig.from_dict({"format_version": 1, "invariant_rows": [2, 4]}),
+            r"config: invariant_rows=\[2, 4\]: expected an object or null",
+        ),
+        (
+            lambda: EncoderConfig.from_dict({"format_version": 1, "invariant_rows": {"layer2": [0, 1]}}),
+            r"unknown key 'invariant_rows.layer2'; known: invariant_rows.layer3, invariant_rows.layer4",
+        ),
+    ],
+)
+def test_rows_that_cannot_be(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 import mtslvr
 from mtslvr import checkpoint
 from mtslvr.cli.main import main
-from mtslvr.config import AdapterKind, EncoderConfig, FrontendConfig, Layer, Normalization, Phase
+from mtslvr.config import AdapterKind, EncoderConfig, FrontendConfig, Layer, Normalization, Phase, Rows
 from mtslvr.encoder import Encoder
 from mtslvr.errors import ConfigError
 from mtslvr.onnx import TOLERANCE, build, deviation, export
@@ -107,6 +107,8 @@ CONFIGS = {
     "few bands, one channel": {"frontend": {"n_mels": 8, "channels": 1}, "adapter": AdapterKind.SERIES},
     "not normalised": {"normalization": Normalization.NONE},
     "by the training data": {"normalization": Normalization.GLOBAL, "global_mean": 0.1, "global_std": 0.3},
+    "rows": {"invariant_rows": Rows((2, 4), (1, 3)), "variant_rows": Rows((0, 0), (0, 4))},
+    "rows of one path": {"frontend": {"n_mels": 97}, "variant_rows": Rows((6, 7)), "spectral_statistics": True},
     "statistics": {"normalization": Normalization.FILE, "spectral_statistics": True, "adapter": AdapterKind.BN},
 }
 

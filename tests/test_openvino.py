@@ -19,7 +19,7 @@ from click.testing import CliRunner
 import mtslvr
 from mtslvr import checkpoint, hub
 from mtslvr.cli.embed import embed_command
-from mtslvr.config import AdapterKind, EncoderConfig, FrontendConfig, Phase
+from mtslvr.config import AdapterKind, EncoderConfig, FrontendConfig, Phase, Rows
 from mtslvr.encoder import Encoder
 from mtslvr.errors import ConfigError
 from mtslvr.openvino import OpenVINOEngine
@@ -126,6 +126,22 @@ def test_spectral_statistics_come_beside_the_engine():
         encoder = Encoder(config).eval().fold()
     x = noise(2, 9000)
     assert relative(with_engine(encoder)(x).variant, encoder(x).variant) <= 1e-5
+
+
+@torch.inference_mode()
+def test_rows_of_the_last_stages():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        rows = {"invariant_rows": Rows((2, 4), (1, 3)), "variant_rows": Rows((0, 0), (0, 4))}
+        encoder = Encoder(EncoderConfig(spectral_statistics=True, **rows)).eval().fold()
+    x, engine = noise(2, 9000), with_engine(encoder)
+    for layer in ("head", "pooled"):
+        found, expected = engine(x, layer), encoder(x, layer)
+        assert relative(found.invariant, expected.invariant) <= 1e-5
+        assert relative(found.variant, expected.variant) <= 1e-5
+    nothing = engine.engine(torch.zeros(0, 3, 128, 5), (1, 0))
+    assert [features.shape for features in nothing] == [(0, 2048), (0, 1536)]
+    assert torch.equal(pickle.loads(pickle.dumps(engine))(x).concat, engine(x).concat)
 
 
 @needs_bfloat16

@@ -101,7 +101,7 @@ def compiled() -> Embed:
 
     def pooled(spectrogram: Tensor, tasks: tuple[int, ...]) -> list[Tensor]:
         shared = encoder.shared(spectrogram)
-        return [encoder.branches(shared, task).mean(dim=(2, 3)) for task in tasks]
+        return [encoder.read(shared, task) for task in tasks]
 
     encoder.engine = torch.compile(pooled, dynamic=False, fullgraph=True, options={"freezing": True})
     return embedder(encoder)

@@ -30,7 +30,7 @@ class Paths(nn.Module):
         """(B, channels, n_mels, frames) to (B, 1024)."""
         encoder = self.encoder
         shared = encoder.trunk(spectrogram)
-        return torch.cat([encoder.branches(shared, t).mean(dim=(2, 3)) for t in range(encoder.config.tasks)], dim=1)
+        return torch.cat([encoder.read(shared, t) for t in range(encoder.config.tasks)], dim=1)
 
 
 def compare(batch: int, rounds: int, seed: int, calibration: int) -> dict[str, Any]:

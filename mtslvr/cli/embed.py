@@ -46,7 +46,7 @@ Exit codes: 0 every file embedded, 1 some files failed and the rest is written, 
     type=click.Choice(["head", "pooled"]),
     default="head",
     show_default=True,
-    help="Read after the linear head (500 a task) or before it (512 a task).",
+    help="Read after the linear head (500 a task) or before it (512 a task as published).",
 )
 @click.option("--window", type=float, metavar="SECONDS", help="Length of a window.  [default: the model's, 5]")
 @click.option("--hop", type=float, metavar="SECONDS", help="From one window to the next.  [default: the window]")

@@ -25,7 +25,7 @@ from .common import Command
     type=click.Choice(["head", "pooled"]),
     default="head",
     show_default=True,
-    help="Read after the linear head (500 a task) or before it (512 a task).",
+    help="Read after the linear head (500 a task) or before it (512 a task as published).",
 )
 @click.option("--window", type=float, metavar="SECONDS", help="The only length it takes.  [default: any]")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.onnx where it exists.")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..audio import load_audio
-from ..config import POOLED_DIM, Features, Layer
+from ..config import Features, Layer
 from ..encoder import Encoder
 from ..errors import AudioError, ConfigError
 from ..extract import ExtractConfig, Source, extract
@@ -127,7 +127,7 @@ def from_pooled(pooled: FloatArray, encoder: Encoder) -> dict[str, FloatArray]:
     Returns:
         Name to (n, D): invariant and variant where there are two outputs, concat, pooled.
     """
-    parts = np.split(pooled, [POOLED_DIM], axis=1) if encoder.config.tasks == 2 else [pooled]
+    parts = np.split(pooled, [sum(encoder.config.pooled_blocks[0])], axis=1) if encoder.config.tasks == 2 else [pooled]
     if encoder.config.outputs == 1:
         return {"concat": _head(encoder, 0, parts[0]), "pooled": pooled}
     invariant, variant = _head(encoder, 0, parts[0]), _head(encoder, -1, parts[-1])

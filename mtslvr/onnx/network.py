@@ -27,7 +27,8 @@ def embeddings(nodes: Nodes, encoder: Encoder, spectrogram: Value, layer: Layer)
     """Both embeddings of a spectrogram, as `Encoder.encode_spectrogram`; one and the same where there is one output."""
     config = encoder.config
     tasks = range(config.tasks)
-    pooled = [v.name for v in features(encoder.trunk, encoder.branches, spectrogram, tasks, _Operations(nodes))]
+    found = features(encoder.trunk, encoder.branches, config.rows, spectrogram, tasks, _Operations(nodes))
+    pooled = [value.name for value in found]
     if config.spectral_statistics:
         pooled[-1] = nodes.add("Concat", pooled[-1], statistics(nodes, spectrogram.name), axis=1)
     if layer is Layer.POOLED:
@@ -95,6 +96,13 @@ class _Operations:
     def mean(self, x: Value) -> Value:
         name = self.nodes.add("ReduceMean", x.name, axes=[2, 3], keepdims=0)
         return Value(name, x.channels, 1, 1)
+
+    def maxima(self, x: Value, first: int, end: int) -> Value:
+        over_time = self.nodes.add("ReduceMax", self.nodes.cut(x.name, 2, first, end), axes=[3], keepdims=0)
+        return Value(self.nodes.add("Flatten", over_time, axis=1), x.channels * (end - first), 1, 1)
+
+    def join(self, x: Value, y: Value) -> Value:
+        return Value(self.nodes.add("Concat", x.name, y.name, axis=1), x.channels + y.channels, 1, 1)
 
     def _like(self, x: Value, kind: str, *others: str | Float32) -> Value:
         return Value(self.nodes.add(kind, x.name, *others), x.channels, x.height, x.width)

@@ -12,15 +12,16 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from .. import checkpoint
-from ..config import POOLED_DIM, Features, Layer
+from ..config import EncoderConfig, Features, Layer, Rows
 from ..encoder import Encoder
 from ..errors import TrainingError
 from .config import TrainConfig
@@ -39,11 +40,14 @@ def whiten(
     *,
     power: float = POWER,
     ridge: float = RIDGE,
+    variant_ridge: float | None = None,
     clips: int = CLIPS,
     crop_seconds: float = CROP_SECONDS,
     source_balance: float = SOURCE_BALANCE,
     variant_scale: float = 1.0,
     spectral_statistics: bool = False,
+    invariant_rows: Rows | None = None,
+    variant_rows: Rows | None = None,
     disturb: bool = True,
     average_with: str | os.PathLike[str] | None = None,
     share: float = 0.5,
@@ -55,18 +59,21 @@ def whiten(
         out: checkpoint folder to write.
         power: 0 only rotates, 1 makes crops of a clip differ alike in every direction.
         ridge: added to each variance within clips, as a share of their mean.
-        clips: how many clips to take two random crops of, without augmentation; more than the 512 pooled features.
+        variant_ridge: the same for the variant head; None is `ridge`.
+        clips: how many clips to take two random crops of, without augmentation; more than a head reads numbers.
         crop_seconds: length of these crops.
         source_balance: how to draw the clips, see `TrainConfig`.
         variant_scale: root mean square length of the variant embeddings over that of the invariant ones: how much each
             counts in distances between concatenated embeddings.
         spectral_statistics: let the variant head read them, too, see `EncoderConfig`.
+        invariant_rows, variant_rows: what the heads read in place of what they did, see `EncoderConfig`.
         disturb: compare the first crop of a clip, for the invariant head, also with the second one vocoded by noise,
             equalised, and with another clip as background.
         average_with: checkpoint folder of the same network, such as the one that the run started from, to average the
             weights with before; may be `out`.
         share: of the run's weights in that average, 0 to 1.
     Raises:
+        ConfigError: rows that the network has not.
         TrainingError: no such run, too few clips, paths that share a head, or another network to average with.
         CheckpointError: no checkpoint in the run, or `out` cannot be written.
     """
@@ -78,12 +85,13 @@ def whiten(
     encoder = checkpoint.load(folder / EXPORT)
     if average_with is not None:
         average(encoder, checkpoint.load(average_with), share)
-    if spectral_statistics:
-        encoder = with_spectral_statistics(encoder)
+    changes: dict[str, Any] = {"invariant_rows": invariant_rows, "variant_rows": variant_rows}
+    changes["spectral_statistics"] = spectral_statistics or None
+    encoder = reading(encoder, {name: value for name, value in changes.items() if value is not None})
     drawing = dataclasses.replace(config, crop_seconds=crop_seconds, source_balance=source_balance)
     batches = StepBatches(load_clips(folder, (), config), drawing)
     pairs = (crops_of(batches, i, disturb) for i in range(math.ceil(clips / config.batch_size)))
-    whiten_heads(encoder, pairs, power, ridge, variant_scale)
+    whiten_heads(encoder, pairs, power, ridge, variant_scale, variant_ridge)
     return checkpoint.save(encoder, out)
 
 
@@ -128,7 +136,7 @@ def average(encoder: Encoder, other: Encoder, share: float) -> None:
     """
     if not 0 <= share <= 1:
         raise TrainingError(f"share={share}: must be from 0 to 1")
-    if dataclasses.replace(other.config, spectral_statistics=encoder.config.spectral_statistics) != encoder.config:
+    if reading_of(encoder.config, other.config) != encoder.config:
         raise TrainingError("average of two different networks: give a checkpoint with the config of the run's encoder")
     theirs = other.state_dict()
     for name, tensor in encoder.state_dict().items():
@@ -136,17 +144,32 @@ def average(encoder: Encoder, other: Encoder, share: float) -> None:
             tensor.lerp_(theirs[name], 1 - share)
 
 
-def with_spectral_statistics(encoder: Encoder) -> Encoder:
-    """The same network with a wider variant head, whose weights are new."""
-    wider = Encoder(dataclasses.replace(encoder.config, spectral_statistics=True)).eval()
-    kept = {key: value for key, value in encoder.state_dict().items() if not key.startswith("heads.1.")}
-    wider.load_state_dict(kept, strict=False)
-    return wider
+def reading(encoder: Encoder, changes: Mapping[str, Any]) -> Encoder:
+    """The same network with new heads where they read something else; `changes` are settings of `EncoderConfig`."""
+    config = dataclasses.replace(encoder.config, **changes)
+    if config == encoder.config:
+        return encoder
+    other = Encoder(config).eval()
+    new = other.state_dict()
+    kept = {key: value for key, value in encoder.state_dict().items() if value.shape == new[key].shape}
+    other.load_state_dict(kept, strict=False)
+    return other
+
+
+def reading_of(one: EncoderConfig, other: EncoderConfig) -> EncoderConfig:
+    """The config `other` with heads that read what those of `one` do."""
+    names = ("spectral_statistics", "invariant_rows", "variant_rows")
+    return dataclasses.replace(other, **{name: getattr(one, name) for name in names})
 
 
 @torch.inference_mode()
 def whiten_heads(
-    encoder: Encoder, pairs: Iterable[Tensor], power: float, ridge: float, variant_scale: float = 1.0
+    encoder: Encoder,
+    pairs: Iterable[Tensor],
+    power: float,
+    ridge: float,
+    variant_scale: float = 1.0,
+    variant_ridge: float | None = None,
 ) -> None:
     """Replace the heads of `encoder` in place.
 
@@ -157,6 +180,7 @@ def whiten_heads(
         power: see `whiten`.
         ridge: see `whiten`.
         variant_scale: see `whiten`.
+        variant_ridge: see `whiten`.
     Raises:
         TrainingError: see `whiten`.
     """
@@ -164,6 +188,7 @@ def whiten_heads(
         raise TrainingError(
             f"{encoder.config.heads} heads for {encoder.config.tasks} paths: whitening needs a head for each path"
         )
+    ridges = ridge, ridge if variant_ridge is None else variant_ridge
     folded = encoder.fold()
     invariant, variant = [], []
     for crops in pairs:
@@ -180,11 +205,10 @@ def whiten_heads(
         first, second = features[:1].expand(len(features) - 1, -1, -1).flatten(0, 1), features[1:].flatten(0, 1)
         if features.shape[1] <= features.shape[2]:
             raise TrainingError(f"{features.shape[1]} clips for {features.shape[2]} features: too few; use more clips")
-        # The network's features and the spectral statistics, each of total variance 1: they are of different units.
-        variances = torch.cat([first, second]).var(dim=0)
-        blocks = (variances[:POOLED_DIM], variances[POOLED_DIM:])
+        # Features of each stage and the spectral statistics, each of total variance 1: they are of different units.
+        blocks = torch.split(torch.cat([first, second]).var(dim=0), list(encoder.config.pooled_blocks[index]))
         units = torch.cat([block.sum().rsqrt().expand_as(block) for block in blocks])
-        weight, bias = whitening(first * units, second * units, head.out_features, power, ridge)
+        weight, bias = whitening(first * units, second * units, head.out_features, power, ridges[index])
         scale = variant_scale if index else 1.0
         head.weight.copy_(weight * units * scale)
         head.bias.copy_(bias * scale)

@@ -6,7 +6,7 @@ import soundfile
 import torch
 
 import mtslvr
-from mtslvr.config import AdapterKind, EncoderConfig
+from mtslvr.config import AdapterKind, EncoderConfig, Rows
 from mtslvr.encoder import Encoder
 from mtslvr.errors import AudioError, ConfigError
 from mtslvr.fewshot import extract_features, features
@@ -46,6 +46,13 @@ def test_features_of_a_variant_head_that_reads_statistics_too(clips):
         torch.manual_seed(0)
         wider = Encoder(EncoderConfig(spectral_statistics=True, window_seconds=1.0)).fold()
     check_against_embed(clips, wider)
+
+
+def test_features_of_heads_that_read_rows(clips):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = EncoderConfig(invariant_rows=Rows((2, 4), (1, 3)), spectral_statistics=True, window_seconds=1.0)
+        check_against_embed(clips, Encoder(config).fold())
 
 
 def check_against_embed(clips, encoder):

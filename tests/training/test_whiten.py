@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 import mtslvr
-from mtslvr.config import AdapterKind
+from mtslvr.config import AdapterKind, Rows
 from mtslvr.errors import TrainingError
 from mtslvr.training.config import TrainConfig, encoder_config
 from mtslvr.training.loop import train
@@ -115,6 +115,25 @@ def test_disturbed_crops_keep_level_and_clip():
     assert all((power[i, [200, 900, 3000]] > 0.001 * power[i].sum()).sum() == 2 for i in range(3))
 
 
+def test_heads_that_read_rows_are_whitened_each_by_its_own_ridge():
+    torch.manual_seed(0)
+    config = dataclasses.replace(encoder_config(AdapterKind.BN), head_dim=8)
+    encoder = mtslvr.Encoder(dataclasses.replace(config, invariant_rows=Rows((2, 3), (1, 2)))).eval()
+    crops = torch.randn(2, 800, 1600)
+    heads = []
+    for ridges in ({"ridge": 0.1}, {"ridge": 0.1, "variant_ridge": 1.0}, {"ridge": 1.0, "variant_ridge": 0.1}):
+        whiten_heads(encoder, [crops], 1.0, **ridges)
+        heads.append([head.weight.clone() for head in encoder.heads])
+    assert [weight.shape for weight in heads[0]] == [(8, 768), (8, 512)]
+    assert torch.equal(heads[0][0], heads[1][0]) and not torch.allclose(heads[0][1], heads[1][1], rtol=0.01)
+    assert torch.equal(heads[0][1], heads[2][1]) and not torch.allclose(heads[0][0], heads[2][0], rtol=0.01)
+    with torch.no_grad():
+        pooled = torch.cat([encoder.encode(x, "pooled").invariant for x in crops])
+    blocks = slice(256), slice(256, 768)
+    scales = [(pooled[:, block] @ heads[0][0][:, block].T).var(dim=0).sum() for block in blocks]
+    assert max(scales) < 20 * min(scales)  # neither stage is drowned by the other
+
+
 def test_too_few_crops_and_shared_heads_are_refused():
     encoder = mtslvr.Encoder(encoder_config(AdapterKind.BN)).eval()
     with pytest.raises(TrainingError, match="4 clips for 512 features: too few"):
@@ -168,8 +187,10 @@ def test_a_run_becomes_a_checkpoint_with_whitened_heads_and_statistics(tmp_path)
     config = dataclasses.replace(config, augment=augment)
     first = train(config, tmp_path / "run", [tmp_path], workers=0, device="cpu")
     options = {"crop_seconds": 0.1, "spectral_statistics": True, "average_with": first, "share": 0.5}
-    with pytest.raises(TrainingError, match="600 clips for 896 features: too few"):
-        whiten(tmp_path / "run", tmp_path / "out", clips=600, **options)
+    options["invariant_rows"] = Rows((2, 3), (1, 2))
+    with pytest.raises(TrainingError, match="800 clips for 896 features: too few"):
+        whiten(tmp_path / "run", tmp_path / "out", clips=800, **options)
     encoder = mtslvr.load(whiten(tmp_path / "run", tmp_path / "out", clips=900, **options))
     assert encoder.config.spectral_statistics and encoder.embedding_dim("variant", "pooled") == 896
+    assert encoder.config.invariant_rows == Rows((2, 3), (1, 2)) and encoder.config.variant_rows is None
     assert mtslvr.embed(generator.standard_normal(8000), 16000, encoder=encoder).shape == (1000,)

@@ -273,7 +273,7 @@ class Encoder(nn.Module):
     def read(self, shared: Tensor, task: int) -> Tensor:
         """`pooled` without spectral statistics: what an engine gives."""
         rows = self.config.rows[task]
-        dtype: torch.dtype = self.heads[0].weight.dtype
+        dtype = next(self.heads.parameters()).dtype
         if rows is None:
             return self.branches(shared, task).mean(dim=(2, 3), dtype=dtype)  # type: ignore[no-any-return]
         stages = zip(self.branches.stages(shared, task), (rows.layer3, rows.layer4), strict=True)

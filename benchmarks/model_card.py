@@ -427,8 +427,8 @@ def model_card(
     if whitened is not None:
         heads = (
             "The heads are those of `mtslvr whiten`, not those that training leaves: they even out the directions in "
-            f"which two crops of a clip differ (power {POWER:g}, {CLIPS:,} clips of the pool, ridge {RIDGE:g} if not told "
-            "below), the invariant one also those that noise vocoding, an equaliser and another clip as background "
+            f"which two crops of a clip differ (power {POWER:g}, {CLIPS:,} clips of the pool, ridge {RIDGE:g} by "
+            "default), the invariant one also those that noise vocoding, an equaliser and another clip as background "
             "change. No label is used, but its settings below were chosen by the accuracies above. `--average-with` "
             "averages the weights with those that the last run started from. "
             + (

@@ -3,7 +3,8 @@ r"""Compare training runs: what each changes in its config, and its few-shot acc
     python benchmarks/ablation.py runs/base runs/other ... --title "Short runs" --eval esc50-val=FOLDER \
         --eval fsdd-speaker=FOLDER:1 --out benchmarks/ABLATION.md
 
-The first run is the one that the others are compared with. Heads are those of `mtslvr whiten` for all. The file has a
+The first run is the one that the others are compared with. Heads are those of `mtslvr whiten` for all, with the options
+that `--heads "OPTIONS"` gives; given several times, every run has a row with each. The file has a
 section a title; one of the same title is replaced, the others stay.
 """
 
@@ -13,14 +14,18 @@ import argparse
 import json
 import os
 import re
+import shlex
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from click.core import ParameterSource
 from model_card import CLASSIFIERS, FEATURES, EvalSet, Run, table, write
 
+from mtslvr.cli.whiten import whiten_command
+from mtslvr.config import Rows
 from mtslvr.fewshot import EpisodeConfig
 from mtslvr.fewshot import run as few_shot
 from mtslvr.training.run import environment
@@ -51,14 +56,26 @@ def difference(run: Run, base: Run) -> str:
     return ", ".join(changed) or "as above"
 
 
+def heads_of(text: str) -> dict[str, Any]:
+    """Arguments of `whiten` from options of `mtslvr whiten`, those that are given."""
+    context = whiten_command.make_context("whiten", ["RUN", "OUT", *shlex.split(text)])
+    given = {k: v for k, v in context.params.items() if context.get_parameter_source(k) is ParameterSource.COMMANDLINE}
+    return {k: Rows.parse(v) if k.endswith("_rows") else v for k, v in given.items() if k not in ("run", "out_dir")}
+
+
 def accuracies(
-    folder: Path, sets: list[EvalSet], config: EpisodeConfig, options: argparse.Namespace, start: Path | None = None
+    folder: Path,
+    sets: list[EvalSet],
+    config: EpisodeConfig,
+    options: argparse.Namespace,
+    more: str,
+    start: Path | None = None,
 ) -> tuple[list[str], float]:
     """A cell for each set, and the widest interval: of a run, or of `start` with heads made on the run's clips."""
     cells, widest = [], 0.0
     with tempfile.TemporaryDirectory() as temporary:
         share = 1.0 if start is None else 0.0
-        heads = {"clips": options.clips, "disturb": options.disturb}
+        heads = {"clips": options.clips, "disturb": options.disturb, **heads_of(more)}
         model = whiten(folder, Path(temporary) / "whitened", **heads, average_with=start, share=share)
         for eval_set in sets:
             rows = few_shot(
@@ -82,6 +99,7 @@ def main() -> None:
     parser.add_argument("--eval", dest="sets", type=EvalSet.parse, action="append", required=True)
     parser.add_argument("--title", required=True, help="of the section")
     parser.add_argument("--start", type=Path, help="checkpoint that the runs started from, for a row of its own")
+    parser.add_argument("--heads", action="append", metavar="OPTIONS", help="of `mtslvr whiten`; may be repeated")
     parser.add_argument("--classifier", choices=list(CLASSIFIERS), default="logistic")
     parser.add_argument("--clips", type=int, default=CLIPS, help="that the heads are whitened by")
     parser.add_argument(
@@ -98,17 +116,21 @@ def main() -> None:
     runs = [Run.read(folder) for folder in options.runs]
     rows = [["run", "settings", "steps", "clips", *(s.name for s in options.sets)]]
     widest = 0.0
-    if options.start is not None:
-        cells, widest = accuracies(options.runs[0], options.sets, config, options, options.start)
-        rows.append(["start", "", "", "", *cells])
-        print(rows[-1], flush=True)
-    for folder, run in zip(options.runs, runs, strict=True):
-        told = "base" if run is runs[0] else difference(run, runs[0])
-        clips = f"{run.steps_done * run.config.batch_size:,}"
-        cells, interval = accuracies(folder, options.sets, config, options)
-        widest = max(widest, interval)
-        rows.append([folder.name, told, str(run.steps_done), clips, *cells])
-        print(rows[-1], flush=True)
+    several = options.heads or [""]
+    for heads in several:
+        if options.start is not None:
+            cells, interval = accuracies(options.runs[0], options.sets, config, options, heads, options.start)
+            widest = max(widest, interval)
+            rows.append(["start", heads and f"`{heads}`", "", "", *cells])
+            print(rows[-1], flush=True)
+        for folder, run in zip(options.runs, runs, strict=True):
+            told = "base" if run is runs[0] else difference(run, runs[0])
+            clips = f"{run.steps_done * run.config.batch_size:,}"
+            cells, interval = accuracies(folder, options.sets, config, options, heads)
+            widest = max(widest, interval)
+            told = f"{told}; `{heads}`" if len(several) > 1 else told
+            rows.append([folder.name, told, str(run.steps_done), clips, *cells])
+            print(rows[-1], flush=True)
     env = environment()
     base = ", ".join(f"{key} {json.dumps(value)}" for key, value in settings(runs[0]).items() if "." not in key)
     starts = [
@@ -117,7 +139,8 @@ def main() -> None:
     body = (
         f"Accuracy in %, invariant / variant / concat, 5-way 1-shot, {CLASSIFIERS[options.classifier]}, "
         f"{config.episodes:,} episodes (95% intervals up to ± {widest:.1f}), seed {config.seed}, heads whitened by "
-        f"{options.clips:,} clips, {'with' if options.disturb else 'without'} disturbed ones; mtslvr "
+        f"{options.clips:,} clips, {'with' if options.disturb else 'without'} disturbed ones"
+        f"{f', `{several[0]}`' if len(several) == 1 and several[0] else ''}; mtslvr "
         f"{env['mtslvr']}, torch {env['torch']}, {env['cpu']}, commit {env['git_revision'][:12]}. Only what differs "
         f"from the base is told; one run a row, one seed.\n\n{table(rows)}\n\nSettings of the base: {base}.\n\n"
         f"Where the runs started: {'; '.join(starts)}.\n"

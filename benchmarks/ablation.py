@@ -99,6 +99,7 @@ def main() -> None:
     parser.add_argument("--eval", dest="sets", type=EvalSet.parse, action="append", required=True)
     parser.add_argument("--title", required=True, help="of the section")
     parser.add_argument("--start", type=Path, help="checkpoint that the runs started from, for a row of its own")
+    parser.add_argument("--only-start", action="store_true", help="no rows of the runs: the first gives the clips")
     parser.add_argument("--heads", action="append", metavar="OPTIONS", help="of `mtslvr whiten`; may be repeated")
     parser.add_argument("--classifier", choices=list(CLASSIFIERS), default="logistic")
     parser.add_argument("--clips", type=int, default=CLIPS, help="that the heads are whitened by")
@@ -110,6 +111,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
+    if options.only_start and options.start is None:
+        parser.error("--only-start: needs --start")
     torch.set_num_threads(options.threads)
 
     config = EpisodeConfig(episodes=options.episodes, seed=options.seed)
@@ -123,7 +126,7 @@ def main() -> None:
             widest = max(widest, interval)
             rows.append(["start", heads and f"`{heads}`", "", "", *cells])
             print(rows[-1], flush=True)
-        for folder, run in zip(options.runs, runs, strict=True):
+        for folder, run in () if options.only_start else zip(options.runs, runs, strict=True):
             told = "base" if run is runs[0] else difference(run, runs[0])
             clips = f"{run.steps_done * run.config.batch_size:,}"
             cells, interval = accuracies(folder, options.sets, config, options, heads)
@@ -141,10 +144,16 @@ def main() -> None:
         f"{config.episodes:,} episodes (95% intervals up to ± {widest:.1f}), seed {config.seed}, heads whitened by "
         f"{options.clips:,} clips, {'with' if options.disturb else 'without'} disturbed ones"
         f"{f', `{several[0]}`' if len(several) == 1 and several[0] else ''}; mtslvr "
-        f"{env['mtslvr']}, torch {env['torch']}, {env['cpu']}, commit {env['git_revision'][:12]}. Only what differs "
-        f"from the base is told; one run a row, one seed.\n\n{table(rows)}\n\nSettings of the base: {base}.\n\n"
-        f"Where the runs started: {'; '.join(starts)}.\n"
+        f"{env['mtslvr']}, torch {env['torch']}, {env['cpu']}, commit {env['git_revision'][:12]}. "
     )
+    if options.only_start:
+        columns = [[name.replace("settings", "heads"), *cells] for _, name, _, _, *cells in rows]
+        body += f"The weights that runs started from, but for their heads.\n\n{table(columns)}\n"
+    else:
+        body += (
+            f"Only what differs from the base is told; one run a row, one seed.\n\n{table(rows)}\n\n"
+            f"Settings of the base: {base}.\n\nWhere the runs started: {'; '.join(starts)}.\n"
+        )
     before = options.out.read_text(encoding="utf-8") if options.out.exists() else ""
     write(options.out, with_section(before, options.title, body))
 

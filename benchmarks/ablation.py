@@ -75,8 +75,9 @@ def accuracies(
     cells, widest = [], 0.0
     with tempfile.TemporaryDirectory() as temporary:
         share = 1.0 if start is None else 0.0
-        heads = {"clips": options.clips, "disturb": options.disturb, **heads_of(more)}
-        model = whiten(folder, Path(temporary) / "whitened", **heads, average_with=start, share=share)
+        heads: dict[str, Any] = {"clips": options.clips, "disturb": options.disturb}
+        heads.update({"average_with": start, "share": share, **heads_of(more)})
+        model = whiten(folder, Path(temporary) / "whitened", **heads)
         for eval_set in sets:
             rows = few_shot(
                 eval_set.folder,

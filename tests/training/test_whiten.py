@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from click.testing import CliRunner
 from torch.nn import functional as F
 
 import mtslvr
+from mtslvr.cli.main import main
 from mtslvr.config import AdapterKind, Rows
 from mtslvr.errors import TrainingError
 from mtslvr.training.config import TrainConfig, encoder_config
@@ -194,3 +196,12 @@ def test_a_run_becomes_a_checkpoint_with_whitened_heads_and_statistics(tmp_path)
     assert encoder.config.spectral_statistics and encoder.embedding_dim("variant", "pooled") == 896
     assert encoder.config.invariant_rows == Rows((2, 3), (1, 2)) and encoder.config.variant_rows is None
     assert mtslvr.embed(generator.standard_normal(8000), 16000, encoder=encoder).shape == (1000,)
+
+
+def test_the_command_refuses_rows_before_any_work(tmp_path):
+    arguments = ["whiten", str(tmp_path / "run"), str(tmp_path / "out"), "--invariant-rows"]
+    for text, message in (("middle", "rows='middle': expected a text such as"), ("layer4=2:1", "0 <= first <= end")):
+        result = CliRunner().invoke(main, [*arguments, text])
+        assert result.exit_code == 2 and message in result.stderr
+    result = CliRunner().invoke(main, [*arguments, "layer3=2:4,layer4=1:3"])
+    assert result.exit_code == 2 and "no training run" in result.stderr

@@ -24,6 +24,7 @@ from .workers import side_by_side
 # it side by side, and a row must not depend on the others.
 Engine = Callable[[Tensor, tuple[int, ...]], list[Tensor]]
 _HEAD_ROWS = 16
+_TRUNK_ROWS = 4  # at once: what the first layers leave for the next, the largest of all, then stays in a cache
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,11 @@ def spectral_statistics(spectrogram: Tensor) -> Tensor:
         (B, 3 n_mels): mean, population deviation and mean absolute difference between frames, each over time, in units
         of 32 dB, which brings them to the spread of pooled features; the last is 0 for a single frame.
     """
-    bands = spectrogram[:, 0].contiguous() / 32  # sums round by the layout, which depends on the batch's size
-    change = bands.diff(dim=2).abs().sum(dim=2) / max(1, bands.shape[2] - 1)
-    return torch.cat([bands.mean(dim=2), bands.std(dim=2, correction=0), change], dim=1)
+    bands = spectrogram[:, 0].transpose(1, 2).contiguous() / 32  # as the front end lays them out; sums round by it
+    mean = bands.mean(dim=1)
+    deviation = (bands - mean[:, None]).square().mean(dim=1).sqrt()  # torch.std takes several times as long on a CPU
+    change = bands.diff(dim=1).abs().sum(dim=1) / max(1, bands.shape[1] - 1)
+    return torch.cat([mean, deviation, change], dim=1)
 
 
 class Encoder(nn.Module):
@@ -260,8 +263,15 @@ class Encoder(nn.Module):
     def shared(self, spectrogram: Tensor) -> Tensor:
         """What both tasks read: the trunk's output for (B, channels, n_mels, frames)."""
         dtype = next(self.trunk.parameters()).dtype
-        shared: Tensor = self.trunk(spectrogram.to(dtype, memory_format=torch.channels_last))
-        return shared
+
+        def trunk(rows: Tensor) -> Tensor:
+            shared: Tensor = self.trunk(rows.to(dtype).to(memory_format=torch.channels_last))
+            return shared
+
+        if not (self.folded and fused_operators() and plain_inference(spectrogram)):
+            return trunk(spectrogram)
+        parts = [trunk(rows) for rows in torch.split(spectrogram, _TRUNK_ROWS)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def pooled(self, shared: Tensor, spectrogram: Tensor, task: int) -> Tensor:
         """What one task's head reads: (B, 512) means, or as many maxima as `EncoderConfig.pooled_blocks` says.

@@ -6,7 +6,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .config import FrontendConfig, Phase
 from .errors import AudioError
@@ -55,7 +54,8 @@ def rectangular_stft(waveform: Tensor, config: FrontendConfig) -> Tensor:
             f"waveform of {waveform.shape[1]} samples: shorter than half an STFT frame ({half} samples); "
             "give a longer window, or embed(), which repeats short audio"
         )
-    padded = F.pad(waveform[:, None], (half, half), mode="reflect")[:, 0]
+    # The same numbers as F.pad(mode="reflect"), which takes several times as long on a CPU.
+    padded = torch.cat([waveform[:, 1 : half + 1].flip(1), waveform, waveform[:, -half - 1 : -1].flip(1)], dim=1)
     frames = padded.unfold(1, config.n_fft, config.hop_length)
     if len(frames) == 0:  # which the FFT of some libraries refuses
         return torch.complex(frames, frames)[..., : half + 1]
@@ -144,16 +144,17 @@ class Frontend(nn.Module):
             if waveform.dtype is not torch.float64:
                 waveform = waveform.float()
             if waveform.device.type != "cpu" or waveform.ndim != 2 or len(waveform) <= _CPU_ROWS:
-                return self._spectrogram(waveform)
-            return torch.cat([self._spectrogram(rows) for rows in torch.split(waveform, _CPU_ROWS)])
+                return self._frames(waveform).transpose(2, 3)
+            return torch.cat([self._frames(rows) for rows in torch.split(waveform, _CPU_ROWS)]).transpose(2, 3)
 
-    def _spectrogram(self, waveform: Tensor) -> Tensor:
+    def _frames(self, waveform: Tensor) -> Tensor:
+        """The spectrogram as (B, channels, frames, n_mels)."""
         rectangular = rectangular_stft(waveform, self.config)
         real, imaginary = rectangular.real.contiguous(), rectangular.imag.contiguous()
         channels = [self.log_power(real, imaginary)]
         if self.config.channels == 3:
             channels.extend(self.magnitude_and_phase(real, imaginary))
-        return torch.stack(channels, dim=1).transpose(2, 3)
+        return torch.stack(channels, dim=1)
 
 
 def log_mel(waveform: Tensor, config: FrontendConfig) -> Tensor:

@@ -10,6 +10,8 @@ Source:
 
 from __future__ import annotations
 
+import math
+import threading
 from typing import Any
 
 import torch
@@ -22,6 +24,8 @@ _BIAS_POINT = IN + 1  # its product reaches every output of a tile with factor 1
 _KERNEL = ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6),
            (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))  # fmt: skip
 _HOW: tuple[Any, ...] = (0, 0), (1, 1), (1, 1), POINTS  # padding, stride, dilation, groups
+_KEPT = 2**23  # numbers: the most that a thread keeps of each kind
+_kept = threading.local()
 
 
 def saving(height: int, width: int) -> float:
@@ -53,9 +57,9 @@ def convolve(x: Tensor, kernel: Tensor, bias: Tensor, add: Tensor | None = None,
     batch, channels, height, width = x.shape
     rows, columns = -(-height // OUT), -(-width // OUT)
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, columns * OUT - width + 1, 1, rows * OUT - height + 1))
-    halfway = x.new_empty(IN, batch, rows, columns * OUT + 2, channels)
+    halfway = _scratch("halfway", x, (IN, batch, rows, columns * OUT + 2, channels))
     _inputs([padded[:, i : i + rows * OUT - 3 : OUT] for i in range(IN)], halfway)
-    tiles = x.new_empty(batch, rows, columns, IN, IN, channels)
+    tiles = _scratch("tiles", x, (batch, rows, columns, IN, IN, channels))
     _inputs([halfway[:, :, :, i : i + columns * OUT - 3 : OUT] for i in range(IN)], tiles.permute(4, 3, 0, 1, 2, 5))
 
     biases = F.pad(bias[None], (0, 0, _BIAS_POINT, POINTS - 1 - _BIAS_POINT)).flatten()
@@ -63,7 +67,7 @@ def convolve(x: Tensor, kernel: Tensor, bias: Tensor, add: Tensor | None = None,
     product = torch.ops.mkldnn._convolution_pointwise(points, kernel, biases, *_HOW, "none", [], "")
     product = product.permute(0, 2, 3, 1).reshape(batch, rows, columns, IN, IN, -1).permute(3, 4, 0, 1, 2, 5)
 
-    halfway = x.new_empty(OUT, IN, batch, rows, columns, len(bias))
+    halfway = _scratch("halfway", x, (OUT, IN, batch, rows, columns, len(bias)))
     _outputs(product, halfway)
     y = x.new_empty(batch, rows, OUT, columns, OUT, len(bias))
     _outputs(halfway.transpose(0, 1), y.permute(4, 2, 0, 1, 3, 5))
@@ -72,6 +76,25 @@ def convolve(x: Tensor, kernel: Tensor, bias: Tensor, add: Tensor | None = None,
         y = y + add
         return y.relu_() if relu else y
     return y.relu() if relu else y.contiguous(memory_format=torch.channels_last)
+
+
+def _scratch(name: str, like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Uninitialised memory that the thread keeps for its next call: freed, such blocks went back to the system.
+
+    Args:
+        name: what it is for; the same one is the same memory.
+        like: of its dtype.
+        shape: of the tensor; one of more than _KEPT numbers is not kept.
+    """
+    count, key = math.prod(shape), f"{name} {like.dtype}"
+    if count > _KEPT:
+        return like.new_empty(shape)
+    memory: Tensor | None = getattr(_kept, key, None)
+    if memory is None or len(memory) < count:
+        with torch.inference_mode(False):  # or it could not be written to outside of inference mode
+            memory = torch.empty(count, dtype=like.dtype)
+        setattr(_kept, key, memory)
+    return memory[:count].view(shape)
 
 
 def _inputs(x: list[Tensor], out: Tensor) -> None:

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
@@ -70,6 +72,32 @@ def test_an_image_does_not_depend_on_its_batch_or_the_threads():
             assert torch.equal(winograd.convolve(x[:1], kernel, bias), whole[:1]), other
     finally:
         torch.set_num_threads(threads)
+
+
+def test_a_call_leaves_the_results_of_others_alone(monkeypatch):
+    kernel, bias = winograd.reorder_kernel(noise(128, 128, 3, 3)), noise(128, seed=1)
+    images = [image(4, 128, 16, 20, seed=seed) for seed in range(8)]
+    with monkeypatch.context() as patch:
+        patch.setattr(winograd, "_KEPT", 0)
+        expected = [winograd.convolve(x, kernel, bias) for x in images]
+
+    def convolve(x):
+        with torch.inference_mode():
+            return winograd.convolve(x, kernel, bias)
+
+    with ThreadPoolExecutor(2) as threads:
+        found = [*threads.map(convolve, images), *map(convolve, images)]
+    found.extend(winograd.convolve(x, kernel, bias) for x in images)  # memory from inference mode serves outside of it
+    assert all(map(torch.equal, found, 3 * expected))
+
+
+def test_memory_is_kept_between_calls_up_to_a_limit(monkeypatch):
+    like = torch.empty(0)
+    first = winograd._scratch("test", like, (4, 5))
+    assert winograd._scratch("test", like, (2, 3)).data_ptr() == first.data_ptr()
+    assert winograd._scratch("test", like.double(), (2, 3)).data_ptr() != first.data_ptr()
+    monkeypatch.setattr(winograd, "_KEPT", 10)
+    assert winograd._scratch("test", like, (4, 5)).data_ptr() != first.data_ptr()
 
 
 @pytest.mark.parametrize(

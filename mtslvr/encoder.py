@@ -268,7 +268,7 @@ class Encoder(nn.Module):
             shared: Tensor = self.trunk(rows.to(dtype).to(memory_format=torch.channels_last))
             return shared
 
-        if not (self.folded and fused_operators() and plain_inference(spectrogram)):
+        if not (self.folded and plain_inference(spectrogram) and fused_operators()):
             return trunk(spectrogram)
         parts = [trunk(rows) for rows in torch.split(spectrogram, _TRUNK_ROWS)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)

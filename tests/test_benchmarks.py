@@ -15,7 +15,7 @@ from mtslvr.adapters import fused_operators
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-from speed import candidates, report, targets, timing, winograd  # noqa: E402
+from speed import candidates, int8, report, targets, timing, winograd  # noqa: E402
 from speed.baseline import Baseline  # noqa: E402
 from speed.sounds import clips  # noqa: E402
 
@@ -138,6 +138,16 @@ def test_results_tell_what_is_missing_and_why():
     assert "Not measured: it failed (OSError: full)." in text
     assert "## Peers\n\nNot measured." in text
     assert "Commit 0123456789ab, 2000-01-01" in text
+
+
+@bundled
+@torch.inference_mode()
+def test_pooled_features_of_another_network_make_embeddings():
+    encoder = mtslvr.load(device="cpu")
+    spectrogram = int8.spectrograms(encoder, 2, seed=0)
+    found = int8.embeddings(encoder, spectrogram, lambda: int8.Paths(encoder)(spectrogram))
+    torch.testing.assert_close(found, int8.embeddings(encoder, spectrogram, None))
+    assert encoder.engine is None
 
 
 def test_nothing_measured_reaches_no_target():

@@ -27,7 +27,7 @@ class Paths(nn.Module):
         self.encoder = encoder
 
     def forward(self, spectrogram: Tensor) -> Tensor:
-        """(B, channels, n_mels, frames) to (B, 1024)."""
+        """(B, channels, n_mels, frames) to (B, D): what both heads read, but for the spectral statistics."""
         encoder = self.encoder
         shared = encoder.trunk(spectrogram)
         return torch.cat([encoder.read(shared, t) for t in range(encoder.config.tasks)], dim=1)
@@ -86,8 +86,9 @@ def compiled(openvino: Any, model: Any, precision: str, spectrogram: Tensor) -> 
 def embeddings(encoder: Encoder, spectrogram: Tensor, call: Callable[[], Tensor] | None) -> Tensor:
     """(B, D) of both heads, from pooled features that `call` gives, or from the encoder's own."""
     if call is not None:
-        pooled = call()
-        encoder.engine = lambda _, tasks: list(pooled.split(pooled.shape[1] // len(tasks), dim=1))
+        pooled, widths = call(), [sum(blocks) for blocks in encoder.config.pooled_blocks]
+        widths[-1] -= encoder.config.statistics_dim
+        encoder.engine = lambda _, tasks: list(pooled.split(widths, dim=1))
     result = encoder.encode_spectrogram(spectrogram).concat
     encoder.engine = None
     return result

@@ -30,7 +30,7 @@ def embed(
     encoder: Encoder | None = None,
     window_seconds: float | None = None,
     hop_seconds: float | None = None,
-    batch_size: int = 16,
+    batch_size: int = 32,
     threads: int = 2,
 ) -> Any:
     """One embedding for each input: the mean over its windows.
@@ -82,7 +82,7 @@ def embed_windows(
     encoder: Encoder | None = None,
     window_seconds: float | None = None,
     hop_seconds: float | None = None,
-    batch_size: int = 16,
+    batch_size: int = 32,
 ) -> tuple[Any, npt.NDArray[np.float64]]:
     """An embedding for each window of one input.
 

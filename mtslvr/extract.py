@@ -52,7 +52,7 @@ class ExtractConfig:
     pool: Pool = Pool.MEAN
     window_seconds: float | None = None
     hop_seconds: float | None = None
-    batch_size: int = 16
+    batch_size: int = 32
     threads: int = 2
     fixed_batches: bool = False
 

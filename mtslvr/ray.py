@@ -72,7 +72,7 @@ class AudioEmbedder:
         device: str = "auto",
         dtype: str = "float32",
         engine: str = "torch",
-        batch_size: int = 16,
+        batch_size: int = 32,
         threads: int = 2,
         path_column: str = "path",
     ) -> None:

@@ -47,7 +47,7 @@ class MTSLVRTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc] 
         window_seconds: float | None = None,
         hop_seconds: float | None = None,
         sample_rate: int | None = None,
-        batch_size: int = 16,
+        batch_size: int = 32,
         threads: int = 2,
         device: str = "auto",
     ) -> None:

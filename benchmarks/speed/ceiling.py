@@ -50,13 +50,15 @@ class Layer:
         name: channels, kernel, stride, size of the input.
         operations: multiplications and additions of one call.
         call: the convolution with what is fused to it.
-        count: calls of one with the same name in an embedding.
+        clips: of one call; the first layers take a batch in parts.
+        rows: clips of all calls with the same name.
     """
 
     name: str
     operations: float
     call: Callable[[], Tensor]
-    count: int = 1
+    clips: int
+    rows: int
 
 
 def layers_of(encoder: Encoder, waveforms: Tensor) -> list[Layer]:
@@ -69,10 +71,10 @@ def layers_of(encoder: Encoder, waveforms: Tensor) -> list[Layer]:
         name = f"{weight.shape[1]} to {weight.shape[0]}, {weight.shape[2]}x{weight.shape[3]}"
         name += f" / {module.stride[0]}, on {x.shape[2]}x{x.shape[3]}"
         if name in found:
-            found[name].count += 1
+            found[name].rows += len(x)
         else:
             operations = 2.0 * y.numel() * weight[0].numel()
-            found[name] = Layer(name, operations, lambda: module.forward(*args, **kwargs))
+            found[name] = Layer(name, operations, lambda: module.forward(*args, **kwargs), len(x), len(x))
 
     convolutions = [module for module in encoder.modules() if isinstance(module, FoldedConv)]
     hooks = [module.register_forward_hook(note, with_kwargs=True) for module in convolutions]
@@ -102,9 +104,13 @@ def time_layers(batch: int, rounds: int, seed: int) -> dict[str, Any]:
             calls["matrix product"] = lambda s=square: s @ s
             seconds = timing.alternate(calls, rounds)
         gflop = {layer.name: layer.operations / 1e9 for layer in layers}
-        gflop["network"] = gflop[DIRECT] = sum(layer.count * layer.operations / 1e9 for layer in layers)
+        gflop["network"] = gflop[DIRECT] = sum(layer.rows / layer.clips * layer.operations / 1e9 for layer in layers)
         gflop["matrix product"] = 2e-9 * SIDE**3
-        found[name] = {"gflop": gflop, "seconds": seconds, "counts": {layer.name: layer.count for layer in layers}}
+        found[name] = {
+            "gflop": gflop,
+            "seconds": seconds,
+            "counts": {layer.name: layer.rows // batch for layer in layers},
+        }
     return found
 
 
@@ -127,9 +133,10 @@ def render(data: dict[str, Any]) -> str:
     }
     parts = [
         f"GFLOP/s (a multiplication and an addition are two) of each distinct convolution with its bias, addition and "
-        f"ReLU done directly: oneDNN, channels_last, reordered weights, {data['batch']} clips. The best one is the "
-        "ceiling of direct convolution on this machine. The network's rates count the arithmetic of direct convolution "
-        "over the time of trunk and branches together, as they are, with Winograd's algorithm in float32, and with all "
+        f"ReLU done directly: oneDNN, channels_last, reordered weights, {data['batch']} clips, or as many of them as "
+        "the network gives to a layer at once. The best one is the ceiling of direct convolution on this machine. The "
+        "network's rates count the arithmetic of direct convolution over the time of trunk and branches together, as "
+        "they are, with Winograd's algorithm in float32, and with all "
         f"convolutions direct. Beside them a product of {SIDE} x {SIDE} matrices.",
         layers_table(columns),
         *(f"{name}: not measured ({c['absent']})." for name, c in columns.items() if "absent" in c),

@@ -24,7 +24,7 @@ RATE, CHANNELS = 44100, 2
 FILES = 90
 LENGTHS = (2.0, 60.0)  # seconds, spread evenly in their logarithms
 WINDOW = 5.0
-BATCH = 16  # of `mtslvr-embed`
+BATCH = 32  # of `mtslvr-embed`
 
 
 def measure(plan: Plan) -> dict[str, Any]:

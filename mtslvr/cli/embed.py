@@ -72,7 +72,7 @@ Exit codes: 0 every file embedded, 1 some files failed and the rest is written, 
     show_default=True,
     help="bfloat16 is faster where the processor has it, and rounded to 8 bits.",
 )
-@click.option("--batch-size", default=16, show_default=True, help="Windows at once through the encoder.")
+@click.option("--batch-size", default=32, show_default=True, help="Windows at once through the encoder.")
 @click.option("--threads", default=2, show_default=True, help="Files decoded side by side.")
 @click.option(
     "--shard",

@@ -144,8 +144,10 @@ class Frontend(nn.Module):
             if waveform.dtype is not torch.float64:
                 waveform = waveform.float()
             if waveform.device.type != "cpu" or waveform.ndim != 2 or len(waveform) <= _CPU_ROWS:
-                return self._frames(waveform).transpose(2, 3)
-            return torch.cat([self._frames(rows) for rows in torch.split(waveform, _CPU_ROWS)]).transpose(2, 3)
+                spectrogram = self._frames(waveform)
+            else:
+                spectrogram = torch.cat([self._frames(rows) for rows in torch.split(waveform, _CPU_ROWS)])
+            return spectrogram.transpose(2, 3)
 
     def _frames(self, waveform: Tensor) -> Tensor:
         """The spectrogram as (B, channels, frames, n_mels)."""

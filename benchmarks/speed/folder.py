@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from model_card import table
 
+from mtslvr.extract import ExtractConfig
+
 from . import candidates, command, timing
 from .decode import TARGET, read
 from .plan import Plan
@@ -24,7 +26,7 @@ RATE, CHANNELS = 44100, 2
 FILES = 90
 LENGTHS = (2.0, 60.0)  # seconds, spread evenly in their logarithms
 WINDOW = 5.0
-BATCH = 32  # of `mtslvr-embed`
+BATCH = ExtractConfig.batch_size
 
 
 def measure(plan: Plan) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,17 +20,17 @@ from .sounds import clips
 
 
 class Paths(nn.Module):
-    """Spectrogram to the pooled features of both tasks, side by side."""
+    """Spectrogram to what each task's head reads, but for the spectral statistics."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         self.encoder = encoder
 
-    def forward(self, spectrogram: Tensor) -> Tensor:
-        """(B, channels, n_mels, frames) to (B, D): what both heads read, but for the spectral statistics."""
+    def forward(self, spectrogram: Tensor) -> tuple[Tensor, ...]:
+        """(B, channels, n_mels, frames) to (B, D) of each task."""
         encoder = self.encoder
         shared = encoder.trunk(spectrogram)
-        return torch.cat([encoder.read(shared, t) for t in range(encoder.config.tasks)], dim=1)
+        return tuple(encoder.read(shared, t) for t in range(encoder.config.tasks))
 
 
 def compare(batch: int, rounds: int, seed: int, calibration: int) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def spectrograms(encoder: Encoder, count: int, seed: int) -> Tensor:
     return encoder.frontend(encoder.normalize(clips(count, seed=seed))).contiguous()
 
 
-def compiled(openvino: Any, model: Any, precision: str, spectrogram: Tensor) -> Callable[[], Tensor]:
+def compiled(openvino: Any, model: Any, precision: str, spectrogram: Tensor) -> Callable[[], list[Tensor]]:
     """One call of a model on a spectrogram, with torch's number of threads."""
     settings = {
         "INFERENCE_PRECISION_HINT": precision,
@@ -80,15 +80,14 @@ def compiled(openvino: Any, model: Any, precision: str, spectrogram: Tensor) -> 
     }
     request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
     array = spectrogram.numpy()
-    return lambda: torch.from_numpy(request.infer([array], share_inputs=True)[0].copy())
+    return lambda: [torch.from_numpy(rows.copy()) for rows in request.infer([array], share_inputs=True).values()]
 
 
-def embeddings(encoder: Encoder, spectrogram: Tensor, call: Callable[[], Tensor] | None) -> Tensor:
-    """(B, D) of both heads, from pooled features that `call` gives, or from the encoder's own."""
+def embeddings(encoder: Encoder, spectrogram: Tensor, call: Callable[[], Sequence[Tensor]] | None) -> Tensor:
+    """(B, D) of both heads, from what `call` gives for each to read, or from the encoder's own."""
     if call is not None:
-        pooled, widths = call(), [sum(blocks) for blocks in encoder.config.pooled_blocks]
-        widths[-1] -= encoder.config.statistics_dim
-        encoder.engine = lambda _, tasks: list(pooled.split(widths, dim=1))
+        pooled = list(call())
+        encoder.engine = lambda _, tasks: pooled
     result = encoder.encode_spectrogram(spectrogram).concat
     encoder.engine = None
     return result

@@ -26,7 +26,7 @@ from .windows import Float32, Float64, Pool, Pooling, iter_windows
 from .workers import Workers
 
 _INPUTS = 256  # without a window in a batch
-_BATCHES_AHEAD = 1  # of the one that is waited for
+_RUNNING = 2  # batches, while the next one fills
 
 
 @dataclass(frozen=True)
@@ -224,29 +224,21 @@ class _Encoding:
         self._encoder, self._config = encoder, config
         self._workers = Workers(_worker_count(encoder, config), "encode")
         self._most = config.batch_size
-        self._waiting: _Batch | None = None
         self._running: deque[tuple[_Batch, list[Future[Float32]]]] = deque()
 
     def put(self, batch: _Batch) -> Iterator[list[Part]]:
-        """Take a batch; the one before begins now, being not the last."""
-        if self._waiting is not None:
-            self._begin(self._waiting)
-        self._waiting = batch
-        while len(self._running) > _BATCHES_AHEAD:
+        """Take a batch, which begins now."""
+        if len(batch.windows) == 1 < self._config.batch_size and not self._running:
+            yield batch.parts(self._encode(batch.windows))  # with all threads
+            return
+        self._running.append((batch, self._workers.submit(self._encode, self._split(batch.windows))))
+        while len(self._running) > _RUNNING:
             yield self._oldest()
 
     def rest(self) -> Iterator[list[Part]]:
         """No batch follows."""
-        if self._waiting is not None and not self._running and len(self._waiting.windows) < 2:
-            rows = map(self._encode, [self._waiting.windows] if self._waiting.windows else [])  # with all threads
-            yield self._waiting.parts(self._joined(rows))
-        elif self._waiting is not None:
-            self._begin(self._waiting)
         while self._running:
             yield self._oldest()
-
-    def _begin(self, batch: _Batch) -> None:
-        self._running.append((batch, self._workers.submit(self._encode, self._split(batch.windows))))
 
     def _split(self, windows: list[Float32]) -> list[list[Float32]]:
         size = self._size(len(windows))

@@ -62,7 +62,7 @@ class Layer:
 
 
 def layers_of(encoder: Encoder, waveforms: Tensor) -> list[Layer]:
-    """Every distinct convolution of a folded encoder, in order."""
+    """Every distinct convolution of a folded encoder, in order, with what one thread gives it."""
     found: dict[str, Layer] = {}
 
     def note(module: FoldedConv, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> None:
@@ -78,14 +78,15 @@ def layers_of(encoder: Encoder, waveforms: Tensor) -> list[Layer]:
 
     convolutions = [module for module in encoder.modules() if isinstance(module, FoldedConv)]
     hooks = [module.register_forward_hook(note, with_kwargs=True) for module in convolutions]
-    encoder.embedding(waveforms, "concat")
+    with timing.one_thread():
+        encoder.embedding(waveforms, "concat")
     for hook in hooks:
         hook.remove()
     return list(found.values())
 
 
 def time_layers(batch: int, rounds: int, seed: int) -> dict[str, Any]:
-    """GFLOP and seconds of each layer, of the network and of a matrix product, by dtype."""
+    """GFLOP of a call and seconds of all calls of each layer, of the network and of a matrix product, by dtype."""
     found: dict[str, Any] = {}
     waveforms = clips(batch, seed=seed)
     for name in DTYPES:
@@ -98,16 +99,18 @@ def time_layers(batch: int, rounds: int, seed: int) -> dict[str, Any]:
             layers = layers_of(encoder, waveforms)
             spectrogram = encoder.frontend(encoder.normalize(waveforms))
             square = torch.randn(SIDE, SIDE, dtype=encoder.dtype)
-            calls: dict[str, Callable[[], Any]] = {layer.name: winograd.direct(layer.call) for layer in layers}
-            calls["network"] = lambda e=encoder, s=spectrogram: e.paths(s, range(e.config.tasks))
-            calls[DIRECT] = winograd.direct(calls["network"])
-            calls["matrix product"] = lambda s=square: s @ s
+            once: dict[str, Callable[[], Any]] = {layer.name: layer.call for layer in layers}
+            once["network"] = once[DIRECT] = lambda e=encoder, s=spectrogram: e.paths(s, range(e.config.tasks))
+            once["matrix product"] = lambda s=square: s @ s
+            calls = {key: timing.on_all_threads(call) for key, call in once.items()}
+            calls = {key: call if key == "network" else winograd.direct(call) for key, call in calls.items()}
             seconds = timing.alternate(calls, rounds)
         gflop = {layer.name: layer.operations / 1e9 for layer in layers}
         gflop["network"] = gflop[DIRECT] = sum(layer.rows / layer.clips * layer.operations / 1e9 for layer in layers)
         gflop["matrix product"] = 2e-9 * SIDE**3
         found[name] = {
             "gflop": gflop,
+            "calls": timing.REPEATS * torch.get_num_threads(),
             "seconds": seconds,
             "counts": {layer.name: layer.rows // batch for layer in layers},
         }
@@ -116,7 +119,8 @@ def time_layers(batch: int, rounds: int, seed: int) -> dict[str, Any]:
 
 def rates(found: dict[str, Any]) -> dict[str, float]:
     """GFLOP a second of everything measured with one dtype, by medians."""
-    return {name: found["gflop"][name] / timing.middle(values) for name, values in found["seconds"].items()}
+    gflop = {name: found["calls"] * value for name, value in found["gflop"].items()}
+    return {name: gflop[name] / timing.middle(values) for name, values in found["seconds"].items()}
 
 
 def best_layer(found: dict[str, Any]) -> tuple[str, float]:
@@ -134,10 +138,10 @@ def render(data: dict[str, Any]) -> str:
     parts = [
         f"GFLOP/s (a multiplication and an addition are two) of each distinct convolution with its bias, addition and "
         f"ReLU done directly: oneDNN, channels_last, reordered weights, {data['batch']} clips, or as many of them as "
-        "the network gives to a layer at once. The best one is the ceiling of direct convolution on this machine. The "
-        "network's rates count the arithmetic of direct convolution over the time of trunk and branches together, as "
-        "they are, with Winograd's algorithm in float32, and with all "
-        f"convolutions direct. Beside them a product of {SIDE} x {SIDE} matrices.",
+        f"the network gives to a layer at once, on each thread at the same time, {timing.REPEATS} times in a row. The "
+        "best one is the ceiling of direct convolution on this machine. The network's rates count the arithmetic of "
+        "direct convolution over the time of trunk and branches together, as they are, with Winograd's algorithm in "
+        f"float32, and with all convolutions direct. Beside them a product of {SIDE} x {SIDE} matrices.",
         layers_table(columns),
         *(f"{name}: not measured ({c['absent']})." for name, c in columns.items() if "absent" in c),
         winograd.render({threads: found["winograd"] for threads, found in data["threads"].items()}, data["batch"]),

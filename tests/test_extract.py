@@ -84,6 +84,23 @@ def test_a_single_window_has_all_threads(encoder, files, torch_threads, monkeypa
     assert seen == [(2, threading.current_thread())]
 
 
+def test_a_full_batch_begins_before_the_next_is_read(encoder, files, monkeypatch):
+    encode, begun = extract._encode, threading.Event()
+
+    def noting(*arguments):
+        begun.set()
+        return encode(*arguments)
+
+    def sources():
+        yield Source(str(files[4]))  # 8 windows
+        assert begun.wait(60)
+        yield Source(str(files[2]))
+
+    monkeypatch.setattr(extract, "_encode", noting)
+    config = ExtractConfig(window_seconds=0.5, batch_size=8, threads=1)
+    assert len(list(extract.extract(sources(), encoder, config))) == 2
+
+
 def test_threads_end_with_the_iteration(files, encoder):
     def alive():
         return [thread for thread in threading.enumerate() if thread.name.startswith("encode")]

@@ -74,15 +74,20 @@ def hann_from_rectangular(spectrum: Tensor) -> Tensor:
     Returns:
         Same shape.
     """
-    return torch.complex(_hann_filter(spectrum.real, 1.0), _hann_filter(spectrum.imag, -1.0))
+    return torch.complex(*_hann_filter(_parts(spectrum)))
 
 
-def _hann_filter(part: Tensor, mirror: float) -> Tensor:
-    """Real (`mirror` 1) or imaginary part (-1): what lies beyond either end is the neighbour times `mirror`."""
-    filtered = 0.5 * part
-    filtered[..., 1:-1] -= 0.25 * (part[..., :-2] + part[..., 2:])
-    filtered[..., 0] -= 0.25 * (1.0 + mirror) * part[..., 1]
-    filtered[..., -1] -= 0.25 * (1.0 + mirror) * part[..., -2]
+def _parts(spectrum: Tensor) -> Tensor:
+    """(2, ...): real and imaginary part of a complex tensor."""
+    return torch.view_as_real(spectrum).movedim(-1, 0).contiguous()
+
+
+def _hann_filter(parts: Tensor) -> Tensor:
+    filtered = 0.5 * parts
+    filtered[..., 1:-1].sub_(parts[..., :-2] + parts[..., 2:], alpha=0.25)
+    # What lies beyond either end has the real part of the neighbour on this side, and the opposite imaginary one.
+    filtered[0, ..., 0].sub_(parts[0, ..., 1], alpha=0.5)
+    filtered[0, ..., -1].sub_(parts[0, ..., -2], alpha=0.5)
     return filtered
 
 
@@ -107,28 +112,33 @@ class Frontend(nn.Module):
 
     def project(self, spectrum: Tensor) -> Tensor:
         """(..., 1 + n_fft // 2) real to (..., n_mels): each block of filters reads only the bins it covers."""
-        blocks = []
+        projected = spectrum.new_empty(*spectrum.shape[:-1], self.config.n_mels)
+        first = 0
         for index, (low, high) in enumerate(self._bands):
             filters: Tensor = getattr(self, f"filters{index}")
-            blocks.append(spectrum[..., low:high] @ filters.to(spectrum.dtype))
-        return torch.cat(blocks, dim=-1)
+            end = first + filters.shape[1]
+            projected[..., first:end] = spectrum[..., low:high] @ filters.to(spectrum.dtype)
+            first = end
+        return projected
 
-    def log_power(self, real: Tensor, imaginary: Tensor) -> Tensor:
-        """Channel 0, (B, frames, n_mels) in dB, from the two parts of the rectangular STFT."""
-        power = _hann_filter(real, 1.0).square() + _hann_filter(imaginary, -1.0).square()
-        return 10.0 * torch.log10(self.project(power) + self.config.epsilon)
+    def log_power(self, parts: Tensor) -> Tensor:
+        """Channel 0, (B, frames, n_mels) in dB, from the parts of the rectangular STFT, (2, B, frames, bins)."""
+        squares = _hann_filter(parts).square_()
+        power = self.project(squares[0].add_(squares[1]))
+        return power.add_(self.config.epsilon).log10_().mul_(10.0)
 
-    def magnitude_and_phase(self, real: Tensor, imaginary: Tensor) -> tuple[Tensor, Tensor]:
+    def magnitude_and_phase(self, parts: Tensor) -> tuple[Tensor, Tensor]:
         """Channels 1 and 2, each (B, frames, n_mels): dB and radians."""
-        real, imaginary = self.project(real), self.project(imaginary)
+        real, imaginary = self.project(parts)
         magnitude = torch.hypot(real, imaginary)
         phase = torch.atan2(imaginary, real)
+        level = magnitude + self.config.epsilon
         if self.config.phase is Phase.STABLE:
             # Frame 0 is reflected about its own centre: real in exact arithmetic, so its phase is the sign of
             # rounding noise. Below epsilon the phase is noise, too, and fades out.
-            phase = phase * (magnitude / (magnitude + self.config.epsilon))
-            phase = torch.cat([torch.zeros_like(phase[:, :1]), phase[:, 1:]], dim=1)
-        return 10.0 * torch.log10(magnitude + self.config.epsilon), phase
+            phase *= magnitude / level
+            phase[:, 0] = 0.0
+        return torch.log10(level).mul_(10.0), phase
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Spectrogram of a batch.
@@ -151,11 +161,10 @@ class Frontend(nn.Module):
 
     def _frames(self, waveform: Tensor) -> Tensor:
         """The spectrogram as (B, channels, frames, n_mels)."""
-        rectangular = rectangular_stft(waveform, self.config)
-        real, imaginary = rectangular.real.contiguous(), rectangular.imag.contiguous()
-        channels = [self.log_power(real, imaginary)]
+        parts = _parts(rectangular_stft(waveform, self.config))
+        channels = [self.log_power(parts)]
         if self.config.channels == 3:
-            channels.extend(self.magnitude_and_phase(real, imaginary))
+            channels.extend(self.magnitude_and_phase(parts))
         return torch.stack(channels, dim=1)
 
 
@@ -172,5 +181,4 @@ def log_mel(waveform: Tensor, config: FrontendConfig) -> Tensor:
         Heggan et al. 2023; epsilon is float64 machine epsilon, as published.
     """
     frontend = Frontend(config).to(waveform.device)
-    rectangular = rectangular_stft(waveform, config)
-    return frontend.log_power(rectangular.real, rectangular.imag).transpose(1, 2)
+    return frontend.log_power(_parts(rectangular_stft(waveform, config))).transpose(1, 2)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtslvr.config import EncoderConfig, FrontendConfig, Phase
-from mtslvr.encoder import Encoder
+from mtslvr.encoder import Encoder, standardize
 from mtslvr.errors import AudioError, ConfigError
 from mtslvr.frontend import Frontend, hann_from_rectangular, log_mel, mel_filterbank, rectangular_stft
 
@@ -200,6 +200,12 @@ def test_other_dtypes_are_computed_in_float32(frontend, dtype):
         found = frontend(x)
     assert found.dtype is torch.float32
     torch.testing.assert_close(found, frontend(x.float()), rtol=0, atol=0)
+
+
+def test_gradients_go_back_to_the_waveform():
+    frontend = Frontend(FrontendConfig(n_fft=64, hop_length=32, n_mels=8, epsilon=1e-3, phase=Phase.STABLE))
+    waveforms = torch.randn(3, 200, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert torch.autograd.gradcheck(lambda x: frontend(standardize(x)), waveforms.requires_grad_())
 
 
 def test_no_gradient_or_weight_is_kept(frontend):

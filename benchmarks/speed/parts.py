@@ -10,6 +10,7 @@ from model_card import table
 from torch import Tensor
 
 from mtslvr.encoder import Encoder
+from mtslvr.workers import side_by_side
 
 from . import candidates, timing
 from .plan import Plan
@@ -44,21 +45,29 @@ def time_parts(rounds: list[tuple[int, int]], seed: int) -> dict[str, Any]:
 
 
 def stages(encoder: Encoder, waveforms: Tensor) -> dict[str, Callable[[], Any]]:
-    """What is timed; each stage on the output of the one before."""
+    """What is timed; each stage on the output of the one before, divided over the threads as the whole is."""
     spectrogram = encoder.frontend(encoder.normalize(waveforms))
     tasks = range(encoder.config.tasks)
     pooled = encoder.paths(spectrogram, tasks)
-    calls: dict[str, Callable[[], Any]] = {FRONTEND: lambda: encoder.frontend(encoder.normalize(waveforms))}
+    stage: dict[str, Callable[[slice], Any]] = {
+        FRONTEND: lambda rows: encoder.frontend(encoder.normalize(waveforms[rows]))
+    }
     if encoder.engine is None:
         shared = encoder.shared(spectrogram)
-        calls["trunk"] = lambda: encoder.shared(spectrogram)
+        stage["trunk"] = lambda rows: encoder.shared(spectrogram[rows])
         for task, name in zip(tasks, ("invariant branch", "variant branch"), strict=False):
-            calls[name] = lambda task=task: encoder.pooled(shared, spectrogram, task)
+            stage[name] = lambda rows, task=task: encoder.pooled(shared[rows], spectrogram[rows], task)
     else:
-        calls["trunk and branches"] = lambda: encoder.paths(spectrogram, tasks)
-    calls["heads"] = lambda: [encoder.head(index, row) for index, row in enumerate(pooled)]
-    calls[WHOLE] = lambda: encoder.embedding(waveforms, "concat")
-    return calls
+        stage["trunk and branches"] = lambda rows: encoder.paths(spectrogram[rows], tasks)
+    stage["heads"] = lambda rows: [encoder.head(index, read[rows]) for index, read in enumerate(pooled)]
+    calls = {name: divided(function, len(waveforms)) for name, function in stage.items()}
+    return calls | {WHOLE: lambda: encoder.embedding(waveforms, "concat")}
+
+
+def divided(function: Callable[[slice], Any], count: int) -> Callable[[], Any]:
+    """Calls `function` for parts of `count` rows side by side."""
+    rows = torch.arange(count)
+    return lambda: side_by_side(lambda part: function(slice(int(part[0]), int(part[-1]) + 1)), rows)
 
 
 def shares(seconds: dict[str, list[float]]) -> dict[str, float]:
@@ -71,8 +80,9 @@ def render(data: dict[str, Any]) -> str:
     """A row for each engine and batch."""
     parts = [
         f"Median time of each part on the output of the one before, as a share of the median time of the whole, which "
-        f"takes turns with them; {data['threads']} threads. What stays in the caches from one part to the next makes "
-        f"the sum differ from 100. The variant branch includes the spectral statistics that its head reads."
+        f"takes turns with them; {data['threads']} threads, over which each part is divided as the whole is. What "
+        f"stays in the caches from one part to the next makes the sum differ from 100. The variant branch includes the "
+        f"spectral statistics that its head reads."
     ]
     names: list[str] = []
     for by_batch in data["seconds"].values():

@@ -83,6 +83,7 @@ def _parts(spectrum: Tensor) -> Tensor:
 
 
 def _hann_filter(parts: Tensor) -> Tensor:
+    """`hann_from_rectangular` of both parts, (2, ..., bins)."""
     filtered = 0.5 * parts
     filtered[..., 1:-1].sub_(parts[..., :-2] + parts[..., 2:], alpha=0.25)
     # What lies beyond either end has the real part of the neighbour on this side, and the opposite imaginary one.

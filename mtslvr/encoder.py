@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -72,9 +73,9 @@ def _standardize(waveforms: Tensor) -> Tensor:
     rows = waveforms.double()
     mean = rows.mean(dim=1, keepdim=True)
     centred = rows - mean  # a second pass over the samples is several times as fast as torch.std_mean's single one
-    std = (centred.square().sum(dim=1, keepdim=True) / (rows.shape[1] - 1)).sqrt()
+    std = torch.linalg.vector_norm(centred, dim=1, keepdim=True) / math.sqrt(rows.shape[1] - 1)
     silent = ~(std > mean.abs() * 2.0**-24)
-    return (centred / std.masked_fill(silent, torch.inf)).to(waveforms.dtype)
+    return (centred * std.masked_fill(silent, torch.inf).reciprocal()).to(waveforms.dtype)
 
 
 @contextmanager
@@ -100,10 +101,10 @@ def spectral_statistics(spectrogram: Tensor) -> Tensor:
         (B, 3 n_mels): mean, population deviation and mean absolute difference between frames, each over time, in units
         of 32 dB, which brings them to the spread of pooled features; the last is 0 for a single frame.
     """
-    bands = spectrogram[:, 0].transpose(1, 2).contiguous() / 32  # as the front end lays them out; sums round by it
-    mean = bands.mean(dim=1)
-    deviation = (bands - mean[:, None]).square().mean(dim=1).sqrt()  # torch.std takes several times as long on a CPU
-    change = bands.diff(dim=1).abs().sum(dim=1) / max(1, bands.shape[1] - 1)
+    bands = spectrogram[:, 0].contiguous() / 32  # as the front end lays them out; sums round by it
+    mean = bands.mean(dim=2)
+    deviation = (bands - mean[:, :, None]).square().mean(dim=2).sqrt()  # torch.std takes several times as long on a CPU
+    change = bands.diff(dim=2).abs().sum(dim=2) / max(1, bands.shape[2] - 1)
     return torch.cat([mean, deviation, change], dim=1)
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .config import FrontendConfig, Phase
 from .errors import AudioError
 
-_MEL_BLOCK = 16  # filters a block; narrow blocks skip most of the filterbank's zeros
-_CPU_ROWS = 4  # waveforms at once on a CPU, so that what passes from step to step stays in its caches
+_CPU_FRAMES = 320  # at once on a CPU, so that what passes from step to step stays in its caches: two windows of 5 s
 
 
 def mel_filterbank(config: FrontendConfig) -> Tensor:
@@ -42,7 +43,7 @@ def rectangular_stft(waveform: Tensor, config: FrontendConfig) -> Tensor:
     Args:
         waveform: (B, T) float32 or float64.
     Returns:
-        (B, 1 + T // hop_length, 1 + n_fft // 2) complex.
+        (B, 1 + T // hop_length, 1 + n_fft // 2) complex; B must not be 0, which the FFT of some libraries refuses.
     Raises:
         AudioError: T is at most n_fft // 2, too short for reflect padding.
     """
@@ -56,40 +57,38 @@ def rectangular_stft(waveform: Tensor, config: FrontendConfig) -> Tensor:
         )
     # The same numbers as F.pad(mode="reflect"), which takes several times as long on a CPU.
     padded = torch.cat([waveform[:, 1 : half + 1].flip(1), waveform, waveform[:, -half - 1 : -1].flip(1)], dim=1)
-    frames = padded.unfold(1, config.n_fft, config.hop_length)
-    if len(frames) == 0:  # which the FFT of some libraries refuses
-        return torch.complex(frames, frames)[..., : half + 1]
-    spectrum: Tensor = torch.fft.rfft(frames)
+    spectrum: Tensor = torch.fft.rfft(padded.unfold(1, config.n_fft, config.hop_length))
     return spectrum
 
 
-def hann_from_rectangular(spectrum: Tensor) -> Tensor:
-    """The Hann-windowed spectrum of the same frames.
-
-    A periodic Hann window is 1/2 - cos(2 pi n / N) / 2, so windowing is the circular 3-tap filter
-    (-1/4, 1/2, -1/4) along frequency. The two taps beyond 0 and N/2 are conjugates of their mirror bins.
+def by_bin(spectrum: Tensor) -> Tensor:
+    """A rectangular STFT bin by bin, with the two bins beyond its ends that `hann_from_rectangular` needs.
 
     Args:
-        spectrum: (..., 1 + N // 2) complex, rectangular window.
+        spectrum: (..., 1 + N // 2) complex, n frames in all.
     Returns:
-        Same shape.
+        (3 + N // 2, 2 n): real and imaginary parts of the frames side by side. The frames are real, so the bins beyond
+        the ends are the conjugates of bins 1 and N // 2 - 1.
     """
-    return torch.complex(*_hann_filter(_parts(spectrum)))
+    frames = spectrum.flatten(0, -2)
+    bins = frames.new_empty(2 + frames.shape[1], len(frames))
+    bins[1:-1].copy_(frames.T)
+    bins[0], bins[-1] = bins[2].conj(), bins[-3].conj()
+    return torch.view_as_real(bins).flatten(1)
 
 
-def _parts(spectrum: Tensor) -> Tensor:
-    """(2, ...): real and imaginary part of a complex tensor."""
-    return torch.view_as_real(spectrum).movedim(-1, 0).contiguous()
+def hann_from_rectangular(bins: Tensor) -> Tensor:
+    """Twice the Hann-windowed spectrum of the same frames.
 
+    A periodic Hann window is 1/2 - cos(2 pi n / N) / 2, so windowing is the circular 3-tap filter
+    (-1/4, 1/2, -1/4) along frequency.
 
-def _hann_filter(parts: Tensor) -> Tensor:
-    """`hann_from_rectangular` of both parts, (2, ..., bins)."""
-    filtered = 0.5 * parts
-    filtered[..., 1:-1].sub_(parts[..., :-2] + parts[..., 2:], alpha=0.25)
-    # What lies beyond either end has the real part of the neighbour on this side, and the opposite imaginary one.
-    filtered[0, ..., 0].sub_(parts[0, ..., 1], alpha=0.5)
-    filtered[0, ..., -1].sub_(parts[0, ..., -2], alpha=0.5)
-    return filtered
+    Args:
+        bins: from `by_bin`, (3 + N // 2, 2 n).
+    Returns:
+        (1 + N // 2, 2 n).
+    """
+    return torch.sub(bins[1:-1], bins[:-2] + bins[2:], alpha=0.5)
 
 
 class Frontend(nn.Module):
@@ -103,42 +102,30 @@ class Frontend(nn.Module):
     def __init__(self, config: FrontendConfig) -> None:
         super().__init__()
         self.config = config
-        filters = mel_filterbank(config)
-        self._bands: list[tuple[int, int]] = []
-        for index, block in enumerate(torch.split(filters, _MEL_BLOCK, dim=1)):
-            used = block.any(dim=1).nonzero()
-            low, high = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
-            self._bands.append((low, high))
-            self.register_buffer(f"filters{index}", block[low:high].contiguous(), persistent=False)
+        filters = mel_filterbank(config).T
+        of_filter, bins = filters.nonzero(as_tuple=True)
+        self.register_buffer("_bins", bins, persistent=False)
+        self.register_buffer("_weights", filters[of_filter, bins], persistent=False)
+        self.register_buffer("_starts", torch.searchsorted(of_filter, torch.arange(len(filters))), persistent=False)
 
-    def project(self, spectrum: Tensor) -> Tensor:
-        """(..., 1 + n_fft // 2) real to (..., n_mels): each block of filters reads only the bins it covers."""
-        projected = spectrum.new_empty(*spectrum.shape[:-1], self.config.n_mels)
-        first = 0
-        for index, (low, high) in enumerate(self._bands):
-            filters: Tensor = getattr(self, f"filters{index}")
-            end = first + filters.shape[1]
-            projected[..., first:end] = spectrum[..., low:high] @ filters.to(spectrum.dtype)
-            first = end
-        return projected
+    def project(self, bins: Tensor) -> Tensor:
+        """(1 + n_fft // 2, n) real to (n_mels, n): a filter adds up the few bins that it covers."""
+        weights = self._weights.to(bins.dtype)
+        return F.embedding_bag(self._bins, bins, self._starts, mode="sum", per_sample_weights=weights)
 
-    def log_power(self, parts: Tensor) -> Tensor:
-        """Channel 0, (B, frames, n_mels) in dB, from the parts of the rectangular STFT, (2, B, frames, bins)."""
-        squares = _hann_filter(parts).square_()
-        power = self.project(squares[0].add_(squares[1]))
-        return power.add_(self.config.epsilon).log10_().mul_(10.0)
+    def log_power(self, bins: Tensor) -> Tensor:
+        """Channel 0, (n_mels, n) in dB, from the rectangular STFT's `by_bin`."""
+        real, imaginary = _parts(self.project(hann_from_rectangular(bins).square_()))
+        return (real + imaginary).mul_(0.25).add_(self.config.epsilon).log10_().mul_(10.0)
 
-    def magnitude_and_phase(self, parts: Tensor) -> tuple[Tensor, Tensor]:
-        """Channels 1 and 2, each (B, frames, n_mels): dB and radians."""
-        real, imaginary = self.project(parts)
+    def magnitude_and_phase(self, bins: Tensor) -> tuple[Tensor, Tensor]:
+        """Channels 1 and 2, each (n_mels, n): dB and radians."""
+        real, imaginary = _parts(self.project(bins[1:-1])).contiguous()
         magnitude = torch.hypot(real, imaginary)
         phase = torch.atan2(imaginary, real)
         level = magnitude + self.config.epsilon
         if self.config.phase is Phase.STABLE:
-            # Frame 0 is reflected about its own centre: real in exact arithmetic, so its phase is the sign of
-            # rounding noise. Below epsilon the phase is noise, too, and fades out.
-            phase *= magnitude / level
-            phase[:, 0] = 0.0
+            phase *= magnitude / level  # below epsilon the phase is noise, and fades out
         return torch.log10(level).mul_(10.0), phase
 
     def forward(self, waveform: Tensor) -> Tensor:
@@ -154,19 +141,35 @@ class Frontend(nn.Module):
         with torch.autocast(waveform.device.type, enabled=False):
             if waveform.dtype is not torch.float64:
                 waveform = waveform.float()
-            if waveform.device.type != "cpu" or waveform.ndim != 2 or len(waveform) <= _CPU_ROWS:
-                spectrogram = self._frames(waveform)
-            else:
-                spectrogram = torch.cat([self._frames(rows) for rows in torch.split(waveform, _CPU_ROWS)])
-            return spectrogram.transpose(2, 3)
+            if waveform.ndim == 2 and len(waveform) == 0:
+                return self._spectrogram(waveform.new_zeros(1, waveform.shape[1]))[:0]
+            if waveform.device.type != "cpu" or waveform.ndim != 2:
+                return self._spectrogram(waveform)
+            rows = max(1, _CPU_FRAMES // (1 + waveform.shape[1] // self.config.hop_length))
+            return torch.cat([self._spectrogram(part) for part in torch.split(waveform, rows)])
 
-    def _frames(self, waveform: Tensor) -> Tensor:
-        """The spectrogram as (B, channels, frames, n_mels)."""
-        parts = _parts(rectangular_stft(waveform, self.config))
-        channels = [self.log_power(parts)]
+    def _spectrogram(self, waveform: Tensor) -> Tensor:
+        spectrum = rectangular_stft(waveform, self.config)
+        bins = by_bin(spectrum)
+        channels = [self.log_power(bins)]
         if self.config.channels == 3:
-            channels.extend(self.magnitude_and_phase(parts))
-        return torch.stack(channels, dim=1)
+            channels.extend(self.magnitude_and_phase(bins))
+        spectrogram = torch.stack([_by_row(channel, len(waveform)) for channel in channels], dim=1)
+        if self.config.channels == 3 and self.config.phase is Phase.STABLE:
+            # Frame 0 is reflected about its own centre: real in exact arithmetic, so its phase is the sign of
+            # rounding noise.
+            spectrogram[:, 2, :, 0] = 0.0
+        return spectrogram
+
+
+def _parts(projected: Tensor) -> Tensor:
+    """(n_mels, 2 n) to real and imaginary part, (2, n_mels, n)."""
+    return projected.unflatten(1, (-1, 2)).movedim(2, 0)
+
+
+def _by_row(channel: Tensor, rows: int) -> Tensor:
+    """(n_mels, rows * frames) to (rows, n_mels, frames)."""
+    return channel.unflatten(1, (rows, -1)).transpose(0, 1)
 
 
 def log_mel(waveform: Tensor, config: FrontendConfig) -> Tensor:
@@ -181,5 +184,6 @@ def log_mel(waveform: Tensor, config: FrontendConfig) -> Tensor:
     Source:
         Heggan et al. 2023; epsilon is float64 machine epsilon, as published.
     """
-    frontend = Frontend(config).to(waveform.device)
-    return frontend.log_power(_parts(rectangular_stft(waveform, config))).transpose(1, 2)
+    frontend = Frontend(dataclasses.replace(config, channels=1)).to(waveform.device)
+    spectrogram: Tensor = frontend(waveform)
+    return spectrogram[:, 0]

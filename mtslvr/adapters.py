@@ -111,9 +111,15 @@ class AdaptedConv(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         self.norms = nn.ModuleList(nn.BatchNorm2d(out_channels) for _ in range(tasks))
 
-    def forward(self, x: Tensor, task: int, add: Tensor | None = None, relu: bool = False) -> Tensor:
-        """(B, C_in, H, W) to (B, C_out, H', W') for one task; then `add` is added, then ReLU."""
-        return _finish(self.norms[task](self.adapters[task](x, self.conv)), add, relu)
+    def forward(
+        self, x: Tensor, task: int, add: Tensor | None = None, relu: bool = False, rows: tuple[int, int] | None = None
+    ) -> Tensor:
+        """(B, C_in, H, W) to (B, C_out, H', W') for one task; then `add` is added, then ReLU.
+
+        Of H' only `rows`, first and end, where they are given; `add` has as many.
+        """
+        y = self.norms[task](self.adapters[task](x, self.conv))
+        return _finish(y if rows is None else y[:, :, rows[0] : rows[1]], add, relu)
 
     @torch.no_grad()
     def fold(self) -> FoldedConv:
@@ -146,12 +152,17 @@ class FoldedConv(nn.Module):
         self.stride, self.padding = like.stride, like.padding
         self._packed: dict[tuple[int, bool], tuple[object, Tensor]] = {}
 
-    def forward(self, x: Tensor, task: int, add: Tensor | None = None, relu: bool = False) -> Tensor:
-        """(B, C_in, H, W) to (B, C_out, H', W') for one task; then `add` is added, then ReLU."""
+    def forward(
+        self, x: Tensor, task: int, add: Tensor | None = None, relu: bool = False, rows: tuple[int, int] | None = None
+    ) -> Tensor:
+        """`AdaptedConv.forward`; what `rows` leaves out is not computed."""
+        padding = self.padding
+        if rows is not None:
+            x, padding = _read_by(x, *rows), (0, *self.padding[1:])
         trained = torch.is_grad_enabled() and self.weights[task].requires_grad
         if plain_inference(x) and not trained and fused_operators():
-            return self._fused(x, task, add, relu)
-        return _finish(F.conv2d(x, self.weights[task], self.biases[task], self.stride, self.padding), add, relu)
+            return self._fused(x, task, add, relu, padding)
+        return _finish(F.conv2d(x, self.weights[task], self.biases[task], self.stride, padding), add, relu)
 
     def prepare(self) -> None:
         """Reorder the weights now, where the first call would."""
@@ -177,12 +188,13 @@ class FoldedConv(nn.Module):
                 self._packed[task, by_winograd] = state, packed
         return packed
 
-    def _fused(self, x: Tensor, task: int, add: Tensor | None, relu: bool) -> Tensor:
+    def _fused(self, x: Tensor, task: int, add: Tensor | None, relu: bool, padding: tuple[int, ...]) -> Tensor:
         by_winograd = self._suits_winograd(self.weights[task]) and winograd.saving(x.shape[2], x.shape[3]) >= 2
+        by_winograd = by_winograd and padding == self.padding
         packed, bias = self._reordered(task, by_winograd), self.biases[task]
         if by_winograd:
             return winograd.convolve(x, packed, bias, add, relu)
-        how, after = (self.padding, self.stride, (1, 1), 1), "relu" if relu else "none"
+        how, after = (padding, self.stride, (1, 1), 1), "relu" if relu else "none"
         y: Tensor
         if add is None:
             y = torch.ops.mkldnn._convolution_pointwise(x, packed, bias, *how, after, [], "")
@@ -197,6 +209,13 @@ class FoldedConv(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_packed": {}}  # reordered weights cannot be copied or pickled
+
+
+def _read_by(x: Tensor, first: int, end: int) -> Tensor:
+    """What rows `first` to `end` of a 3x3 convolution with padding read: as many rows and two, channels last in memory."""
+    height = x.shape[2]
+    x = x[:, :, max(0, first - 1) : end + 1].contiguous(memory_format=torch.channels_last)
+    return F.pad(x, (0, 0, int(first == 0), int(end == height))) if first == 0 or end == height else x
 
 
 def _finish(y: Tensor, add: Tensor | None, relu: bool) -> Tensor:

@@ -293,9 +293,9 @@ class Encoder(nn.Module):
         dtype = next(self.heads.parameters()).dtype
         if rows is None:
             return self.branches(shared, task).mean(dim=(2, 3), dtype=dtype)  # type: ignore[no-any-return]
-        stages = zip(self.branches.stages(shared, task), (rows.layer3, rows.layer4), strict=True)
-        maxima = [x[:, :, first:end].amax(dim=3).flatten(1) for x, (first, end) in stages]
-        return torch.cat(maxima, dim=1).to(dtype)
+        third, fourth = self.branches.stages(shared, task, rows.layer4)
+        read = third[:, :, rows.layer3[0] : rows.layer3[1]], fourth
+        return torch.cat([x.amax(dim=3).flatten(1) for x in read], dim=1).to(dtype)
 
     def _with_statistics(self, read: Tensor, spectrogram: Tensor, task: int) -> Tensor:
         if self.config.spectral_statistics and task == self.config.tasks - 1:

@@ -21,8 +21,8 @@ T = TypeVar("T")
 class Operations(Protocol[T]):
     """What the network is made of, on values T that stand for (B, channels, height, width)."""
 
-    def conv(self, x: T, weight: Float32, bias: Float32, stride: int, padding: int) -> T:
-        """Convolution with a (C_out, C_in, k, k) kernel, plus a (C_out,) bias."""
+    def conv(self, x: T, weight: Float32, bias: Float32, stride: int, padding: tuple[int, int, int]) -> T:
+        """Convolution with a (C_out, C_in, k, k) kernel, plus a (C_out,) bias; padded above, below and at either side."""
 
     def add(self, x: T, y: T) -> T:
         """Their sum; the shapes are equal."""
@@ -46,8 +46,14 @@ class Operations(Protocol[T]):
     def mean(self, x: T) -> T:
         """(B, channels): means over height and width."""
 
-    def maxima(self, x: T, first: int, end: int) -> T:
-        """(B, channels * (end - first)): maxima over width of some rows, those of a channel side by side."""
+    def height(self, x: T) -> int:
+        """How many rows."""
+
+    def rows(self, x: T, first: int, end: int) -> T:
+        """(B, channels, end - first, width): some of its rows."""
+
+    def maxima(self, x: T) -> T:
+        """(B, channels * height): maxima over width, the rows of a channel side by side."""
 
     def join(self, x: T, y: T) -> T:
         """(B, n) and (B, m) to (B, n + m)."""
@@ -74,36 +80,37 @@ def features(
     x = operations.max_pool(operations.relu(_conv(trunk.stem, x, 0, operations)))
     for block in trunk.layer1:
         x = _block(block, x, 0, operations)
-    return [_pooled(*_branch(branches, x, task, operations), rows[task], operations) for task in tasks]
+    return [_branch(branches, x, task, rows[task], operations) for task in tasks]
 
 
-def _branch(branches: Branches, x: T, task: int, operations: Operations[T]) -> tuple[T, T]:
+def _branch(branches: Branches, x: T, task: int, rows: Rows | None, operations: Operations[T]) -> T:
     for blocks in (branches.layer2, branches.layer3):
         for block in blocks:
             x = _block(block, x, task, operations)
-    third = x
-    for block in branches.layer4:
-        x = _block(block, x, task, operations)
-    if not len(branches.end_norms):
-        return third, x
-    norm = branches.end_norms[task]
-    assert isinstance(norm, nn.BatchNorm2d)
-    scale, shift = norm_affine(norm)
-    return third, operations.relu(operations.affine(x, array(scale), array(shift)))
-
-
-def _pooled(third: T, fourth: T, rows: Rows | None, operations: Operations[T]) -> T:
-    if rows is None:
-        return operations.mean(fourth)
-    pairs = zip((third, fourth), (rows.layer3, rows.layer4), rows.dims, strict=True)
-    maxima = [operations.maxima(x, *pair) for x, pair, dim in pairs if dim]
+    third, maxima = x, []
+    if rows is not None and rows.dims[0]:
+        maxima.append(operations.maxima(operations.rows(third, *rows.layer3)))
+    if rows is None or rows.dims[1]:
+        first, last = branches.layer4
+        x = _block(last, _block(first, x, task, operations), task, operations, None if rows is None else rows.layer4)
+        if len(branches.end_norms):
+            norm = branches.end_norms[task]
+            assert isinstance(norm, nn.BatchNorm2d)
+            scale, shift = norm_affine(norm)
+            x = operations.relu(operations.affine(x, array(scale), array(shift)))
+        if rows is None:
+            return operations.mean(x)
+        maxima.append(operations.maxima(x))
     return maxima[0] if len(maxima) == 1 else operations.join(*maxima)
 
 
-def _block(block: nn.Module, x: T, task: int, operations: Operations[T]) -> T:
+def _block(block: nn.Module, x: T, task: int, operations: Operations[T], rows: tuple[int, int] | None = None) -> T:
     assert isinstance(block, Block)
     y = operations.relu(_conv(block.conv1, x, task, operations))
-    return operations.relu(operations.add(_conv(block.conv2, y, task, operations), _shortcut(block, x, operations)))
+    shortcut = _shortcut(block, x, operations)
+    if rows is not None:
+        shortcut = operations.rows(shortcut, *rows)
+    return operations.relu(operations.add(_conv(block.conv2, y, task, operations, rows), shortcut))
 
 
 def _shortcut(block: Block, x: T, operations: Operations[T]) -> T:
@@ -114,10 +121,17 @@ def _shortcut(block: Block, x: T, operations: Operations[T]) -> T:
     return x if channels == in_channels else operations.half(x, channels)
 
 
-def _conv(conv: nn.Module, x: T, task: int, operations: Operations[T]) -> T:
+def _conv(
+    conv: nn.Module, x: T, task: int, operations: Operations[T], rows: tuple[int, int] | None = None
+) -> T:
     assert isinstance(conv, FoldedConv)
-    weight, bias = conv.weights[task], conv.biases[task]
-    return operations.conv(x, array(weight), array(bias), int(conv.stride[0]), int(conv.padding[0]))
+    weight, bias, padding = array(conv.weights[task]), array(conv.biases[task]), int(conv.padding[0])
+    above = below = padding
+    if rows is not None:
+        (first, end), height = rows, operations.height(x)
+        above, below = max(0, padding - first), max(0, end + padding - height)
+        x = operations.rows(x, max(0, first - padding), min(height, end + padding))
+    return operations.conv(x, weight, bias, int(conv.stride[0]), (above, below, padding))
 
 
 def array(tensor: Tensor) -> Float32:

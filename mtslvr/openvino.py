@@ -130,9 +130,10 @@ class _Operations:
     def __init__(self) -> None:
         self.opset = importlib.import_module("openvino.opset13")
 
-    def conv(self, x: Any, weight: Float32, bias: Float32, stride: int, padding: int) -> Any:
-        pads = [padding, padding]
-        product = self.opset.convolution(x, self.opset.constant(weight), [stride, stride], pads, pads, [1, 1])
+    def conv(self, x: Any, weight: Float32, bias: Float32, stride: int, padding: tuple[int, int, int]) -> Any:
+        above, below, beside = padding
+        strides, pads = [stride, stride], ([above, beside], [below, beside])
+        product = self.opset.convolution(x, self.opset.constant(weight), strides, *pads, [1, 1])
         return self.opset.add(product, _channels(bias))
 
     def add(self, x: Any, y: Any) -> Any:
@@ -158,9 +159,17 @@ class _Operations:
     def mean(self, x: Any) -> Any:
         return self.opset.reduce_mean(x, np.array([2, 3]), False)
 
-    def maxima(self, x: Any, first: int, end: int) -> Any:
-        some = self.opset.slice(x, np.array([first]), np.array([end]), np.array([1]), np.array([2]))
-        return self.opset.reshape(self.opset.reduce_max(some, np.array([3]), False), np.array([0, -1]), True)
+    def height(self, x: Any) -> int:
+        rows: int = x.get_output_partial_shape(0)[2].get_length()
+        return rows
+
+    def rows(self, x: Any, first: int, end: int) -> Any:
+        if (first, end) == (0, self.height(x)):
+            return x
+        return self.opset.slice(x, np.array([first]), np.array([end]), np.array([1]), np.array([2]))
+
+    def maxima(self, x: Any) -> Any:
+        return self.opset.reshape(self.opset.reduce_max(x, np.array([3]), False), np.array([0, -1]), True)
 
     def join(self, x: Any, y: Any) -> Any:
         return self.opset.concat([x, y], 1)

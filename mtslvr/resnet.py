@@ -29,11 +29,13 @@ class Block(nn.Module):
             else None
         )
 
-    def forward(self, x: Tensor, task: int) -> Tensor:
-        """(B, C_in, H, W) to (B, C_out, H', W') for one task."""
+    def forward(self, x: Tensor, task: int, rows: tuple[int, int] | None = None) -> Tensor:
+        """(B, C_in, H, W) to (B, C_out, H', W') for one task; of H' only `rows`, first and end, where they are given."""
         y = self.conv1(x, task, relu=True)
         shortcut = pooled_shortcut(x, y) if self.shortcut is None else self.shortcut(x, 0)
-        result: Tensor = self.conv2(y, task, add=shortcut, relu=True)
+        if rows is not None:
+            shortcut = shortcut[:, :, rows[0] : rows[1]]
+        result: Tensor = self.conv2(y, task, add=shortcut, relu=True, rows=rows)
         return result
 
 
@@ -92,12 +94,22 @@ class Branches(nn.Module):
         """(B, 64, H, W) to (B, 512, H / 8, W / 8) for one task."""
         return self.stages(x, task)[1]
 
-    def stages(self, x: Tensor, task: int) -> tuple[Tensor, Tensor]:
-        """(B, 64, H, W) to what stages 3 and 4 give for one task: (B, 256, H / 4, W / 4), (B, 512, H / 8, W / 8)."""
+    def stages(self, x: Tensor, task: int, rows: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
+        """What stages 3 and 4 give for one task.
+
+        Args:
+            x: (B, 64, H, W).
+            task: which path.
+            rows: of stage 4 only these, first and end; None is all. Where there are none it is not computed.
+        Returns:
+            (B, 256, H / 4, W / 4) and (B, 512, H / 8 or as many as `rows` says, W / 8).
+        """
         for blocks in (self.layer2, self.layer3):
             for block in blocks:
                 x = block(x, task)
         third = x
-        for block in self.layer4:
-            x = block(x, task)
+        if rows is not None and rows[0] == rows[1]:
+            return third, third[:, :, :0]
+        first, last = self.layer4
+        x = last(first(x, task), task, rows)
         return third, F.relu(self.end_norms[task](x)) if len(self.end_norms) else x

@@ -137,6 +137,23 @@ def test_what_follows_a_folded_convolution_is_added_and_cut_at_zero(randomize, s
             torch.testing.assert_close(found.float(), expected, **tolerance)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels", [128, 512])
+@torch.inference_mode()
+def test_some_rows_of_a_convolution_are_those_of_all(randomize, channels, dtype):
+    conv = randomize(AdaptedConv(channels, channels, 3, 1, AdapterKind.PARALLEL, 2)).eval()
+    generator = torch.Generator().manual_seed(0)
+    x, add = (torch.randn(3, channels, 4, 5, generator=generator) for _ in range(2))
+    for module in (conv, conv.fold()):
+        module, x, add = module.to(dtype), x.to(dtype), add.to(dtype)
+        whole = module(x, 1, add, True).float()
+        for first, end in ((0, 1), (0, 4), (1, 3), (3, 4)):
+            found = module(x, 1, add[:, :, first:end], True, rows=(first, end)).float()
+            assert found.shape == (3, channels, end - first, 5)
+            expected = whole[:, :, first:end]
+            assert (found - expected).abs().max() <= (1e-5 if dtype is torch.float32 else 1e-2) * expected.abs().max()
+
+
 def test_a_folded_convolution_that_was_used_can_be_copied_pickled_and_changed(randomize):
     folded = randomize(adapted(AdapterKind.NONE, SHAPES[1])).fold()
     x = torch.randn(2, 8, 15, 22)

@@ -108,6 +108,7 @@ CONFIGS = {
     "not normalised": {"normalization": Normalization.NONE},
     "by the training data": {"normalization": Normalization.GLOBAL, "global_mean": 0.1, "global_std": 0.3},
     "rows": {"invariant_rows": Rows((2, 4), (1, 3)), "variant_rows": Rows((0, 0), (0, 4))},
+    "first and last rows": {"invariant_rows": Rows((0, 1), (0, 1)), "variant_rows": Rows((7, 8), (3, 4))},
     "rows of one path": {"frontend": {"n_mels": 97}, "variant_rows": Rows((6, 7)), "spectral_statistics": True},
     "statistics": {"normalization": Normalization.FILE, "spectral_statistics": True, "adapter": AdapterKind.BN},
 }

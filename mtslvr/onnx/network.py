@@ -49,9 +49,10 @@ class _Operations:
     def __init__(self, nodes: Nodes) -> None:
         self.nodes = nodes
 
-    def conv(self, x: Value, weight: Float32, bias: Float32, stride: int, padding: int) -> Value:
+    def conv(self, x: Value, weight: Float32, bias: Float32, stride: int, padding: tuple[int, int, int]) -> Value:
         channels, _, kernel, _ = weight.shape
-        name = self.nodes.add("Conv", x.name, weight, bias, strides=[stride] * 2, pads=[padding] * 4)
+        above, below, beside = padding
+        name = self.nodes.add("Conv", x.name, weight, bias, strides=[stride] * 2, pads=[above, beside, below, beside])
         return _strided(name, x, channels, kernel, stride, padding)
 
     def add(self, x: Value, y: Value) -> Value:
@@ -62,7 +63,7 @@ class _Operations:
 
     def max_pool(self, x: Value) -> Value:
         name = self.nodes.add("MaxPool", x.name, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
-        return _strided(name, x, x.channels, 3, 2, 1)
+        return _strided(name, x, x.channels, 3, 2, (1, 1, 1))
 
     def half(self, x: Value, channels: int) -> Value:
         pooled = self._average(x) if x.width is not None else self._average_any_width(x)
@@ -97,9 +98,17 @@ class _Operations:
         name = self.nodes.add("ReduceMean", x.name, axes=[2, 3], keepdims=0)
         return Value(name, x.channels, 1, 1)
 
-    def maxima(self, x: Value, first: int, end: int) -> Value:
-        over_time = self.nodes.add("ReduceMax", self.nodes.cut(x.name, 2, first, end), axes=[3], keepdims=0)
-        return Value(self.nodes.add("Flatten", over_time, axis=1), x.channels * (end - first), 1, 1)
+    def height(self, x: Value) -> int:
+        return x.height
+
+    def rows(self, x: Value, first: int, end: int) -> Value:
+        if (first, end) == (0, x.height):
+            return x
+        return Value(self.nodes.cut(x.name, 2, first, end), x.channels, end - first, x.width)
+
+    def maxima(self, x: Value) -> Value:
+        over_time = self.nodes.add("ReduceMax", x.name, axes=[3], keepdims=0)
+        return Value(self.nodes.add("Flatten", over_time, axis=1), x.channels * x.height, 1, 1)
 
     def join(self, x: Value, y: Value) -> Value:
         return Value(self.nodes.add("Concat", x.name, y.name, axis=1), x.channels + y.channels, 1, 1)
@@ -108,8 +117,10 @@ class _Operations:
         return Value(self.nodes.add(kind, x.name, *others), x.channels, x.height, x.width)
 
 
-def _strided(name: str, x: Value, channels: int, kernel: int, stride: int, padding: int) -> Value:
-    def after(size: int) -> int:
-        return (size + 2 * padding - kernel) // stride + 1
+def _strided(name: str, x: Value, channels: int, kernel: int, stride: int, padding: tuple[int, int, int]) -> Value:
+    def after(size: int, added: int) -> int:
+        return (size + added - kernel) // stride + 1
 
-    return Value(name, channels, after(x.height), None if x.width is None else after(x.width))
+    above, below, beside = padding
+    width = None if x.width is None else after(x.width, 2 * beside)
+    return Value(name, channels, after(x.height, above + below), width)

@@ -149,6 +149,7 @@ class FoldedConv(nn.Module):
         dtype = like.weight.dtype
         self.weights = nn.ParameterList(nn.Parameter(w.to(dtype), requires_grad=False) for w in weights)
         self.biases = nn.ParameterList(nn.Parameter(b.to(dtype), requires_grad=False) for b in biases)
+        assert not isinstance(like.padding, str)
         self.stride, self.padding = like.stride, like.padding
         self._packed: dict[tuple[int, bool], tuple[object, Tensor]] = {}
 
@@ -156,9 +157,9 @@ class FoldedConv(nn.Module):
         self, x: Tensor, task: int, add: Tensor | None = None, relu: bool = False, rows: tuple[int, int] | None = None
     ) -> Tensor:
         """`AdaptedConv.forward`; what `rows` leaves out is not computed."""
-        padding = self.padding
+        padding: tuple[int, ...] = self.padding
         if rows is not None:
-            x, padding = _read_by(x, *rows), (0, *self.padding[1:])
+            x, padding = _read_by(x, *rows), (0, padding[1])
         trained = torch.is_grad_enabled() and self.weights[task].requires_grad
         if plain_inference(x) and not trained and fused_operators():
             return self._fused(x, task, add, relu, padding)
@@ -212,7 +213,7 @@ class FoldedConv(nn.Module):
 
 
 def _read_by(x: Tensor, first: int, end: int) -> Tensor:
-    """What rows `first` to `end` of a 3x3 convolution with padding read: as many rows and two, channels last in memory."""
+    """What rows `first` to `end` of a padded 3x3 convolution read: as many and two more, channels last in memory."""
     height = x.shape[2]
     x = x[:, :, max(0, first - 1) : end + 1].contiguous(memory_format=torch.channels_last)
     return F.pad(x, (0, 0, int(first == 0), int(end == height))) if first == 0 or end == height else x

@@ -75,7 +75,8 @@ def _standardize(waveforms: Tensor) -> Tensor:
     centred = rows - mean  # a second pass over the samples is several times as fast as torch.std_mean's single one
     std = torch.linalg.vector_norm(centred, dim=1, keepdim=True) / math.sqrt(rows.shape[1] - 1)
     silent = ~(std > mean.abs() * 2.0**-24)
-    return (centred * std.masked_fill(silent, torch.inf).reciprocal()).to(waveforms.dtype)
+    scaled: Tensor = centred * std.masked_fill(silent, torch.inf).reciprocal()
+    return scaled.to(waveforms.dtype)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from .decode import Source as Source
 from .decode import decode_ahead
 from .encoder import Encoder
 from .errors import AudioError, ConfigError
-from .windows import Float32, Float64, Pool, Pooling, iter_windows
+from .windows import Float32, Float64, Pool, Pooling, iter_windows, window_length
 from .workers import Workers
 
 _INPUTS = 256  # without a window in a batch
@@ -149,6 +149,22 @@ def encode_batches(sources: Iterable[Source], encoder: Encoder, config: ExtractC
         yield from encoding.rest()
 
 
+def warm_up(encoder: Encoder, config: ExtractConfig) -> None:
+    """Encode silence, as `encode_batches` would, so that its first batch need not wait for what is done once.
+
+    An engine compiles its network, libraries plan their transforms and choose their kernels.
+
+    Args:
+        encoder: see `extract`.
+        config: see `extract`.
+    Raises:
+        ConfigError: see `encode_batches`.
+    """
+    seconds, _ = _window_seconds(encoder, config)
+    with _Encoding(encoder, config) as encoding:
+        encoding.warm_up(np.zeros(window_length(seconds, encoder.sample_rate), np.float32))
+
+
 def _batches(sources: Iterable[Source], encoder: Encoder, config: ExtractConfig) -> Iterator[_Batch]:
     seconds = _window_seconds(encoder, config)
     batch = _Batch()
@@ -234,6 +250,11 @@ class _Encoding:
         self._running.append((batch, self._workers.submit(self._encode, self._split(batch.windows))))
         while len(self._running) > _RUNNING:
             yield self._oldest()
+
+    def warm_up(self, window: Float32) -> None:
+        """Encode a window with each worker."""
+        for chunk in self._workers.submit(self._encode, [[window]] * self._workers.count):
+            chunk.result()
 
     def rest(self) -> Iterator[list[Part]]:
         """No batch follows."""

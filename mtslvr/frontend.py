@@ -99,6 +99,10 @@ class Frontend(nn.Module):
         whose real and imaginary parts are each projected on the mel filters; the phase of that pair in radians.
     """
 
+    _bins: Tensor
+    _weights: Tensor
+    _starts: Tensor
+
     def __init__(self, config: FrontendConfig) -> None:
         super().__init__()
         self.config = config
@@ -116,7 +120,8 @@ class Frontend(nn.Module):
     def log_power(self, bins: Tensor) -> Tensor:
         """Channel 0, (n_mels, n) in dB, from the rectangular STFT's `by_bin`."""
         real, imaginary = _parts(self.project(hann_from_rectangular(bins).square_()))
-        return (real + imaginary).mul_(0.25).add_(self.config.epsilon).log10_().mul_(10.0)
+        power: Tensor = real + imaginary
+        return power.mul_(0.25).add_(self.config.epsilon).log10_().mul_(10.0)
 
     def magnitude_and_phase(self, bins: Tensor) -> tuple[Tensor, Tensor]:
         """Channels 1 and 2, each (n_mels, n): dB and radians."""
@@ -164,12 +169,12 @@ class Frontend(nn.Module):
 
 def _parts(projected: Tensor) -> Tensor:
     """(n_mels, 2 n) to real and imaginary part, (2, n_mels, n)."""
-    return projected.unflatten(1, (-1, 2)).movedim(2, 0)
+    return projected.view(len(projected), -1, 2).movedim(2, 0)
 
 
 def _by_row(channel: Tensor, rows: int) -> Tensor:
     """(n_mels, rows * frames) to (rows, n_mels, frames)."""
-    return channel.unflatten(1, (rows, -1)).transpose(0, 1)
+    return channel.view(len(channel), rows, -1).transpose(0, 1)
 
 
 def log_mel(waveform: Tensor, config: FrontendConfig) -> Tensor:

@@ -22,7 +22,7 @@ class Operations(Protocol[T]):
     """What the network is made of, on values T that stand for (B, channels, height, width)."""
 
     def conv(self, x: T, weight: Float32, bias: Float32, stride: int, padding: tuple[int, int, int]) -> T:
-        """Convolution with a (C_out, C_in, k, k) kernel, plus a (C_out,) bias; padded above, below and at either side."""
+        """Convolution with a (C_out, C_in, k, k) kernel, plus a (C_out,) bias; padding above, below, at either side."""
 
     def add(self, x: T, y: T) -> T:
         """Their sum; the shapes are equal."""
@@ -121,9 +121,7 @@ def _shortcut(block: Block, x: T, operations: Operations[T]) -> T:
     return x if channels == in_channels else operations.half(x, channels)
 
 
-def _conv(
-    conv: nn.Module, x: T, task: int, operations: Operations[T], rows: tuple[int, int] | None = None
-) -> T:
+def _conv(conv: nn.Module, x: T, task: int, operations: Operations[T], rows: tuple[int, int] | None = None) -> T:
     assert isinstance(conv, FoldedConv)
     weight, bias, padding = array(conv.weights[task]), array(conv.biases[task]), int(conv.padding[0])
     above = below = padding

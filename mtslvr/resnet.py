@@ -30,7 +30,7 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor, task: int, rows: tuple[int, int] | None = None) -> Tensor:
-        """(B, C_in, H, W) to (B, C_out, H', W') for one task; of H' only `rows`, first and end, where they are given."""
+        """(B, C_in, H, W) to (B, C_out, H', W') for one task; of H' only `rows`, first and end, where given."""
         y = self.conv1(x, task, relu=True)
         shortcut = pooled_shortcut(x, y) if self.shortcut is None else self.shortcut(x, 0)
         if rows is not None:

@@ -19,9 +19,10 @@ from click.testing import CliRunner
 import mtslvr
 from mtslvr import checkpoint, hub
 from mtslvr.cli.embed import embed_command
-from mtslvr.config import AdapterKind, EncoderConfig, FrontendConfig, Phase, Rows
+from mtslvr.config import AdapterKind, EncoderConfig, Features, FrontendConfig, Phase, Rows
 from mtslvr.encoder import Encoder
 from mtslvr.errors import ConfigError
+from mtslvr.extract import ExtractConfig, Source, extract, warm_up
 from mtslvr.openvino import OpenVINOEngine
 from mtslvr.workers import Workers
 from mtslvr.writer import read_npz
@@ -244,6 +245,18 @@ def test_workers_calls_run_side_by_side_on_one_network(encoder):
     finally:
         workers.close()
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("features", ["concat", "variant"])
+def test_warming_up_compiles_what_a_run_needs_and_nothing_else(encoder, features):
+    engine = with_engine(encoder)
+    config = ExtractConfig(Features(features), window_seconds=0.7, batch_size=4)
+    warm_up(engine, config)
+    compiled = dict(engine.engine._networks)
+    assert len(compiled) == 1
+    sources = [Source(noise(9 * 11200, seed=seed).numpy(), 16000) for seed in (0, 1)]
+    assert [len(found.embeddings) for found in extract(sources, engine, config)] == [1, 1]
+    assert dict(engine.engine._networks) == compiled
 
 
 @torch.inference_mode()

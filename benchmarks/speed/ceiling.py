@@ -70,6 +70,8 @@ def layers_of(encoder: Encoder, waveforms: Tensor) -> list[Layer]:
         weight = module.weights[task]
         name = f"{weight.shape[1]} to {weight.shape[0]}, {weight.shape[2]}x{weight.shape[3]}"
         name += f" / {module.stride[0]}, on {x.shape[2]}x{x.shape[3]}"
+        if kwargs.get("rows"):
+            name += f", {y.shape[2]} rows of it"
         if name in found:
             found[name].rows += len(x)
         else:

@@ -168,10 +168,14 @@ class Run:
         self.summary.complete = complete
 
     def _encoder(self, folder: Path) -> Encoder:
+        from ..extract import warm_up
         from ..hub import load
 
         share_memory_pools()
-        return load(folder, device=self.device, dtype=self.dtype, engine=self.engine)
+        encoder = load(folder, device=self.device, dtype=self.dtype, engine=self.engine)
+        if encoder.engine is not None:  # which has a network to compile
+            warm_up(encoder, self.config.on(encoder.device))
+        return encoder
 
     def _embed(self, plan: Plan, recorder: Recorder, encoder: Encoder, log: ErrorLog) -> bool:
         from ..job import embed_files

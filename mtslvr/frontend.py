@@ -7,7 +7,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .config import FrontendConfig, Phase
 from .errors import AudioError
@@ -99,23 +98,27 @@ class Frontend(nn.Module):
         whose real and imaginary parts are each projected on the mel filters; the phase of that pair in radians.
     """
 
-    _bins: Tensor
+    _filters: Tensor
+    _places: Tensor
     _weights: Tensor
-    _starts: Tensor
 
     def __init__(self, config: FrontendConfig) -> None:
         super().__init__()
         self.config = config
-        filters = mel_filterbank(config).T
-        of_filter, bins = filters.nonzero(as_tuple=True)
-        self.register_buffer("_bins", bins, persistent=False)
-        self.register_buffer("_weights", filters[of_filter, bins], persistent=False)
-        self.register_buffer("_starts", torch.searchsorted(of_filter, torch.arange(len(filters))), persistent=False)
+        filters = mel_filterbank(config).T.contiguous()
+        places = filters.nonzero().T.contiguous()
+        self.register_buffer("_filters", filters, persistent=False)
+        self.register_buffer("_places", places, persistent=False)
+        self.register_buffer("_weights", filters[places[0], places[1]], persistent=False)
 
     def project(self, bins: Tensor) -> Tensor:
-        """(1 + n_fft // 2, n) real to (n_mels, n): a filter adds up the few bins that it covers."""
+        """(1 + n_fft // 2, n) real to (n_mels, n); on a CPU by the few bins alone that a filter covers."""
+        if bins.device.type != "cpu":
+            return self._filters.to(bins.dtype) @ bins
         weights = self._weights.to(bins.dtype)
-        return F.embedding_bag(self._bins, bins, self._starts, mode="sum", per_sample_weights=weights)
+        known = {"is_coalesced": True, "check_invariants": False, "device": bins.device}
+        filters = torch.sparse_coo_tensor(self._places, weights, self._filters.shape, **known)
+        return torch.sparse.mm(filters, bins)  # type: ignore[no-any-return]
 
     def log_power(self, bins: Tensor) -> Tensor:
         """Channel 0, (n_mels, n) in dB, from the rectangular STFT's `by_bin`."""

@@ -115,9 +115,14 @@ class Frontend(nn.Module):
         """(1 + n_fft // 2, n) real to (n_mels, n); on a CPU by the few bins alone that a filter covers."""
         if bins.device.type != "cpu":
             return self._filters.to(bins.dtype) @ bins
-        weights = self._weights.to(bins.dtype)
-        known = {"is_coalesced": True, "check_invariants": False, "device": bins.device}
-        filters = torch.sparse_coo_tensor(self._places, weights, self._filters.shape, **known)
+        filters = torch.sparse_coo_tensor(
+            self._places,
+            self._weights.to(bins.dtype),
+            self._filters.shape,
+            device=bins.device,
+            check_invariants=False,
+            is_coalesced=True,
+        )
         return torch.sparse.mm(filters, bins)  # type: ignore[no-any-return]
 
     def log_power(self, bins: Tensor) -> Tensor:

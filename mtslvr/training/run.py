@@ -92,12 +92,16 @@ def environment() -> dict[str, Any]:
 
 
 def cpu_model() -> str:
-    """The CPU's name, as far as the system tells."""
+    """The CPU's name, as far as the system tells, with family and model: virtual machines shorten names."""
     try:
-        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        text = Path("/proc/cpuinfo").read_text()
     except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
+        text = ""
+    fields = ("model name", "cpu family", "model")
+    name, family, model = (re.search(rf"^{field}\s*: (.+)$", text, re.MULTILINE) for field in fields)
+    if not name:
+        return platform.processor() or platform.machine()
+    return f"{name[1]} (family {family[1]}, model {model[1]})" if family and model else name[1]
 
 
 def record(folder: Path, **facts: Any) -> None:

@@ -95,15 +95,17 @@ def test_a_verdict_is_that_of_the_median_of_the_ratios_of_the_same_round():
     assert found["openvino float32, batch 32, 1 thread"].reached == "not measured"
 
 
-def test_the_limit_is_the_network_at_the_rate_of_the_best_convolution():
+def test_the_limits_are_the_network_at_the_rates_of_the_best_convolution_and_of_each():
     # 4 clips of 1 GFLOP each; the better convolution, two calls of which are timed, does 8 GFLOP a second, so 8 clips;
-    # the baseline does 32 in 16 s.
+    # the baseline does 32 in 16 s. The other does 2, so 1 GFLOP of it and 3 of the better take 7/8 s for 4 clips.
     layer = {"gflop": {"a": 1.0, "b": 3.0, "network": 4.0}, "counts": {"a": 1, "b": 1}, "calls": 2}
+    layer["work"] = {"a": 1.0, "b": 3.0}
     layer["seconds"] = {"a": [1.0], "b": [0.75], "network": [2.0]}
     ceiling = {"threads": {"1": {"layers": {"torch float32": layer}}}, "batch": 4}
     records = {"engines": record(engines(baseline=[16.0], torch_float32=[8.0])), "ceiling": record(ceiling)}
     found = found_by_name(records)
     assert found["torch float32, batch 32, 1 thread"].limit == "4.00"
+    assert found["torch float32, batch 32, 1 thread"].own_limit == "2.29"
     assert found["torch bfloat16, batch 32, 1 thread"].limit == ""
 
 

@@ -100,7 +100,8 @@ class Branches(nn.Module):
         Args:
             x: (B, 64, H, W).
             task: which path.
-            rows: of stage 4 only these, first and end; None is all. Where there are none it is not computed.
+            rows: of stage 4 only these, first and end; None is all. Where there are none it is computed in training
+                only, since several processes wait for a gradient of every weight.
         Returns:
             (B, 256, H / 4, W / 4) and (B, 512, H / 8 or as many as `rows` says, W / 8).
         """
@@ -108,7 +109,7 @@ class Branches(nn.Module):
             for block in blocks:
                 x = block(x, task)
         third = x
-        if rows is not None and rows[0] == rows[1]:
+        if rows is not None and rows[0] == rows[1] and not self.training:
             return third, third[:, :, :0]
         first, last = self.layer4
         x = last(first(x, task), task, rows)

@@ -584,6 +584,15 @@ def test_rows_of_one_path_or_one_head(heads):
         assert encoder(torch.zeros(1, 16000)).concat.shape == (1, encoder.embedding_dim())
 
 
+def test_weights_that_no_head_reads_have_gradients():
+    with torch.random.fork_rng():
+        config = EncoderConfig(adapter=AdapterKind.SPLIT, tasks=1, heads=1, invariant_rows=Rows((2, 3)))
+        encoder = Encoder(config).train()
+    encoder(torch.randn(2, 16000, generator=torch.Generator().manual_seed(0))).invariant.sum().backward()
+    assert all(p.grad is not None for p in encoder.parameters())
+    assert not any(p.grad.any() for p in encoder.branches.layer4.parameters())
+
+
 def test_rows_survive_saving(tmp_path):
     with torch.random.fork_rng():
         encoder = Encoder(EncoderConfig(invariant_rows=Rows((2, 4), (1, 3)))).eval()

@@ -190,8 +190,8 @@ class FoldedConv(nn.Module):
         return packed
 
     def _fused(self, x: Tensor, task: int, add: Tensor | None, relu: bool, padding: tuple[int, ...]) -> Tensor:
-        by_winograd = self._suits_winograd(self.weights[task]) and winograd.saving(x.shape[2], x.shape[3]) >= 2
-        by_winograd = by_winograd and padding == self.padding
+        suits = padding == self.padding and self._suits_winograd(self.weights[task])
+        by_winograd = suits and winograd.saving(x.shape[2], x.shape[3]) >= 2
         packed, bias = self._reordered(task, by_winograd), self.biases[task]
         if by_winograd:
             return winograd.convolve(x, packed, bias, add, relu)

@@ -20,8 +20,8 @@ from . import winograd
 from .config import AdapterKind
 
 _REORDERING = threading.Lock()
-# Input channels of the float32 convolutions that Winograd's algorithm speeds up: with fewer its additions cost as much
-# as it saves, with more its kernels, four times the weights, are longer to read than a small batch is to compute.
+# Input channels of the convolutions that Winograd's algorithm speeds up: with fewer its additions cost as much as it
+# saves, with more its kernels, twice the weights, are longer to read than a small batch is to compute.
 WINOGRAD_CHANNELS = (128, 256)
 
 
@@ -173,7 +173,7 @@ class FoldedConv(nn.Module):
 
     def _suits_winograd(self, weight: Tensor) -> bool:
         kernel = weight.shape[1] in WINOGRAD_CHANNELS and weight.shape[2:] == (3, 3)
-        return kernel and self.stride == (1, 1) and weight.dtype is torch.float32
+        return kernel and self.stride == (1, 1)
 
     def _reordered(self, task: int, by_winograd: bool) -> Tensor:
         weight = self.weights[task]
@@ -191,7 +191,7 @@ class FoldedConv(nn.Module):
 
     def _fused(self, x: Tensor, task: int, add: Tensor | None, relu: bool, padding: tuple[int, ...]) -> Tensor:
         suits = padding == self.padding and self._suits_winograd(self.weights[task])
-        by_winograd = suits and winograd.saving(x.shape[2], x.shape[3]) >= 2
+        by_winograd = suits and x.shape[2] % winograd.ROWS == 0
         packed, bias = self._reordered(task, by_winograd), self.biases[task]
         if by_winograd:
             return winograd.convolve(x, packed, bias, add, relu)

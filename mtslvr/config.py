@@ -229,9 +229,8 @@ class EncoderConfig:
             self.window_seconds,
             "0.1 to 600",
         )
-        # Each setting is in its range, and together they could still ask for terabytes.
-        frames = 1 + self.window_length // self.frontend.hop_length
-        numbers = frames * (self.frontend.n_fft + 16 * self.frontend.n_mels)  # of the STFT, of the stem's output
+        # Each setting is in its range, and together they could still ask for terabytes of STFT and stem's output.
+        numbers = self.window_frames * (self.frontend.n_fft + 16 * self.frontend.n_mels)
         names = ("sample_rate", "hop_length", "n_fft", "n_mels")
         _require(
             numbers <= _LARGEST_WINDOW,
@@ -279,6 +278,11 @@ class EncoderConfig:
     def window_length(self) -> int:
         """Length of a window in samples."""
         return round(self.window_seconds * self.frontend.sample_rate)
+
+    @property
+    def window_frames(self) -> int:
+        """Number of STFT frames of a window."""
+        return 1 + self.window_length // self.frontend.hop_length
 
     @property
     def outputs(self) -> int:

@@ -27,6 +27,7 @@ from .workers import Workers
 
 _INPUTS = 256  # without a window in a batch
 _RUNNING = 2  # batches, while the next one fills
+_WARMING_UP = 4  # windows, or as many as a worker gets: then an engine compiles what it uses for many
 
 
 @dataclass(frozen=True)
@@ -252,8 +253,9 @@ class _Encoding:
             yield self._oldest()
 
     def warm_up(self, window: Float32) -> None:
-        """Encode a window with each worker."""
-        for chunk in self._workers.submit(self._encode, [[window]] * self._workers.count):
+        """Encode a few windows with each worker."""
+        windows = [window] * min(_WARMING_UP, self._size(self._config.batch_size))
+        for chunk in self._workers.submit(self._encode, [windows] * self._workers.count):
             chunk.result()
 
     def rest(self) -> Iterator[list[Part]]:

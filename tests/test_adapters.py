@@ -151,7 +151,8 @@ def test_some_rows_of_a_convolution_are_those_of_all(randomize, channels, dtype)
             found = module(x, 1, add[:, :, first:end], True, rows=(first, end)).float()
             assert found.shape == (3, channels, end - first, 5)
             expected = whole[:, :, first:end]
-            assert (found - expected).abs().max() <= (1e-5 if dtype is torch.float32 else 1e-2) * expected.abs().max()
+            # Of all rows, not of some, Winograd's algorithm may have been used.
+            assert (found - expected).abs().max() <= (1e-5 if dtype is torch.float32 else 2e-2) * expected.abs().max()
 
 
 def test_a_folded_convolution_that_was_used_can_be_copied_pickled_and_changed(randomize):

@@ -160,6 +160,93 @@ def test_bfloat16_is_near_and_is_not_float32(official_encoder, variant):
     assert 1e-4 < relative(found, expected) <= 2e-2
 
 
+# Windows of the encoder's own length, by Winograd's algorithm
+
+
+def convolutions(engine):
+    """How many the only network of an engine has, and for how many rows it is."""
+    [(network, idle)] = engine._networks.items()
+    nodes = idle.get().get_compiled_model().get_runtime_model().get_ops()
+    layers = [node.get_rt_info()["layerType"].astype(str) for node in nodes]
+    return layers.count("Convolution"), network.batch
+
+
+@pytest.mark.parametrize(("frames", "expected"), [(32, (6 * 22 + 7, 4)), (31, (29, None))])
+@torch.inference_mode()
+def test_windows_are_convolved_by_winograds_algorithm_and_other_lengths_directly(encoder, frames, expected):
+    engine, spectrogram = with_engine(encoder), noise(4, 3, 128, frames)
+    found, directly = engine.encode_spectrogram(spectrogram), encoder.encode_spectrogram(spectrogram)
+    assert relative(found.concat, directly.concat) <= 1e-5
+    assert convolutions(engine.engine) == expected
+
+
+@torch.inference_mode()
+def test_heights_that_do_not_fit_tiles_are_convolved_directly():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = EncoderConfig(FrontendConfig(n_mels=48, epsilon=1e-3), window_seconds=1.0)  # 12, 6, 3 and 2 rows
+        encoder = Encoder(config).eval().fold()
+    engine, spectrogram = with_engine(encoder), noise(4, 3, 48, 32)
+    found, expected = engine.encode_spectrogram(spectrogram), encoder.encode_spectrogram(spectrogram)
+    assert relative(found.concat, expected.concat) <= 1e-5
+    assert convolutions(engine.engine) == (1 + 6 * 4 + 2 * 12, 4)  # only stage 1 has rows by fours
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs_bfloat16)])
+@torch.inference_mode()
+def test_a_window_does_not_depend_on_its_batch_or_its_network(encoder, dtype):
+    engine, spectrogram, threads = OpenVINOEngine(encoder, dtype), noise(9, 3, 128, 32), torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        whole = engine(spectrogram, (0, 1))
+        for size in (1, 2, 3, 4, 7):
+            parts = [engine(part, (0, 1)) for part in spectrogram.split(size)]
+            for task in (0, 1):
+                assert torch.equal(torch.cat([part[task] for part in parts]), whole[task]), size
+        torch.set_num_threads(1)
+        assert torch.equal(engine(spectrogram[:1], (1,))[0], whole[1][:1])
+    finally:
+        torch.set_num_threads(threads)
+
+
+@torch.inference_mode()
+def test_a_few_windows_fill_the_network_for_four_until_one_for_a_single_pays(encoder):
+    engine, spectrogram, threads = OpenVINOEngine(encoder), noise(5, 3, 128, 32), torch.get_num_threads()
+
+    def batches():
+        return [network.batch for network in engine._networks]
+
+    try:
+        torch.set_num_threads(1)
+        expected = engine(spectrogram, (0,))[0]
+        assert batches() == [4]
+        for _ in range(9):  # with 3 rows for nothing each, after the 3 of the call before: 30 of 32
+            assert torch.equal(engine(spectrogram[:1], (0,))[0], expected[:1])
+            assert batches() == [4]
+        assert torch.equal(engine(spectrogram[3:], (0,))[0], expected[3:])
+        assert batches() == [4]
+        assert torch.equal(engine(spectrogram[2:], (0,))[0], expected[2:])
+        assert batches() == [4, 1]
+    finally:
+        torch.set_num_threads(threads)
+
+
+@torch.inference_mode()
+def test_single_windows_need_no_network_for_four(encoder):
+    engine, threads = OpenVINOEngine(encoder), torch.get_num_threads()
+    try:
+        for count, expected in ((1, [(0, 1)]), (2, [(0,), (1,)])):  # with two threads a path on each
+            torch.set_num_threads(count)
+            engine._networks.clear()
+            for seed in range(3):
+                engine(noise(1, 3, 128, 32, seed=seed), (0, 1))
+            assert [(network.batch, network.tasks) for network in engine._networks] == [
+                (1, tasks) for tasks in expected
+            ]
+    finally:
+        torch.set_num_threads(threads)
+
+
 # How it is called
 
 
@@ -237,7 +324,7 @@ def test_workers_calls_run_side_by_side_on_one_network(encoder):
 
         workers.submit(call, batches[:1])[0].result()
         [(key, idle)] = engine._networks.items()
-        assert key[2:] == (2, 2)
+        assert (key.batch, key.threads, key.streams) == (1, 2, 2)
         engine._networks[key] = MetBy2([idle.get(), idle.get()])
         for future, features in zip(workers.submit(call, batches), expected, strict=True):
             assert all(map(torch.equal, future.result(), features))
@@ -248,14 +335,16 @@ def test_workers_calls_run_side_by_side_on_one_network(encoder):
 
 
 @pytest.mark.parametrize("features", ["concat", "variant"])
-def test_warming_up_compiles_what_a_run_needs_and_nothing_else(encoder, features):
+@pytest.mark.parametrize(("seconds", "windows"), [(0.7, 9), (1.0, 9), (1.0, 1)])
+def test_warming_up_compiles_what_a_run_needs_and_nothing_else(encoder, features, seconds, windows):
     engine = with_engine(encoder)
-    config = ExtractConfig(Features(features), window_seconds=0.7, batch_size=4)
+    config = ExtractConfig(Features(features), window_seconds=seconds, batch_size=8)
     warm_up(engine, config)
     compiled = dict(engine.engine._networks)
     assert len(compiled) == 1
-    sources = [Source(noise(9 * 11200, seed=seed).numpy(), 16000) for seed in (0, 1)]
-    assert [len(found.embeddings) for found in extract(sources, engine, config)] == [1, 1]
+    samples = round(windows * seconds * 16000)
+    sources = [Source(noise(samples, seed=seed).numpy(), 16000) for seed in range(1 if windows == 1 else 2)]
+    assert [len(found.embeddings) for found in extract(sources, engine, config)] == [1] * len(sources)
     assert dict(engine.engine._networks) == compiled
 
 
@@ -264,7 +353,8 @@ def test_a_request_that_failed_is_used_again(encoder, monkeypatch):
     engine, batch = OpenVINOEngine(encoder), noise(1, 3, 128, 32)
     expected = engine(batch, (0,))[0]
     with monkeypatch.context() as patch:
-        patch.setattr(np, "concatenate", lambda parts: 1 / 0)
+        wait = openvino.InferRequest.wait
+        patch.setattr(openvino.InferRequest, "wait", lambda request: wait(request) or 1 / 0)
         with pytest.raises(ZeroDivisionError):
             engine(batch, (0,))
     assert [idle.qsize() for idle in engine._networks.values()] == [1]
@@ -276,10 +366,9 @@ def test_few_compiled_networks_are_kept(encoder):
     engine = OpenVINOEngine(encoder)
     for frames in range(10, 16):
         engine(noise(1, 3, 32, frames), (0,))
-    kept = [key[0][2] for key in engine._networks]
-    assert kept == [12, 13, 14, 15]
+    assert [network.shape[2] for network in engine._networks] == [12, 13, 14, 15]
     engine(noise(1, 3, 32, 12), (0,))
-    assert [key[0][2] for key in engine._networks] == [13, 14, 15, 12]
+    assert [network.shape[2] for network in engine._networks] == [13, 14, 15, 12]
 
 
 @torch.inference_mode()

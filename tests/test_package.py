@@ -29,6 +29,7 @@ LEVELS = {
     "resnet": 2,
     "graph": 3,
     "encoder": 3,
+    "openvino_graph": 4,
     "openvino": 4,
     "onnx": 4,
     "checkpoint": 4,

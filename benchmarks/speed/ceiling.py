@@ -32,6 +32,7 @@ def measure(plan: Plan) -> dict[str, Any]:
         str(threads): {
             "layers": plan.call(time_layers, threads, **common),
             "winograd": plan.call(winograd.time_layers, threads, **common),
+            "networks": plan.call(winograd.time_networks, threads, **common),
         }
         for threads in plan.threads
     }
@@ -156,10 +157,16 @@ def render(data: dict[str, Any]) -> str:
         "best one is the ceiling of direct convolution on this machine; products with padding are counted, and oneDNN "
         "leaves many of them out, which makes small images look faster. The network's rates count the arithmetic of "
         "direct convolution over the time of trunk and branches together, as they are, with Winograd's algorithm in "
-        f"float32, and with all convolutions direct. Beside them a product of {SIDE} x {SIDE} matrices.",
+        f"some, and with all convolutions direct. Beside them a product of {SIDE} x {SIDE} matrices.",
         layers_table(columns),
         *(f"{name}: not measured ({c['absent']})." for name, c in columns.items() if "absent" in c),
-        winograd.render({threads: found["winograd"] for threads, found in data["threads"].items()}, data["batch"]),
+        winograd.render(
+            *(
+                {threads: found[kind] for threads, found in data["threads"].items()}
+                for kind in ("winograd", "networks")
+            ),
+            data["batch"],
+        ),
         int8.render(data["int8"]),
     ]
     return "\n\n".join(parts)

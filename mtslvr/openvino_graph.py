@@ -64,10 +64,15 @@ class _Operations:
         self._constants: dict[Any, Any] = {}
 
     def conv(self, x: _Image, weight: Float32, bias: Float32, stride: int, padding: tuple[int, int, int]) -> _Image:
-        suits = weight.shape[1] in self._winograd and weight.shape[2:] == (3, 3) and stride == 1
-        if suits and padding == (1, 1, 1) and self.height(x) % ROWS == 0:
-            added = self.opset.constant(_channels(bias))
-            return _Image(phases=[self.opset.add(y, added) for y in self._by_winograd(x, weight)])
+        if weight.shape[1] in self._winograd and weight.shape[2:] == (3, 3):
+            added, whole = self.opset.constant(_channels(bias)), padding == (1, 1, 1)
+            if stride == 2 and whole and self._halves(x):
+                return self._joined_pairs([self.opset.add(y, added) for y in self._strided(x, weight)])
+            if stride == 1 and whole and self.height(x) % ROWS == 0:
+                return _Image(phases=[self.opset.add(y, added) for y in self._by_winograd(x, weight)])
+            if stride == 1 and padding == (0, 0, 1) and x.phases is not None and self.height(x) == ROWS:
+                middle = self._by_winograd(x, weight)[1:3]  # what only the other two need is never computed
+                return _Image(self.opset.concat([self.opset.add(y, added) for y in middle], 2))
         above, below, beside = padding
         strides, pads = [stride, stride], ([above, beside], [below, beside])
         product = self.opset.convolution(self.whole(x), self.opset.constant(weight), strides, *pads, [1, 1])
@@ -87,12 +92,44 @@ class _Operations:
         return _Image(self._opset1.max_pool(self.whole(x), [2, 2], [1, 1], [1, 1], [3, 3]))
 
     def half(self, x: _Image, channels: int) -> _Image:
-        _, in_channels, *sizes = _shape(self.whole(x))
-        odd = [size % 2 for size in sizes]
+        if self._halves(x):
+            first, second, third, fourth = self.phases(x)
+            pairs = [self._times(self.opset.add(*pair), 0.5) for pair in ((first, second), (third, fourth))]
+            return self._joined_pairs([self._half(pair, channels, rows=1) for pair in pairs])
+        return _Image(self._half(self.whole(x), channels, rows=2))
+
+    def _half(self, x: Any, channels: int, rows: int) -> Any:
+        _, in_channels, *sizes = _shape(x)
+        odd = [0 if rows == 1 else sizes[0] % 2, sizes[1] % 2]
+        kernel = [rows + odd[0], 2 + odd[1]]
         # OpenVINO's own adaptive pooling gives the same and takes ten times as long.
-        pooled = self.opset.avg_pool(self.whole(x), [2, 2], odd, odd, [2 + o for o in odd], True)
+        pooled = self.opset.avg_pool(x, [rows, 2], odd, odd, kernel, True)
         more = np.array([0, channels - in_channels, 0, 0])
-        return _Image(self.opset.pad(pooled, np.zeros_like(more), more, "constant", np.float32(0)))
+        return self.opset.pad(pooled, np.zeros_like(more), more, "constant", np.float32(0))
+
+    def _halves(self, x: _Image) -> bool:
+        """Whether half of the rows can be had from the phases, as phases."""
+        return x.phases is not None and self.height(x) % (2 * ROWS) == 0
+
+    def _strided(self, x: _Image, weight: Float32) -> list[Any]:
+        """Even and odd rows of a convolution with stride 2.
+
+        The kernel's outer rows read odd rows of the image: F(2, 2), five products of rows in place of six.
+        """
+        first, second, third, fourth = self.phases(x)
+        above, middle, below = (np.ascontiguousarray(weight[:, :, row : row + 1]) for row in range(3))
+        both = self._along(second, above + below, 2)
+        upper = self._along(self.opset.subtract(self._moved(fourth, 1), second), above, 2)
+        lower = self._along(self.opset.subtract(fourth, second), below, 2)
+        return [
+            self.opset.add(self.opset.add(self._along(first, middle, 2), upper), both),
+            self.opset.add(self.opset.add(self._along(third, middle, 2), lower), both),
+        ]
+
+    def _joined_pairs(self, rows: list[Any]) -> _Image:
+        """Phases from even and odd rows."""
+        count = _shape(rows[0])[2]
+        return _Image(phases=[self._slice(rows[j], i, count, 2) for i in (0, 1) for j in (0, 1)])
 
     def affine(self, x: _Image, scale: Float32, shift: Float32) -> _Image:
         return _Image(self.opset.add(self.opset.multiply(self.whole(x), _channels(scale)), _channels(shift)))
@@ -106,6 +143,8 @@ class _Operations:
     def rows(self, x: _Image, first: int, end: int) -> _Image:
         if (first, end) == (0, self.height(x)):
             return x
+        if x.phases is not None and self.height(x) == ROWS:
+            return _Image(self.opset.concat(x.phases[first:end], 2))
         return _Image(self._slice(self.whole(x), first, end))
 
     def maxima(self, x: _Image) -> _Image:
@@ -132,11 +171,11 @@ class _Operations:
 
     def _by_winograd(self, x: _Image, weight: Float32) -> list[Any]:
         kernels = at_points(torch.from_numpy(weight)).to(torch.float32).numpy()
-        points = [
-            self.opset.convolution(y, self.opset.constant(kernel), [1, 1], [0, 1], [0, 1], [1, 1])
-            for y, kernel in zip(self._to_points(x), kernels, strict=True)
-        ]
-        return self._from_points(points)
+        return self._from_points([self._along(*pair, 1) for pair in zip(self._to_points(x), kernels, strict=True)])
+
+    def _along(self, x: Any, kernel: Float32, stride: int) -> Any:
+        """Convolution of each row with a (C_out, C_in, 1, 3) kernel."""
+        return self.opset.convolution(x, self.opset.constant(kernel), [1, stride], [0, 1], [0, 1], [1, 1])
 
     def _to_points(self, x: _Image) -> list[Any]:
         first, second, third, fourth = self.phases(x)

@@ -171,7 +171,7 @@ def convolutions(engine):
     return layers.count("Convolution"), network.batch
 
 
-@pytest.mark.parametrize(("frames", "expected"), [(32, (6 * 22 + 7, 4)), (31, (29, None))])
+@pytest.mark.parametrize(("frames", "expected"), [(32, (1 + 4 * 6 + 2 * (3 * 5 + 9 * 6), 4)), (31, (29, None))])
 @torch.inference_mode()
 def test_windows_are_convolved_by_winograds_algorithm_and_other_lengths_directly(encoder, frames, expected):
     engine, spectrogram = with_engine(encoder), noise(4, 3, 128, frames)
@@ -180,16 +180,44 @@ def test_windows_are_convolved_by_winograds_algorithm_and_other_lengths_directly
     assert convolutions(engine.engine) == expected
 
 
+@pytest.mark.parametrize(
+    ("n_mels", "rows", "expected"),
+    [
+        (48, None, 1 + 4 * 6 + 2 * 12),  # 12, 6, 3 and 2 rows: only stage 1 has tiles
+        (64, None, 1 + 4 * 6 + 2 * (2 * (5 + 3 * 6) + 4)),  # 16, 8, 4 and 2: all but stage 4
+        (
+            256,
+            (3, 5),
+            1 + 4 * 6 + 2 * (3 * 5 + 8 * 6) + 6 + 1,
+        ),  # 64, 32, 16 and 8: all, but not some of two tiles' rows
+    ],
+)
 @torch.inference_mode()
-def test_heights_that_do_not_fit_tiles_are_convolved_directly():
+def test_heights_that_do_not_fit_tiles_are_convolved_directly(randomize, n_mels, rows, expected):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        config = EncoderConfig(FrontendConfig(n_mels=48, epsilon=1e-3), window_seconds=1.0)  # 12, 6, 3 and 2 rows
+        read = None if rows is None else Rows((0, 0), rows)
+        config = EncoderConfig(FrontendConfig(n_mels=n_mels, epsilon=1e-3), window_seconds=1.0, invariant_rows=read)
+        encoder = randomize(Encoder(config)).eval().fold()
+    engine, spectrogram = with_engine(encoder), noise(4, 3, n_mels, 32)
+    found, exact = engine.encode_spectrogram(spectrogram), encoder.encode_spectrogram(spectrogram)
+    assert relative(found.invariant, exact.invariant) <= 1e-5 and relative(found.variant, exact.variant) <= 1e-5
+    assert convolutions(engine.engine) == (expected, 4)
+
+
+@pytest.mark.parametrize("seconds", [0.1, 1.15, 2.0])  # 4, 36, 63 frames: widths of 1, 9, 16 in stage 1
+@pytest.mark.parametrize("kind", list(AdapterKind))
+@torch.inference_mode()
+def test_windows_of_any_width(kind, seconds):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        plain = {AdapterKind.NONE: {"tasks": 1, "heads": 1}, AdapterKind.SPLIT: {"tasks": 1}}.get(kind, {})
+        rows = {} if kind is AdapterKind.SPLIT else {"invariant_rows": Rows((2, 4), (1, 3))}
+        config = EncoderConfig(adapter=kind, window_seconds=seconds, **plain, **rows)
         encoder = Encoder(config).eval().fold()
-    engine, spectrogram = with_engine(encoder), noise(4, 3, 48, 32)
-    found, expected = engine.encode_spectrogram(spectrogram), encoder.encode_spectrogram(spectrogram)
-    assert relative(found.concat, expected.concat) <= 1e-5
-    assert convolutions(engine.engine) == (1 + 6 * 4 + 2 * 12, 4)  # only stage 1 has rows by fours
+    engine, spectrogram = with_engine(encoder), noise(5, 3, 128, encoder.config.window_frames)
+    found, exact = engine.encode_spectrogram(spectrogram), encoder.encode_spectrogram(spectrogram)
+    assert relative(found.invariant, exact.invariant) <= 1e-5 and relative(found.variant, exact.variant) <= 1e-5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs_bfloat16)])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +20,12 @@ from .config import EncoderConfig, Features, Layer, Normalization, parse_enum
 from .errors import AudioError
 from .frontend import Frontend
 from .resnet import Branches, Trunk
-from .workers import side_by_side
+from .workers import on_one_thread, side_by_side, workers_here
 
 # Another library's trunk and branches: a spectrogram and tasks to the pooled features of each. Several threads call
 # it side by side, and a row must not depend on the others.
 Engine = Callable[[Tensor, tuple[int, ...]], list[Tensor]]
+R = TypeVar("R")
 _HEAD_ROWS = 16
 _STANDARDIZED_ROWS = 2  # at once on a CPU, so that they stay in a cache in float64
 _TRUNK_ROWS = 4  # at once: what the first layers leave for the next, the largest of all, then stays in a cache
@@ -171,7 +173,7 @@ class Encoder(nn.Module):
             raise AudioError(f"waveforms of shape {tuple(waveforms.shape)}: expected (batch, samples)")
         if not self._divisible(waveforms):
             return self.encode(self.normalize(waveforms), layer)
-        parts = side_by_side(lambda rows: self.encode(self.normalize(rows), layer), waveforms)
+        parts = self._side_by_side(lambda rows: self.encode(self.normalize(rows), layer), waveforms)
         invariant = torch.cat([part.invariant for part in parts])
         same = parts[0].variant is parts[0].invariant
         return Embeddings(invariant, invariant if same else torch.cat([part.variant for part in parts]))
@@ -233,12 +235,18 @@ class Encoder(nn.Module):
             rows = rows if normalized else self.normalize(rows)
             return self.encode(rows, layer).select(features) if both else self._single(rows, features, layer)
 
-        return torch.cat(side_by_side(embed, waveforms)) if self._divisible(waveforms) else embed(waveforms)
+        return torch.cat(self._side_by_side(embed, waveforms)) if self._divisible(waveforms) else embed(waveforms)
 
     def _single(self, waveforms: Tensor, features: Features, layer: Layer) -> Tensor:
         task = 0 if features is Features.INVARIANT else self.config.tasks - 1
         [pooled] = self.paths(self.frontend(waveforms), [task])
         return pooled if layer is Layer.POOLED else self.head(min(task, self.config.heads - 1), pooled)
+
+    def _side_by_side(self, function: Callable[[Tensor], R], waveforms: Tensor) -> list[R]:
+        if self.engine is None or len(waveforms) > 1 or workers_here():
+            return side_by_side(function, waveforms)
+        with on_one_thread():
+            return [function(waveforms)]
 
     def _divisible(self, waveforms: Tensor) -> bool:
         """Whether parts of a batch may be encoded on threads of their own: a row is the same whatever the others."""

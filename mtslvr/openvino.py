@@ -21,7 +21,7 @@ from .config import POOLED_DIM
 from .encoder import Encoder
 from .errors import ConfigError
 from .graph import Float32
-from .workers import parts_of, workers_here
+from .workers import parts_of, threads_here, workers_here
 
 # Compiled networks that are kept, each with its own copy of the weights.
 _KEPT = 4
@@ -74,7 +74,7 @@ class OpenVINOEngine:
             dims = [POOLED_DIM if rows is None else sum(rows.dims) for rows in self._rows]
             return [torch.zeros(0, dims[task], device=spectrogram.device) for task in tasks]
         given = spectrogram.detach().cpu().float().contiguous().numpy()
-        threads, workers = torch.get_num_threads(), workers_here()
+        threads, workers = threads_here(), workers_here()
         if workers:
             found = self._found(given, _Network(None, given.shape[1:], tasks, threads * workers, workers), 1)
         else:

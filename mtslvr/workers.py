@@ -8,8 +8,9 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -70,6 +71,29 @@ def workers_here() -> int:
     """How many workers run side by side, the caller being one of them; 0 where it is none."""
     count: int = getattr(_here, "workers", 0)
     return count
+
+
+@contextmanager
+def on_one_thread() -> Iterator[None]:
+    """Torch uses one thread in here, and leaves the others to an engine, which asks `threads_here`.
+
+    Threads of torch that have done their share wait for the next operator by spinning: a millisecond of them costs an
+    engine that computes on the same cores several.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    _here.threads = before
+    try:
+        yield
+    finally:
+        _here.threads = 0
+        torch.set_num_threads(before)
+
+
+def threads_here() -> int:
+    """How many threads there are for an engine: those that torch has outside of `on_one_thread`."""
+    spared: int = getattr(_here, "threads", 0)
+    return spared or torch.get_num_threads()
 
 
 def parts_of(rows: int, threads: int) -> int:

@@ -259,6 +259,26 @@ def test_a_few_windows_fill_the_network_for_four_until_one_for_a_single_pays(enc
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("features", ["concat", "variant"])
+@torch.inference_mode()
+def test_for_a_single_window_torch_uses_one_thread_and_the_engine_all(encoder, features):
+    threads, seen, engine = torch.get_num_threads(), [], with_engine(encoder)
+    inner = engine.engine
+
+    def look(spectrogram, tasks):
+        found = inner(spectrogram, tasks)
+        seen.append((torch.get_num_threads(), [network.threads for network in inner._networks]))
+        return found
+
+    engine.engine = look
+    try:
+        torch.set_num_threads(2)
+        engine.embedding(noise(1, 16000), features)
+        assert seen == [(1, [1, 1] if features == "concat" else [2])] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+
+
 @torch.inference_mode()
 def test_single_windows_need_no_network_for_four(encoder):
     engine, threads = OpenVINOEngine(encoder), torch.get_num_threads()

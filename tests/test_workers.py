@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mtslvr import workers
-from mtslvr.workers import Workers, parts_of, side_by_side
+from mtslvr.workers import Workers, on_one_thread, parts_of, side_by_side, threads_here
 
 
 @pytest.fixture
@@ -29,6 +29,15 @@ def test_workers_share_the_threads_and_give_them_back(torch_threads):
         assert torch.get_num_threads() == 4
     finally:
         pool.close()
+
+
+def test_torch_leaves_its_threads_to_an_engine_and_takes_them_back(torch_threads):
+    torch_threads(3)
+    assert threads_here() == 3
+    with pytest.raises(ZeroDivisionError), on_one_thread():
+        assert (torch.get_num_threads(), threads_here()) == (1, 3)
+        raise ZeroDivisionError
+    assert (torch.get_num_threads(), threads_here()) == (3, 3)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from mtslvr.adapters import fused_operators
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-from speed import candidates, int8, report, targets, timing, winograd  # noqa: E402
+from speed import candidates, ceiling, int8, report, targets, timing, winograd  # noqa: E402
 from speed.baseline import Baseline  # noqa: E402
 from speed.sounds import clips  # noqa: E402
 
@@ -151,6 +151,22 @@ def test_pooled_features_of_another_network_make_embeddings():
     found = int8.embeddings(encoder, spectrogram, lambda: int8.Paths(encoder)(spectrogram))
     torch.testing.assert_close(found, int8.embeddings(encoder, spectrogram, None))
     assert encoder.engine is None
+
+
+def test_what_passes_the_ceiling_is_written_below_the_layers():
+    layer = {"gflop": {"a": 1.0, "network": 4.0, "network, all direct": 4.0}, "counts": {"a": 1}, "calls": 2}
+    layer |= {"work": {"a": 4.0}, "seconds": {"a": [1.0], "network": [2.0], "network, all direct": [4.0]}}
+    compared = {"seconds": {"direct": [3.0], "winograd": [1.5]}, "errors": {"direct": 1e-7, "winograd": 2e-7}}
+    measured = {
+        "layers": {"torch float32": layer, "torch bfloat16": {"absent": "no such arithmetic"}},
+        "winograd": {"torch float32": [{"layer": "64 to 64, on 32x40", "used": True, **compared}]},
+        "networks": {"openvino float32": compared},
+    }
+    text = ceiling.render({"threads": {"1": measured}, "batch": 4, "int8": {"absent": "no OpenVINO"}})
+    assert "| a | 1 | 2 |" in text and "| network, all direct, of the ceiling |  | 100% |" in text
+    assert "| 64 to 64, on 32x40 | float32 | 1 | yes | 2.00 (2.00 to 2.00) | 2.0e-07 | 1.0e-07 |" in text
+    assert "| float32 | 1 | 2.00 (2.00 to 2.00) | 2.0e-07 | 1.0e-07 |" in text
+    assert "no such arithmetic" in text and "no OpenVINO" in text
 
 
 def test_nothing_measured_reaches_no_target():

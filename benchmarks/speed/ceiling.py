@@ -160,13 +160,7 @@ def render(data: dict[str, Any]) -> str:
         f"some, and with all convolutions direct. Beside them a product of {SIDE} x {SIDE} matrices.",
         layers_table(columns),
         *(f"{name}: not measured ({c['absent']})." for name, c in columns.items() if "absent" in c),
-        winograd.render(
-            *(
-                {threads: found[kind] for threads, found in data["threads"].items()}
-                for kind in ("winograd", "networks")
-            ),
-            data["batch"],
-        ),
+        winograd.render(data["threads"], data["batch"]),
         int8.render(data["int8"]),
     ]
     return "\n\n".join(parts)

@@ -113,6 +113,6 @@ def render(data: dict[str, Any]) -> str:
     return (
         f"{title}: trunk and branches quantised after training ({data['versions']}, default settings, "
         f"{data['calibration']} made clips for calibration), {data['batch']} clips, {data['threads']} threads, in "
-        f"alternation with OpenVINO's other dtypes. Errors are of the embeddings against torch float32, on made "
-        f"clips.\n\n{table(rows)}"
+        "alternation with OpenVINO's other dtypes, all convolutions direct. Errors are of the embeddings against torch "
+        f"float32, on made clips.\n\n{table(rows)}"
     )

@@ -135,7 +135,7 @@ def render(data: dict[str, Any], batch: int) -> str:
         f"float64 with the same weights and inputs.\n\n{table(rows)}\n\n"
         "With OpenVINO (`mtslvr/openvino_graph.py`) windows of the encoder's own length are convolved so in all four "
         f"stages: trunk and branches for {batch} clips on each thread, against the same network with all convolutions "
-        f"direct, in alternation. Errors are of norms, of what the heads read, against torch in float32.\n\n"
+        "direct, in alternation. Errors are of norms, of what the heads read, against torch in float32.\n\n"
         f"{table(whole)}"
     )
 

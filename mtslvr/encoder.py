@@ -20,7 +20,7 @@ from .config import EncoderConfig, Features, Layer, Normalization, parse_enum
 from .errors import AudioError
 from .frontend import Frontend
 from .resnet import Branches, Trunk
-from .workers import on_one_thread, side_by_side, workers_here
+from .workers import side_by_side, sparing
 
 # Another library's trunk and branches: a spectrogram and tasks to the pooled features of each. Several threads call
 # it side by side, and a row must not depend on the others.
@@ -243,10 +243,9 @@ class Encoder(nn.Module):
         return pooled if layer is Layer.POOLED else self.head(min(task, self.config.heads - 1), pooled)
 
     def _side_by_side(self, function: Callable[[Tensor], R], waveforms: Tensor) -> list[R]:
-        if self.engine is None or len(waveforms) > 1 or workers_here():
+        if self.engine is None or len(waveforms) > 1:
             return side_by_side(function, waveforms)
-        with on_one_thread():
-            return [function(waveforms)]
+        return [sparing(function, waveforms)]
 
     def _divisible(self, waveforms: Tensor) -> bool:
         """Whether parts of a batch may be encoded on threads of their own: a row is the same whatever the others."""

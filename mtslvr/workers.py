@@ -8,9 +8,8 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -49,9 +48,8 @@ class Workers:
         started = threading.Barrier(self.count + 1)
 
         def begin() -> None:
-            _here.workers = self.count
             torch.get_num_threads()  # a thread's first call sets its number to the last one that any thread set
-            torch.set_num_threads(max(1, total // self.count))
+            torch.set_num_threads(self._settle(total))
             started.wait()
 
         pool = ThreadPoolExecutor(self.count, self._name, initializer=begin)
@@ -61,10 +59,23 @@ class Workers:
         torch.set_num_threads(total)  # each thread has its own number, but later threads take the last one set
         return pool
 
+    def _settle(self, total: int) -> int:
+        """Say what the thread that calls is, and how many of `total` threads torch has there."""
+        _here.workers = self.count
+        return max(1, total // self.count)
+
     def close(self) -> None:
         """End the threads; what has not begun is dropped."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
+
+
+class _Sparing(Workers):
+    """One thread, on which torch has one thread."""
+
+    def _settle(self, total: int) -> int:
+        _here.spared = total
+        return 1
 
 
 def workers_here() -> int:
@@ -73,26 +84,9 @@ def workers_here() -> int:
     return count
 
 
-@contextmanager
-def on_one_thread() -> Iterator[None]:
-    """Torch uses one thread in here, and leaves the others to an engine, which asks `threads_here`.
-
-    Threads of torch that have done their share wait for the next operator by spinning: a millisecond of them costs an
-    engine that computes on the same cores several.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    _here.threads = before
-    try:
-        yield
-    finally:
-        _here.threads = 0
-        torch.set_num_threads(before)
-
-
 def threads_here() -> int:
-    """How many threads there are for an engine: those that torch has outside of `on_one_thread`."""
-    spared: int = getattr(_here, "threads", 0)
+    """How many threads there are for an engine: torch's, or those that `sparing` leaves."""
+    spared: int = getattr(_here, "spared", 0)
     return spared or torch.get_num_threads()
 
 
@@ -135,16 +129,32 @@ def in_parts(function: Callable[[Tensor], R], rows: Tensor, size: int) -> list[R
     return _call(function, parts, parts_of(len(parts), threads), threads)
 
 
+def sparing(function: Callable[[Tensor], R], rows: Tensor) -> R:
+    """Call `function` where torch has one thread, and an engine, which asks `threads_here`, those of the caller.
+
+    Threads of torch that have done their share wait for the next operator by spinning: a millisecond of them costs an
+    engine that computes on the same cores several.
+    """
+    threads = torch.get_num_threads()
+    if workers_here() or threads == 1:
+        return function(rows)
+    return _on(_spare(threads), function, [rows])[0]
+
+
 def _call(function: Callable[[Tensor], R], parts: Sequence[Tensor], count: int, threads: int) -> list[R]:
     if count == 1:
         return [function(part) for part in parts]
+    return _on(_shared(count, threads), function, parts)
+
+
+def _on(workers: Workers, function: Callable[[Tensor], R], parts: Sequence[Tensor]) -> list[R]:
     inference = torch.is_inference_mode_enabled()
 
     def call(part: Tensor) -> R:
         with torch.inference_mode(inference), torch.no_grad():  # both are a matter of each thread
             return function(part)
 
-    return [future.result() for future in _shared(count, threads).submit(call, parts)]
+    return [future.result() for future in workers.submit(call, parts)]
 
 
 @functools.cache
@@ -153,5 +163,12 @@ def _shared(count: int, threads: int) -> Workers:
     return Workers(count)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_shared.cache_clear)  # a forked process has none of the threads
+@functools.cache
+def _spare(threads: int) -> Workers:
+    """One that stays, for a caller with `threads` threads of torch's."""
+    return _Sparing(1)
+
+
+if hasattr(os, "register_at_fork"):  # a forked process has none of the threads
+    os.register_at_fork(after_in_child=_shared.cache_clear)
+    os.register_at_fork(after_in_child=_spare.cache_clear)

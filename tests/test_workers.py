@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mtslvr import workers
-from mtslvr.workers import Workers, on_one_thread, parts_of, side_by_side, threads_here
+from mtslvr.workers import Workers, parts_of, side_by_side, sparing, threads_here
 
 
 @pytest.fixture
@@ -31,13 +31,21 @@ def test_workers_share_the_threads_and_give_them_back(torch_threads):
         pool.close()
 
 
-def test_torch_leaves_its_threads_to_an_engine_and_takes_them_back(torch_threads):
+def test_torch_leaves_its_threads_to_an_engine(torch_threads):
+    def look(rows):
+        return torch.get_num_threads(), threads_here(), torch.is_inference_mode_enabled(), rows.sum().item()
+
     torch_threads(3)
-    assert threads_here() == 3
-    with pytest.raises(ZeroDivisionError), on_one_thread():
-        assert (torch.get_num_threads(), threads_here()) == (1, 3)
-        raise ZeroDivisionError
-    assert (torch.get_num_threads(), threads_here()) == (3, 3)
+    assert sparing(look, torch.ones(2)) == (1, 3, False, 2)
+    with torch.inference_mode():
+        assert sparing(look, torch.ones(2)) == (1, 3, True, 2)
+    assert torch.get_num_threads() == threads_here() == 3
+    with pytest.raises(ZeroDivisionError):
+        sparing(lambda rows: 1 / 0, torch.ones(1))
+    torch_threads(4)
+    assert sparing(look, torch.ones(2))[:2] == (1, 4)
+    torch_threads(1)
+    assert sparing(lambda _: threading.current_thread(), torch.ones(1)) is threading.current_thread()
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from torch import Tensor
 
 ROWS = 4  # of a tile
 OUTER, INNER = 3 / 2, 2 / 3  # points, with both signs
-SUM_OF_SQUARES = OUTER**2 + INNER**2  # their product is 1, which saves multiplications
+SUM_OF_SQUARES = OUTER**2 + INNER**2  # the product of the squares is 1, which saves multiplications
 POINTS = 6
 _HOW: tuple[Any, ...] = (0, 1), (1, 1), (1, 1), POINTS  # padding, stride, dilation, groups
 _KEPT = 2**23  # numbers: the most that a thread keeps of each kind

@@ -86,7 +86,7 @@ def time_network(engine: Engine, encoder: Encoder, waveforms: Tensor, rounds: in
             with timing.one_thread():
                 read = torch.cat(used(spectrogram, tasks), dim=1)
         errors[way] = float((read - exact).norm() / exact.norm())
-    return {"errors": errors, "seconds": timing.alternate(calls, rounds), "clips": len(waveforms) * timing.REPEATS}
+    return {"errors": errors, "seconds": timing.alternate(calls, rounds)}
 
 
 def time_layer(module: Any, encoder: Any, waveforms: Tensor, rounds: int) -> dict[str, Any]:

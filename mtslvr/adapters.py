@@ -7,8 +7,6 @@ Source:
 
 from __future__ import annotations
 
-import functools
-import platform
 import threading
 from typing import Any
 
@@ -18,8 +16,9 @@ from torch.nn import functional as F
 
 from . import winograd
 from .config import AdapterKind
+from .onednn import Kernel, fused_operators
 
-_REORDERING = threading.Lock()
+_PREPARING = threading.Lock()
 # Input channels of the convolutions that Winograd's algorithm speeds up: with fewer its additions cost as much as it
 # saves, with more its kernels, twice the weights, are longer to read than a small batch is to compute.
 WINOGRAD_CHANNELS = (128, 256)
@@ -139,7 +138,7 @@ class AdaptedConv(nn.Module):
 class FoldedConv(nn.Module):
     """One plain convolution with bias a task.
 
-    On x86 processors the addition and ReLU that follow are part of the convolution, and its weights are reordered once
+    On x86 processors the addition and ReLU that follow are part of the convolution, and its weights are laid out once
     and not at every call: oneDNN's fused operators, which torch.compile uses, too. They give the same numbers whatever
     the batch, where torch's convolution takes another way for a batch of one.
     """
@@ -151,7 +150,7 @@ class FoldedConv(nn.Module):
         self.biases = nn.ParameterList(nn.Parameter(b.to(dtype), requires_grad=False) for b in biases)
         assert not isinstance(like.padding, str)
         self.stride, self.padding = like.stride, like.padding
-        self._packed: dict[tuple[int, bool], tuple[object, Tensor]] = {}
+        self._kernels: dict[tuple[int, tuple[int, ...] | None], tuple[object, Kernel]] = {}
 
     def forward(
         self, x: Tensor, task: int, add: Tensor | None = None, relu: bool = False, rows: tuple[int, int] | None = None
@@ -165,51 +164,25 @@ class FoldedConv(nn.Module):
             return self._fused(x, task, add, relu, padding)
         return _finish(F.conv2d(x, self.weights[task], self.biases[task], self.stride, padding), add, relu)
 
-    def prepare(self) -> None:
-        """Reorder the weights now, where the first call would."""
-        if fused_operators() and plain_inference(self.weights[0]):
-            for task in range(len(self.weights)):
-                self._reordered(task, self._suits_winograd(self.weights[task]))
-
-    def _suits_winograd(self, weight: Tensor) -> bool:
-        kernel = weight.shape[1] in WINOGRAD_CHANNELS and weight.shape[2:] == (3, 3)
-        return kernel and self.stride == (1, 1)
-
-    def _reordered(self, task: int, by_winograd: bool) -> Tensor:
-        weight = self.weights[task]
-        state = weight.data_ptr(), None if weight.is_inference() else weight._version  # load_state_dict changes it
-        with _REORDERING:  # once, and not by each of the threads that come at the same time
-            found, packed = self._packed.get((task, by_winograd), (None, None))
-            if packed is None or found != state:
-                if by_winograd:
-                    packed = winograd.reorder_kernel(weight)
-                else:
-                    how = self.padding, self.stride, (1, 1), 1
-                    packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *how, None)
-                self._packed[task, by_winograd] = state, packed
-        return packed
-
     def _fused(self, x: Tensor, task: int, add: Tensor | None, relu: bool, padding: tuple[int, ...]) -> Tensor:
-        suits = padding == self.padding and self._suits_winograd(self.weights[task])
-        by_winograd = suits and x.shape[2] % winograd.ROWS == 0
-        packed, bias = self._reordered(task, by_winograd), self.biases[task]
-        if by_winograd:
-            return winograd.convolve(x, packed, bias, add, relu)
-        how, after = (padding, self.stride, (1, 1), 1), "relu" if relu else "none"
-        y: Tensor
-        if add is None:
-            y = torch.ops.mkldnn._convolution_pointwise(x, packed, bias, *how, after, [], "")
-        else:
-            last = after if relu else None
-            y = torch.ops.mkldnn._convolution_pointwise.binary(x, add, packed, bias, *how, "add", 1.0, last, [], None)
-        return y
+        weight, bias = self.weights[task], self.biases[task]
+        suited = weight.shape[1] in WINOGRAD_CHANNELS and weight.shape[2:] == (3, 3) and self.stride == (1, 1)
+        by_winograd = suited and padding == self.padding and x.shape[2] % winograd.ROWS == 0
+        key = task, None if by_winograd else padding
+        state = weight.data_ptr(), None if weight.is_inference() else weight._version  # load_state_dict changes it
+        with _PREPARING:  # once, and not by each of the threads that come at the same time
+            found, kernel = self._kernels.get(key, (None, None))
+            if kernel is None or found != state:
+                kernel = winograd.kernel_of(weight) if by_winograd else Kernel(weight, padding, self.stride)
+                self._kernels[key] = state, kernel
+        return winograd.convolve(x, kernel, bias, add, relu) if by_winograd else kernel.convolve(x, bias, add, relu)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        self._packed = {}  # of the weights as they were
+        self._kernels = {}  # of the weights as they were
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_packed": {}}  # reordered weights cannot be copied or pickled
+        return {**self.__dict__, "_kernels": {}}  # what is laid out cannot be copied or pickled
 
 
 def _read_by(x: Tensor, first: int, end: int) -> Tensor:
@@ -222,15 +195,6 @@ def _read_by(x: Tensor, first: int, end: int) -> Tensor:
 def _finish(y: Tensor, add: Tensor | None, relu: bool) -> Tensor:
     y = y if add is None else y + add
     return F.relu(y, inplace=True) if relu else y
-
-
-@functools.cache
-def fused_operators() -> bool:
-    """Whether torch has oneDNN's fused convolutions, on processors where they were seen to give the same numbers."""
-    names = ("_reorder_convolution_weight", "_convolution_pointwise")
-    x86 = platform.machine().lower() in ("x86_64", "amd64")
-    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return x86 and available and all(hasattr(torch.ops.mkldnn, name) for name in names)
 
 
 def plain_inference(x: Tensor) -> bool:

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from . import checkpoint, registry
-from .adapters import FoldedConv
 from .encoder import Encoder
 from .errors import ConfigError, HubError
 from .registry import bundled as bundled
@@ -69,11 +68,17 @@ def load(
     elif half:
         encoder.trunk.bfloat16()
         encoder.branches.bfloat16()
-    if fold and not openvino:
-        for module in encoder.modules():
-            if isinstance(module, FoldedConv):
-                module.prepare()  # here, where one thread does it, and not in the first calls of many
+    if fold and not openvino and target.type == "cpu":
+        _lay_out(encoder)
     return encoder
+
+
+@torch.inference_mode()
+def _lay_out(encoder: Encoder) -> None:
+    """Have weights laid out for windows of the encoder's own length now, where the first call would."""
+    frontend = encoder.config.frontend
+    silence = torch.zeros(1, frontend.channels, frontend.n_mels, encoder.config.window_frames)
+    encoder.paths(silence, range(encoder.config.tasks))
 
 
 @functools.cache

@@ -18,16 +18,16 @@ from __future__ import annotations
 
 import math
 import threading
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from .onednn import Kernel
 
 ROWS = 4  # of a tile
 OUTER, INNER = 3 / 2, 2 / 3  # points, with both signs
 SUM_OF_SQUARES = OUTER**2 + INNER**2  # the product of the squares is 1, which saves multiplications
 POINTS = 6
-_HOW: tuple[Any, ...] = (0, 1), (1, 1), (1, 1), POINTS  # padding, stride, dilation, groups
 _KEPT = 2**23  # numbers: the most that a thread keeps of each kind
 
 
@@ -48,19 +48,17 @@ def at_points(weight: Tensor) -> Tensor:
     return torch.einsum("kr,oirc->koic", rows, weight.double())[:, :, :, None]
 
 
-def reorder_kernel(weight: Tensor) -> Tensor:
-    """(C_out, C_in, 3, 3) at the six points, in oneDNN's order for `convolve`."""
-    grouped = at_points(weight).to(weight.dtype).flatten(0, 1)
-    reordered: Tensor = torch.ops.mkldnn._reorder_convolution_weight(grouped, *_HOW, None)
-    return reordered
+def kernel_of(weight: Tensor) -> Kernel:
+    """(C_out, C_in, 3, 3) at the six points, for `convolve`."""
+    return Kernel(at_points(weight).to(weight.dtype).flatten(0, 1), (0, 1), (1, 1), POINTS)
 
 
-def convolve(x: Tensor, kernel: Tensor, bias: Tensor, add: Tensor | None = None, relu: bool = False) -> Tensor:
+def convolve(x: Tensor, kernel: Kernel, bias: Tensor, add: Tensor | None = None, relu: bool = False) -> Tensor:
     """`F.conv2d(x, weight, bias, padding=1)`; then `add` is added, then ReLU.
 
     Args:
         x: (B, C_in, H, W), float32 or bfloat16, channels last in memory; H is a multiple of 4.
-        kernel: from `reorder_kernel`.
+        kernel: from `kernel_of`.
         bias: (C_out,).
         add: (B, C_out, H, W), or None.
         relu: whether to apply ReLU.
@@ -74,7 +72,7 @@ def convolve(x: Tensor, kernel: Tensor, bias: Tensor, add: Tensor | None = None,
     _to_points(rows, points)
     biases = torch.cat([bias, bias.new_zeros((POINTS - 2) * len(bias)), bias])  # the others' outputs share products
     images = points.view(*tiles, -1).permute(0, 3, 1, 2)
-    product = torch.ops.mkldnn._convolution_pointwise(images, kernel, biases, *_HOW, "none", [], "")
+    product = kernel.convolve(images, biases)
     y = x.new_empty(batch, height // ROWS, ROWS, width, len(bias))
     _from_points(product.permute(0, 2, 3, 1).view(*tiles, POINTS, -1), bias, y)
     y = y.view(batch, height, width, -1).permute(0, 3, 1, 2)

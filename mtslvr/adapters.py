@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from . import winograd
 from .config import AdapterKind
-from .onednn import Kernel, fused_operators
+from .onednn import Kernel, fused_operators, has_bfloat16
 
 _PREPARING = threading.Lock()
 # Input channels of the convolutions that Winograd's algorithm speeds up: with fewer its additions cost as much as it
@@ -201,5 +201,5 @@ def plain_inference(x: Tensor) -> bool:
     """Whether `x` is a batch on the CPU that needs no gradient, and nothing is traced, compiled or exported."""
     traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
     wanted = x.requires_grad and torch.is_grad_enabled()
-    on_cpu = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
-    return on_cpu and len(x) > 0 and not (traced or wanted)
+    known = x.dtype is torch.float32 or (x.dtype is torch.bfloat16 and has_bfloat16())
+    return x.device.type == "cpu" and known and len(x) > 0 and not (traced or wanted)

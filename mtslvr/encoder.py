@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .adapters import AdaptedConv, fused_operators, plain_inference
+from .adapters import AdaptedConv, plain_inference
 from .config import EncoderConfig, Features, Layer, Normalization, parse_enum
 from .errors import AudioError
 from .frontend import Frontend
+from .onednn import fused_operators
 from .resnet import Branches, Trunk
 from .workers import side_by_side, sparing
 

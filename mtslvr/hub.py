@@ -12,10 +12,10 @@ import torch
 from . import checkpoint, registry
 from .encoder import Encoder
 from .errors import ConfigError, HubError
+from .onednn import has_bfloat16
 from .registry import bundled as bundled
 
 DEFAULT_MODEL = "parallel-simclr"
-_BFLOAT16 = "_is_mkldnn_bf16_supported"
 # Every part begins with a letter, a digit or an underscore: no "..", no absolute path, no option.
 _HUB_ID = re.compile(
     r"(?:hf-hub:)?(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\w[\w.+-]*(?:/\w[\w.+-]*)*))?", re.ASCII
@@ -183,7 +183,7 @@ def _has_bfloat16(device: torch.device) -> bool:
         with torch.cuda.device(device):
             return bool(torch.cuda.is_bf16_supported())  # type: ignore[no-untyped-call,unused-ignore]
     if device.type == "cpu":
-        return hasattr(torch.ops.mkldnn, _BFLOAT16) and bool(getattr(torch.ops.mkldnn, _BFLOAT16)())
+        return has_bfloat16()
     return True
 
 

@@ -5,24 +5,24 @@ from __future__ import annotations
 import functools
 import platform
 import threading
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from typing import Any
 
 import torch
 from torch import Tensor
 
 _LAYING_OUT = threading.Lock()
-_SIZES = 2  # of images, for which a kernel is kept laid out
-_REMEMBERED = 16  # sizes that came once
+_ORDERS = 3  # in which a kernel is kept, each a copy of its weights
+_IMAGES = 64  # of which it is known in what order they need it
 
 
 class Kernel:
     """Weights of a convolution, laid out once and not at every call.
 
-    How oneDNN wants them depends on the processor and on height and width of the images, not on their number. Weights
-    that are laid out otherwise are brought to that order in each call, number by number, which takes a hundred times
-    as long as the convolution does. So they are laid out for the first size that comes, and for another one when it
-    comes for the second time. At its first time the call does it, fast since it begins with plain weights.
+    In which order oneDNN reads them depends on the processor, the images and the number of threads. Weights that are
+    laid out in another order are brought to it in each call, number by number, which takes a hundred times as long as
+    the convolution does. So they are laid out for the images that come first, and for others when they come for the
+    second time. At their first time the call does it, fast since it is given plain weights.
 
     Args:
         weight: (C_out, C_in / groups, h, w), float32 or bfloat16.
@@ -34,8 +34,8 @@ class Kernel:
     def __init__(self, weight: Tensor, padding: tuple[int, ...], stride: tuple[int, ...], groups: int = 1) -> None:
         self.weight = weight.contiguous(memory_format=torch.channels_last)
         self.how: tuple[Any, ...] = padding, stride, (1, 1), groups
-        self._laid_out: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
-        self._came_once: deque[tuple[int, ...]] = deque(maxlen=_REMEMBERED)
+        self._laid_out: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._orders: OrderedDict[tuple[int, ...], bytes | None] = OrderedDict()  # None after the first time
 
     def convolve(self, x: Tensor, bias: Tensor, add: Tensor | None = None, relu: bool = False) -> Tensor:
         """`F.conv2d`; then `add` is added, then ReLU.
@@ -58,27 +58,39 @@ class Kernel:
         return y  # type: ignore[no-any-return]
 
     def _for_images(self, x: Tensor) -> Tensor:
-        size = tuple(x.shape[2:])
+        threads = torch.get_num_threads()
+        images = *x.shape[2:], threads, len(x) if threads > 1 else 0  # one thread reads the same for any number
         with _LAYING_OUT:  # once, and not by each of the threads that come at the same time
-            if size in self._laid_out:
-                self._laid_out.move_to_end(size)
-                return self._laid_out[size]
-            if self._laid_out and size not in self._came_once:
-                self._came_once.append(size)
+            order = self._orders.get(images)
+            if order is not None and order in self._laid_out:
+                return self._laid_out[order]
+            if self._laid_out and images not in self._orders:
+                self._remember(images, None)
                 return self.weight
             laid_out: Tensor = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *self.how, [*x.shape])
-            self._laid_out[size] = laid_out
-            if size in self._came_once:
-                self._came_once.remove(size)
-            if len(self._laid_out) > _SIZES:
+            order = bytes(torch.ops.mkldnn._get_mkldnn_serialized_md(laid_out).numpy())
+            self._remember(images, order)
+            laid_out = self._laid_out.setdefault(order, laid_out)
+            if len(self._laid_out) > _ORDERS:
                 self._laid_out.popitem(last=False)
             return laid_out
+
+    def _remember(self, images: tuple[int, ...], order: bytes | None) -> None:
+        self._orders[images] = order
+        if len(self._orders) > _IMAGES:
+            self._orders.popitem(last=False)
 
 
 @functools.cache
 def fused_operators() -> bool:
     """Whether torch has oneDNN's fused convolutions, on processors where they were seen to give the same numbers."""
-    names = ("_reorder_convolution_weight", "_convolution_pointwise")
+    names = ("_reorder_convolution_weight", "_convolution_pointwise", "_get_mkldnn_serialized_md")
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return x86 and available and all(hasattr(torch.ops.mkldnn, name) for name in names)
+
+
+def has_bfloat16() -> bool:
+    """Whether they compute in bfloat16 on this processor."""
+    name = "_is_mkldnn_bf16_supported"
+    return hasattr(torch.ops.mkldnn, name) and bool(getattr(torch.ops.mkldnn, name)())

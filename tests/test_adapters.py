@@ -12,7 +12,6 @@ from mtslvr.adapters import (
     ParallelAdapter,
     SeriesAdapter,
     SharedOnly,
-    fused_operators,
     norm_affine,
 )
 from mtslvr.config import AdapterKind
@@ -166,16 +165,6 @@ def test_a_folded_convolution_that_was_used_can_be_copied_pickled_and_changed(ra
         torch.testing.assert_close(folded(x, 0), 2 * expected)
         doubled = folded.double()(x.double(), 0)
         torch.testing.assert_close(doubled.float(), 2 * expected)
-
-
-def test_prepared_weights_are_those_of_the_first_call(randomize):
-    folded = randomize(adapted(AdapterKind.NONE, SHAPES[1])).fold()
-    x = torch.randn(2, 8, 15, 22)
-    with torch.no_grad():
-        expected = copy.deepcopy(folded)(x, 1)
-        folded.prepare()
-        assert set(folded._packed) == ({(0, False), (1, False)} if fused_operators() else set())
-        assert torch.equal(folded(x, 1), expected)
 
 
 def test_gradients_pass_a_folded_convolution(randomize):

@@ -10,7 +10,7 @@ import torch
 import mtslvr
 import mtslvr.winograd
 from mtslvr import hub
-from mtslvr.adapters import fused_operators
+from mtslvr.onednn import fused_operators
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))

@@ -6,10 +6,11 @@ import pytest
 import soundfile
 import torch
 
-from mtslvr import adapters, extract
+from mtslvr import extract
 from mtslvr.config import Features
 from mtslvr.errors import ConfigError
 from mtslvr.extract import ExtractConfig, Source
+from mtslvr.onednn import fused_operators
 from mtslvr.windows import Pool
 
 RATE = 16000
@@ -49,7 +50,7 @@ def test_neither_batches_nor_threads_show_in_the_embeddings(files, encoder, torc
     for batch_size, threads, count in [(1, 3, 1), (5, 2, 2), (32, 8, 3), (3, 1, 4)]:
         torch_threads(count)
         found = rows(embed(files, encoder, features=features, batch_size=batch_size, threads=threads))
-        if adapters.fused_operators():
+        if fused_operators():
             assert np.array_equal(found, expected)
         else:
             np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())

@@ -98,7 +98,7 @@ def time_layer(module: Any, encoder: Any, waveforms: Tensor, rounds: int) -> dic
         encoder.embedding(waveforms, "concat")
     hook.remove()
     x, weight, bias = inputs[0], module.weights[0], module.biases[0]
-    kernel = winograd.reorder_kernel(weight)
+    kernel = winograd.kernel_of(weight)
     calls: dict[str, Callable[[], Tensor]] = {
         "direct": lambda: module(x, 0, relu=True),
         "winograd": lambda: winograd.convolve(x, kernel, bias, relu=True),

@@ -49,6 +49,14 @@ def test_the_baseline_gives_the_embeddings_of_load(apart):
 
 
 @bundled
+def test_torch_compile_follows_the_whole_encoder():
+    waveforms, encoder = clips(2, seconds=1.0), mtslvr.load(device="cpu")
+    with torch.inference_mode():
+        wanted, got = encoder.embedding(waveforms, "concat"), candidates.compiled(backend="eager")(waveforms)
+    assert (got - wanted).norm() <= 1e-5 * wanted.norm()
+
+
+@bundled
 def test_the_baseline_runs_the_trunk_once_a_task_and_the_package_once():
     counts = {}
     encoder, unfolded = mtslvr.load(device="cpu"), mtslvr.load(device="cpu", fold=False)

@@ -7,11 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 import mtslvr
-from mtslvr.adapters import FoldedConv
 from mtslvr.encoder import Encoder
 
 from .baseline import Baseline
@@ -76,32 +74,17 @@ def baselines() -> dict[str, Embed]:
     }
 
 
-class PlainConv(nn.Module):
-    """A folded convolution in operations that torch.compile follows; ours are fused already, out of its sight."""
+def compiled(**how: Any) -> Embed:
+    """Trunk and branches through torch.compile, for each size of batch; compiled when called.
 
-    def __init__(self, folded: FoldedConv) -> None:
-        super().__init__()
-        self.weights, self.biases = folded.weights, folded.biases
-        self.stride, self.padding = folded.stride, folded.padding
-
-    def forward(self, x: Tensor, task: int, add: Tensor | None = None, relu: bool = False) -> Tensor:
-        """What `FoldedConv` gives."""
-        y = F.conv2d(x, self.weights[task], self.biases[task], self.stride, self.padding)
-        y = y if add is None else y + add
-        return F.relu(y) if relu else y
-
-
-def compiled() -> Embed:
-    """Trunk and branches through torch.compile with frozen weights, for each size of batch; compiled when called."""
+    Args:
+        how: arguments of torch.compile; by default its own compiler with frozen weights.
+    """
     encoder = mtslvr.load(device="cpu")
-    for module in [*encoder.modules()]:
-        for name, child in [*module.named_children()]:
-            if isinstance(child, FoldedConv):
-                setattr(module, name, PlainConv(child))
 
     def pooled(spectrogram: Tensor, tasks: tuple[int, ...]) -> list[Tensor]:
         shared = encoder.shared(spectrogram)
         return [encoder.read(shared, task) for task in tasks]
 
-    encoder.engine = torch.compile(pooled, dynamic=False, fullgraph=True, options={"freezing": True})
+    encoder.engine = torch.compile(pooled, dynamic=False, fullgraph=True, **(how or {"options": {"freezing": True}}))
     return embedder(encoder)

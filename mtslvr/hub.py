@@ -12,7 +12,7 @@ import torch
 from . import checkpoint, registry
 from .encoder import Encoder
 from .errors import ConfigError, HubError
-from .onednn import has_bfloat16
+from .onednn import fused_operators, has_bfloat16
 from .registry import bundled as bundled
 
 DEFAULT_MODEL = "parallel-simclr"
@@ -68,7 +68,7 @@ def load(
     elif half:
         encoder.trunk.bfloat16()
         encoder.branches.bfloat16()
-    if fold and not openvino and target.type == "cpu":
+    if fold and not openvino and target.type == "cpu" and fused_operators():
         _lay_out(encoder)
     return encoder
 

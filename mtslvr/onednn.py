@@ -48,14 +48,15 @@ class Kernel:
         Returns:
             (B, C_out, H', W'), channels last in memory; the numbers of an image are the same whatever the others.
         """
-        weight, after, y = self._for_images(x), "relu" if relu else "none", None
+        weight, after = self._for_images(x), "relu" if relu else "none"
+        y: Tensor
         if add is None:
             y = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *self.how, after, [], "")
         else:
             last = after if relu else None
             pointwise = torch.ops.mkldnn._convolution_pointwise.binary
             y = pointwise(x, add, weight, bias, *self.how, "add", 1.0, last, [], None)
-        return y  # type: ignore[no-any-return]
+        return y
 
     def _for_images(self, x: Tensor) -> Tensor:
         threads = torch.get_num_threads()
@@ -63,6 +64,8 @@ class Kernel:
         with _LAYING_OUT:  # once, and not by each of the threads that come at the same time
             order = self._orders.get(images)
             if order is not None and order in self._laid_out:
+                self._orders.move_to_end(images)
+                self._laid_out.move_to_end(order)
                 return self._laid_out[order]
             if self._laid_out and images not in self._orders:
                 self._remember(images, None)

@@ -122,18 +122,19 @@ def test_weights_are_laid_out_for_the_first_images_and_for_others_the_second_tim
 @torch.inference_mode()
 def test_copies_and_what_is_remembered_are_few(threads, monkeypatch):
     threads(1)
-    described = iter(range(1000))
-    kernel, bias = Kernel(noise(40, 24, 3, 3), (1, 1), (1, 1)), noise(40)
-    kernel.convolve(images(1, 4, 4), bias)
-    for _ in range(2):
-        kernel.convolve(images(1, 4, 5), bias)
-    one_order = len(kernel._laid_out)
-    assert one_order <= 2  # the same order is kept once
-    describe = "_get_mkldnn_serialized_md"  # each as if in an order of its own
+    kernel, bias, describe = Kernel(noise(40, 24, 3, 3), (1, 1), (1, 1)), noise(40), "_get_mkldnn_serialized_md"
+    with monkeypatch.context() as patch:  # all as if in the same order
+        patch.setattr(torch.ops.mkldnn, describe, lambda _: torch.zeros(1, dtype=torch.uint8))
+        for width in (4, 5, 5, 6, 6):
+            kernel.convolve(images(1, 4, width), bias)
+        assert len(kernel._laid_out) == 1 and len(kernel._orders) == 3
+    described = iter(range(1, 256))  # each as if in an order of its own
     monkeypatch.setattr(torch.ops.mkldnn, describe, lambda _: torch.tensor([next(described)], dtype=torch.uint8))
     for width in range(3, 3 + 2 * onednn._IMAGES):
         for _ in range(2):
             kernel.convolve(images(1, 4, width), bias)
+        kernel.convolve(images(1, 4, 4), bias)
+    assert bytes(1) in kernel._laid_out  # what is used between all others stays
     assert len(kernel._laid_out) == onednn._ORDERS
     assert len(kernel._orders) == onednn._IMAGES
     x = images(1, 4, 4)

@@ -43,7 +43,7 @@ class Kernel:
         Args:
             x: (B, C_in, H, W) of the weight's dtype, channels last in memory; B > 0.
             bias: (C_out,).
-            add: (B, C_out, H', W'), or None.
+            add: (B, C_out, H', W'), or None; None where there are groups: torch fuses no sum with those.
             relu: whether to apply ReLU.
         Returns:
             (B, C_out, H', W'), channels last in memory; the numbers of an image are the same whatever the others.

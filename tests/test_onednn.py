@@ -88,12 +88,11 @@ def test_it_is_the_convolution_every_time(threads, groups, dtype):
             x = images(count, height, width).to(dtype)
             exact = F.conv2d(x.double(), weight.double(), bias.double(), (2, 1), (1, 0), 1, groups)
             add = noise(*exact.shape).to(dtype).to(memory_format=torch.channels_last)
-            for found, expected in [
-                (kernel.convolve(x, bias), exact),
-                (kernel.convolve(x, bias, relu=True), exact.relu()),
-                (kernel.convolve(x, bias, add), exact + add),
-                (kernel.convolve(x, bias, add, relu=True), (exact + add).relu()),
-            ]:
+            results = [(kernel.convolve(x, bias), exact), (kernel.convolve(x, bias, relu=True), exact.relu())]
+            if groups == 1:
+                results.append((kernel.convolve(x, bias, add), exact + add))
+                results.append((kernel.convolve(x, bias, add, relu=True), (exact + add).relu()))
+            for found, expected in results:
                 assert found.dtype is dtype and found.is_contiguous(memory_format=torch.channels_last)
                 tolerance = 1e-6 if dtype is torch.float32 else 1e-2
                 assert (found - expected).abs().max() <= tolerance * expected.abs().max()

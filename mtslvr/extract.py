@@ -27,7 +27,7 @@ from .workers import Workers
 
 _INPUTS = 256  # without a window in a batch
 _RUNNING = 2  # batches, while the next one fills
-_WARMING_UP = 4  # windows, or as many as a worker gets: then an engine compiles what it uses for many
+_WARMING_UP = 8  # windows, or as many as a worker gets: then an engine compiles what it uses for many
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,7 @@ def convolutions(engine):
     return layers.count("Convolution"), network.batch
 
 
-@pytest.mark.parametrize(("frames", "expected"), [(32, (1 + 4 * 6 + 2 * (3 * 5 + 9 * 6), 4)), (31, (29, None))])
+@pytest.mark.parametrize(("frames", "expected"), [(32, (1 + 4 * 6 + 2 * (3 * 5 + 9 * 6), 4)), (31, (29, 0))])
 @torch.inference_mode()
 def test_windows_are_convolved_by_winograds_algorithm_and_other_lengths_directly(encoder, frames, expected):
     engine, spectrogram = with_engine(encoder), noise(4, 3, 128, frames)
@@ -223,11 +223,11 @@ def test_windows_of_any_width(kind, seconds):
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs_bfloat16)])
 @torch.inference_mode()
 def test_a_window_does_not_depend_on_its_batch_or_its_network(encoder, dtype):
-    engine, spectrogram, threads = OpenVINOEngine(encoder, dtype), noise(9, 3, 128, 32), torch.get_num_threads()
+    engine, spectrogram, threads = OpenVINOEngine(encoder, dtype), noise(17, 3, 128, 32), torch.get_num_threads()
     try:
         torch.set_num_threads(2)
         whole = engine(spectrogram, (0, 1))
-        for size in (1, 2, 3, 4, 7):
+        for size in (1, 2, 3, 4, 7, 8, 13):
             parts = [engine(part, (0, 1)) for part in spectrogram.split(size)]
             for task in (0, 1):
                 assert torch.equal(torch.cat([part[task] for part in parts]), whole[task]), size
@@ -238,23 +238,41 @@ def test_a_window_does_not_depend_on_its_batch_or_its_network(encoder, dtype):
 
 
 @torch.inference_mode()
-def test_a_few_windows_fill_the_network_for_four_until_one_for_a_single_pays(encoder):
-    engine, spectrogram, threads = OpenVINOEngine(encoder), noise(5, 3, 128, 32), torch.get_num_threads()
-
-    def batches():
-        return [network.batch for network in engine._networks]
-
+def test_windows_fill_the_network_for_more_until_one_for_fewer_pays(encoder):
+    engine, spectrogram, threads = OpenVINOEngine(encoder), noise(9, 3, 128, 32), torch.get_num_threads()
+    expected = None
     try:
         torch.set_num_threads(1)
-        expected = engine(spectrogram, (0,))[0]
-        assert batches() == [4]
-        for _ in range(9):  # with 3 rows for nothing each, after the 3 of the call before: 30 of 32
-            assert torch.equal(engine(spectrogram[:1], (0,))[0], expected[:1])
-            assert batches() == [4]
-        assert torch.equal(engine(spectrogram[3:], (0,))[0], expected[3:])
-        assert batches() == [4]
-        assert torch.equal(engine(spectrogram[2:], (0,))[0], expected[2:])
-        assert batches() == [4, 1]
+        for rows, batches in [
+            (9, [8]),  # 7 rows of zeros
+            (1, [8]),  # 14
+            (1, [8]),  # 21
+            (1, [8]),  # 28
+            (5, [8]),  # 31 of 32
+            (6, [8]),  # three quarters of a network are rows: as fast in it as in others
+            (4, [8, 4]),
+            (7, [8, 4]),
+            (5, [8, 4, 1]),
+            (3, [8, 4, 1]),
+            (2, [8, 4, 1]),
+            (9, [8, 4, 1]),
+        ]:
+            found = engine(spectrogram[:rows], (0,))[0]
+            expected = found if expected is None else expected
+            assert torch.equal(found, expected[:rows])
+            assert sorted((network.batch for network in engine._networks), reverse=True) == batches, rows
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(6, [4]), (8, [4]), (15, [4]), (16, [8]), (17, [8])])
+@torch.inference_mode()
+def test_two_threads_have_a_network_for_eight_only_where_there_are_eight_windows_for_each(encoder, rows, expected):
+    engine, threads = OpenVINOEngine(encoder), torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        engine(noise(rows, 3, 128, 32), (0,))
+        assert [network.batch for network in engine._networks] == expected
     finally:
         torch.set_num_threads(threads)
 
@@ -280,17 +298,15 @@ def test_for_a_single_window_torch_uses_one_thread_and_the_engine_all(encoder, f
 
 
 @torch.inference_mode()
-def test_single_windows_need_no_network_for_four(encoder):
-    engine, threads = OpenVINOEngine(encoder), torch.get_num_threads()
+def test_single_windows_need_no_network_for_more(encoder):
+    engine, threads, compiled = OpenVINOEngine(encoder), torch.get_num_threads(), []
     try:
-        for count, expected in ((1, [(0, 1)]), (2, [(0,), (1,)])):  # with two threads a path on each
+        for count, tasks in ((1, [(0, 1)]), (2, [(0,), (1,)])):  # with two threads a path on each
             torch.set_num_threads(count)
-            engine._networks.clear()
+            compiled += [(1, task) for task in tasks]
             for seed in range(3):
                 engine(noise(1, 3, 128, 32, seed=seed), (0, 1))
-            assert [(network.batch, network.tasks) for network in engine._networks] == [
-                (1, tasks) for tasks in expected
-            ]
+            assert [(network.batch, network.tasks) for network in engine._networks] == compiled
     finally:
         torch.set_num_threads(threads)
 

@@ -17,7 +17,7 @@ from .plan import Plan
 from .sounds import clips
 
 TITLE = "Parts"
-BATCHES = {1: 40, 32: 10}  # clips to rounds
+BATCHES = {1: 40, 32: 30}  # clips to rounds
 FRONTEND, WHOLE = "normalisation and front end", "whole"
 
 

@@ -88,9 +88,12 @@ def whiten(
     changes: dict[str, Any] = {"invariant_rows": invariant_rows, "variant_rows": variant_rows}
     changes["spectral_statistics"] = spectral_statistics or None
     encoder = reading(encoder, {name: value for name, value in changes.items() if value is not None})
+    count = math.ceil(clips / config.batch_size)
+    for blocks in encoder.config.pooled_blocks:
+        _refuse_too_few(count * config.batch_size, sum(blocks))  # now, and not when all have been encoded
     drawing = dataclasses.replace(config, crop_seconds=crop_seconds, source_balance=source_balance)
     batches = StepBatches(load_clips(folder, (), config), drawing)
-    pairs = (crops_of(batches, i, disturb) for i in range(math.ceil(clips / config.batch_size)))
+    pairs = (crops_of(batches, i, disturb) for i in range(count))
     whiten_heads(encoder, pairs, power, ridge, variant_scale, variant_ridge)
     return checkpoint.save(encoder, out)
 
@@ -203,8 +206,7 @@ def whiten_heads(
         assert isinstance(head, torch.nn.Linear)
         features = torch.cat(variant if index else invariant, dim=1).double()
         first, second = features[:1].expand(len(features) - 1, -1, -1).flatten(0, 1), features[1:].flatten(0, 1)
-        if features.shape[1] <= features.shape[2]:
-            raise TrainingError(f"{features.shape[1]} clips for {features.shape[2]} features: too few; use more clips")
+        _refuse_too_few(*features.shape[1:])
         # Features of each stage and the spectral statistics, each of total variance 1: they are of different units.
         blocks = torch.split(torch.cat([first, second]).var(dim=0), list(encoder.config.pooled_blocks[index]))
         units = torch.cat([block.sum().rsqrt().expand_as(block) for block in blocks])
@@ -212,6 +214,11 @@ def whiten_heads(
         scale = variant_scale if index else 1.0
         head.weight.copy_(weight * units * scale)
         head.bias.copy_(bias * scale)
+
+
+def _refuse_too_few(clips: int, features: int) -> None:
+    if clips <= features:
+        raise TrainingError(f"{clips} clips for {features} features: too few; use more clips")
 
 
 def whitening(first: Tensor, second: Tensor, components: int, power: float, ridge: float) -> tuple[Tensor, Tensor]:

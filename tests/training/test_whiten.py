@@ -180,7 +180,7 @@ def test_two_networks_that_read_spectral_statistics_are_averaged():
     torch.testing.assert_close(ours.heads[1].weight, expected)
 
 
-def test_a_run_becomes_a_checkpoint_with_whitened_heads_and_statistics(tmp_path):
+def test_a_run_becomes_a_checkpoint_with_whitened_heads_and_statistics(tmp_path, monkeypatch):
     generator = np.random.default_rng(0)
     for i in range(6):
         soundfile.write(tmp_path / f"{i}.wav", 0.1 * generator.standard_normal(8000), 16000)
@@ -190,8 +190,10 @@ def test_a_run_becomes_a_checkpoint_with_whitened_heads_and_statistics(tmp_path)
     first = train(config, tmp_path / "run", [tmp_path], workers=0, device="cpu")
     options = {"crop_seconds": 0.1, "spectral_statistics": True, "average_with": first, "share": 0.5}
     options["invariant_rows"] = Rows((2, 3), (1, 2))
-    with pytest.raises(TrainingError, match="800 clips for 896 features: too few"):
-        whiten(tmp_path / "run", tmp_path / "out", clips=800, **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(mtslvr.Encoder, "encode", lambda *_: pytest.fail("clips were encoded before they were counted"))
+        with pytest.raises(TrainingError, match="896 clips for 896 features: too few"):
+            whiten(tmp_path / "run", tmp_path / "out", clips=896, **options)
     encoder = mtslvr.load(whiten(tmp_path / "run", tmp_path / "out", clips=900, **options))
     assert encoder.config.spectral_statistics and encoder.embedding_dim("variant", "pooled") == 896
     assert encoder.config.invariant_rows == Rows((2, 3), (1, 2)) and encoder.config.variant_rows is None

@@ -40,7 +40,7 @@ class OpenVINOEngine:
     """What `Encoder.engine` calls in place of trunk and branches.
 
     Most windows have the encoder's own length: their networks, for one row, four or eight, use Winograd's algorithm,
-    which takes a second to compile and a sixth to a quarter off the time of each window. A window of another length has
+    which takes a second to compile and a fifth to a quarter off the time of each window. A window of another length has
     a network of direct convolutions, compiled in a fifth of a second, for any number of rows. Each is compiled at the
     first call with these tasks, this number of frames and this number of threads (torch's); parts of a batch run side
     by side, one a thread, and so do the two paths of a single window. Calls of `workers` run side by side, too; calls

@@ -117,8 +117,7 @@ class OpenVINOEngine:
         for batch in sizes:
             fitting = replace(network, batch=batch)
             while len(given) >= batch:
-                few = len(given) < sizes[0]
-                filled = self._filled_up(given, fitting, sizes[0], [part[0] for part in parts]) if few else None
+                filled = self._filled_up(given, fitting, sizes[0], [part[0] for part in parts])
                 rows = len(given) if filled else batch
                 parts.append(filled or (fitting, given[:batch]))
                 given = given[rows:]
@@ -130,7 +129,7 @@ class OpenVINOEngine:
         """Rows and zeros for a network for more that there is already, or is going to be; None where it does not pay.
 
         Args:
-            given: fewer rows than that network is for.
+            given: as many rows as that network is for, or fewer.
             fitting: what they would have instead.
             most: rows of that network.
             begun: networks that this call uses anyway.

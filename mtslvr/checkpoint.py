@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -9,9 +10,10 @@ import os
 import pickle
 import re
 import shutil
+import sys
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -357,7 +359,8 @@ def _load_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         if (size := _unpacked(path)) > LARGEST_WEIGHTS:
             raise CheckpointError(f"{path}: {size} bytes unpacked; an MT-SLVR backbone has at most {LARGEST_WEIGHTS}")
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with _memory_limit(LARGEST_WEIGHTS + LARGEST_WEIGHTS // 2):
+            loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except FileNotFoundError:
@@ -377,6 +380,27 @@ def _load_state_dict(path: Path) -> dict[str, Tensor]:
     if not isinstance(loaded, dict) or not all(isinstance(k, str) and _is_plain(v) for k, v in loaded.items()):
         raise CheckpointError(f"{path}: holds a {type(loaded).__name__}, expected a state dict of tensors")
     return dict(loaded)
+
+
+@contextlib.contextmanager
+def _memory_limit(more: int) -> Iterator[None]:
+    """Let this process, all threads of it, take at most `more` bytes than it has, on Linux: else MemoryError.
+
+    A pickle of tensors alone can still ask for gigabytes, and an archive can tell torch another size than Python.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + more
+    if soft == resource.RLIM_INFINITY or limit < soft:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _unpacked(path: Path) -> int:

@@ -1,12 +1,17 @@
 """Nothing that is downloaded runs, and a config of any format is read or refused by name."""
 
 import ast
+import io
 import json
+import mmap
 import os
 import re
 import shutil
 import stat
+import struct
+import sys
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +148,58 @@ def test_an_archive_that_unpacks_to_more_than_any_weights_is_not_unpacked(tmp_pa
     monkeypatch.setattr(checkpoint, "LARGEST_WEIGHTS", 1 << 21)
     with pytest.raises(CheckpointError, match=r"b\.pt: 4\d{6} bytes unpacked; an MT-SLVR backbone has at most 2097152"):
         checkpoint.convert_official(tmp_path / "b.pt")
+
+
+class Large:
+    """Pickled as a call that makes 3 GiB."""
+
+    def __reduce__(self):
+        return bytearray, (3 << 30,)
+
+
+def with_two_directories(path, size):
+    """An archive of a tensor with `size` bytes of zeros; Python reads the last directory, torch the first."""
+    torch.save({"conv1.weight": torch.zeros(1)}, path)
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    [data] = [name for name in entries if name.endswith("data/0")]
+    squeeze = zlib.compressobj(9, zlib.DEFLATED, -15)
+    block = squeeze.compress(bytes(1 << 24)) + squeeze.flush(zlib.Z_FULL_FLUSH)  # can be repeated
+    entries["large"] = block * (size >> 24) + squeeze.flush()
+    small, large = io.BytesIO(), io.BytesIO()
+    for buffer in (large, small):
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for name, content in entries.items():
+                if name not in (data, "large"):
+                    archive.writestr(name, content)
+            archive.writestr(data, entries["large"] if buffer is large else b"")
+            entry = archive.getinfo(data)
+            if buffer is large:  # stored as it is and said to be compressed
+                entry.compress_type, entry.file_size = zipfile.ZIP_DEFLATED, size
+    large, small = large.getvalue(), small.getvalue()
+    ends = [struct.unpack("<4s4H2LH", content[-22:]) for content in (large, small)]
+    assert ends[0][5] == ends[1][5]  # both directories have one size
+    path.write_bytes(large[:-22] + small[:-22] + struct.pack("<4s4H2LH", *ends[0]))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is one of Linux")
+@pytest.mark.parametrize("kind", ["pickle", "archive"])
+def test_a_small_file_cannot_take_gigabytes(tmp_path, kind):
+    path = tmp_path / "a.pt"
+    if kind == "pickle":
+        torch.save({"a": Large()}, path)
+    else:
+        with_two_directories(path, (1 << 31) - (1 << 24))  # as large as needs no other format
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark is what is there now
+
+    def most():
+        return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) << 10
+
+    before = most()
+    with pytest.raises(CheckpointError, match=r"a\.pt: "):
+        checkpoint.convert_official(path)
+    assert most() - before < 1 << 30
+    mmap.mmap(-1, 4 << 30).close()  # afterwards the process is as free as before
 
 
 @pytest.mark.parametrize("odd", [torch.zeros(3).to_sparse(), torch.zeros(3, device="meta")], ids=["sparse", "meta"])

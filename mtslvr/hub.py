@@ -1,4 +1,4 @@
-"""A bundled or registered name, a folder or a hub id to an encoder ready for inference; next: `extract`, `api`."""
+"""A bundled name, a folder or a hub id to an encoder ready for inference; next: `extract`, `api`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from . import checkpoint, registry
+from . import checkpoint
 from .encoder import Encoder
 from .errors import ConfigError, HubError
 from .onednn import fused_operators, has_bfloat16
@@ -37,7 +37,9 @@ def load(
 
     Args:
         name: a bundled name, a folder with config.json and model.safetensors, or a hub repository "org/name",
-            "org/name@revision", "hf-hub:org/name@revision"; None is the bundled default.
+            "org/name@revision", "hf-hub:org/name@revision"; None is the bundled default. A Path is always a folder.
+            A bundled name that is also another checkpoint's folder in the current directory is refused: write
+            "./name" or Path("name") for the folder. A folder "org/name" is preferred to the hub's.
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1" ...
         dtype: "float32", or "bfloat16" for trunk and branches: faster where the processor has bfloat16 instructions,
             and rounded to 8 bits. Embeddings are float32 either way.
@@ -93,7 +95,6 @@ def find(
     token: str | bool | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
-    card: bool = False,
 ) -> Path:
     """The local folder of a checkpoint, downloaded where needed.
 
@@ -102,26 +103,32 @@ def find(
         token: see `load`.
         cache_dir: see `load`.
         local_files_only: see `load`.
-        card: have README.md in the folder, too, where the hub has one.
     Raises:
         HubError: see `load`.
     """
     names = bundled()
     if name is None:
-        name = DEFAULT_MODEL
-        if name not in names:
-            raise HubError(f"the bundled weights {name!r} are not in this installation; reinstall mtslvr")
+        if DEFAULT_MODEL not in names:
+            raise HubError(f"the bundled weights {DEFAULT_MODEL!r} are not in this installation; reinstall mtslvr")
+        return names[DEFAULT_MODEL]
     text = os.fspath(name)
-    if text in names:
+    folder = Path(os.path.expanduser(text))
+    if isinstance(name, str) and text in names:
+        if (folder / checkpoint.CONFIG_NAME).exists() and not folder.samefile(names[text]):
+            raise HubError(
+                f"{text!r}: both a bundled model and a checkpoint folder in {os.getcwd()}; for the folder give "
+                f"'./{text}' or Path({text!r}), for the bundled model rename the folder or start elsewhere"
+            )
         return names[text]
-    entry = registry.REGISTRY.get(text)
-    if entry is None and text and os.path.isdir(os.path.expanduser(text)):
-        return Path(text).expanduser()
-    match = _HUB_ID.fullmatch(text) if isinstance(name, str) and ".." not in text else None
-    if entry is None and match is None:
+    if text and os.path.isdir(folder):
+        return folder
+    if not isinstance(name, str):
+        raise HubError(f"{text!r}: no such folder; a Path is always a folder, give a model's name as a string")
+    match = _HUB_ID.fullmatch(text) if ".." not in text else None
+    if match is None:
         raise HubError(
-            f"{text!r}: neither a bundled or registered name ({', '.join([*names, *registry.REGISTRY]) or 'none'}), "
-            "nor a folder, nor a hub repository like 'org/name' or 'org/name@revision'"
+            f"{text!r}: neither a bundled name ({', '.join(names) or 'none'}), nor a folder, nor a hub repository "
+            "like 'org/name' or 'org/name@revision'"
         )
     # Hubs are asked by a library that takes a quarter of a second to import, and bundled weights need none of it.
     from huggingface_hub import constants
@@ -129,11 +136,7 @@ def find(
     from .remote import Remote, download
 
     cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
-    if entry is not None:
-        remote = Remote(text, entry.repo, entry.commit, cache, token, local_files_only, entry.sha256)
-    elif match is not None:
-        remote = Remote(text, match["repo"], match["revision"] or "main", cache, token, local_files_only)
-    return download(remote, card=card)
+    return download(Remote(text, match["repo"], match["revision"] or "main", cache, token, local_files_only))
 
 
 def parse_dtype(dtype: str, fold: bool) -> bool:

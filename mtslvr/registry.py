@@ -1,22 +1,17 @@
-"""Which models there are (bundled, registered, in the hub's cache) and what their cards say; next: `hub`."""
+"""Which models there are (bundled and in the hub's cache) and what their cards say; next: `hub`."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from . import checkpoint
 from .config import EncoderConfig, Features
-from .errors import CheckpointError, ConfigError, one_line
+from .errors import CheckpointError, one_line
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 LARGEST_CARD = 1 << 20
 _LONGEST_TEXT = 200  # of one value in a card
 
@@ -52,54 +47,21 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Registered:
-    """A name that stands for one commit of a hub repository, checked by sha256 whenever it is loaded.
-
-    Attributes:
-        repo: "org/name".
-        commit: all 40 hexadecimal digits; a branch or tag could move.
-        sha256: of config.json and model.safetensors.
-        config: what config.json holds, for `mtslvr models` before the download.
-        size: of model.safetensors in bytes.
-        card: what the card says, likewise.
-    """
-
-    repo: str
-    commit: str
-    sha256: Mapping[str, str]
-    config: EncoderConfig
-    size: int
-    card: Card = field(default_factory=Card)
-
-    def __post_init__(self) -> None:
-        if _COMMIT.fullmatch(self.commit) is None:
-            raise ConfigError(f"{self.repo}: commit={self.commit!r}: must be all 40 hexadecimal digits")
-        for name in (checkpoint.CONFIG_NAME, checkpoint.WEIGHTS_NAME):
-            if _SHA256.fullmatch(self.sha256.get(name, "")) is None:
-                raise ConfigError(
-                    f"{self.repo}: sha256 of {name}={self.sha256.get(name)!r}: must be 64 hexadecimal digits"
-                )
-
-
-# No checkpoint of this project is on the hub yet; `mtslvr push --publish` prints commit and sha256 for an entry.
-REGISTRY: Mapping[str, Registered] = MappingProxyType({})
-
-
-@dataclass(frozen=True)
 class Model:
     """One line of `mtslvr models`.
 
     Attributes:
         name: what `mtslvr.load` takes.
-        source: "bundled", "registered", "cached" or "folder".
-        folder: where its files are; None where it has to be downloaded.
+        source: "bundled", "cached" or "folder".
+        folder: where its files are.
+        config: None where config.json cannot be read.
         size: of the weights in bytes.
         problem: what is wrong with the files in `folder`, else empty.
     """
 
     name: str
     source: str
-    folder: Path | None
+    folder: Path
     config: EncoderConfig | None
     size: int
     card: Card
@@ -111,7 +73,7 @@ class Model:
         return {
             "name": self.name,
             "source": self.source,
-            "folder": None if self.folder is None else str(self.folder),
+            "folder": str(self.folder),
             "features": [] if config is None else [kind.value for kind in Features],
             "dims": {} if config is None else {kind.value: config.embedding_dim(kind) for kind in Features},
             "adapter": None if config is None else config.adapter.value,
@@ -136,13 +98,31 @@ def bundled() -> dict[str, Path]:
 
 
 def models(cache_dir: str | os.PathLike[str] | None = None) -> list[Model]:
-    """Everything that is bundled, registered or in the hub's cache; the hub is not asked."""
+    """Everything that is bundled or in the hub's cache; the hub is not asked."""
+    from huggingface_hub import scan_cache_dir  # Slow to import, and most of this module does without.
+    from huggingface_hub.errors import CacheNotFound
+
     rows = [read_model(name, "bundled", folder) for name, folder in bundled().items()]
-    cached = _cached(cache_dir)
-    for name, entry in REGISTRY.items():
-        folder = cached.pop((entry.repo, entry.commit), (None, ""))[0]
-        rows.append(Model(name, "registered", folder, entry.config, entry.size, entry.card))
-    return rows + [read_model(name, "cached", folder) for folder, name in cached.values() if _is_ours(folder)]
+    try:
+        info = scan_cache_dir(None if cache_dir is None else Path(cache_dir))
+    except (CacheNotFound, ValueError, OSError):  # No folder, or a file in its place.
+        return rows
+    for repo in sorted(info.repos, key=lambda repo: repo.repo_id):
+        for revision in sorted(repo.revisions, key=lambda revision: revision.commit_hash):
+            label = "" if "main" in revision.refs else "@" + min(revision.refs, default=revision.commit_hash)
+            if repo.repo_type == "model" and _is_ours(revision.snapshot_path):
+                rows.append(read_model(repo.repo_id + label, "cached", revision.snapshot_path))
+    return rows
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder in the cache, where most are other libraries', is a checkpoint of any version of mtslvr."""
+    path = folder / checkpoint.CONFIG_NAME
+    try:
+        small = path.stat().st_size <= checkpoint.LARGEST_CONFIG and (folder / checkpoint.WEIGHTS_NAME).exists()
+        return small and "format_version" in json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError, TypeError):  # "in" of a number is a TypeError.
+        return False
 
 
 def read_model(name: str, source: str, folder: Path) -> Model:
@@ -161,34 +141,6 @@ def read_model(name: str, source: str, folder: Path) -> Model:
     return Model(name, source, folder, config, size, card, "; ".join(problems))
 
 
-def _is_ours(folder: Path) -> bool:
-    """Whether a folder in the cache, where most are other libraries', is a checkpoint of any version of mtslvr."""
-    path = folder / checkpoint.CONFIG_NAME
-    try:
-        return path.stat().st_size <= checkpoint.LARGEST_CONFIG and "format_version" in json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError, TypeError):  # of a number, "in" is a TypeError
-        return False
-
-
-def _cached(cache_dir: str | os.PathLike[str] | None) -> dict[tuple[str, str], tuple[Path, str]]:
-    """(repository, commit) -> folder and the name to load it by."""
-    from huggingface_hub import scan_cache_dir  # slow to import, and most of this module does without
-    from huggingface_hub.errors import CacheNotFound
-
-    try:
-        info = scan_cache_dir(None if cache_dir is None else Path(cache_dir))
-    except (CacheNotFound, ValueError, OSError):  # no folder, or a file in its place
-        return {}
-    found = {}
-    for repo in sorted(info.repos, key=lambda repo: repo.repo_id):
-        for revision in sorted(repo.revisions, key=lambda revision: revision.commit_hash):
-            names = {file.file_name for file in revision.files}
-            if repo.repo_type == "model" and {checkpoint.CONFIG_NAME, checkpoint.WEIGHTS_NAME} <= names:
-                label = "" if "main" in revision.refs else "@" + min(revision.refs, default=revision.commit_hash)
-                found[repo.repo_id, revision.commit_hash] = (revision.snapshot_path, repo.repo_id + label)
-    return found
-
-
 def read_card(folder: Path) -> Card:
     """The model card of a checkpoint folder; an empty one where there is no README.md.
 
@@ -200,13 +152,11 @@ def read_card(folder: Path) -> Card:
         return Card()
     from huggingface_hub import ModelCard
 
+    if path.stat().st_size > LARGEST_CARD:
+        raise CheckpointError(f"{path}: {path.stat().st_size} bytes; a model card has at most {LARGEST_CARD}")
     try:
-        if path.stat().st_size > LARGEST_CARD:
-            raise CheckpointError(f"{path}: {path.stat().st_size} bytes; a model card has at most {LARGEST_CARD}")
         card = ModelCard(path.read_text(encoding="utf-8-sig"))
-    except CheckpointError:
-        raise
-    except Exception as error:  # whatever PyYAML and huggingface_hub raise on text from anywhere
+    except Exception as error:  # Whatever PyYAML and huggingface_hub raise on text from anywhere.
         raise CheckpointError(
             f"{path}: not a model card ({type(error).__name__}: {one_line(error)}); "
             "correct the YAML between the two lines of ---"
@@ -215,22 +165,23 @@ def read_card(folder: Path) -> Card:
     return Card(
         licence=_text(getattr(data, "license_name", None)) or _text(data.license),
         training_data=tuple(filter(None, map(_text, _list(data.datasets)))),
-        figures=tuple(
-            Figure(
-                dataset_id=_text(result.dataset_type),
-                dataset=_text(result.dataset_name) or _text(result.dataset_type),
-                task=_text(result.task_name) or _text(result.task_type),
-                metric=_text(result.metric_name) or _text(result.metric_type),
-                value=result.metric_value if _is_number(result.metric_value) else _text(result.metric_value),
-            )
-            for result in _list(data.eval_results)
-        ),
+        figures=tuple(map(_figure, _list(data.eval_results))),
         library=_text(data.library_name),
-        text=printable(card.text).strip(),
+        text=_printable(card.text).strip(),
     )
 
 
-def printable(text: str) -> str:
+def _figure(result: Any) -> Figure:
+    return Figure(
+        dataset_id=_text(result.dataset_type),
+        dataset=_text(result.dataset_name) or _text(result.dataset_type),
+        task=_text(result.task_name) or _text(result.task_type),
+        metric=_text(result.metric_name) or _text(result.metric_type),
+        value=result.metric_value if _is_number(result.metric_value) else _text(result.metric_value),
+    )
+
+
+def _printable(text: str) -> str:
     """Text from anywhere without what a terminal would obey."""
     return "".join(c for c in text if c.isprintable() or c in "\n\t")
 
@@ -246,5 +197,5 @@ def _list(value: object) -> list[Any]:
 def _text(value: object) -> str:
     """Text or a number of a card; nested values, which may be of any size, are dropped."""
     if isinstance(value, str):
-        return printable(value[:_LONGEST_TEXT]).strip()
+        return _printable(value[:_LONGEST_TEXT]).strip()
     return str(value) if _is_number(value) else ""

@@ -1,41 +1,57 @@
-"""Files of a hub repository into the hub's cache, checked, or an error with its remedy; next: `hub`."""
+"""A hub repository's checkpoint in the hub's cache, or an error with its remedy; next: `hub`."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, TypeVar
 
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
-    LocalEntryNotFoundError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # public, and not marked as such
 
-from . import checkpoint, registry
+from .checkpoint import CARD_NAME, CONFIG_NAME, LARGEST_CONFIG, LARGEST_WEIGHTS, WEIGHTS_NAME, sha256
 from .errors import HubError, one_line
+from .registry import LARGEST_CARD
 
+_T = TypeVar("_T")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_ETAG = re.compile(r"[\w+=:-][\w.+=:-]*", re.ASCII)  # becomes a file name in the cache
-_LARGEST = {
-    checkpoint.CONFIG_NAME: checkpoint.LARGEST_CONFIG,
-    checkpoint.WEIGHTS_NAME: checkpoint.LARGEST_WEIGHTS,
-    checkpoint.CARD_NAME: registry.LARGEST_CARD,
-}
+_ETAG = re.compile(r"[\w+=:-][\w.+=:-]*", re.ASCII)  # The library names files in its cache by it.
+_LIBRARY: dict[str, Any] = {"library_name": "mtslvr", "library_version": metadata.version("mtslvr")}
+_LARGEST = {CONFIG_NAME: LARGEST_CONFIG, WEIGHTS_NAME: LARGEST_WEIGHTS, CARD_NAME: LARGEST_CARD}
+
+# What an error of the library means. The first class that fits counts: gated is also not found.
+_MEANINGS: tuple[tuple[type[Exception], str], ...] = (
+    (GatedRepoError, "gated; ask for access on its page on the hub and log in with `hf auth login`"),
+    (RevisionNotFoundError, "no such revision; check the name after '@'"),
+    (RepositoryNotFoundError, "no such repository, or a private one; check the name or log in with `hf auth login`"),
+    (LocalTokenNotFoundError, "token=True, and no token is stored; log in with `hf auth login`"),
+    (HFValidationError, "not a valid hub id ({error})"),
+    (OfflineModeIsEnabled, "not in the cache {cache}, and HF_HUB_OFFLINE is set, so the hub is not asked; {remedy}"),
+)
+_STATUS = dict.fromkeys((401, 403), "access refused ({error}); check name and token, log in with `hf auth login`")
+_NOT_ASKED = "not in the cache {cache}, and local_files_only is set, so the hub is not asked; {remedy}"
+_FAILS = "not in the cache {cache}, and the hub {hub} fails ({error}); try again later, or {remedy}"
+_UNREACHABLE = "not in the cache {cache}, and the hub {hub} cannot be reached ({error}); {remedy}"
+_BROKEN = "download into {cache} failed ({error}); try again, or choose another cache with cache_dir or HF_HOME"
+_REMEDY = (
+    "run `mtslvr download {name}` here with network, or `mtslvr download {name} --to FOLDER` on another machine, "
+    "copy FOLDER here and load it"
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +65,6 @@ class Remote:
         cache: folder of the hub's cache.
         token: see `load`.
         local_files_only: see `load`.
-        sha256: of files, by name, where the registry knows it.
     """
 
     name: str
@@ -58,179 +73,159 @@ class Remote:
     cache: Path
     token: str | bool | None = None
     local_files_only: bool = False
-    sha256: Mapping[str, str] = field(default_factory=dict)
 
-    def __str__(self) -> str:
-        return f"{self.repo}@{self.revision}"
+    def error(self, meaning: str, error: object = "") -> HubError:
+        """The error to raise: `meaning`, with what stands in braces filled in, after repository and revision."""
+        remedy = _REMEDY.format(name=self.name)
+        said = meaning.format(cache=self.cache, hub=constants.ENDPOINT, error=error, remedy=remedy)
+        return HubError(f"{self.repo}@{self.revision}: {said}")
 
 
-def download(remote: Remote, *, card: bool = False) -> Path:
+def download(remote: Remote) -> Path:
     """The cached folder of a repository's checkpoint, downloaded where needed and checked by sha256.
 
-    Files of a full commit that are in the cache are taken from there without a request. Where the hub cannot be
-    reached, a branch or tag is what it was when it was last downloaded.
+    A full commit that is in the cache is taken from there without a request. Where the hub cannot be reached, a
+    branch or tag is what it was when it was last downloaded.
 
     Raises:
         HubError: names repository, revision, cache and remedy.
     """
-    config = _fetch(remote, remote, checkpoint.CONFIG_NAME)
-    # The cache has a folder for each commit: all files come from the same one, even if the branch moves on.
-    pinned = replace(remote, revision=config.parent.name)
-    weights = _fetch(remote, pinned, checkpoint.WEIGHTS_NAME)
-    for path in (config, weights):
-        _check_sha256(remote, path)
-    if card:
-        with contextlib.suppress(HubError):  # not needed for anything but reading
-            _fetch(remote, pinned, checkpoint.CARD_NAME)
-    return weights.parent
+    folder = _cached(remote)
+    if remote.local_files_only and folder is None:
+        raise remote.error(_NOT_ASKED)
+    if folder is None or not (remote.local_files_only or _COMMIT.fullmatch(remote.revision)):
+        folder = _up_to_date(remote, folder)
+    _check_sha256(remote, folder / WEIGHTS_NAME)
+    return folder
 
 
-def _fetch(remote: Remote, pinned: Remote, filename: str) -> Path:
-    """One file in the cache, from there or from the hub; errors name `remote`."""
-    needless = _COMMIT.fullmatch(pinned.revision) is not None and _in_cache(pinned, filename)
-    # hf_hub_download goes on for minutes with a hub that cannot be reached, so ask once beforehand.
-    refusal = None if pinned.local_files_only or needless else _ask(remote, pinned, filename)
+def _cached(remote: Remote) -> Path | None:
+    """The folder with both files in the cache, without a request."""
     try:
-        return Path(
-            hf_hub_download(
-                pinned.repo,
-                filename,
-                revision=pinned.revision,
-                token=pinned.token,
-                cache_dir=pinned.cache,
-                local_files_only=pinned.local_files_only or refusal is not None,
-                library_name="mtslvr",
-                library_version=metadata.version("mtslvr"),
-                tqdm_class=_Progress,
-            )
+        paths = [
+            try_to_load_from_cache(remote.repo, name, cache_dir=remote.cache, revision=remote.revision)
+            for name in (CONFIG_NAME, WEIGHTS_NAME)
+        ]
+    except HFValidationError as error:
+        raise _explained(remote, error, _UNREACHABLE) from None
+    except OSError:  # The cache is no folder; a download says so.
+        return None
+    return Path(paths[0]).parent if isinstance(paths[0], str) and isinstance(paths[1], str) else None
+
+
+def _up_to_date(remote: Remote, cached: Path | None) -> Path:
+    """The folder of what the hub has now, or of what the cache has where the hub gives no answer."""
+    # The library tries for minutes to reach a hub that does not answer, and downloads whatever size a file has.
+    try:
+        commit = _within(3 * constants.HF_HUB_ETAG_TIMEOUT, lambda: _ask(remote, cached))
+    except HubError:
+        raise
+    except Exception as error:  # Those of httpx or httpx2, by the version of the library, among them.
+        if cached is None or isinstance(error, RevisionNotFoundError):
+            fails = isinstance(error, HfHubHTTPError)
+            raise _explained(remote, error, _FAILS if fails else _UNREACHABLE) from None
+        return cached
+    if cached is not None and cached.name == commit:
+        return cached
+    try:
+        folder = snapshot_download(
+            remote.repo,
+            revision=remote.revision,
+            allow_patterns=list(_LARGEST),
+            cache_dir=remote.cache,
+            token=remote.token,
+            etag_timeout=constants.HF_HUB_ETAG_TIMEOUT,
+            **_LIBRARY,
         )
-    except LocalEntryNotFoundError as error:
-        raise refusal or _explain(remote, filename, error) from None
-    except Exception as error:  # those of httpx or httpx2, by the version of huggingface_hub, among them
-        raise _explain(remote, filename, error, started=True) from None
+    except Exception as error:  # As above.
+        raise _explained(remote, error, _BROKEN) from None
+    if not (Path(folder) / WEIGHTS_NAME).is_file():  # The hub went between question and download.
+        raise remote.error(_BROKEN, f"{WEIGHTS_NAME} did not come")
+    return Path(folder)
 
 
-class _Progress(tqdm):
-    """The hub's progress bar, which ends a download that otherwise would not: started anew again and again."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # `initial` is what earlier attempts brought: huggingface_hub 1.3 has a bar for each, 2 has one for all.
-        self._left: float = 4 * (kwargs.get("total") or checkpoint.LARGEST_WEIGHTS) - (kwargs.get("initial") or 0)
-        super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]  # tqdm has no types
-
-    def update(self, n: float | None = 1) -> Any:
-        """Count bytes."""
-        self._left -= max(n or 0, 0)
-        if self._left < 0:
-            raise OSError("four times the size of the file came, and not the file")
-        return super().update(n)
-
-
-def _in_cache(pinned: Remote, filename: str) -> bool:
-    try:
-        return isinstance(try_to_load_from_cache(pinned.repo, filename, pinned.cache, pinned.revision), str)
-    except (HFValidationError, OSError):  # said by the download
-        return False
-
-
-def _ask(remote: Remote, pinned: Remote, filename: str) -> HubError | None:
-    """Whether the hub has a file for us; where not, the error to raise unless the cache has it.
+def _ask(remote: Remote, cached: Path | None) -> str:
+    """The commit that the revision is now; where it is not the cached one, its files are looked at, too.
 
     Raises:
-        HubError: an answer that the cache cannot make good.
+        HubError: a file that is missing or too large.
+        Exception: whatever the library raises, and OSError for an answer that is no hub's.
     """
-    try:
-        found = get_hf_file_metadata(
-            hf_hub_url(pinned.repo, filename, revision=pinned.revision),
-            token=pinned.token,
-            timeout=constants.HF_HUB_ETAG_TIMEOUT,
-            library_name="mtslvr",
-            library_version=metadata.version("mtslvr"),
-        )
-    except (RevisionNotFoundError, EntryNotFoundError, HFValidationError) as error:
-        raise _explain(remote, filename, error) from None
-    except Exception as error:  # as above
-        return _explain(remote, filename, error)
-    if _COMMIT.fullmatch(found.commit_hash or "") is None or _ETAG.fullmatch(found.etag or "") is None:
-        return HubError(
-            f"{remote}: {constants.ENDPOINT} does not answer as a hub does (X-Repo-Commit {found.commit_hash!r}, "
-            f"ETag {found.etag!r}); check HF_ENDPOINT, proxy and login page of the network"
-        )
-    largest = _LARGEST[filename]
-    if found.size is not None and found.size > largest:
-        raise HubError(
-            f"{remote}: {filename} has {found.size} bytes, an mtslvr checkpoint's at most {largest}; "
-            "not downloaded: check the name"
-        )
-    return None
+    revision = remote.revision
+    for name, largest in _LARGEST.items():
+        try:
+            found = get_hf_file_metadata(
+                hf_hub_url(remote.repo, name, revision=revision),
+                token=remote.token,
+                timeout=constants.HF_HUB_ETAG_TIMEOUT,
+                **_LIBRARY,
+            )
+        except EntryNotFoundError:
+            if name == CARD_NAME:
+                break
+            lacks = f"no {name} in it, so not an mtslvr checkpoint; only safetensors are loaded"
+            raise remote.error(f"{lacks} (official .pt files: `mtslvr convert`)") from None
+        if _COMMIT.fullmatch(found.commit_hash or "") is None or _ETAG.fullmatch(found.etag or "") is None:
+            raise OSError(
+                f"it does not answer as a hub does, X-Repo-Commit {found.commit_hash!r}, ETag {found.etag!r}; check "
+                "HF_ENDPOINT, proxy and login page of the network"
+            )
+        if found.size is not None and found.size > largest:
+            raise remote.error(
+                f"{name} has {found.size} bytes, an mtslvr checkpoint's at most {largest}; not downloaded: "
+                "check the name"
+            )
+        revision = str(found.commit_hash)
+        if cached is not None and cached.name == revision:
+            break
+    return revision
 
 
-def _explain(remote: Remote, filename: str, error: Exception, started: bool = False) -> HubError:
-    """What an error of huggingface_hub means for the user; `started`: after the hub had answered."""
+def _within(seconds: float, call: Callable[[], _T]) -> _T:
+    """What `call` returns or raises.
+
+    The library's time limit is for each piece of an answer, and a hub that sends a byte now and then never meets it.
+
+    Raises:
+        TimeoutError: it takes longer; its thread is left behind.
+    """
+    future: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not future.done():
+        raise TimeoutError(f"no whole answer within {seconds:g} s")
+    return future.result()
+
+
+def _explained(remote: Remote, error: Exception, otherwise: str) -> HubError:
+    """What an error of the library means for the user."""
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-    # By class, the special one first.
-    if isinstance(error, GatedRepoError):
-        said = "gated; ask for access on its page on the hub and log in with `hf auth login`"
-    elif isinstance(error, RevisionNotFoundError):
-        said = "no such revision; check the name after '@'"
-    elif isinstance(error, RepositoryNotFoundError) or (status == 401 and "Invalid credentials" not in str(error)):
-        said = "no such repository, or a private one; check the name or log in with `hf auth login`"
-    elif isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
-        which = "local_files_only is set" if remote.local_files_only else "HF_HUB_OFFLINE is set"
-        said = _not_cached(remote, f"{which}, so the hub is not asked")
-    elif isinstance(error, EntryNotFoundError):
-        said = f"no {filename} in it, so not an mtslvr checkpoint; only safetensors are loaded"
-        if filename == checkpoint.WEIGHTS_NAME:
-            said += " (official .pt files: `mtslvr convert`)"
-    elif isinstance(error, HFValidationError):
-        said = f"not a valid hub id ({_first_line(error)})"
-    elif isinstance(error, LocalTokenNotFoundError):
-        said = "token=True, and no token is stored; log in with `hf auth login`"
-    elif status in (401, 403):
-        said = f"access refused ({_first_line(error)}); check the token, log in with `hf auth login`"
-    elif started:
-        said = (
-            f"download of {filename} into {remote.cache} failed ({_first_line(error)}); try again, or choose "
-            "another cache with cache_dir or HF_HOME"
-        )
-    elif status is not None:
-        said = _not_cached(remote, f"the hub {constants.ENDPOINT} fails ({_first_line(error)})", "try again later, or")
-    else:
-        said = _not_cached(remote, f"the hub {constants.ENDPOINT} cannot be reached ({_first_line(error)})")
-    return HubError(f"{remote}: {said}")
-
-
-def _not_cached(remote: Remote, why: str, first: str = "either") -> str:
-    return (
-        f"not in the cache {remote.cache}, and {why}; {first} run `mtslvr download {remote.name}` here with network, "
-        f"or `mtslvr download {remote.name} --to FOLDER` on another machine, copy FOLDER here and load it"
-    )
-
-
-def _first_line(error: Exception) -> str:
-    said = one_line(str(error).strip().partition("\n")[0])  # what a server says, too
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+    known = (meaning for kind, meaning in _MEANINGS if isinstance(error, kind))
+    said = one_line(str(error).strip().partition("\n")[0])  # What a server says, too.
+    name = type(error).__name__
+    return remote.error(next(known, _STATUS.get(status or 0, otherwise)), f"{name}: {said}" if said else name)
 
 
 def _check_sha256(remote: Remote, path: Path) -> None:
-    """Refuse a file that is not the registered one, or not the one that the hub named.
+    """Refuse weights that are not the ones that the hub named: the cache links to a file named by its ETag, a sha256.
 
     Raises:
         HubError: with both sums.
     """
-    expected = remote.sha256.get(path.name) or _named_sha256(path)
-    if expected is None or (found := checkpoint.sha256(path)) == expected:
-        return
-    raise HubError(
-        f"{remote}: {path.name} has sha256 {found}, expected {expected}; refused. "
-        f"Delete {path.parents[2]} and download again; if that does not help, the file on the hub was changed"
-    )
-
-
-def _named_sha256(path: Path) -> str | None:
-    """The cache links to a blob named by its ETag: for large files, sha256."""
     try:
-        name = os.path.basename(os.readlink(path))
-    except OSError:  # no link, on systems without
-        return None
-    return name if _SHA256.fullmatch(name) else None
+        expected = os.path.basename(os.readlink(path))
+    except OSError:  # On systems without links nothing is known.
+        return
+    if re.fullmatch(r"[0-9a-f]{64}", expected) and (found := sha256(path)) != expected:
+        raise remote.error(
+            "{error} and download again; if that does not help, the file on the hub was changed",
+            f"{path.name} has sha256 {found}, expected {expected}; refused. Delete {path.parents[2]}",
+        )

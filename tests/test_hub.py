@@ -1,19 +1,20 @@
-import json
-import re
-import subprocess
+import shutil
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
-from huggingface_hub import HfFileMetadata
+from click.testing import CliRunner
 
 import mtslvr
-from mtslvr import checkpoint, hub, remote
+from mtslvr import checkpoint, hub
+from mtslvr.cli.embed import embed_command
+from mtslvr.config import AdapterKind, EncoderConfig
+from mtslvr.encoder import Encoder
 from mtslvr.errors import CheckpointError, ConfigError, HubError
+from mtslvr.writer import read_npz
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -144,13 +145,66 @@ def test_unknown_names_are_told_the_known_ones(bundled, name):
 
 
 def test_a_path_is_never_a_hub_id(bundled):
-    with pytest.raises(HubError, match=r"'org/name': neither a bundled "):
+    with pytest.raises(HubError, match=r"'org/name': no such folder"):
         mtslvr.load(Path("org/name"))
 
 
 def test_unknown_name_where_nothing_is_bundled(none_bundled):
     with pytest.raises(HubError, match=r"'x': neither a bundled .*, nor a folder"):
         mtslvr.load("x")
+
+
+# A bundled name that is a folder, too
+
+
+@pytest.fixture
+def beside(bundled, randomize, tmp_path, monkeypatch):
+    """A checkpoint of other weights, named as a bundled one, in the current directory."""
+    monkeypatch.chdir(tmp_path)
+    with torch.random.fork_rng():
+        other = randomize(Encoder(EncoderConfig(adapter=AdapterKind.NONE, tasks=1, heads=1, head_dim=8)))
+    return checkpoint.save(other, tmp_path / "small")
+
+
+def test_a_path_is_the_folder_and_never_the_bundled_model(beside):
+    assert mtslvr.load(Path("small"), device="cpu").config.head_dim == 8
+    assert mtslvr.load("./small", device="cpu").config.head_dim == 8
+    shutil.rmtree(beside)
+    with pytest.raises(HubError, match=r"'small': no such folder; a Path is always a folder, give a model's name as"):
+        mtslvr.load(Path("small"))
+
+
+def test_a_string_with_two_meanings_is_refused_and_both_are_named(beside, tmp_path):
+    with pytest.raises(HubError) as error:
+        mtslvr.load("small")
+    said = f"'small': both a bundled model and a checkpoint folder in {tmp_path}; for the folder give './small'"
+    assert str(error.value).startswith(said) and "for the bundled model rename the folder" in str(error.value)
+
+
+def test_a_folder_that_is_no_other_checkpoint_leaves_the_bundled_name_alone(bundled, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small").mkdir()  # such as one for results
+    assert hub.find("small") == bundled
+    monkeypatch.chdir(bundled.parent)
+    assert hub.find("parallel-simclr") == bundled
+
+
+def embed(*arguments):
+    return CliRunner().invoke(embed_command, [str(argument) for argument in arguments])
+
+
+def test_the_command_line_has_the_same_rule_and_records_what_it_used(beside, tmp_path):
+    soundfile.write("a.wav", np.random.default_rng(0).standard_normal(16000) / 9, 16000)
+    refused = embed("a.wav", "-o", "a.npz", "--model", "small")
+    assert refused.exit_code != 0 and "both a bundled model and a checkpoint folder" in refused.output
+    assert embed("a.wav", "-o", "a.npz", "--model", "./small").exit_code == 0
+    settings = read_npz("a.npz").settings
+    assert settings["model"] == str(beside)
+    assert settings["model_sha256"] == checkpoint.sha256(beside / checkpoint.WEIGHTS_NAME)
+    shutil.rmtree(beside)
+    (tmp_path / "small").mkdir()
+    assert embed("a.wav", "-o", "b.npz", "--model", "small").exit_code == 0
+    assert read_npz("b.npz").settings["model"] == "small"
 
 
 # Device and dtype
@@ -231,209 +285,3 @@ def test_hub_ids_that_the_hub_refuses(bundled, tmp_path):
     for name in ("org/-name", "org/name.git", "a--b/name"):
         with pytest.raises(HubError, match=rf"^'?{name}(@main: not a valid hub id|': neither)"):
             mtslvr.load(name, cache_dir=tmp_path, local_files_only=True)
-
-
-def answered(*arguments, **options):
-    """What the hub says of a file before it is downloaded."""
-    return HfFileMetadata(commit_hash=COMMIT, etag="a", location="", size=1, xet_file_data=None)
-
-
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [
-        (type("RemoteProtocolError", (Exception,), {})("peer closed connection\nand more"), "peer closed connection"),
-        (type("ReadTimeout", (Exception,), {})(), "ReadTimeout"),
-        (OSError(28, "No space left on device"), r"\[Errno 28\] No space left on device"),
-    ],
-)
-def test_a_broken_download_is_a_named_error(bundled, tmp_path, monkeypatch, error, reason):
-    """Whatever the HTTP library under huggingface_hub raises."""
-
-    def broken(*arguments, **options):
-        raise error
-
-    monkeypatch.setattr(remote, "hf_hub_download", broken)
-    monkeypatch.setattr(remote, "get_hf_file_metadata", answered, raising=False)
-    with pytest.raises(HubError, match=rf"^org/name@v1: download .*into {tmp_path} failed \(.*{reason}\); try again"):
-        mtslvr.load("org/name@v1", cache_dir=tmp_path)
-
-
-def test_an_interrupt_stays_an_interrupt(bundled, monkeypatch):
-    def interrupted(*arguments, **options):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(remote, "hf_hub_download", interrupted)
-    monkeypatch.setattr(remote, "get_hf_file_metadata", answered, raising=False)
-    with pytest.raises(KeyboardInterrupt):
-        mtslvr.load("org/name")
-
-
-SCRIPT = """
-import json, sys, urllib.request
-import mtslvr
-from mtslvr import hub
-
-endpoint, commit, waveform = sys.argv[1], sys.argv[2], [i % 50 / 50 for i in range(16000)]
-
-def mark(name):
-    urllib.request.urlopen(f"{endpoint}/mark/{name}").read()
-
-def refused(name, **arguments):
-    try:
-        return str(hub.find(name, **arguments))
-    except mtslvr.HubError as error:
-        return f"HubError: {error}"
-
-said = {}
-first = mtslvr.load(f"org/tiny@{commit}", device="cpu")
-mark("second")
-second = mtslvr.load(f"hf-hub:org/tiny@{commit}", device="cpu")
-mark("errors")
-import torch
-x = torch.tensor([waveform])
-said["equal"] = torch.equal(first(x).concat, second(x).concat)
-said["embedding"] = first(x).concat[0].tolist()
-said["folder"] = str(hub.find(f"org/tiny@{commit}"))
-said["main"] = str(hub.find("org/tiny"))
-for name in ("org/gone", "org/tiny@nope", "org/gated", "org/empty"):
-    said[name] = refused(name)
-mark("token")
-said["token"] = refused("org/tiny", token="hf_secret")
-mark("stop")
-said["down"] = refused("org/tiny")
-print(json.dumps(said))
-"""
-
-
-class Hub:
-    """What of the hub's protocol a download needs, on a loopback port."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.requests, self.phase = [], "first"
-        hub_ = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                hub_.answer(self)
-
-            do_HEAD = do_GET
-
-            def log_message(self, *arguments):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
-        self.thread.start()
-        self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
-
-    def stop(self):
-        self.server.shutdown()
-        self.server.server_close()
-
-    def answer(self, request):
-        if request.path.startswith("/mark/"):
-            self.phase = request.path.removeprefix("/mark/")
-            if self.phase == "stop":
-                self.stop()
-            return self.send(request, 200, {}, b"")
-        self.requests.append((self.phase, request.command, request.path, request.headers.get("Authorization")))
-        _, name, _, revision, file = request.path.strip("/").split("/", 4)
-        code = {"gone": "RepoNotFound", "gated": "GatedRepo", "empty": "EntryNotFound"}.get(name)
-        if revision == "nope":
-            code = "RevisionNotFound"
-        if code:
-            return self.send(request, 403 if code == "GatedRepo" else 404, {"X-Error-Code": code}, b"")
-        content = (self.folder / file).read_bytes()
-        self.send(request, 200, {"ETag": f'"{file}-{len(content)}"', "X-Repo-Commit": COMMIT}, content)
-
-    @staticmethod
-    def send(request, status, headers, content):
-        request.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(content))}.items():
-            request.send_header(name, value)
-        request.end_headers()
-        if request.command == "GET":
-            request.wfile.write(content)
-
-
-@pytest.fixture(scope="module")
-def downloads(folder, tmp_path_factory):
-    """What the script said, and what the server was asked, in one process with an empty cache."""
-    home = tmp_path_factory.mktemp("home")
-    served = Hub(folder)
-    environment = {
-        "PATH": "/usr/bin:/bin",
-        "HOME": str(home),
-        "HF_HOME": str(home / "hf"),
-        "HF_ENDPOINT": served.endpoint,
-        "HF_HUB_ETAG_TIMEOUT": "5",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "NO_PROXY": "127.0.0.1",
-        "OMP_NUM_THREADS": "1",
-    }
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", SCRIPT, served.endpoint, COMMIT],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-    finally:
-        if served.phase != "stop":
-            served.stop()
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1]), served.requests, home / "hf"
-
-
-def test_download_gives_the_weights_that_are_served(downloads, folder):
-    said, requests, home = downloads
-    x = torch.tensor([[i % 50 / 50 for i in range(16000)]])
-    expected = mtslvr.load(folder, device="cpu")(x).concat[0]
-    assert relative(np.array(said["embedding"]), expected.numpy()) <= 1e-5
-    asked = [(method, path) for phase, method, path, _ in requests if phase == "first"]
-    for file in ("config.json", "model.safetensors"):
-        assert asked.count(("GET", f"/org/tiny/resolve/{COMMIT}/{file}")) == 1
-    assert Path(said["folder"]).is_relative_to(home / "hub")
-    assert (Path(said["folder"]) / "config.json").read_bytes() == (folder / "config.json").read_bytes()
-
-
-def test_a_cached_commit_is_loaded_without_a_request(downloads):
-    said, requests, _ = downloads
-    assert said["equal"]
-    assert [request for request in requests if request[0] == "second"] == []
-
-
-def test_main_is_asked_for_but_not_downloaded_again(downloads):
-    said, requests, _ = downloads
-    assert said["main"] == said["folder"]
-    asked = {(method, path) for phase, method, path, _ in requests if phase == "errors" and "/tiny/" in path}
-    assert ("HEAD", "/org/tiny/resolve/main/config.json") in asked
-    assert not any(method == "GET" for method, _ in asked)
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("org/gone", "org/gone@main: no such repository, or a private one; .*log in"),
-        ("org/tiny@nope", "org/tiny@nope: no such revision; check the name after '@'"),
-        ("org/gated", "org/gated@main: gated; .*log in with `hf auth login`"),
-        ("org/empty", "org/empty@main: .*not an mtslvr checkpoint"),
-    ],
-)
-def test_what_the_hub_refuses(downloads, name, message):
-    said, _, _ = downloads
-    assert re.match(f"HubError: {message}", said[name])
-
-
-def test_the_token_is_sent_when_given_and_only_then(downloads):
-    _, requests, _ = downloads
-    assert {token for phase, _, _, token in requests if phase == "token"} == {"Bearer hf_secret"}
-    assert {token for phase, _, _, token in requests if phase != "token"} == {None}
-
-
-def test_the_cache_serves_when_the_hub_is_down(downloads):
-    said, _, _ = downloads
-    assert said["down"] == said["folder"]

@@ -14,7 +14,7 @@ from .common import Command
 @click.option("--to", type=click.Path(path_type=Path), metavar="DIR", help="Also copy it into this folder.")
 @click.option("--cache-dir", type=click.Path(path_type=Path), help="Of the hub.  [default: HF_HOME's]")
 def download_command(name: str, to: Path | None, cache_dir: Path | None) -> None:
-    """Download NAME, "org/name" or "org/name@revision" of the hub or a registered name, and check that it loads.
+    """Download NAME, "org/name" or "org/name@revision" of the hub, and check that it loads.
 
     It is then loaded from the cache. With --to, DIR holds config.json, model.safetensors and the model card, as the
     hub does: copy it to a machine without network and use its path as the model there.
@@ -22,15 +22,15 @@ def download_command(name: str, to: Path | None, cache_dir: Path | None) -> None
     from .. import checkpoint
     from ..hub import find
 
-    folder = find(name, cache_dir=cache_dir, card=True)
+    folder = find(name, cache_dir=cache_dir)
     checkpoint.load(folder)
     if to is not None:
-        folder = copy(folder, to)
-    click.echo(folder)
+        copy(folder, to)
+    click.echo(to or folder)
 
 
-def copy(folder: Path, to: Path) -> Path:
-    """The files of a checkpoint into a folder of their own.
+def copy(folder: Path, to: Path) -> None:
+    """Copy the files of a checkpoint into a folder of their own.
 
     Raises:
         CheckpointError: `to` holds another checkpoint, or cannot be written.
@@ -48,9 +48,8 @@ def copy(folder: Path, to: Path) -> Path:
                 raise CheckpointError(f"{to / name}: of another checkpoint; choose an empty folder")
         to.mkdir(parents=True, exist_ok=True)
         for name in names:
-            part = to / f"{name}.{os.getpid()}.part"  # of its own, where two processes copy
+            part = to / f"{name}.{os.getpid()}.part"  # Of its own, where two processes copy.
             shutil.copyfile(folder / name, part)
             os.replace(part, to / name)
     except OSError as error:
         raise CheckpointError(f"{to}: cannot be written ({error}); choose another folder") from None
-    return to

@@ -40,7 +40,7 @@ def export_command(model: str, out: Path, kind: str, layer: str, window: float |
     from ..onnx import TOLERANCE, export
     from ..registry import read_card
 
-    folder = find(model, card=True)
+    folder = find(model)
     name = folder.resolve().name if folder == Path(model).expanduser() else model
     facts = {"model": name, "model_sha256": sha256(folder / WEIGHTS_NAME)}
     if licence := read_card(folder).licence:

@@ -1,12 +1,9 @@
-"""`mtslvr models`: what is bundled, registered and in the hub's cache; one model with its card."""
+"""`mtslvr models`: what is bundled and in the hub's cache; one model with its card."""
 
 from __future__ import annotations
 
 import json
-import shutil
-import sys
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,30 +14,30 @@ from .common import Command
 if TYPE_CHECKING:
     from ..registry import Card, Model
 
+HINT = """
+FEW-SHOT is the accuracy in % of both features by logistic regression, or the first figure of a card without it.
+`mtslvr models NAME` shows all figures of a model and its card."""
+
 
 @click.command("models", cls=Command, short_help="List the models on this machine, or show one.")
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.option("--cache-dir", type=click.Path(path_type=Path), help="Of the hub.  [default: HF_HOME's]")
 def models_command(name: str | None, as_json: bool, cache_dir: Path | None) -> None:
-    """List the models that are bundled, registered or in the hub's cache; with NAME show one and its card.
+    """List the models that are bundled or in the hub's cache; with NAME show one and its card.
 
     NAME is a name of the list or a checkpoint folder. The hub is not asked.
     """
     from ..registry import models
 
-    if name is None:
-        rows = models(cache_dir)
-        if as_json:
-            click.echo(json.dumps([row.to_dict() for row in rows], indent=2))
-        else:
-            click.echo(table(rows, terminal_width()) if rows else "no models; get one with `mtslvr download org/name`")
-        return
-    model = find_model(name, cache_dir)
-    if as_json:
-        click.echo(json.dumps({**model.to_dict(), "card": model.card.text}, indent=2))
+    if name is not None:
+        model = find_model(name, cache_dir)
+        shown = json.dumps({**model.to_dict(), "card": model.card.text}, indent=2) if as_json else details(model)
+    elif as_json:
+        shown = json.dumps([row.to_dict() for row in models(cache_dir)], indent=2)
     else:
-        click.echo(details(model, terminal_width()))
+        shown = table(models(cache_dir))
+    click.echo(shown)
 
 
 def find_model(name: str, cache_dir: Path | None) -> Model:
@@ -49,117 +46,77 @@ def find_model(name: str, cache_dir: Path | None) -> Model:
     Raises:
         HubError: neither in the list nor a folder.
     """
-    from dataclasses import replace
-
     from ..errors import HubError
     from ..hub import find
     from ..registry import models, read_model
 
     rows = models(cache_dir)
-    row = next((row for row in rows if row.name == name), None)
-    if row is not None:
-        if row.folder is None or row.source != "registered":
-            return row
-        return replace(read_model(name, row.source, row.folder), config=row.config)
-    if Path(name).expanduser().is_dir():
-        return read_model(name, "folder", Path(name).expanduser())
     try:
-        return read_model(name, "cached", find(name, cache_dir=cache_dir, local_files_only=True))
+        folder = find(name, cache_dir=cache_dir, local_files_only=True)
     except HubError as error:
-        listed = ", ".join(row.name for row in rows) or "none"
-        raise HubError(f"{error}. Models here: {listed}") from None
+        broken = [row for row in rows if row.name == name]  # A commit that came without its weights, for instance.
+        if broken:
+            return broken[0]
+        raise HubError(f"{error}. Models here: {', '.join(row.name for row in rows) or 'none'}") from None
+    sources = {row.folder.resolve(): row.source for row in rows}
+    return read_model(name, sources.get(folder.resolve(), "folder"), folder)
 
 
-HINT = (
-    "FEW-SHOT is the accuracy in % of both features by logistic regression, or the first figure of a card that does "
-    "not give it.",
-    "`mtslvr models NAME` shows all figures of a model and its card.",
-)
-
-
-def table(rows: Sequence[Model], width: int | None) -> str:
-    """A line a model, or a paragraph each where lines would not fit a terminal of `width` columns."""
+def table(rows: Sequence[Model]) -> str:
+    """A line a model, and below what is wrong with any."""
+    if not rows:
+        return "no models; get one with `mtslvr download org/name`"
     cells = [summary(row) for row in rows]
     lines = [[key.upper() for key in cells[0]], *(list(cell.values()) for cell in cells)]
     columns = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join(cell.ljust(n) for cell, n in zip(line, columns, strict=True)).rstrip() for line in lines]
-    if width is not None and max(map(len, text)) > width:
-        text = [part for cell in cells for part in (cell.pop("name"), *pairs(cell, width), "")][:-1]
-    problems = [f"{row.name}: {row.problem}" for row in rows if row.problem]
-    below = ["", *problems, "", *HINT] if problems else ["", *HINT]
-    return "\n".join([*text, *(line for said in below for line in wrapped(said, width))])
+    return "\n".join([*text, *(f"\n{row.name}: {row.problem}" for row in rows if row.problem), HINT])
 
 
 def summary(row: Model) -> dict[str, str]:
     """The cells of a model, by heading."""
     trained = row.card.training_data
+    more = f" and {len(trained) - 2} more" if len(trained) > 2 else ""
     return {
         "name": row.name,
-        "source": row.source + ("" if row.folder else ", not downloaded"),
+        "source": row.source,
         "adapter": row.config.adapter.value if row.config else "-",
         "features": widths(row) or "-",
-        "size": megabytes(row.size),
+        "size": f"{row.size / 1e6:.1f} MB",
         "licence": row.card.licence or "none given",
-        "trained on": ", ".join(trained[:2]) + (f" and {len(trained) - 2} more" if len(trained) > 2 else "")
-        or "not told",
+        "trained on": ", ".join(trained[:2]) + more or "not told",
         "few-shot": headline(row.card),
     }
 
 
-def details(model: Model, width: int | None) -> str:
+def details(model: Model) -> str:
     """All that is known of one model, its card last."""
     config = model.config
     facts = {
         "source": model.source,
-        "folder": str(model.folder) if model.folder else f"not downloaded; `mtslvr download {model.name}`",
+        "folder": str(model.folder),
         "adapter": config.adapter.value if config else "",
         "features": widths(model),
         "input": f"{config.frontend.sample_rate} Hz, windows of {config.window_seconds:g} s" if config else "",
-        "size": megabytes(model.size),
+        "size": f"{model.size / 1e6:.1f} MB",
         "licence": model.card.licence or "none given",
         "trained on": ", ".join(model.card.training_data) or "not told",
         "problem": model.problem,
     }
-    lines = [model.name, *pairs(facts, width), *figures(model.card, width)]
-    return "\n".join([*lines, "", model.card.text] if model.card.text else lines)
+    lines = [f"  {key:10}  {value}" for key, value in facts.items() if value]
+    return "\n".join([model.name, *lines, *figures(model.card), *(["", model.card.text] if model.card.text else [])])
 
 
-def figures(card: Card, width: int | None) -> list[str]:
+def figures(card: Card) -> list[str]:
     """The figures of a card, under their data set and task."""
     longest = max((len(figure.metric) for figure in card.figures), default=0)
-    lines, last = [], ""
+    lines = ["  few-shot"] if card.figures else []
     for figure in card.figures:
         known_as = f" ({figure.dataset_id})" if figure.dataset_id not in ("", figure.dataset) else ""
-        title = ", ".join(filter(None, (figure.dataset + known_as, figure.task)))
-        lines += wrapped(title, width, "    ") if title != last else []
+        title = "    " + ", ".join(filter(None, (figure.dataset + known_as, figure.task)))
+        lines += [title] if title not in lines else []
         lines.append(f"      {figure.metric.ljust(longest)}  {figure.value}")
-        last = title
-    return ["  few-shot", *lines] if lines else []
-
-
-def pairs(facts: Mapping[str, str], width: int | None) -> list[str]:
-    """Keys and values side by side; empty values are left out."""
-    return [line for key, value in facts.items() if value for line in wrapped(value, width, f"  {key:10}  ", " " * 14)]
-
-
-def wrapped(text: str, width: int | None, first: str = "", rest: str | None = None) -> list[str]:
-    """Text as lines of `width` columns at most; words, paths among them, stay whole."""
-    if width is None:
-        return [first + text]
-    # A very narrow terminal breaks lines itself.
-    return textwrap.wrap(
-        text,
-        max(width, 40),
-        initial_indent=first,
-        subsequent_indent=first if rest is None else rest,
-        break_long_words=False,
-        break_on_hyphens=False,
-    ) or [first]
-
-
-def terminal_width() -> int | None:
-    """Columns, where a person reads the output."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return lines
 
 
 def widths(model: Model) -> str:
@@ -175,8 +132,3 @@ def headline(card: Card) -> str:
         if dataset not in best or ("concat" in figure.metric and "logistic" in figure.metric):
             best[dataset] = figure.value
     return ", ".join(f"{dataset} {value}" for dataset, value in best.items()) or "not told"
-
-
-def megabytes(size: int) -> str:
-    """A size for readers."""
-    return f"{size / 1e6:.1f} MB" if size else "-"

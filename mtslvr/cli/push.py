@@ -1,46 +1,39 @@
-"""`mtslvr push`: a checkpoint folder to a repository of the hub, its model card checked first."""
+"""`mtslvr push`: a checkpoint folder and its model card checked, and the line that publishes them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from .common import Command
 
-if TYPE_CHECKING:
-    from huggingface_hub import CommitInfo
 
-
-@click.command("push", cls=Command, short_help="Publish a checkpoint folder on the hub.")
+@click.command("push", cls=Command, short_help="Check a checkpoint folder before it is published.")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("repo", metavar="org/name")
-@click.option("--publish", is_flag=True, help="Send it; without this nothing leaves the machine.")
 @click.option("--private", is_flag=True, help="Make a new repository private.")
-def push_command(folder: Path, repo: str, publish: bool, private: bool) -> None:
-    """Publish the checkpoint in FOLDER as the repository org/name of the hub.
+def push_command(folder: Path, repo: str, private: bool) -> None:
+    """Check that FOLDER can be published as the repository org/name of the hub.
 
-    Checkpoint and model card are checked, and what would be sent is listed; --publish sends it. The token is the
-    one of `hf auth login` or HF_TOKEN.
+    The checkpoint must load and its model card must say enough. Nothing is sent: the last line printed is the
+    command that sends it, `hf upload` of the Hugging Face hub's own tool, which is installed with mtslvr.
     """
-    from ..checkpoint import sha256
+    import shlex
 
-    paths = check(folder, repo)
-    for path in paths:
-        click.echo(f"{path.name}  {path.stat().st_size} bytes  sha256 {sha256(path)}")
-    left = sorted(path.name for path in folder.iterdir() if path not in paths)
-    if left:
-        click.echo(f"not sent: {', '.join(left)}", err=True)
-    if not publish:
-        click.echo(f"checked; nothing was sent. With --publish these files become {repo}")
-        return
-    commit = send(paths, repo, private)
-    click.echo(f"{commit.commit_url}\nload it with mtslvr.load({f'{repo}@{commit.oid}'!r})")
+    from ..checkpoint import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, sha256
+
+    check(folder, repo)
+    names = (CONFIG_NAME, WEIGHTS_NAME, CARD_NAME)
+    for name in names:
+        click.echo(f"{name}  {(folder / name).stat().st_size} bytes  sha256 {sha256(folder / name)}")
+    include = [word for name in names for word in ("--include", name)]
+    click.echo("checked, and nothing was sent. After `hf auth login`, this publishes it:", err=True)
+    click.echo(shlex.join(["hf", "upload", repo, str(folder), ".", *include, *["--private"] * private]))
 
 
-def check(folder: Path, repo: str) -> list[Path]:
-    """The files to send.
+def check(folder: Path, repo: str) -> None:
+    """See that a folder can be published.
 
     Raises:
         HubError: `repo` is not "org/name".
@@ -51,27 +44,15 @@ def check(folder: Path, repo: str) -> list[Path]:
 
     from .. import checkpoint
     from ..errors import CheckpointError, HubError
+    from ..registry import read_card
 
     try:
-        hf_hub_url(repo, checkpoint.CONFIG_NAME)  # checks the name
+        hf_hub_url(repo, checkpoint.CONFIG_NAME)  # Checks the name.
         if "/" not in repo:
             raise HFValidationError("no organisation or user before a '/'")
     except HFValidationError as error:
         raise HubError(f"{repo!r}: not a repository id ({error}); give 'org/name'") from None
     checkpoint.load(folder)
-    missing = missing_in_card(folder)
-    if missing:
-        raise CheckpointError(
-            f"{folder / checkpoint.CARD_NAME}: the model card lacks {'; '.join(missing)}. Nothing is published "
-            "without these: complete the card (benchmarks/model_card.py writes one)"
-        )
-    return [folder / name for name in (checkpoint.CONFIG_NAME, checkpoint.WEIGHTS_NAME, checkpoint.CARD_NAME)]
-
-
-def missing_in_card(folder: Path) -> list[str]:
-    """What users of published weights have to be told, and this card does not tell."""
-    from ..registry import read_card
-
     card = read_card(folder)
     wanted = {
         "a licence (license:)": card.licence,
@@ -80,31 +61,8 @@ def missing_in_card(folder: Path) -> list[str]:
         "measured results (model-index:)": card.figures,
         "a text": card.text,
     }
-    return [what for what, there in wanted.items() if not there]
-
-
-def send(paths: list[Path], repo: str, private: bool) -> CommitInfo:
-    """One commit with these files, in a repository made where missing.
-
-    Raises:
-        HubError: refused or unreachable.
-    """
-    from importlib import metadata
-
-    from huggingface_hub import CommitOperationAdd, HfApi, constants
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
-
-    from ..errors import HubError, one_line
-
-    api = HfApi(library_name="mtslvr", library_version=metadata.version("mtslvr"))
-    try:
-        api.create_repo(repo, private=private, exist_ok=True)
-        operations = [CommitOperationAdd(path.name, path) for path in paths]
-        return api.create_commit(repo, operations, commit_message=f"Weights for mtslvr {metadata.version('mtslvr')}")
-    except Exception as error:  # those of httpx or httpx2, by the version of huggingface_hub, among them
-        said = one_line(error) or type(error).__name__
-        refused = isinstance(error, LocalTokenNotFoundError) or (
-            isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403)
+    if missing := [what for what, there in wanted.items() if not there]:
+        raise CheckpointError(
+            f"{folder / checkpoint.CARD_NAME}: the model card lacks {'; '.join(missing)}. Nothing should be published "
+            "without these: complete the card (benchmarks/model_card.py writes one)"
         )
-        remedy = "log in with `hf auth login` and a token that may write" if refused else "try again"
-        raise HubError(f"{repo}: {constants.ENDPOINT} did not take it ({said}); {remedy}") from None

@@ -95,8 +95,9 @@ class Run:
         from ..job import describe
 
         folder = find(self.model, local_files_only=self.dry_run)
-        local = self.model is not None and os.path.isdir(self.model)
-        name = os.path.abspath(self.model) if local and self.model else self.model or DEFAULT_MODEL
+        name = self.model or DEFAULT_MODEL
+        if folder == Path(os.path.expanduser(name)):
+            name = os.path.abspath(folder)
         settings = {**describe(name, folder, self.config, dtype=self.dtype, engine=self.engine), "format": self.form}
         if self.shard is not None:
             settings["shard"] = self.shard.describe(found.names)

@@ -1,10 +1,9 @@
-"""A small Hugging Face hub on loopback: what huggingface_hub asks of the real one to download and to upload models.
+"""A small Hugging Face hub on loopback: what huggingface_hub asks of the real one to download models.
 
-Files of model.safetensors kind are large files, as on the hub: HEAD and GET of /resolve/ answer with a redirect to
-another host, X-Linked-ETag (their sha256) and X-Linked-Size. Every request is written down; faults are set by name.
+Files of model.safetensors kind are large files, as on the hub: /resolve/ answers with a redirect to another host,
+X-Linked-ETag (their sha256) and X-Linked-Size. Every request is written down; faults are set by name.
 """
 
-import base64
 import contextlib
 import hashlib
 import json
@@ -16,15 +15,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
-LARGE = (".safetensors", ".pt")
-
-
-def commit_id(text):
-    return hashlib.sha1(text.encode()).hexdigest()
-
 
 def etag(name, content):
-    if name.endswith(LARGE):
+    if name.endswith(".safetensors"):
         return hashlib.sha256(content).hexdigest()
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
@@ -35,7 +28,7 @@ class Repo:
 
     commits: dict = field(default_factory=dict)
     refs: dict = field(default_factory=dict)
-    error: tuple = ()  # status and X-Error-Code for everyone without the right token
+    error: tuple = ()  # status, X-Error-Code and X-Error-Message for everyone without the right token
     moved_to: str = ""
 
 
@@ -53,49 +46,39 @@ class Hub:
     def __init__(self):
         self.repos, self.requests, self.faults, self.blobs = {}, [], {}, {}
         self.connections = set()
-        self.dying = None
         self.port = 0
 
     def __enter__(self):
-        self.start()
-        return self
-
-    def __exit__(self, *_):
-        self.stop()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self):
-        if self.dying:
-            self.dying.join()
         self.server = ThreadingHTTPServer(("127.0.0.1", self.port), type("Bound", (Handler,), {"hub": self}))
         self.server.daemon_threads = True
         self.port = self.server.server_address[1]
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+        return self
 
-    def stop(self):
+    def __exit__(self, *_):
         self.server.shutdown()
         self.server.server_close()
         for connection in list(self.connections):  # those that are kept alive
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.port}"
+
     @contextlib.contextmanager
     def down(self):
         """Nobody listens on the port."""
-        self.stop()
+        self.__exit__()
         try:
             yield
         finally:
-            self.start()
+            self.__enter__()
 
     @contextlib.contextmanager
     def fault(self, **faults):
-        """truncate=bytes sent of a file; declare=Content-Length; replace=bytes; stall, delay=seconds; share=of
-        the body before a stall; die=True;
-        whole=True: no Range; status=code; headers=dict; each for model.safetensors or, with only=name, that file."""
+        """Of model.safetensors or, with only=name, that file: truncate=bytes sent in an answer; replace=bytes;
+        delay=seconds; size=as announced; status=code; headers=dict; drip=seconds between the letters of a header."""
         self.faults = faults
         try:
             yield
@@ -104,7 +87,8 @@ class Hub:
 
     def add(self, repo, files, commit=None, refs=("main",)):
         """A commit with these files; the commit."""
-        commit = commit or commit_id(repo + repr(sorted(hashlib.sha256(v).hexdigest() for v in files.values())))
+        content = repo + repr(sorted(hashlib.sha256(v).hexdigest() for v in files.values()))
+        commit = commit or hashlib.sha1(content.encode()).hexdigest()
         made = self.repos.setdefault(repo, Repo())
         made.commits[commit] = dict(files)
         made.refs.update(dict.fromkeys(refs, commit))
@@ -130,32 +114,20 @@ class Handler(BaseHTTPRequestHandler):
         with contextlib.suppress(OSError):
             super().finish()
 
-    def do_HEAD(self):
-        self.answer()
-
     def do_GET(self):
-        self.answer()
-
-    def do_POST(self):
-        self.answer()
-
-    def do_PUT(self):
-        self.answer()
-
-    def answer(self):
         path = unquote(urlsplit(self.path).path)
-        self.hub.requests.append(Request(self.command, path, self.headers["Host"], dict(self.headers)))
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        headers = {key.lower(): value for key, value in self.headers.items()}
+        self.hub.requests.append(Request(self.command, path, headers["host"], headers))
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            if "/resolve/" in path:
-                repo, _, rest = path[1:].partition("/resolve/")
-                self.resolve(repo, rest)
-            elif path.startswith("/cdn/"):
+            if path.startswith("/cdn/"):
                 self.file("model.safetensors", self.hub.blobs[path.rsplit("/", 1)[1]])
-            elif path.startswith("/api/models/") and self.command == "GET":
-                self.model_info(path)
+            elif path.startswith("/api/models/"):
+                name, kind, rest = re.fullmatch(r"/api/models/(.+?/.+?)/(revision|tree)/(.*)", path).groups()
+                self.in_repo(name, rest, kind)
             else:
-                self.upload(path, body)
+                self.in_repo(*path[1:].split("/resolve/"), "resolve")
+
+    do_HEAD = do_GET
 
     def send(self, status, content=b"", **headers):
         self.send_response(status)
@@ -166,135 +138,63 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    def error(self, status, code, text="no"):
-        self.send(status, X_Error_Code=code, X_Error_Message=text)
+    def error(self, status, code, text="no", **headers):
+        self.send(status, X_Error_Code=code, X_Error_Message=text, **headers)
 
-    def json(self, value):
-        self.send(200, json.dumps(value).encode(), Content_Type="application/json")
-
-    def fault(self, filename):
-        return self.hub.faults if filename == self.hub.faults.get("only", "model.safetensors") else {}
-
-    def resolve(self, name, rest):
+    def in_repo(self, name, rest, kind):
         repo = self.hub.repos.get(name)
         if repo is None:
             return self.error(401, "RepoNotFound", "Repository not found")  # 401 as on the hub, which tells nobody
         if repo.moved_to:  # a renamed repository
-            return self.send(307, Location=f"/{repo.moved_to}/resolve/{rest}")
+            return self.send(307, Location=self.path.replace(name, repo.moved_to))
         if repo.error and self.headers.get("Authorization") != "Bearer hf_right":
             return self.error(*repo.error)
         for revision in sorted([*repo.commits, *repo.refs], key=len, reverse=True):
-            if rest.startswith(revision + "/"):
+            if f"{rest}/".startswith(revision + "/"):
                 break
         else:
             return self.error(404, "RevisionNotFound")
         commit = repo.refs.get(revision, revision)
-        filename = rest[len(revision) + 1 :]
-        content = repo.commits[commit].get(filename)
+        files = repo.commits[commit]
+        if kind == "resolve":
+            return self.resolve(commit, files, rest[len(revision) + 1 :])
+        said = {"id": name, "modelId": name, "sha": commit, "siblings": [{"rfilename": n} for n in files]}
+        tree = [{"type": "file", "path": n, "size": len(c), "oid": etag(n, c)} for n, c in files.items()]
+        return self.send(200, json.dumps(tree if kind == "tree" else said).encode(), Content_Type="application/json")
+
+    def resolve(self, commit, files, filename):
+        content = files.get(filename)
         if content is None:
-            return self.send(404, X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
-        fault = self.fault(filename)
+            return self.error(404, "EntryNotFound", X_Repo_Commit=commit)
+        fault = self.hub.faults if filename == self.hub.faults.get("only", "model.safetensors") else {}
         if "status" in fault:
             return self.send(fault["status"])
+        if "drip" in fault:
+            return self.drip(fault["drip"])
         headers = {"X_Repo_Commit": commit, "ETag": f'"{etag(filename, content)}"', **fault.get("headers", {})}
-        if filename.endswith(LARGE):
+        if filename.endswith(".safetensors"):
             self.hub.blobs[etag(filename, content)] = content
-            return self.send(
-                302,
-                Location=f"http://localhost:{self.hub.port}/cdn/{etag(filename, content)}",
-                X_Linked_ETag=headers["ETag"],
-                X_Linked_Size=str(fault.get("size", len(content))),
-                X_Repo_Commit=headers["X_Repo_Commit"],
-            )
+            location = f"http://localhost:{self.hub.port}/cdn/{etag(filename, content)}"
+            size = str(fault.get("size", len(content)))
+            return self.send(302, Location=location, X_Linked_ETag=headers["ETag"], X_Linked_Size=size, **headers)
         return self.file(filename, content, **headers)
 
+    def drip(self, seconds):
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+        for _ in range(100):
+            self.wfile.write(b"x")
+            time.sleep(seconds)
+        self.close_connection = True
+
     def file(self, filename, content, **headers):
-        fault = self.fault(filename) if self.command == "GET" else {}
+        fault = self.hub.faults if self.command == "GET" and filename == "model.safetensors" else {}
         time.sleep(fault.get("delay", 0))
         content = fault.get("replace", content)
         status, asked = 200, re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        if asked and not fault.get("whole") and int(asked[1]) < len(content):  # what is left of a broken download
+        if asked and int(asked[1]) < len(content):  # what is left of a broken download
             headers["Content_Range"] = f"bytes {asked[1]}-{len(content) - 1}/{len(content)}"
             status, content = 206, content[int(asked[1]) :]
-        if "stall" in fault:  # headers, a share of the body, silence
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content[: int(len(content) * fault.get("share", 0.5))])
-            self.wfile.flush()
-            time.sleep(fault["stall"])
-            self.close_connection = True
-            return None
-        if fault.get("die"):  # this server is gone from here on
-            self.hub.dying = threading.Thread(target=self.hub.stop, daemon=True)
-            self.hub.dying.start()
-            self.close_connection = True
-            return None
+        headers["Content-Length"] = str(len(content))
         sent = content[: fault.get("truncate", len(content))]
-        headers["Content_Disposition"] = f'inline; filename="{filename}";'  # what a progress bar is named by
-        headers["Content_Length"] = str(fault.get("declare", len(content)))
-        if len(sent) < len(content):
-            self.close_connection = True
+        self.close_connection = len(sent) < len(content)
         return self.send(status, sent, **headers)
-
-    def model_info(self, path):
-        """The revision and tree API."""
-        name, _, rest = path.removeprefix("/api/models/").partition("/revision/")
-        name, _, tree = name.partition("/tree/")
-        repo = self.hub.repos.get(name)
-        if repo is None:
-            return self.error(404, "RepoNotFound")
-        revision = rest or tree or "main"
-        commit = repo.refs.get(revision, revision)
-        if commit not in repo.commits:
-            return self.error(404, "RevisionNotFound")
-        files = repo.commits[commit]
-        if tree:
-            return self.json([{"type": "file", "path": n, "size": len(c), "oid": etag(n, c)} for n, c in files.items()])
-        return self.json({"id": name, "modelId": name, "sha": commit, "siblings": [{"rfilename": n} for n in files]})
-
-    def upload(self, path, body):
-        if self.command == "PUT" and path.startswith("/lfs/"):
-            self.hub.blobs[path.rsplit("/", 1)[1]] = body
-            return self.send(200)
-        if self.headers.get("Authorization") != "Bearer hf_right":
-            return self.error(401, None, "Invalid username or password.")
-        if path == "/api/repos/create":
-            asked = json.loads(body)
-            name = f"{asked['organization']}/{asked['name']}"
-            if name in self.hub.repos:
-                return self.send(409, b'{"error": "You already created this model repo"}')
-            self.hub.repos[name] = Repo()
-            return self.json({"url": f"{self.hub.url}/{name}"})
-        if path == "/api/validate-yaml":
-            return self.json({"errors": [], "warnings": []})
-        if "/preupload/" in path:
-            names = [file["path"] for file in json.loads(body)["files"]]
-            mode = {True: "lfs", False: "regular"}
-            return self.json(
-                {"files": [{"path": n, "uploadMode": mode[n.endswith(LARGE)], "shouldIgnore": False} for n in names]}
-            )
-        if path.endswith(".git/info/lfs/objects/batch"):
-            objects = json.loads(body)["objects"]
-            return self.json(
-                {
-                    "transfer": "basic",
-                    "objects": [
-                        {**o, "actions": {"upload": {"href": f"http://localhost:{self.hub.port}/lfs/{o['oid']}"}}}
-                        for o in objects
-                    ],
-                }
-            )
-        if "/commit/" in path:
-            name, _, revision = path.removeprefix("/api/models/").partition("/commit/")
-            files = {}
-            for line in map(json.loads, body.splitlines()):
-                value = line["value"]
-                if line["key"] == "file":
-                    files[value["path"]] = base64.b64decode(value["content"])
-                elif line["key"] == "lfsFile":
-                    files[value["path"]] = self.hub.blobs[value["oid"]]
-            commit = self.hub.add(name, files, refs=(revision,))
-            url = f"{self.hub.url}/{name}/commit/{commit}"
-            return self.json({"commitUrl": url, "commitOid": commit, "success": True})
-        return self.error(404, None)

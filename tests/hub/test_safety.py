@@ -96,6 +96,41 @@ def test_a_key_given_twice_is_named(folder):
         checkpoint.load(folder)
 
 
+def config_with(folder, **values):
+    config = json.loads((folder / "config.json").read_bytes())
+    config["frontend"] |= values.pop("frontend", {})
+    return json.dumps({**config, **values}).encode()
+
+
+def test_hostile_configs_are_refused_before_anything_is_allocated(folder):
+    long_window = {"window_seconds": 600, "frontend": {"sample_rate": 384000, "hop_length": 1}}
+    cases = {
+        "head_dim=1000000000": config_with(folder, head_dim=10**9),
+        "frontend.n_fft=1048576": config_with(folder, frontend={"n_fft": 1 << 20}),
+        "frontend.sample_rate=1000000000000": config_with(folder, frontend={"sample_rate": 10**12}),
+        "so small that a window takes 67108864 numbers at most": config_with(folder, **long_window),
+        "not a readable JSON file": b"[" * 500_000,
+        "not a readable JSON file (Exceeds": b'{"format_version": ' + b"9" * 500_000 + b"}",
+        "unknown key '__class__'": config_with(folder, __class__="os.system"),
+        "unknown key 'auto_map'": config_with(folder, auto_map={"AutoModel": "evil.py"}),
+        "expected an object, got list": b"[]",
+        "adapter='AAAA": config_with(folder, adapter="A" * 900_000),
+    }
+    for message, content in cases.items():
+        (folder / "config.json").write_bytes(content)
+        with pytest.raises(CheckpointError, match=rf"config\.json: .*{re.escape(message)}") as error:
+            checkpoint.load(folder)
+        assert len(str(error.value)) < 1500 + len(str(folder))
+
+
+def test_weights_that_are_none(folder):
+    path = folder / "model.safetensors"
+    for content in (b"", b"<html>login</html>", (10**15).to_bytes(8, "little") + b"{}", path.read_bytes()[:-1]):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"safetensors: not a safetensors file .*convert it again"):
+            checkpoint.load(folder)
+
+
 OBEYED = "\x1b]0;title\x07\x1b[31m"  # names the window and colours the text of a terminal
 
 

@@ -9,7 +9,7 @@ import huggingface_hub
 from click.testing import CliRunner
 
 import mtslvr
-from mtslvr import hub, registry
+from mtslvr import hub
 from mtslvr.cli.main import main
 
 
@@ -28,23 +28,11 @@ def cli(*arguments):
     return {"code": result.exit_code, "out": result.stdout, "err": result.stderr}
 
 
-def register(name, config, **values):
-    made = registry.Registered(config=mtslvr.EncoderConfig.from_dict(config), **values)
-    registry.REGISTRY = {**registry.REGISTRY, name: made}
-
-
-def listing(repo, revision):
-    """What the hub's revision and tree API tell of a repository."""
-    api = huggingface_hub.HfApi()
-    tree = api.list_repo_tree(repo, revision=revision)
-    return [api.model_info(repo, revision=revision).sha, {entry.path: entry.size for entry in tree}]
-
-
 def version():
     return huggingface_hub.__version__
 
 
-CALLS = {"load": load, "find": find, "cli": cli, "register": register, "listing": listing, "version": version}
+CALLS = {"load": load, "find": find, "cli": cli, "version": version}
 
 print(json.dumps("ready"), flush=True)
 for line in sys.stdin:
@@ -52,6 +40,8 @@ for line in sys.stdin:
     started = time.monotonic()
     try:
         said = {"value": CALLS[name](*arguments, **options)}
+    except mtslvr.MTSLVRError as error:
+        said = {"error": type(error).__name__, "message": str(error)}
     except Exception as error:
-        said = {"error": type(error).__name__, "mro": [c.__name__ for c in type(error).__mro__], "message": str(error)}
+        said = {"unnamed": repr(error)}
     print(json.dumps({**said, "seconds": time.monotonic() - started}), flush=True)

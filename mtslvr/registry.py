@@ -9,22 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from . import checkpoint
-from .config import EncoderConfig, Features
+from .config import Features
 from .errors import CheckpointError, one_line
 
 LARGEST_CARD = 1 << 20
 _LONGEST_TEXT = 200  # of one value in a card
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One measured result of a model card; `dataset_id` is short, `dataset` for readers."""
-
-    dataset_id: str
-    dataset: str
-    task: str
-    metric: str
-    value: float | str
 
 
 @dataclass(frozen=True)
@@ -34,57 +23,16 @@ class Card:
     Attributes:
         licence: empty where the card names none.
         training_data: names of data sets.
-        figures: the model-index.
+        figures: the model-index, a dict a figure: dataset_id, dataset, task, metric, value.
         library: `library_name`.
         text: Markdown without the YAML block, control characters removed.
     """
 
     licence: str = ""
     training_data: tuple[str, ...] = ()
-    figures: tuple[Figure, ...] = ()
+    figures: tuple[dict[str, Any], ...] = ()
     library: str = ""
     text: str = ""
-
-
-@dataclass(frozen=True)
-class Model:
-    """One line of `mtslvr models`.
-
-    Attributes:
-        name: what `mtslvr.load` takes.
-        source: "bundled", "cached" or "folder".
-        folder: where its files are.
-        config: None where config.json cannot be read.
-        size: of the weights in bytes.
-        problem: what is wrong with the files in `folder`, else empty.
-    """
-
-    name: str
-    source: str
-    folder: Path
-    config: EncoderConfig | None
-    size: int
-    card: Card
-    problem: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        config = self.config
-        return {
-            "name": self.name,
-            "source": self.source,
-            "folder": str(self.folder),
-            "features": [] if config is None else [kind.value for kind in Features],
-            "dims": {} if config is None else {kind.value: config.embedding_dim(kind) for kind in Features},
-            "adapter": None if config is None else config.adapter.value,
-            "sample_rate": None if config is None else config.frontend.sample_rate,
-            "window_seconds": None if config is None else config.window_seconds,
-            "training_data": list(self.card.training_data),
-            "few_shot": [vars(figure) for figure in self.card.figures],
-            "size_bytes": self.size,
-            "licence": self.card.licence or None,
-            "problem": self.problem or None,
-        }
 
 
 def bundled() -> dict[str, Path]:
@@ -97,8 +45,8 @@ def bundled() -> dict[str, Path]:
     return {}
 
 
-def models(cache_dir: str | os.PathLike[str] | None = None) -> list[Model]:
-    """Everything that is bundled or in the hub's cache; the hub is not asked."""
+def models(cache_dir: str | os.PathLike[str] | None = None) -> list[dict[str, Any]]:
+    """Everything that is bundled or in the hub's cache, as `read_model` tells it; the hub is not asked."""
     from huggingface_hub import scan_cache_dir  # Slow to import, and most of this module does without.
     from huggingface_hub.errors import CacheNotFound
 
@@ -125,8 +73,14 @@ def _is_ours(folder: Path) -> bool:
         return False
 
 
-def read_model(name: str, source: str, folder: Path) -> Model:
-    """A checkpoint folder as a line of the table; what cannot be read is its `problem`."""
+def read_model(name: str, source: str, folder: Path) -> dict[str, Any]:
+    """What `mtslvr models --json` tells of a checkpoint folder; what cannot be read is its "problem".
+
+    Args:
+        name: what `mtslvr.load` takes.
+        source: "bundled", "cached" or "folder".
+        folder: where its files are.
+    """
     config, card, problems = None, Card(), []
     try:
         config = checkpoint.read_config(folder / checkpoint.CONFIG_NAME)
@@ -137,8 +91,22 @@ def read_model(name: str, source: str, folder: Path) -> Model:
     except CheckpointError as error:
         problems.append(str(error))
     weights = folder / checkpoint.WEIGHTS_NAME
-    size = weights.stat().st_size if weights.is_file() else 0
-    return Model(name, source, folder, config, size, card, "; ".join(problems))
+    return {
+        "name": name,
+        "source": source,
+        "folder": str(folder),
+        "features": [] if config is None else [kind.value for kind in Features],
+        "dims": {} if config is None else {kind.value: config.embedding_dim(kind) for kind in Features},
+        "adapter": None if config is None else config.adapter.value,
+        "sample_rate": None if config is None else config.frontend.sample_rate,
+        "window_seconds": None if config is None else config.window_seconds,
+        "training_data": list(card.training_data),
+        "few_shot": list(card.figures),
+        "size_bytes": weights.stat().st_size if weights.is_file() else 0,
+        "licence": card.licence or None,
+        "problem": "; ".join(problems) or None,
+        "card": card.text,
+    }
 
 
 def read_card(folder: Path) -> Card:
@@ -171,14 +139,14 @@ def read_card(folder: Path) -> Card:
     )
 
 
-def _figure(result: Any) -> Figure:
-    return Figure(
-        dataset_id=_text(result.dataset_type),
-        dataset=_text(result.dataset_name) or _text(result.dataset_type),
-        task=_text(result.task_name) or _text(result.task_type),
-        metric=_text(result.metric_name) or _text(result.metric_type),
-        value=result.metric_value if _is_number(result.metric_value) else _text(result.metric_value),
-    )
+def _figure(result: Any) -> dict[str, Any]:
+    return {
+        "dataset_id": _text(result.dataset_type),
+        "dataset": _text(result.dataset_name) or _text(result.dataset_type),
+        "task": _text(result.task_name) or _text(result.task_type),
+        "metric": _text(result.metric_name) or _text(result.metric_type),
+        "value": result.metric_value if _is_number(result.metric_value) else _text(result.metric_value),
+    }
 
 
 def _printable(text: str) -> str:

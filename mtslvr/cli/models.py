@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
 from .common import Command
-
-if TYPE_CHECKING:
-    from ..registry import Card, Model
 
 HINT = """
 FEW-SHOT is the accuracy in % of both features by logistic regression, or the first figure of a card without it.
@@ -30,17 +27,18 @@ def models_command(name: str | None, as_json: bool, cache_dir: Path | None) -> N
     """
     from ..registry import models
 
+    rows = models(cache_dir)
     if name is not None:
-        model = find_model(name, cache_dir)
-        shown = json.dumps({**model.to_dict(), "card": model.card.text}, indent=2) if as_json else details(model)
+        model = find_model(name, cache_dir, rows)
+        shown = json.dumps(model, indent=2) if as_json else details(model)
     elif as_json:
-        shown = json.dumps([row.to_dict() for row in models(cache_dir)], indent=2)
+        shown = json.dumps([{key: row[key] for key in row if key != "card"} for row in rows], indent=2)
     else:
-        shown = table(models(cache_dir))
+        shown = table(rows) if rows else "no models; get one with `mtslvr download org/name`"
     click.echo(shown)
 
 
-def find_model(name: str, cache_dir: Path | None) -> Model:
+def find_model(name: str, cache_dir: Path | None, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The model that `name` means, without the hub.
 
     Raises:
@@ -48,87 +46,62 @@ def find_model(name: str, cache_dir: Path | None) -> Model:
     """
     from ..errors import HubError
     from ..hub import find
-    from ..registry import models, read_model
+    from ..registry import read_model
 
-    rows = models(cache_dir)
     try:
         folder = find(name, cache_dir=cache_dir, local_files_only=True)
     except HubError as error:
-        broken = [row for row in rows if row.name == name]  # A commit that came without its weights, for instance.
-        if broken:
-            return broken[0]
-        raise HubError(f"{error}. Models here: {', '.join(row.name for row in rows) or 'none'}") from None
-    sources = {row.folder.resolve(): row.source for row in rows}
+        raise HubError(f"{error}. Models here: {', '.join(row['name'] for row in rows) or 'none'}") from None
+    sources = {Path(row["folder"]).resolve(): row["source"] for row in rows}
     return read_model(name, sources.get(folder.resolve(), "folder"), folder)
 
 
-def table(rows: Sequence[Model]) -> str:
+def table(rows: Sequence[dict[str, Any]]) -> str:
     """A line a model, and below what is wrong with any."""
-    if not rows:
-        return "no models; get one with `mtslvr download org/name`"
     cells = [summary(row) for row in rows]
     lines = [[key.upper() for key in cells[0]], *(list(cell.values()) for cell in cells)]
     columns = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join(cell.ljust(n) for cell, n in zip(line, columns, strict=True)).rstrip() for line in lines]
-    return "\n".join([*text, *(f"\n{row.name}: {row.problem}" for row in rows if row.problem), HINT])
+    return "\n".join([*text, *(f"\n{row['name']}: {row['problem']}" for row in rows if row["problem"]), HINT])
 
 
-def summary(row: Model) -> dict[str, str]:
-    """The cells of a model, by heading."""
-    trained = row.card.training_data
-    more = f" and {len(trained) - 2} more" if len(trained) > 2 else ""
+def summary(row: dict[str, Any], most: int = 2) -> dict[str, str]:
+    """The cells of a model, by heading, with `most` names of its training data."""
+    trained = row["training_data"]
+    more = f" and {len(trained) - most} more" if len(trained) > most else ""
     return {
-        "name": row.name,
-        "source": row.source,
-        "adapter": row.config.adapter.value if row.config else "-",
-        "features": widths(row) or "-",
-        "size": f"{row.size / 1e6:.1f} MB",
-        "licence": row.card.licence or "none given",
-        "trained on": ", ".join(trained[:2]) + more or "not told",
-        "few-shot": headline(row.card),
+        "name": row["name"],
+        "source": row["source"],
+        "adapter": row["adapter"] or "-",
+        "features": ", ".join(f"{name} {width}" for name, width in row["dims"].items()) or "-",
+        "size": f"{row['size_bytes'] / 1e6:.1f} MB",
+        "licence": row["licence"] or "none given",
+        "trained on": ", ".join(trained[:most]) + more or "not told",
+        "few-shot": headline(row["few_shot"]),
     }
 
 
-def details(model: Model) -> str:
+def details(row: dict[str, Any]) -> str:
     """All that is known of one model, its card last."""
-    config = model.config
-    facts = {
-        "source": model.source,
-        "folder": str(model.folder),
-        "adapter": config.adapter.value if config else "",
-        "features": widths(model),
-        "input": f"{config.frontend.sample_rate} Hz, windows of {config.window_seconds:g} s" if config else "",
-        "size": f"{model.size / 1e6:.1f} MB",
-        "licence": model.card.licence or "none given",
-        "trained on": ", ".join(model.card.training_data) or "not told",
-        "problem": model.problem,
-    }
-    lines = [f"  {key:10}  {value}" for key, value in facts.items() if value]
-    return "\n".join([model.name, *lines, *figures(model.card), *(["", model.card.text] if model.card.text else [])])
-
-
-def figures(card: Card) -> list[str]:
-    """The figures of a card, under their data set and task."""
-    longest = max((len(figure.metric) for figure in card.figures), default=0)
-    lines = ["  few-shot"] if card.figures else []
-    for figure in card.figures:
-        known_as = f" ({figure.dataset_id})" if figure.dataset_id not in ("", figure.dataset) else ""
-        title = "    " + ", ".join(filter(None, (figure.dataset + known_as, figure.task)))
+    facts = {**summary(row, most=len(row["training_data"])), "folder": row["folder"], "problem": row["problem"]}
+    if row["sample_rate"]:
+        facts["input"] = f"{row['sample_rate']} Hz, windows of {row['window_seconds']:g} s"
+    facts["few-shot"] = facts.pop("few-shot")  # Last, above the single figures.
+    lines = [facts.pop("name"), *(f"  {key:10}  {value}" for key, value in facts.items() if value)]
+    longest = max((len(figure["metric"]) for figure in row["few_shot"]), default=0)
+    for figure in row["few_shot"]:
+        known_as = f" ({figure['dataset_id']})" if figure["dataset_id"] not in ("", figure["dataset"]) else ""
+        title = "    " + ", ".join(filter(None, (figure["dataset"] + known_as, figure["task"])))
         lines += [title] if title not in lines else []
-        lines.append(f"      {figure.metric.ljust(longest)}  {figure.value}")
-    return lines
+        lines.append(f"      {figure['metric'].ljust(longest)}  {figure['value']}")
+    return "\n".join([*lines, "", row["card"]] if row["card"] else lines)
 
 
-def widths(model: Model) -> str:
-    """Features and their widths."""
-    return ", ".join(f"{name} {width}" for name, width in model.to_dict()["dims"].items())
-
-
-def headline(card: Card) -> str:
+def headline(figures: Sequence[dict[str, Any]]) -> str:
     """A figure a data set: the one for concatenated features and logistic regression, else the first."""
     best: dict[str, float | str] = {}
-    for figure in card.figures:
-        dataset = figure.dataset_id or figure.dataset
-        if dataset not in best or ("concat" in figure.metric and "logistic" in figure.metric):
-            best[dataset] = figure.value
+    for figure in figures:
+        dataset = figure["dataset_id"] or figure["dataset"]
+        if dataset not in best or ("concat" in figure["metric"] and "logistic" in figure["metric"]):
+            best[dataset] = figure["value"]
     return ", ".join(f"{dataset} {value}" for dataset, value in best.items()) or "not told"

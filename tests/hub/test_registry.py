@@ -227,8 +227,8 @@ def test_a_bundled_folder_is_what_a_repository_holds(name, cache):
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     result = run("push", folder, f"org/{name}")
     assert result.exit_code == 0, result.output
-    [row] = [row for row in registry.models(cache) if row.name == name]
-    assert not row.problem and row.source == "bundled" and row.card.figures
+    [row] = [row for row in registry.models(cache) if row["name"] == name]
+    assert not row["problem"] and row["source"] == "bundled" and row["few_shot"]
 
 
 def test_push_of_a_converted_official_checkpoint_is_refused(folder):

@@ -5,10 +5,13 @@
     x = mtslvr.embed("dog.wav")                                          # (1000,): invariant and variant, 500 each
     x = mtslvr.embed(waveform, sample_rate=44100, features="invariant")  # (500,)
     E, spans = mtslvr.embed_windows("night.flac", window_seconds=5, hop_seconds=2.5)
+    for r in mtslvr.embed_files(paths, progress=True):                   # any iterable, of any length
+        r.path, r.embedding, r.spans, r.error
 
     encoder = mtslvr.load("parallel-simclr")   # a bundled name, a folder, or "org/name@revision" on the hub
     e = encoder(waveforms)                     # (B, T) at encoder.sample_rate
     e.invariant, e.variant, e.concat
+    mtslvr.list_models()
 
 Audio enters in `audio` (any file or array to a mono waveform) and is sliced in `windows`; `frontend`, `resnet` and
 `encoder` turn windows into embeddings; `extract` joins them for many files, `api` and the command line call it.
@@ -20,7 +23,7 @@ import importlib as _importlib
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 if _TYPE_CHECKING:
-    from .api import embed, embed_windows
+    from .api import embed, embed_files, embed_windows, list_models
     from .config import AdapterKind, EncoderConfig, Features, FrontendConfig, Layer, Normalization, Phase
     from .encoder import Embeddings, Encoder
     from .errors import AudioError, CheckpointError, ConfigError, HubError, MTSLVRError, TrainingError
@@ -30,13 +33,14 @@ if _TYPE_CHECKING:
 
 # Names are looked up when first used, so that `mtslvr --help` need not import torch.
 _MODULES = {
-    "api": ("embed", "embed_windows"),
+    "api": ("embed", "embed_files", "embed_windows", "list_models"),
     "config": ("AdapterKind", "EncoderConfig", "Features", "FrontendConfig", "Layer", "Normalization", "Phase"),
     "encoder": ("Embeddings", "Encoder"),
     "errors": ("AudioError", "CheckpointError", "ConfigError", "HubError", "MTSLVRError", "TrainingError"),
     "hub": ("load",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
+_SUBMODULES = ("analysis", "fewshot", "hear", "onnx", "ray", "sklearn", "training", "writer")
 
 __all__ = [
     "AdapterKind",
@@ -55,7 +59,9 @@ __all__ = [
     "Phase",
     "TrainingError",
     "embed",
+    "embed_files",
     "embed_windows",
+    "list_models",
     "load",
 ]
 
@@ -69,8 +75,10 @@ def __getattr__(name: str) -> object:
         value = getattr(_importlib.import_module(f".{_HOME[name]}", __name__), name)
         globals()[name] = value
         return value
+    if name in _SUBMODULES:
+        return _importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted([*__all__, "__doc__", "__file__", "__name__", "__path__", "__version__"])

@@ -1,48 +1,83 @@
-"""`embed` and `embed_windows`: any audio in, embeddings out; what most users call."""
+"""`embed`, `embed_windows`, `embed_files`: any audio in, embeddings out; what most users call."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import dataclasses
+import functools
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Union, overload
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .audio import AudioInput, audio_label
+from . import hub, registry
+from .checkpoint import CONFIG_NAME, WEIGHTS_NAME
 from .config import Features, Layer, parse_enum
 from .encoder import Encoder
-from .errors import AudioError
-from .extract import ExtractConfig, Source, embed_sources
-from .hub import default_encoder
-from .windows import Pool
+from .errors import AudioError, ConfigError
+from .extract import ExtractConfig, FileEmbeddings, Source, extract
+from .sources import Input, Rates, as_list, as_pair, is_single, list_rates, make_source
+from .windows import Float32, Float64, Pool
 
-Array = npt.NDArray[Any]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+Model: TypeAlias = Union[Encoder, str, "os.PathLike[str]"]
+TensorInput: TypeAlias = Tensor | tuple[Tensor, float]
 
 
+class _Options(TypedDict, total=False):
+    """What `embed` and `embed_windows` take by name; their overloads refer to it."""
+
+    features: Features | str
+    layer: Layer | str
+    encoder: Model | None
+    window_seconds: float | None
+    hop_seconds: float | None
+    batch_size: int
+
+
+class _ListOptions(_Options, total=False):
+    """What `embed` takes by name."""
+
+    threads: int
+
+
+@overload
+def embed(  # type: ignore[overload-overlap]  # tensors are inputs, too, and give a tensor where there is nothing else
+    audio: TensorInput | Sequence[TensorInput], sample_rate: Rates = None, **options: Unpack[_ListOptions]
+) -> Tensor: ...
+@overload
+def embed(audio: Input | Sequence[Input], sample_rate: Rates = None, **options: Unpack[_ListOptions]) -> Float32: ...
 def embed(
-    audio: AudioInput | Sequence[AudioInput],
-    sample_rate: int | Sequence[int] | None = None,
+    audio: Input | Sequence[Input],
+    sample_rate: Rates = None,
     *,
     features: Features | str = Features.CONCAT,
     layer: Layer | str = Layer.HEAD,
-    encoder: Encoder | None = None,
+    encoder: Model | None = None,
     window_seconds: float | None = None,
     hop_seconds: float | None = None,
     batch_size: int = 32,
     threads: int = 2,
-) -> Any:
+) -> Float32 | Tensor:
     """One embedding for each input: the mean over its windows.
 
     Args:
         audio: a path, a binary file object, an array or tensor (samples,) or (channels, samples), or a list of
             them, lengths and rates mixed. Mixed down to mono and resampled as needed; a 2-D array is one input.
+            Also a pair (array, rate), and what an Audio column of Hugging Face `datasets` holds:
+            {"array", "sampling_rate"}, {"path", "bytes"}, or a decoder of torchcodec.
         sample_rate: Hz of arrays and tensors; a list gives one for each input. Files know their own.
         features: "invariant" (contrastive), "variant" (augmentation prediction) or "concat".
         layer: "head" (what the paper evaluates) or "pooled" (what it reads: 512-d as published, and as wide as
             `Encoder.embedding_dim` says where the checkpoint's `EncoderConfig` names rows or spectral statistics).
-        encoder: from `mtslvr.load`; None is the bundled default, loaded once.
+        encoder: from `mtslvr.load`, or a name, folder or hub id that `load` takes, which is loaded once, and again
+            when the files in its folder have changed; None is the bundled default.
         window_seconds: length of the slices given to the encoder; None is what it was made for (5 s). Shorter
             input is repeated to fill one.
         hop_seconds: from one slice to the next; None is `window_seconds`.
@@ -52,38 +87,46 @@ def embed(
         (D,) float32 for one input, (n, D) for a list of n; NumPy, or a tensor on the encoder's device where all
         inputs are tensors.
     Raises:
-        AudioError: input that is missing, no audio, empty, not finite, of the wrong rank, or without a rate.
+        AudioError: input that is missing, no audio, empty, not finite, of the wrong rank, or without a rate. A list
+            ends at its first such input; `embed_files` goes on with the others.
         ConfigError: unknown features or layer, window or hop outside its range.
+        HubError, CheckpointError: see `mtslvr.load`.
     """
-    config = ExtractConfig(
-        parse_enum(Features, features, "features"),
-        parse_enum(Layer, layer, "layer"),
-        Pool.MEAN,
-        window_seconds,
-        hop_seconds,
-        batch_size,
-        threads,
-    )
-    encoder = encoder or default_encoder()
-    single = not isinstance(audio, (list, tuple))
-    inputs: Sequence[AudioInput] = [audio] if single else audio  # type: ignore[assignment,list-item]
-    results = embed_sources(_sources(inputs, sample_rate, single), encoder, config)
+    config = _config(features, layer, Pool.MEAN, window_seconds, hop_seconds, batch_size, threads)
+    single = is_single(audio)
+    inputs: Sequence[Any] = [audio] if single else as_list(audio)
+    rates = list_rates(sample_rate, len(inputs))
+    encoder = get_encoder(encoder)
+    indices = [None] if single else range(len(inputs))
+    rows = []
+    for result in extract(map(make_source, inputs, rates, indices), encoder, config):
+        if result.error is not None:
+            raise result.error if single else _in_list(result.error, result.index, len(inputs))
+        rows.append(result.embeddings)
     width = encoder.embedding_dim(config.features, config.layer)
-    rows = np.concatenate([e for e, _ in results]) if results else np.empty((0, width), np.float32)
-    return _like(rows[0] if single else rows, inputs, encoder)
+    embeddings = np.concatenate([np.empty((0, width), np.float32), *rows])
+    return _as_given(embeddings[0] if single else embeddings, inputs, encoder)
 
 
+@overload
+def embed_windows(  # type: ignore[overload-overlap]
+    audio: TensorInput, sample_rate: float | None = None, **options: Unpack[_Options]
+) -> tuple[Tensor, Float64]: ...
+@overload
 def embed_windows(
-    audio: AudioInput,
-    sample_rate: int | None = None,
+    audio: Input, sample_rate: float | None = None, **options: Unpack[_Options]
+) -> tuple[Float32, Float64]: ...
+def embed_windows(
+    audio: Input,
+    sample_rate: float | None = None,
     *,
     features: Features | str = Features.CONCAT,
     layer: Layer | str = Layer.HEAD,
-    encoder: Encoder | None = None,
+    encoder: Model | None = None,
     window_seconds: float | None = None,
     hop_seconds: float | None = None,
     batch_size: int = 32,
-) -> tuple[Any, npt.NDArray[np.float64]]:
+) -> tuple[Float32 | Tensor, Float64]:
     """An embedding for each window of one input.
 
     Args:
@@ -99,35 +142,155 @@ def embed_windows(
         Embeddings (k, D) float32 and their start and end (k, 2) in seconds; the last window is repeated to full
         length where the audio ends inside it.
     Raises:
-        AudioError, ConfigError: see `embed`.
+        AudioError, ConfigError, HubError, CheckpointError: see `embed`.
     """
-    config = ExtractConfig(
-        parse_enum(Features, features, "features"),
-        parse_enum(Layer, layer, "layer"),
-        Pool.NONE,
-        window_seconds,
-        hop_seconds,
-        batch_size,
-    )
-    encoder = encoder or default_encoder()
-    [(embeddings, spans)] = embed_sources(_sources([audio], sample_rate, True), encoder, config)
-    return _like(embeddings, [audio], encoder), spans
+    config = _config(features, layer, Pool.NONE, window_seconds, hop_seconds, batch_size)
+    if not is_single(audio):
+        said = "pass one input, or all of them to mtslvr.embed_files with pool='none'"
+        raise AudioError(f"type {type(audio).__name__}: {said}")
+    rates = list_rates(sample_rate, 1)
+    encoder = get_encoder(encoder)
+    [result] = extract(map(make_source, [audio], rates), encoder, config)
+    if result.error is not None:
+        raise result.error
+    return _as_given(result.embeddings, [audio], encoder), result.spans
 
 
-def _sources(inputs: Sequence[AudioInput], sample_rate: int | Sequence[int] | None, single: bool) -> list[Source]:
-    if isinstance(sample_rate, Encoder):  # would be passed over beside a path, and another encoder used
-        raise AudioError("sample_rate is an encoder; give it by name, encoder=...")
-    many = isinstance(sample_rate, Sequence) and not isinstance(sample_rate, str)
-    rates: list[int | None] = list(sample_rate) if many else [sample_rate] * len(inputs)  # type: ignore[arg-type,list-item]
-    if len(rates) != len(inputs):
-        raise AudioError(f"{len(rates)} sample rates for {len(inputs)} inputs; give one, or one for each")
-    return [
-        Source(audio, rate, audio_label(audio, None if single else i))
-        for i, (audio, rate) in enumerate(zip(inputs, rates, strict=True))
-    ]
+def embed_files(
+    paths: Iterable[Input],
+    sample_rate: float | None = None,
+    *,
+    features: Features | str = Features.CONCAT,
+    layer: Layer | str = Layer.HEAD,
+    encoder: Model | None = None,
+    window_seconds: float | None = None,
+    hop_seconds: float | None = None,
+    pool: Pool | str = Pool.MEAN,
+    batch_size: int = 32,
+    threads: int = 2,
+    on_error: str = "skip",
+    progress: bool = False,
+) -> Iterator[FileEmbeddings]:
+    """Embed any number of inputs, one result after the other; a broken input has its error, and the rest go on.
+
+        for result in mtslvr.embed_files(paths, progress=True):
+            print(result.path, result.embedding if result.error is None else result.error)
+
+    Args:
+        paths: any iterable of what `embed` takes as one input. It is read a few batches ahead of the results that
+            are asked for, so it may be of any length, and memory does not grow with it.
+        sample_rate: Hz of arrays and tensors that come without one.
+        features: see `embed`.
+        layer: see `embed`.
+        encoder: see `embed`.
+        window_seconds: see `embed`.
+        hop_seconds: see `embed`.
+        pool: "mean", one embedding an input, or "none", one a window.
+        batch_size: see `embed`.
+        threads: see `embed`.
+        on_error: "skip" gives the error of a broken input in its result, "raise" raises it.
+        progress: show a bar on standard error.
+    Returns:
+        An iterator over results, one for each input, in order: see `FileEmbeddings`.
+    Raises:
+        AudioError: a single input in place of an iterable; with "raise", the first broken input.
+        ConfigError: see `embed`; unknown pool or `on_error`.
+        HubError, CheckpointError: see `mtslvr.load`.
+    """
+    config = _config(features, layer, parse_enum(Pool, pool, "pool"), window_seconds, hop_seconds, batch_size, threads)
+    if on_error not in ("skip", "raise"):
+        raise ConfigError(f"on_error={on_error!r}: unknown; use 'skip' or 'raise'")
+    if is_single(paths):
+        said = "pass a list or another iterable of inputs, such as pathlib.Path(folder).rglob('*.wav')"
+        raise AudioError(f"type {type(paths).__name__}: {said}; for one input there is mtslvr.embed")
+    results = _results(paths, sample_rate, get_encoder(encoder), config, stop=on_error == "raise")
+    if not progress:
+        return results
+    from tqdm.auto import tqdm
+
+    return iter(tqdm(results, total=len(paths) if isinstance(paths, Sized) else None, unit="file"))
 
 
-def _like(rows: npt.NDArray[np.float32], inputs: Sequence[AudioInput], encoder: Encoder) -> Any:
-    if inputs and all(isinstance(audio, Tensor) for audio in inputs):
+def _results(
+    inputs: Iterable[Input], sample_rate: float | None, encoder: Encoder, config: ExtractConfig, *, stop: bool
+) -> Iterator[FileEmbeddings]:
+    names: deque[str | os.PathLike[str]] = deque()  # of inputs that were read and have no result yet
+
+    def sources() -> Iterator[Source]:
+        for index, audio in enumerate(inputs):
+            source = make_source(audio, sample_rate, index)
+            names.append(audio if isinstance(audio, (str, os.PathLike)) else source.label or "")
+            yield source
+
+    for result in extract(sources(), encoder, config):
+        if stop and result.error is not None:
+            raise result.error
+        yield dataclasses.replace(result, path=names.popleft())
+
+
+def list_models() -> list[str]:
+    """Names that `load` takes: of the bundled models, then of those that stand for a hub repository."""
+    return [*hub.bundled(), *registry.REGISTRY]
+
+
+def get_encoder(model: Model | None, device: str = "auto") -> Encoder:
+    """An encoder as it is, or what `mtslvr.load` makes of a name or folder, kept until the folder's files change.
+
+    Args:
+        model: see `embed`.
+        device: see `mtslvr.load`.
+    Raises:
+        ConfigError: another type; see `mtslvr.load`.
+        HubError, CheckpointError: see `mtslvr.load`.
+    """
+    if isinstance(model, Encoder):
+        return model
+    if model is None and device == "auto":
+        return hub.default_encoder()
+    if model is None:
+        return _load(None, device, None)
+    if not isinstance(model, (str, os.PathLike)):
+        said = "pass what mtslvr.load gives, or what it takes: a name, a folder or a hub id"
+        raise ConfigError(f"encoder of type {type(model).__name__}: {said}")
+    return _load(model, device, _files_state(model))  # type: ignore[arg-type]  # paths can be hashed
+
+
+@functools.lru_cache(maxsize=2)
+def _load(model: Any, device: str, state: tuple[int, ...] | None) -> Encoder:
+    return hub.load(model, device=device)
+
+
+def _files_state(folder: str | os.PathLike[str]) -> tuple[int, ...] | None:
+    """Numbers that change whenever the files of a checkpoint folder do; None for anything else."""
+    try:
+        found = [os.stat(Path(folder).expanduser() / name) for name in (CONFIG_NAME, WEIGHTS_NAME)]
+    except (OSError, ValueError, RuntimeError):
+        return None
+    # Size and time of change do not suffice: weights of one shape have one size, and a copy may keep its time.
+    return tuple(n for f in found for n in (f.st_dev, f.st_ino, f.st_size, f.st_mtime_ns, f.st_ctime_ns))
+
+
+def _config(
+    features: Features | str,
+    layer: Layer | str,
+    pool: Pool,
+    window_seconds: float | None,
+    hop_seconds: float | None,
+    batch_size: int,
+    threads: int = 2,
+) -> ExtractConfig:
+    features, layer = parse_enum(Features, features, "features"), parse_enum(Layer, layer, "layer")
+    return ExtractConfig(features, layer, pool, window_seconds, hop_seconds, batch_size, threads)
+
+
+def _in_list(error: AudioError, index: int, count: int) -> AudioError:
+    said = f"input {index} of {count}, counted from 0; mtslvr.embed_files goes on with the others"
+    return AudioError(f"{error} ({said})")
+
+
+def _as_given(rows: Float32, inputs: Sequence[Any], encoder: Encoder) -> Float32 | Tensor:
+    """A tensor where all inputs are tensors."""
+    waveforms = [(as_pair(audio) or (audio,))[0] for audio in inputs]
+    if inputs and all(isinstance(waveform, Tensor) for waveform in waveforms):
         return torch.from_numpy(rows).to(encoder.device)
     return rows

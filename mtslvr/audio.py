@@ -93,7 +93,8 @@ def audio_label(source: object, index: int | None = None) -> str:
     """
     if isinstance(source, (str, os.PathLike)):
         return os.fsdecode(source)
-    kind = "array" if isinstance(source, (np.ndarray, Tensor)) else "file object"
+    kind = "file object" if hasattr(source, "read") else type(source).__name__
+    kind = "array" if isinstance(source, (np.ndarray, Tensor)) else kind
     return f"<{kind}>" if index is None else f"<{kind} {index}>"
 
 

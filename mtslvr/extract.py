@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from .config import Features, Layer, Normalization
@@ -60,8 +60,10 @@ class ExtractConfig:
     def __post_init__(self) -> None:
         for name, most in (("batch_size", 65536), ("threads", 256)):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+            whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+            if not whole or not 1 <= value <= most:
                 raise ConfigError(f"{name}={value!r}: must be an integer from 1 to {most}")
+            object.__setattr__(self, name, int(value))
 
     def on(self, device: torch.device) -> ExtractConfig:
         """The same for a device, with `fixed_batches` where it rounds by the size of a batch."""
@@ -77,12 +79,19 @@ class FileEmbeddings:
         embeddings: (k, D) float32; k = 1 when pooled, 0 when failed.
         spans: (k, 2) float64, start and end in seconds.
         error: None, or why there are no embeddings.
+        path: the input's path as given; for another input what errors call it.
     """
 
     index: int
     embeddings: Float32
     spans: Float64
     error: AudioError | None = None
+    path: str | os.PathLike[str] = ""
+
+    @property
+    def embedding(self) -> Float32 | None:
+        """(D,) float32, the mean over `embeddings`; None when failed."""
+        return None if self.error is not None else self.embeddings.mean(axis=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -336,19 +345,3 @@ def _encode(encoder: Encoder, windows: Float32, config: ExtractConfig) -> Float3
         selected = encoder.embedding(batch.to(encoder.device), config.features, config.layer, normalized=normalized)
         encoded: Float32 = selected.float().cpu().numpy()
     return encoded
-
-
-def embed_sources(
-    sources: Sequence[Source], encoder: Encoder, config: ExtractConfig
-) -> list[tuple[Float32, npt.NDArray[np.float64]]]:
-    """(embeddings, spans) of each source.
-
-    Raises:
-        AudioError: the first broken source.
-    """
-    results = []
-    for result in extract(sources, encoder, config):
-        if result.error is not None:
-            raise result.error
-        results.append((result.embeddings, result.spans))
-    return results

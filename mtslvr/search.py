@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from . import checkpoint
 from .api import embed
-from .audio import AudioInput
 from .config import EncoderConfig
 from .encoder import Encoder
 from .errors import ConfigError
@@ -78,14 +77,14 @@ def cosine(embeddings: npt.NDArray[np.float32], query: npt.NDArray[np.float32]) 
     return scores
 
 
-def embed_query(audio: AudioInput, table: EmbeddingTable, encoder: Encoder) -> npt.NDArray[np.float32]:
+def embed_query(audio: str | os.PathLike[str], table: EmbeddingTable, encoder: Encoder) -> npt.NDArray[np.float32]:
     """Embed a sound as the rows of a table were: same features, layer and windows, mean over the windows.
 
     Raises:
         AudioError: see `mtslvr.embed`.
     """
     settings = table.settings
-    row: npt.NDArray[np.float32] = embed(
+    return embed(
         audio,
         features=settings.get("features", "concat"),
         layer=settings.get("layer", "head"),
@@ -93,7 +92,6 @@ def embed_query(audio: AudioInput, table: EmbeddingTable, encoder: Encoder) -> n
         hop_seconds=settings.get("hop_seconds"),
         encoder=encoder,
     )
-    return row
 
 
 def table_encoder(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from typing import Any
 
@@ -12,22 +11,23 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags, check_array
 from sklearn.utils.validation import check_is_fitted
 
-from .api import embed
+from .api import embed, get_encoder
 from .audio import audio_label
 from .config import Features, Layer, parse_enum
 from .encoder import Encoder
 from .errors import AudioError
-from .hub import load
 
 
 class MTSLVRTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Audio files or waveforms to embeddings, one row each.
 
     Nothing is learnt in `fit`, so `transform` needs none. Use `Pipeline(..., memory=folder)` to embed once in a
-    grid search over the steps that follow.
+    grid search over the steps that follow; that cache goes by the names of model and files, so empty it when what is
+    in them has changed.
 
     Args:
-        model: what `mtslvr.load` takes, or an encoder; None is the bundled default.
+        model: what `mtslvr.load` takes, or an encoder; None is the bundled default. It is loaded once, and again when
+            the files in its folder have changed.
         features: "invariant", "variant" or "concat".
         layer: "head" or "pooled".
         window_seconds: length of a window; None is the model's own.
@@ -76,7 +76,12 @@ class MTSLVRTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc] 
             self.n_features_in_ = X.shape[1]
         if len(inputs) == 0:
             raise AudioError("Found array with 0 sample(s) while a minimum of 1 is required: no audio to fit to")
-        self._n_features_out = self._encoder().embedding_dim(self._features(), parse_enum(Layer, self.layer, "layer"))
+        features, layer = self._features(), parse_enum(Layer, self.layer, "layer")
+        encoder = self._encoder()
+        self._n_features_out = encoder.embedding_dim(features, layer)
+        kinds = (Features.INVARIANT, Features.VARIANT) if features is Features.CONCAT else (features,)
+        names = [f"{kind.value}{i}" for kind in kinds for i in range(encoder.embedding_dim(kind, layer))]
+        self._names = names[: self._n_features_out]  # an encoder with one output has it under both names
         return self
 
     def transform(self, X: Any) -> npt.NDArray[np.float32]:
@@ -111,10 +116,7 @@ class MTSLVRTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc] 
             input_features: not used.
         """
         check_is_fitted(self, "_n_features_out")
-        features = self._features()
-        kinds = ["invariant", "variant"] if features is Features.CONCAT else [features.value]
-        each = self._n_features_out // len(kinds)
-        return np.array([f"{kind}{i}" for kind in kinds for i in range(each)], dtype=object)
+        return np.array(self._names, dtype=object)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -128,15 +130,7 @@ class MTSLVRTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc] 
         return parse_enum(Features, self.features, "features")
 
     def _encoder(self) -> Encoder:
-        if isinstance(self.model, Encoder):
-            return self.model
-        name = None if self.model is None else os.fspath(self.model)
-        return _load(name, self.device)
-
-
-@functools.lru_cache(maxsize=2)
-def _load(name: str | None, device: str) -> Encoder:
-    return load(name, device=device)
+        return get_encoder(self.model, self.device)
 
 
 def _inputs(X: Any) -> list[Any]:

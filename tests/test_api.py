@@ -1,6 +1,9 @@
 import dataclasses
 import io
+import itertools
 import math
+from collections import UserList
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -151,6 +154,169 @@ def test_integers_are_scaled_and_precision_matters_little(encoder, expected, dty
     scale = 2 ** (8 * np.dtype(dtype).itemsize - 1) if np.issubdtype(dtype, np.integer) else 1
     embedding = mtslvr.embed((x * scale).astype(dtype), RATE, encoder=encoder)
     assert relative(embedding, expected.mean(0)) <= 0.05
+
+
+# What other libraries give
+
+
+class Decoder:
+    """As torchcodec's."""
+
+    def __init__(self, samples, rate):
+        self._all = SimpleNamespace(data=torch.from_numpy(samples), sample_rate=rate)
+
+    def get_all_samples(self):
+        return self._all
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        lambda x, file: (x, 44100),
+        lambda x, file: (x[None], 44100.0),
+        lambda x, file: (44100, x),
+        lambda x, file: {"array": x, "sampling_rate": 44100},
+        lambda x, file: {"path": None, "array": x.tolist(), "sampling_rate": np.int64(44100)},
+        lambda x, file: {"array": torch.from_numpy(x), "sampling_rate": torch.tensor(44100)},
+        lambda x, file: {"path": "elsewhere.wav", "bytes": file.read_bytes()},
+        lambda x, file: {"path": str(file), "bytes": None},
+        lambda x, file: Decoder(x[None], 44100),
+    ],
+    ids=["pair", "float", "scipy", "array", "list", "torch", "bytes", "path", "decoder"],
+)
+def test_pairs_and_columns_of_data_sets(encoder, tmp_path, shape):
+    x = sound(0.5, 44100)
+    soundfile.write(tmp_path / "x.wav", x, 44100, subtype="FLOAT")
+    expected = mtslvr.embed(x, 44100, encoder=encoder)
+    audio = shape(x, tmp_path / "x.wav")
+    one = mtslvr.embed(audio, encoder=encoder)
+    assert isinstance(one, np.ndarray) and np.array_equal(one, expected)
+    assert np.array_equal(mtslvr.embed([audio, audio], encoder=encoder)[1], expected)
+    assert np.array_equal(mtslvr.embed_windows(audio, encoder=encoder)[0][0], expected)
+
+
+def test_a_pair_with_a_tensor_gives_a_tensor(encoder):
+    x = torch.from_numpy(sound(0.5))
+    assert isinstance(mtslvr.embed((x, RATE), encoder=encoder), torch.Tensor)
+    assert isinstance(mtslvr.embed([(x, RATE), x], RATE, encoder=encoder), torch.Tensor)
+
+
+def test_columns_of_paths_and_of_rates(encoder, wav):
+    expected = mtslvr.embed([wav, wav], encoder=encoder)
+    for paths in (np.array([str(wav)] * 2), np.array([wav] * 2, dtype=object), UserList([wav] * 2)):
+        assert np.array_equal(mtslvr.embed(paths, encoder=encoder), expected)
+    x = sound(0.5)
+    for rates in (np.array([RATE, 8000]), (float(RATE), 8e3), torch.tensor([RATE, 8000])):
+        found = mtslvr.embed([x, x], rates, encoder=encoder)
+        assert np.array_equal(found, mtslvr.embed([x, x], [RATE, 8000], encoder=encoder))
+
+
+@pytest.mark.parametrize("rate", [16000.0, np.float32(16000), np.int64(16000), np.array(16000), torch.tensor(16000)])
+def test_whole_numbers_of_any_type(encoder, rate):
+    x = sound(0.5)
+    found = mtslvr.embed(x, rate, encoder=encoder, batch_size=np.int64(4), threads=np.int32(1))
+    assert np.array_equal(found, mtslvr.embed(x, RATE, encoder=encoder))
+
+
+def test_an_encoder_by_name(encoder, tmp_path):
+    x = sound(0.5)
+    folder = mtslvr.Encoder(mtslvr.EncoderConfig(window_seconds=0.25)).save(tmp_path / "model")
+    expected = mtslvr.embed(x, RATE, encoder=mtslvr.load(folder))
+    for name in (folder, str(folder)):
+        assert np.array_equal(mtslvr.embed(x, RATE, encoder=name), expected)
+    with pytest.raises(ConfigError, match=r"encoder of type Linear: pass what mtslvr.load gives, or what it takes"):
+        mtslvr.embed(x, RATE, encoder=torch.nn.Linear(1, 1))
+    with pytest.raises(HubError, match="'nowhere': neither a bundled"):
+        mtslvr.embed(x, RATE, encoder="nowhere")
+
+
+@pytest.mark.parametrize("audio", [iter(["a.wav"]), {"a.wav"}, {"a.wav": 1}.keys()], ids=["iterator", "set", "keys"])
+def test_other_collections_are_sent_to_embed_files(encoder, audio):
+    kind = type(audio).__name__
+    with pytest.raises(
+        AudioError, match=rf"type {kind}: pass a list, list\(\.\.\.\), or give it to mtslvr.embed_files"
+    ):
+        mtslvr.embed(audio, encoder=encoder)
+    with pytest.raises(AudioError, match=r"type list: pass one input, or all of them to mtslvr.embed_files"):
+        mtslvr.embed_windows(["a.wav"], encoder=encoder)
+
+
+# Any number of files
+
+
+def test_embed_files_gives_every_input_in_order_and_goes_on_past_broken_ones(encoder, wav, tmp_path):
+    (tmp_path / "broken.flac").write_bytes(b"no flac")
+    x = sound(0.5)
+    paths = [wav, tmp_path / "broken.flac", str(wav), (x, RATE), x, None, "gone.wav", {"path": str(wav), "bytes": None}]
+    results = list(mtslvr.embed_files(iter(paths), encoder=encoder, batch_size=2))
+    labels = [wav, paths[1], str(wav), "<array 3>", "<array 4>", "<NoneType 5>", "gone.wav", str(wav)]
+    assert [result.path for result in results] == labels
+    assert [result.index for result in results] == list(range(8))
+    good = [0, 2, 3, 7]
+    rows = mtslvr.embed([paths[i] for i in good], encoder=encoder)
+    for i, result in enumerate(results):
+        assert (result.error is None) == (i in good) == (result.embedding is not None)
+        if i in good:
+            assert result.embedding.shape == (1000,) and result.embedding.dtype == np.float32
+            assert relative(result.embedding, rows[good.index(i)]) <= 1e-6 and result.spans.shape == (1, 2)
+    assert "broken.flac: not an audio file" in str(results[1].error)
+    assert "<array 4>: array input needs sample_rate" in str(results[4].error)
+    assert list(mtslvr.embed_files([], encoder=encoder)) == []
+
+
+def test_embed_files_by_window(encoder, wav):
+    [result] = mtslvr.embed_files([wav], encoder=encoder, pool="none", hop_seconds=0.5, features="variant")
+    windows, spans = mtslvr.embed_windows(wav, encoder=encoder, hop_seconds=0.5, features="variant")
+    assert np.array_equal(result.embeddings, windows) and np.array_equal(result.spans, spans)
+    assert relative(result.embedding, windows.mean(0)) <= 1e-6
+
+
+def test_embed_files_can_stop_at_a_broken_file(encoder, wav):
+    results = mtslvr.embed_files([wav, "gone.wav", wav], encoder=encoder, on_error="raise")
+    assert next(results).path == wav
+    with pytest.raises(AudioError, match=r"^gone\.wav: no such file"):
+        next(results)
+
+
+def test_embed_files_reads_an_endless_iterable_no_further_than_it_needs(encoder):
+    read = []
+
+    def endless():
+        for i in itertools.count():
+            read.append(i)
+            yield sound(0.1, seed=i), RATE
+
+    for result in itertools.islice(mtslvr.embed_files(endless(), encoder=encoder, batch_size=4), 10):
+        assert result.error is None
+        assert len(read) <= result.index + 30
+
+
+def test_embed_files_shows_progress_where_asked(encoder, wav, capsys):
+    list(mtslvr.embed_files([wav], encoder=encoder))
+    assert capsys.readouterr().err == ""
+    list(mtslvr.embed_files([wav, "gone.wav"], encoder=encoder, progress=True))
+    assert "2/2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (("dog.wav",), AudioError, r"type str: pass a list or another iterable of inputs, .*rglob"),
+        ((np.zeros(100),), AudioError, r"type ndarray: pass a list"),
+        ((None,), AudioError, r"type NoneType: pass a list"),
+        (([], RATE, {"on_error": "stop"}), ConfigError, r"on_error='stop': unknown; use 'skip' or 'raise'"),
+        (([], RATE, {"pool": "max"}), ConfigError, r"pool='max': unknown; use one of 'mean', 'none'"),
+        (([], RATE, {"encoder": 3}), ConfigError, r"encoder of type int: pass what mtslvr.load gives"),
+    ],
+)
+def test_embed_files_refuses_wrong_arguments_at_once(encoder, arguments, error, message):
+    *given, options = arguments if isinstance(arguments[-1], dict) else (*arguments, {})
+    with pytest.raises(error, match=message):
+        mtslvr.embed_files(*given, **{"encoder": encoder, **options})
+
+
+def test_list_models():
+    assert set(hub.bundled()) <= set(mtslvr.list_models())
 
 
 # Windows
@@ -369,7 +535,9 @@ def test_as_many_rates_as_inputs(encoder):
 def test_one_broken_file_in_a_list_raises_and_is_named(encoder, wav, tmp_path, threads):
     broken = tmp_path / "broken.flac"
     broken.write_bytes(b"no flac")
-    with pytest.raises(AudioError, match=r"broken\.flac: not an audio file"):
+    with pytest.raises(
+        AudioError, match=r"broken\.flac: not an audio file .* \(input 2 of 5, .*mtslvr.embed_files goes on"
+    ):
         mtslvr.embed([wav, wav, broken, wav, tmp_path / "gone.wav"], encoder=encoder, threads=threads, batch_size=2)
     with pytest.raises(AudioError, match=r"<array 1>: array input needs sample_rate"):
         mtslvr.embed([wav, sound(1)], encoder=encoder, threads=threads)

@@ -92,6 +92,37 @@ def test_names_of_the_columns(model, tones):
     assert len(frame) == 500 and frame[3] == "variant3"
 
 
+def names_of(encoder, **settings):
+    return list(MTSLVRTransformer(encoder, **settings).fit([np.zeros(100)]).get_feature_names_out())
+
+
+def test_names_follow_the_width_of_each_part():
+    rows, small = mtslvr.config.Rows(layer3=(0, 3)), {"window_seconds": 0.1, "head_dim": 3}
+    wide = mtslvr.Encoder(mtslvr.EncoderConfig(spectral_statistics=True, invariant_rows=rows, **small))
+    invariant, variant = 3 * 256, 512 + 3 * 128
+    expected = [*(f"invariant{i}" for i in range(invariant)), *(f"variant{i}" for i in range(variant))]
+    assert names_of(wide, layer="pooled") == expected
+    one = mtslvr.Encoder(mtslvr.EncoderConfig(adapter=mtslvr.AdapterKind.SPLIT, tasks=1, **small))
+    assert names_of(one) == [*(f"invariant{i}" for i in range(3)), *(f"variant{i}" for i in range(3))]
+    assert names_of(one, layer="pooled") == [f"invariant{i}" for i in range(512)]  # both heads read the same
+
+
+def test_weights_saved_to_the_same_folder_are_used(tmp_path, tones):
+    paths, kept = tones[0][:1], None
+    transformer, rows = MTSLVRTransformer(tmp_path), []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        encoder = mtslvr.Encoder(mtslvr.EncoderConfig(window_seconds=0.1))
+        checkpoint.save(encoder, tmp_path, dtype=torch.float32)
+        files = sorted(tmp_path.iterdir())
+        kept = kept or [os.stat(file).st_mtime_ns for file in files]
+        for file, time in zip(files, kept, strict=True):
+            os.utime(file, ns=(time, time))  # as a copy may leave it
+        rows.append(transformer.fit_transform(paths))
+        np.testing.assert_array_equal(rows[-1], mtslvr.embed(paths, encoder=mtslvr.load(tmp_path)))
+    assert not np.allclose(rows[0], rows[1])
+
+
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 @click.command("similar", cls=Command, short_help="Find the files of an embeddings file that sound like another.")
 @click.argument("embeddings", type=click.Path(path_type=Path))
 @click.argument("query", type=click.Path())
-@click.option("-k", "count", default=10, show_default=True, metavar="N", help="How many files.")
+@click.option(
+    "-k", "count", type=click.IntRange(min=1), default=10, show_default=True, metavar="N", help="How many files."
+)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.option("--model", help="Where the weights are, if not where they were.  [default: those of EMBEDDINGS]")
 @click.option("--device", default="auto", show_default=True)
@@ -27,9 +29,11 @@ def similar_command(embeddings: Path, query: str, count: int, as_json: bool, mod
     QUERY is embedded as EMBEDDINGS was, with the same weights. Where EMBEDDINGS has a row a window, each file
     stands for its nearest window.
     """
+    from ..hub import parse_device
     from ..search import embed_query, nearest, table_encoder
     from ..writer import read_table
 
+    parse_device(device)
     table = read_table(embeddings)
     encoder = table_encoder(embeddings, table.settings, model, device)
     hits = nearest(table, embed_query(query, table, encoder), count)

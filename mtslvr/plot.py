@@ -163,10 +163,10 @@ def _picture(
     for i, (label, rows) in enumerate(groups.items()):
         colour, marker = _colours(len(groups))[i], _MARKERS[i % len(_MARKERS) if len(groups) > 10 else 0]
         where = points[rows, 0], points[rows, 1]
-        plot.scatter(*where, s=size, color=colour, marker=marker, alpha=0.8, linewidths=0, label=label or None)
+        plot.scatter(*where, s=size, color=colour, marker=marker, alpha=0.8, linewidths=0, label=literal(label) or None)
     if any(groups):
         _legend(plot)
-    plot.set_title(title, fontsize=10)
+    plot.set_title(literal(title), fontsize=10)
     plot.set_xlabel(axes[0])
     plot.set_ylabel(axes[1])
     plot.set_xticks([])
@@ -174,6 +174,15 @@ def _picture(
     buffer = io.BytesIO()
     figure.savefig(buffer, format=suffix)
     return buffer.getvalue()
+
+
+def literal(text: str) -> str:
+    """Text for matplotlib to show as it is: dollar signs begin no formula, and a space stands before an underscore.
+
+    Of labels that begin with an underscore it makes no entry in a legend.
+    """
+    text = text.encode("utf-8", "replace").decode().replace("$", r"\$")  # names of files may be no text
+    return f" {text}" if text.startswith("_") else text
 
 
 def _legend(plot: Any) -> None:

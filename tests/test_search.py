@@ -72,6 +72,15 @@ def test_similar_lists_the_query_itself_first(folder):
     assert [hit["score"] for hit in found] == sorted((hit["score"] for hit in found), reverse=True)
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [(("-k", 0), "'-k': 0 is not in the range x>=1"), (("--device", "gpu"), "device='gpu': unknown; use 'auto'")],
+)
+def test_similar_refuses_wrong_options_before_it_reads_anything(option, message):
+    result = run("similar", "nowhere.npz", "nowhere.wav", *option)
+    assert result.exit_code == 2 and message in result.output
+
+
 def test_similar_refuses_other_weights(folder, tmp_path):
     torch.manual_seed(1)
     other = checkpoint.save(mtslvr.Encoder(mtslvr.EncoderConfig(window_seconds=0.25)), tmp_path / "other")
@@ -132,6 +141,18 @@ def test_plot_writes_maps(folder, tmp_path, suffix):
         page = data.decode()
         assert "a.wav 0.25 to 0.50 s" in page and "high/<b>.wav" not in page
         assert re.search(r"<script[^>]*\bsrc=", page) is None  # opens without network
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_names_of_folders_are_shown_as_they_are(tmp_path, suffix):
+    pytest.importorskip("matplotlib")
+    names = ["_x", r"$\frac$", "$5", "a_b", "\udcff"]
+    out = tmp_path / f"map.{suffix}"
+    plot.draw(out, np.eye(5)[:, :2], names, names, r"_x, $\frac$", ("x", "y"))
+    if suffix == "svg":
+        page = out.read_text(encoding="utf-8")
+        shown = re.findall(r"<!-- (.*?) -->", page)
+        assert {name.strip() for name in shown} >= {"_x", r"$\frac$", "$5", "a_b", "?", r"_x, $\frac$"}
 
 
 def test_labels_from_a_table(folder, tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import ConfigError
 from ..fewshot.results import Row
+from ..plot import literal
 from .invariance import AVERAGE, Invariance
 
 if TYPE_CHECKING:
@@ -67,10 +68,17 @@ def bars(rows: Sequence[Row]) -> Figure:
             found = [mine[name] for name in datasets if name in mine]
             means, errors = [r.mean for r in found], [r.ci95 for r in found]
             panel.bar(
-                at, means, width * 0.92, yerr=errors, color=colours[label], label=label, capsize=2, ecolor="#333333"
+                at,
+                means,
+                width * 0.92,
+                yerr=errors,
+                color=colours[label],
+                label=literal(label),
+                capsize=2,
+                ecolor="#333333",
             )
         _accuracy_axis(panel, rows, kind)
-        panel.set_xticks(range(len(datasets)), datasets)
+        panel.set_xticks(range(len(datasets)), [literal(name) for name in datasets])
     _legend(figure, panels[0])
     return figure
 
@@ -97,10 +105,10 @@ def curves(rows: Sequence[Row]) -> Figure:
                 x, y = [row.n_shot for row in mine], [row.result.mean for row in mine]
                 errors = [row.result.ci95 for row in mine]
                 panel.errorbar(
-                    x, y, yerr=errors, marker="o", ms=3.5, lw=1.4, capsize=2, color=colours[label], label=label
+                    x, y, yerr=errors, marker="o", ms=3.5, lw=1.4, capsize=2, color=colours[label], label=literal(label)
                 )
             _accuracy_axis(panel, rows, kind)
-            panel.set_title(f"{dataset}, {kind}", fontsize=9)
+            panel.set_title(literal(f"{dataset}, {kind}"), fontsize=9)
             panel.set_xscale("log")
             panel.set_xticks(shots, [str(n) for n in shots])
             panel.minorticks_off()
@@ -122,7 +130,7 @@ def weight_shares(rows: Sequence[Row]) -> Figure:
     if not shared:
         raise ConfigError("no weight shares in these results; measure them with `mtslvr fewshot --weights`")
     branches = list(dict.fromkeys(name for row in shared for name in row.result.weight_share))
-    names = [f"{row.dataset}, {row.model}, {row.classifier} {row.n_shot}-shot" for row in shared]
+    names = [literal(f"{row.dataset}, {row.model}, {row.classifier} {row.n_shot}-shot") for row in shared]
     figure = _figure(6.5, 1.1 + 0.32 * len(shared))
     panel = figure.subplots()
     left = np.zeros(len(shared))
@@ -145,7 +153,7 @@ def heat_map(measured: Invariance) -> Figure:
     lines = [name for name in dict.fromkeys(row.transformation for row in measured.rows) if name != AVERAGE] + [AVERAGE]
     cells = {(row.model, row.branch, row.transformation): row for row in measured.rows}
     several = len({model for model, _ in columns}) > 1
-    names = [f"{model}\n{branch}" if several else branch for model, branch in columns]
+    names = [literal(f"{model}\n{branch}") if several else branch for model, branch in columns]
     figure = _figure(3.0 + 2 * 1.15 * len(columns), 4.2)
     panels = figure.subplots(1, 2, sharey=True)
     shown = (

@@ -123,6 +123,15 @@ def test_several_shots_give_curves_in_their_order():
     assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([1, 5], [60, 80])
 
 
+def test_names_of_models_and_data_sets_are_shown_as_they_are():
+    rows = [made("concat", "_x", 60.0, shots=n, model=name) for n in (1, 5) for name in (r"$\frac$", "_small")]
+    for some in (rows, rows[:2]):
+        figure = pictures.accuracy(some)
+        [legend] = figure.legends
+        assert len(legend.get_texts()) == 2
+        assert r"$\frac$ concat" in pictures.svg(figure) or r"$\frac$, concat" in pictures.svg(figure)
+
+
 def test_heat_map_shows_every_cell(measured):
     panels = pictures.heat_map(measured).axes
     assert len(panels) == 2

@@ -18,6 +18,7 @@ from .config import Features, Layer, parse_enum
 from .errors import ConfigError
 from .extract import ExtractConfig, FileEmbeddings, Source, extract
 from .hub import load
+from .sources import make_source
 from .windows import Pool
 
 Table: TypeAlias = Any  # pyarrow has no types
@@ -54,7 +55,8 @@ class AudioEmbedder:
         engine: see `mtslvr.load`.
         batch_size: windows at once through the encoder, whatever the size of Ray's batches.
         threads: files decoded side by side.
-        path_column: column of paths, or of the bytes of whole files, as `ray.data.read_binary_files` has them.
+        path_column: column of paths, or of the bytes of whole files, as `ray.data.read_binary_files` has them, or of
+            both, {"path", "bytes"}, as data sets of Hugging Face are stored.
     Raises:
         ConfigError: unknown features, layer, pool, device, dtype or engine, numbers outside their range.
         HubError, CheckpointError: see `mtslvr.load`.
@@ -120,13 +122,19 @@ class AudioEmbedder:
 
 
 def _column(values: npt.NDArray[Any]) -> Table:
-    return pa.array(values if np.ndim(values) == 1 else list(values))
+    """Lists for the inner dimensions of an array, or of the arrays in one."""
+    values = np.asarray(values)
+    if values.dtype == object:
+        return pa.array([value.tolist() if np.ndim(value) > 1 else value for value in values])
+    column = pa.array(values.reshape(-1))
+    for dimension in range(values.ndim - 1, 0, -1):
+        count, size = np.prod(values.shape[:dimension], dtype=int), values.shape[dimension]
+        column = pa.ListArray.from_arrays(pa.array(np.arange(count + 1) * size, pa.int32()), column)
+    return column
 
 
 def _source(value: Any) -> Source:
-    if isinstance(value, bytes):
-        return Source(io.BytesIO(value))
-    return Source("" if value is None else str(value))
+    return make_source(io.BytesIO(value) if isinstance(value, bytes) else "" if value is None else value)
 
 
 def _columns(results: list[FileEmbeddings], width: int) -> list[Table]:

@@ -94,6 +94,28 @@ def test_tables_bytes_and_broken_values(model, audio):
     assert [bool(row["error"]) for row in rows] == [True, False, True] and "nowhere.wav" in rows[2]["error"]
 
 
+def test_columns_of_any_rank_are_kept(model, audio):
+    other = {
+        "image": np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4),
+        "flat": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "empty": np.zeros((2, 0, 3)),
+        "ragged": np.array([np.ones((1, 2)), np.ones((2, 2))], dtype=object),
+    }
+    table = AudioEmbedder(model)({"path": np.array([audio[0], audio[3]]), **other})
+    for name, values in other.items():
+        assert table.column(name).to_pylist() == [value.tolist() for value in values]
+    assert str(table.schema.field("image").type) == "list<item: list<item: uint8>>"
+
+
+def test_columns_of_hugging_face_data_sets(model, audio):
+    with open(audio[0], "rb") as file:
+        columns = [{"path": "a.wav", "bytes": file.read()}, {"path": audio[0], "bytes": None}, {"path": "gone.wav"}]
+    rows = AudioEmbedder(model, path_column="audio")(pa.table({"audio": columns})).to_pylist()
+    expected = mtslvr.embed(audio[0], encoder=mtslvr.load(model))
+    np.testing.assert_array_equal(np.array([row["embedding"] for row in rows[:2]], np.float32), [expected] * 2)
+    assert "gone.wav: no such file" in rows[2]["error"]
+
+
 def test_every_batch_has_one_schema(model, audio):
     """Or parts of a data set could not be read together."""
     embedder = AudioEmbedder(model, features="invariant")

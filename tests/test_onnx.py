@@ -275,6 +275,13 @@ def test_places_that_cannot_be_written(encoder, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["x.onnx"]
 
 
+def test_another_suffix_is_refused_before_anything_is_loaded(encoder, tmp_path):
+    with pytest.raises(ConfigError, match=r"x\.pt: ONNX is what is written; end the name in \.onnx"):
+        export(encoder, tmp_path / "x.pt")
+    result = command("no-such-model", tmp_path / "x.pt")
+    assert result.exit_code == 2 and "end the name in .onnx" in result.output
+
+
 def test_without_onnx(encoder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ConfigError, match=r"onnx cannot be imported .*pip install 'mtslvr\[onnx\]'"):

@@ -37,9 +37,10 @@ def export_command(model: str, out: Path, kind: str, layer: str, window: float |
     """
     from ..checkpoint import WEIGHTS_NAME, sha256
     from ..hub import find, load
-    from ..onnx import TOLERANCE, export
+    from ..onnx import TOLERANCE, check_target, export
     from ..registry import read_card
 
+    check_target(out, overwrite=overwrite)
     folder = find(model)
     name = folder.resolve().name if folder == Path(model).expanduser() else model
     facts = {"model": name, "model_sha256": sha256(folder / WEIGHTS_NAME)}

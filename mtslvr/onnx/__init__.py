@@ -5,6 +5,6 @@ runs the result in ONNX Runtime.
 """
 
 from .check import TOLERANCE, deviation
-from .model import Input, build, export
+from .model import Input, build, check_target, export
 
-__all__ = ["TOLERANCE", "Input", "build", "deviation", "export"]
+__all__ = ["TOLERANCE", "Input", "build", "check_target", "deviation", "export"]

@@ -41,7 +41,7 @@ def export(
 
     Args:
         encoder: from `mtslvr.load`, folded or not; exported in float32.
-        path: of the file.
+        path: of the file, which ends in .onnx.
         input: "waveform", (batch, samples) mono float32 at `encoder.sample_rate` Hz, or "spectrogram", the front end's
             output, (batch, channels, n_mels, frames).
         layer: "head" or "pooled".
@@ -51,14 +51,11 @@ def export(
     Returns:
         The largest difference from torch, see `deviation`; None where ONNX Runtime is not installed to tell.
     Raises:
-        ConfigError: onnx is not installed, unknown input or layer, a window too short, a file that is there or cannot
-            be written, or a model that differs from torch by more than 1e-4, which is not written.
+        ConfigError: onnx is not installed, unknown input or layer, a window too short, a file that is there, cannot
+            be written or does not end in .onnx, or a model that differs from torch by more than 1e-4, which is not
+            written.
     """
-    target = Path(path)
-    if target.exists() and not overwrite:
-        raise ConfigError(f"{target}: exists; choose another name, or replace it with --overwrite (overwrite=True)")
-    if not target.parent.is_dir():
-        raise ConfigError(f"{target}: folder {str(target.parent)!r} does not exist; make it with mkdir -p")
+    target = check_target(path, overwrite=overwrite)
     folded = _plain(encoder)
     layer = parse_enum(Layer, layer, "layer")
     model = build(folded, input=input, layer=layer, window_seconds=window_seconds, facts=facts)
@@ -71,6 +68,22 @@ def export(
     with guarded(target), atomic(target) as file:
         file.write(model.SerializeToString())
     return worst
+
+
+def check_target(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """The place of a file that can be written there.
+
+    Raises:
+        ConfigError: a name that does not end in .onnx, a file that is there, or no folder to put it in.
+    """
+    target = Path(path)
+    if target.suffix.lower() != ".onnx":
+        raise ConfigError(f"{target}: ONNX is what is written; end the name in .onnx")
+    if target.exists() and not overwrite:
+        raise ConfigError(f"{target}: exists; choose another name, or replace it with --overwrite (overwrite=True)")
+    if not target.parent.is_dir():
+        raise ConfigError(f"{target}: folder {str(target.parent)!r} does not exist; make it with mkdir -p")
+    return target
 
 
 def build(

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from .adapters import AdaptedConv, plain_inference
 from .config import EncoderConfig, Features, Layer, Normalization, parse_enum
-from .errors import AudioError
+from .errors import AudioError, ConfigError
 from .frontend import Frontend
 from .onednn import fused_operators
 from .resnet import Branches, Trunk
@@ -112,6 +112,12 @@ def spectral_statistics(spectrogram: Tensor) -> Tensor:
     return torch.cat([mean, deviation, change], dim=1)
 
 
+def _check_tensor(waveforms: object) -> None:
+    if not isinstance(waveforms, Tensor):
+        said = "an encoder takes a tensor (batch, samples); files and arrays go to mtslvr.embed(..., encoder=encoder)"
+        raise AudioError(f"waveforms of type {type(waveforms).__name__}: {said}")
+
+
 class Encoder(nn.Module):
     """An MT-SLVR encoder: one shared ResNet-18, two task paths, two embeddings.
 
@@ -168,8 +174,9 @@ class Encoder(nn.Module):
             Embeddings of (B, head_dim) each, or what the heads read, (B, 512) with the published pooling; see
             `embedding_dim`.
         Raises:
-            AudioError: wrong rank, or too short for one STFT frame.
+            AudioError: no tensor, wrong rank, or too short for one STFT frame.
         """
+        _check_tensor(waveforms)
         if waveforms.ndim != 2:
             raise AudioError(f"waveforms of shape {tuple(waveforms.shape)}: expected (batch, samples)")
         if not self._divisible(waveforms):
@@ -190,6 +197,7 @@ class Encoder(nn.Module):
 
     def encode(self, waveforms: Tensor, layer: Layer | str = Layer.HEAD) -> Embeddings:
         """`forward` for waveforms that are normalised already."""
+        _check_tensor(waveforms)
         return self.encode_spectrogram(self.frontend(waveforms), layer)
 
     def encode_spectrogram(self, spectrogram: Tensor, layer: Layer | str = Layer.HEAD) -> Embeddings:
@@ -310,6 +318,19 @@ class Encoder(nn.Module):
         if self.config.spectral_statistics and task == self.config.tasks - 1:
             return torch.cat([read, spectral_statistics(spectrogram).to(read.dtype)], dim=1)
         return read
+
+    def train(self, mode: bool | None = None) -> Encoder:
+        """Training mode, or evaluation mode with False, as of any module.
+
+        Raises:
+            ConfigError: `train()` of a folded encoder, in which nothing is trained. A mode that a module passes on to
+                the encoder it holds is taken, for a folded encoder computes the same in both.
+        """
+        if mode is None and self.folded:
+            raise ConfigError(
+                "this encoder is folded, so it cannot be trained; load it with mtslvr.load(..., fold=False)"
+            )
+        return super().train(mode is None or mode)
 
     def fold(self) -> Encoder:
         """A copy for inference: adapters and batch norms folded exactly into plain convolutions with bias.

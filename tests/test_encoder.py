@@ -211,6 +211,27 @@ def test_folded_equals_unfolded_before_the_heads(unfolded_encoder, encoder):
         assert relative(ours, theirs) <= 1e-5
 
 
+def test_a_folded_encoder_says_that_it_cannot_be_trained(encoder, unfolded_encoder):
+    with pytest.raises(ConfigError, match=r"folded, so it cannot be trained; load it with .*fold=False"):
+        encoder.train()
+    probe = torch.nn.Sequential(encoder.fold(), torch.nn.Linear(3, 2))
+    assert probe.train().training and not probe.eval()[0].training  # a frozen part of another module may be anything
+    trained = copy.deepcopy(unfolded_encoder)
+    assert trained.train() is trained and trained.training and trained.trunk.training
+    assert not trained.train(False).training and trained.train(True).training and not trained.eval().training
+
+
+@pytest.mark.parametrize(
+    "given", ["dog.wav", ["dog.wav"], np.zeros((1, 16000), np.float32)], ids=["str", "list", "array"]
+)
+def test_what_is_no_tensor_is_sent_to_embed(encoder, given):
+    for call in (encoder, encoder.encode):
+        with pytest.raises(
+            AudioError, match=r"waveforms of type .*: .* go to mtslvr\.embed\(\.\.\., encoder=encoder\)"
+        ):
+            call(given)
+
+
 def test_folding_leaves_the_original_untouched(unfolded_encoder):
     encoder = copy.deepcopy(unfolded_encoder).train()
     before = {key: value.clone() for key, value in encoder.state_dict().items()}

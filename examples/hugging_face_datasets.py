@@ -3,7 +3,6 @@
 Needs `pip install 'mtslvr[datasets]'`. Run from the repository root: python examples/hugging_face_datasets.py
 """
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,15 @@ from datasets import Audio, Dataset
 import mtslvr
 
 paths = sorted(str(path) for path in Path("examples/audio").glob("*/*"))
-# Or load_dataset(...). With decode=False the column holds files or their bytes, and mtslvr decodes them itself.
+# Or load_dataset("org/name", split="train"). load_dataset("audiofolder") needs torchcodec; a list of paths does not.
 data = Dataset.from_dict({"audio": paths, "label": [Path(path).parent.name for path in paths]})
+# So the column holds paths or bytes, and mtslvr decodes them; otherwise datasets does, which needs torchcodec, too.
 data = data.cast_column("audio", Audio(decode=False))
 encoder = mtslvr.load()
 
 
 def embed(batch: dict[str, list[Any]]) -> dict[str, Any]:
-    files = [io.BytesIO(audio["bytes"]) if audio["bytes"] else audio["path"] for audio in batch["audio"]]
-    return {"embedding": mtslvr.embed(files, encoder=encoder)}
+    return {"embedding": mtslvr.embed(batch["audio"], encoder=encoder)}
 
 
 data = data.map(embed, batched=True, batch_size=8)

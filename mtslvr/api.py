@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import hub, registry
+from . import hub
 from .checkpoint import CONFIG_NAME, WEIGHTS_NAME
 from .config import Features, Layer, parse_enum
 from .encoder import Encoder
@@ -229,8 +229,8 @@ def _results(
 
 
 def list_models() -> list[str]:
-    """Names that `load` takes: of the bundled models, then of those that stand for a hub repository."""
-    return [*hub.bundled(), *registry.REGISTRY]
+    """Names of the bundled models, which `load` takes; it also takes folders and hub ids."""
+    return list(hub.bundled())
 
 
 def get_encoder(model: Model | None, device: str = "auto") -> Encoder:

@@ -1,0 +1,292 @@
+"""Any audio file comes in, its samples go out stream by stream, as far as its bytes go; next: `audio`.
+
+Most files hold one stream. A chained Ogg and joined MP3s hold several, which may differ in rate and channels.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from . import ffmpeg, mp3
+from .containers import ogg_links, read_claim
+from .errors import AudioError, one_line
+from .splice import Splice
+
+MPEG_SUFFIXES = frozenset((".mp3", ".mp2", ".mp1", ".mpga"))
+_UNKNOWN_FRAMES = 1 << 62
+_MOST_JUNK = 1024  # bytes in an MP3 that are no audio, passed over without a word
+_TEXTS = (  # how files begin that were saved under an audio file's name
+    (b"<!doctype", "a web page", "download it again"),
+    (b"<html", "a web page", "download it again"),
+    (b"<?xml", "an XML document", "download it again"),
+    (b'{"', "a JSON document", "download it again"),
+    (b"version https://git-lfs", "a pointer of Git LFS", "fetch it with git lfs pull"),
+)
+
+
+@dataclass
+class Notes:
+    """What was noticed about a recording while it was read.
+
+    Attributes:
+        incomplete: what of it is missing, as `6.0 s of the 12.0 s its header says`; None when all is there.
+        above_half: it has content above half of the target rate, where nothing is heard of it.
+    """
+
+    incomplete: str | None = None
+    above_half: bool = False
+
+
+class Stream(Protocol):
+    """Samples of one rate.
+
+    Attributes:
+        rate: Hz.
+        frames: samples of a channel read so far.
+    """
+
+    rate: int
+    frames: int
+
+    def blocks(self, step: int) -> Iterator[npt.NDArray[Any]]:
+        """Read (m, channels) samples at a time, m = `step` but for the last."""
+        ...
+
+
+def read_streams(source: object, label: str, notes: Notes) -> Iterator[Stream]:
+    """Open the streams of a path or binary file object, each to be read before the next.
+
+    Args:
+        source: read from its beginning.
+        label: what errors call it.
+        notes: filled when all streams are read.
+    Raises:
+        AudioError: missing, a folder, a pipe, not audio, or broken midway.
+    """
+    with ExitStack() as stack:
+        file = _open(source, label, stack)
+        suffix = _suffix(source)
+        try:
+            layout = _lay_out(file, label, suffix)
+            first = _Decoder(layout.files[0], label)
+        except OSError as error:
+            raise AudioError(f"{label}: cannot be read ({error}); copy it anew") from None
+        except AudioError as error:
+            refused = error
+        else:
+            yield from _decode(layout, first, label, notes)
+            return
+        if isinstance(source, (str, os.PathLike)) and ffmpeg.available():
+            try:
+                yield from _decode_with_ffmpeg(os.fsdecode(source), label, notes)
+            except ffmpeg.NoAudioError as error:
+                raise AudioError(str(error)) if suffix in ffmpeg.SUFFIXES else refused from None
+            return
+        raise AudioError(f"{refused}, or install ffmpeg to read it") if suffix in ffmpeg.SUFFIXES else refused
+
+
+def _decode(layout: _Layout, first: _Decoder, label: str, notes: Notes) -> Iterator[Stream]:
+    reached = claimed = 0.0
+    broken_off = False
+    for number, part in enumerate(layout.files):
+        with first if number == 0 else _Decoder(part, label) as stream:
+            yield stream
+        reached += stream.frames / stream.rate
+        claimed += max(stream.frames, stream.claimed if layout.counted else 0) / stream.rate
+        broken_off = broken_off or stream.broken_off
+    notes.incomplete = _describe(reached, max(claimed, reached / layout.share), layout.remark, broken_off)
+
+
+def _decode_with_ffmpeg(path: str, label: str, notes: Notes) -> Iterator[Stream]:
+    with ffmpeg.open_with_ffmpeg(path, label) as stream:
+        yield stream
+        if stream.complaint:
+            notes.incomplete = f"{stream.frames / stream.rate:.1f} s: ffmpeg: {stream.complaint}"
+
+
+def _describe(reached: float, claimed: float, remark: str | None, broken_off: bool) -> str | None:
+    if claimed - reached > 0.05:
+        return f"{reached:.1f} s of the {claimed:.1f} s its header says"
+    remark = "the file ends before its audio does" if broken_off and remark is None else remark
+    return None if remark is None else f"{reached:.1f} s: {remark}"
+
+
+@dataclass
+class _Layout:
+    """The files that libsndfile opens one after the other, and what their headers are worth.
+
+    Attributes:
+        files: the whole, or pieces of it.
+        share: of the claimed audio, what is there.
+        counted: libsndfile knows the claimed length.
+        remark: what is wrong, where it is not the length.
+    """
+
+    files: list[Any] = field(default_factory=list)
+    share: float = 1.0
+    counted: bool = False
+    remark: str | None = None
+
+
+def _lay_out(file: BinaryIO, label: str, suffix: str) -> _Layout:
+    file.seek(0)
+    head = file.read(512)
+    _check_text(head, label)
+    head = head[:4]
+    if head == b"OggS":
+        return _lay_out_ogg(file)
+    if head[:3] == b"ID3" or mp3.parse_header(head) or suffix in MPEG_SUFFIXES:
+        parts, junk = mp3.find_parts(file)
+        if parts:
+            return _lay_out_mp3(file, parts, junk)
+        if mp3.parse_header(head):
+            raise AudioError(f"{label}: not an audio file (no two MPEG frames follow one another); leave it out")
+    claim = read_claim(file)
+    if claim is None:
+        return _Layout([file], counted=True)
+    layout = _Layout([claim.open(file) or file], 1 - claim.missing, counted=True)
+    if claim.unfinished:
+        layout.remark = "its header was never finished; read to the end of the file"
+    elif (
+        not claim.wrapped and claim.behind > max(4096, (claim.length or 0) // 100) and _has_content(file, claim.behind)
+    ):
+        layout.remark = f"{claim.behind} bytes behind the length that its header says are left out"
+    return layout
+
+
+def _lay_out_ogg(file: BinaryIO) -> _Layout:
+    links = ogg_links(file)
+    files = [Splice(file, [(link.start, link.end)]) for link in links] if len(links) > 1 else [file]
+    unfinished = any(not link.finished for link in links)
+    return _Layout(files, remark="the file ends before its stream does" if unfinished else None)
+
+
+def _lay_out_mp3(file: BinaryIO, parts: list[mp3.Part], junk: int) -> _Layout:
+    seconds = sum(part.seconds(part.frames) for part in parts)
+    claimed = sum(part.seconds(part.claimed_frames) for part in parts)
+    remark = f"{junk} bytes that are no MPEG audio are left out" if junk > _MOST_JUNK else None
+    return _Layout([part.open(file) for part in parts], seconds / claimed if claimed else 1.0, remark=remark)
+
+
+def _has_content(file: BinaryIO, behind: int) -> bool:
+    file.seek(-behind, os.SEEK_END)
+    return any(file.read(1 << 16))
+
+
+class _SequentialFile(soundfile.SoundFile):  # type: ignore[misc, unused-ignore]
+    """Reads straight on: no seek after each block, no frame count trusted, as soundfile does otherwise."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class _Decoder:
+    """A stream that libsndfile reads.
+
+    Attributes:
+        claimed: samples of a channel by the header; 0 where it is silent about them.
+        broken_off: the file ended where more had to come.
+    """
+
+    def __init__(self, file: Any, label: str) -> None:
+        self._handle, self._label = file, label
+        file.seek(0)
+        # By its number libsndfile reads a file without asking Python for each piece.
+        native = isinstance(file, io.FileIO) and os.name == "posix"
+        try:
+            self._file = _SequentialFile(file.fileno(), closefd=False) if native else _SequentialFile(file)
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
+            reason = _reason(error)
+            raise AudioError(f"{label}: not an audio file ({reason}); convert it to WAV or FLAC") from None
+        self.rate: int = self._file.samplerate
+        self.claimed: int = self._file.frames if self._file.frames < _UNKNOWN_FRAMES else 0
+        self.frames, self.broken_off = 0, False
+
+    def __enter__(self) -> _Decoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def blocks(self, step: int) -> Iterator[npt.NDArray[np.float32]]:
+        while True:
+            try:
+                block = self._file.read(step, dtype="float32", always_2d=True)
+            except (OSError, RuntimeError) as error:
+                if self._at_end():
+                    self.broken_off = True
+                    return
+                at = f"decoding fails after {self.frames / self.rate:.3f} s ({_reason(error)})"
+                raise AudioError(f"{self._label}: {at}; encode it again or cut it there") from None
+            if len(block) == 0:
+                return
+            self.frames += len(block)
+            yield block
+
+    def _at_end(self) -> bool:
+        at: int = self._handle.tell()
+        self._handle.seek(0, os.SEEK_END)
+        end: int = self._handle.tell()
+        return at >= end
+
+
+def _reason(error: Exception) -> str:
+    text = getattr(error, "error_string", None)
+    return str(error) if text is None else f"libsndfile: {str(text).removeprefix('Error : ').rstrip('.')}"
+
+
+def _suffix(source: object) -> str:
+    name = source if isinstance(source, (str, os.PathLike)) else getattr(source, "name", "")
+    return os.path.splitext(os.fsdecode(name))[1].lower() if isinstance(name, (str, bytes, os.PathLike)) else ""
+
+
+def _open(source: object, label: str, stack: ExitStack) -> Any:
+    if isinstance(source, (str, os.PathLike)):
+        return stack.enter_context(_open_path(os.fsdecode(source), label))
+    if not hasattr(source, "read"):
+        kind = type(source).__name__
+        raise AudioError(f"{label}: type {kind}: pass a path, a binary file object, an array or a tensor")
+    if isinstance(source, io.TextIOBase):
+        raise AudioError(f"{label}: a text file object; open it in binary mode, open(path, 'rb')")
+    try:
+        if not (hasattr(source, "seekable") and source.seekable()):
+            return io.BytesIO(source.read())
+        source.seek(0)  # type: ignore[attr-defined]
+    except (OSError, ValueError, TypeError) as error:
+        raise AudioError(f"{label}: cannot be read ({error}); pass an open binary file object") from None
+    return source
+
+
+def _open_path(path: str, label: str) -> BinaryIO:
+    if os.path.isdir(path):
+        raise AudioError(f"{label} is a folder; use find_audio or mtslvr-embed")
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        raise AudioError(f"{label}: no such file; check the path") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise AudioError(f"{label}: a pipe, device or socket, no file; save what it gives to a file")
+    if found.st_size == 0:
+        raise AudioError(f"{label}: an empty file (0 bytes), zero samples; leave it out")
+    try:
+        return open(path, "rb", buffering=0)
+    except OSError as error:
+        raise AudioError(f"{label}: {(error.strerror or str(error)).lower()}; make it readable") from None
+
+
+def _check_text(head: bytes, label: str) -> None:
+    head = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    for begin, what, remedy in _TEXTS:
+        if head.lower().startswith(begin):
+            said = one_line(head.decode(errors="replace"), 20)
+            raise AudioError(f"{label}: not audio but {what} (begins with {said!r}); {remedy}")

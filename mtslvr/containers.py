@@ -104,9 +104,9 @@ class Claim(NamedTuple):
         return self.length is not None and self.behind >= 1 << 32 and self.behind % (1 << 32) < 1 << 20
 
     @property
-    def missing(self) -> float:
-        """The share of the claimed audio that is not there, 0 to 1."""
-        return 0.0 if not self.length else max(0.0, 1 - self.present / self.length)
+    def factor(self) -> float:
+        """How many times the bytes that are there the header claims; at least 1."""
+        return max(1.0, self.length / self.present) if self.length and self.present else 1.0
 
     def open(self, file: BinaryIO) -> Splice | None:
         """A file whose header is right about the length, where libsndfile would go by one that is not; else None."""
@@ -116,7 +116,7 @@ class Claim(NamedTuple):
             head = file.read(self.start).replace(b"ds64", b"JUNK", 1)
             lengths = pack("<4sI3QI", b"ds64", 28, size + 28, self.present, 0, 0)
             begin = b"RF64\xff\xff\xff\xff" + head[8:12] + lengths + head[12:-4] + b"\xff\xff\xff\xff"
-        elif self.kind == b"caff" and (self.length is None or self.missing):
+        elif self.kind == b"caff" and (self.length is None or self.factor > 1):
             file.seek(0)
             begin = file.read(self.start - 8) + pack(">Q", self.present)
         elif self.kind in (b"FORM", b".snd") and self.unfinished:

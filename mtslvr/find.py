@@ -124,7 +124,11 @@ def _walk(root: Path, search: Search) -> Iterator[PurePath]:
     pending, entered = [os.fspath(root)], set()
     while pending:
         for folder, subfolders, files in os.walk(pending.pop(0), onerror=note):
-            status = os.stat(folder)
+            try:
+                status = os.stat(folder)
+            except OSError as error:  # gone meanwhile
+                note(error)
+                continue
             if (status.st_dev, status.st_ino) in entered:
                 subfolders.clear()
                 continue

@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple
 from .splice import Splice, Window
 
 _MOST_JUNK = 1 << 20  # bytes before the first frame, tags left out, that an MP3 may have
-_LONGEST_FRAME = 1 << 13
+_LONGEST_FRAME = 1 << 12
 _INFO = (b"Xing", b"Info")
 _TAGS = (b"ID3", b"TAG", b"APETAGEX")
 _LOW = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
@@ -71,7 +71,8 @@ class Part:
     Attributes:
         format: of all frames.
         ranges: (start, end) of the frames within the file.
-        frames: how many; 0 where they do not tell their lengths (free bit rate).
+        frames: how many.
+        info: the header before them.
     """
 
     format: Format
@@ -83,7 +84,7 @@ class Part:
     def claimed_frames(self) -> int:
         """Frames by the header, or by count; the two may differ by one."""
         claimed = 0 if self.info is None or self.info.frames is None else self.info.frames
-        return claimed if self.frames and claimed > self.frames + 1 else self.frames
+        return claimed if claimed > self.frames + 1 else self.frames
 
     def seconds(self, frames: int) -> float:
         """How long so many of its frames last."""
@@ -123,9 +124,6 @@ def find_parts(file: BinaryIO) -> Parts:
             at, skipped = _skip(window, at)
             junk, synchronous = junk + skipped, False
             continue
-        if length == 0:
-            parts.append(Part(form, [(at, window.size)]))
-            break
         info = _read_info(window, at, length, form)
         if info is not None or not parts or form != parts[-1].format:
             parts.append(Part(form, info=info))
@@ -139,21 +137,27 @@ def find_parts(file: BinaryIO) -> Parts:
     return Parts([part for part in parts if part.ranges and part.frames != 1], junk)  # libmpg123 reads no single one
 
 
+def begins_like_mpeg(file: BinaryIO) -> bool:
+    """Whether what looks like a frame stands at the beginning of a file, or behind its tags."""
+    window, at = Window(file), 0
+    while length := _tag_length(window.read(at, 32)):
+        at += length
+    return parse_header(window.read(at, 4)) is not None
+
+
 @functools.lru_cache(4096)
 def parse_header(header: bytes) -> tuple[int, Format] | None:
     """Bytes and format of the frame that begins with these four; None where they begin none.
 
-    The length is 0 where the bit rate is free.
+    Frames of a free bit rate, which do not tell their length, are not among them.
     """
     if len(header) < 4 or header[0] != 0xFF or header[1] < 0xE0:
         return None
     version, layer = header[1] >> 3 & 3, 4 - (header[1] >> 1 & 3)
     bits, rate = header[2] >> 4, header[2] >> 2 & 3
-    if version == 1 or layer == 4 or bits == 15 or rate == 3:
+    if version == 1 or layer == 4 or bits in (0, 15) or rate == 3:
         return None
     form = Format(version == 3, layer, (44100, 48000, 32000)[rate] >> (2, 0, 1, 0)[version], header[3] >> 6 == 3)
-    if bits == 0:
-        return 0, form
     slot = 4 if layer == 1 else 1
     bytes_a_second, padding = 125 * _KBITS[form.mpeg1, layer][bits - 1], header[2] >> 1 & 1
     return (form.samples * bytes_a_second // (slot * form.rate) + padding) * slot, form
@@ -162,11 +166,12 @@ def parse_header(header: bytes) -> tuple[int, Format] | None:
 def _run(window: Window, at: int, form: Format) -> tuple[int, int]:
     """The frame at `at` and those of its format behind it, in one chunk: where they end, and how many."""
     data, start = window.chunk(at, _LONGEST_FRAME)
-    info_at, last = form.info_at, len(data) - _LONGEST_FRAME
+    ends = window.size - at <= len(data) - start
+    info_at, last = form.info_at, len(data) - (1 if ends else _LONGEST_FRAME)
     here, count = start, 0
     while count == 0 or here <= last:
         length, found = parse_header(data[here : here + 4]) or (0, None)
-        if length == 0 or found != form or (count and data[here + info_at : here + info_at + 4] in _INFO):
+        if found != form or (count and data[here + info_at : here + info_at + 4] in _INFO):
             break
         here += length
         count += 1
@@ -176,8 +181,6 @@ def _run(window: Window, at: int, form: Format) -> tuple[int, int]:
 def _confirmed(window: Window, at: int) -> bool:
     """Whether what looks like a frame has others, tags or the end of the file behind it."""
     length, form = parse_header(window.read(at, 4)) or (0, None)
-    if length == 0:
-        return form is not None and at == 0 and window.read(0, 4) in window.read(4, _LONGEST_FRAME)
     for _ in range(2):
         at += length
         if at == window.size or window.read(at, 8).startswith(_TAGS):

@@ -5,6 +5,7 @@ Most files hold one stream. A chained Ogg and joined MP3s hold several, which ma
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import stat
@@ -20,10 +21,11 @@ import soundfile
 from . import ffmpeg, mp3
 from .containers import ogg_links, read_claim
 from .errors import AudioError, one_line
-from .splice import Splice
+from .splice import Splice, whole
 
 MPEG_SUFFIXES = frozenset((".mp3", ".mp2", ".mp1", ".mpga"))
 _UNKNOWN_FRAMES = 1 << 62
+_LAST_STEP = 64  # divides the lengths of FLAC's frames
 _MOST_JUNK = 1024  # bytes in an MP3 that are no audio, passed over without a word
 _TEXTS = (  # how files begin that were saved under an audio file's name
     (b"<!doctype", "a web page", "download it again"),
@@ -86,13 +88,15 @@ def read_streams(source: object, label: str, notes: Notes) -> Iterator[Stream]:
         else:
             yield from _decode(layout, first, label, notes)
             return
-        if isinstance(source, (str, os.PathLike)) and ffmpeg.available():
-            try:
-                yield from _decode_with_ffmpeg(os.fsdecode(source), label, notes)
-            except ffmpeg.NoAudioError as error:
-                raise AudioError(str(error)) if suffix in ffmpeg.SUFFIXES else refused from None
-            return
-        raise AudioError(f"{refused}, or install ffmpeg to read it") if suffix in ffmpeg.SUFFIXES else refused
+        file.seek(0)
+        if not ffmpeg.may_read(file.read(16), suffix):
+            raise refused
+        if not (isinstance(source, (str, os.PathLike)) and ffmpeg.available()):
+            raise AudioError(f"{refused}, or install ffmpeg and pass a path")
+        try:
+            yield from _decode_with_ffmpeg(os.fsdecode(source), label, notes)
+        except AudioError as error:
+            raise (error if suffix in ffmpeg.SUFFIXES else refused) from None
 
 
 def _decode(layout: _Layout, first: _Decoder, label: str, notes: Notes) -> Iterator[Stream]:
@@ -102,9 +106,11 @@ def _decode(layout: _Layout, first: _Decoder, label: str, notes: Notes) -> Itera
         with first if number == 0 else _Decoder(part, label) as stream:
             yield stream
         reached += stream.frames / stream.rate
-        claimed += max(stream.frames, stream.claimed if layout.counted else 0) / stream.rate
+        claimed += stream.claimed / stream.rate
         broken_off = broken_off or stream.broken_off
-    notes.incomplete = _describe(reached, max(claimed, reached / layout.share), layout.remark, broken_off)
+    if layout.claimed is not None:
+        claimed = layout.claimed
+    notes.incomplete = _describe(reached, max(claimed, reached * layout.factor), layout.remark, broken_off)
 
 
 def _decode_with_ffmpeg(path: str, label: str, notes: Notes) -> Iterator[Stream]:
@@ -127,14 +133,14 @@ class _Layout:
 
     Attributes:
         files: the whole, or pieces of it.
-        share: of the claimed audio, what is there.
-        counted: libsndfile knows the claimed length.
+        claimed: seconds by the header, where libsndfile does not know them; 0 where the header does not either.
+        factor: how many times the audio that is there the header claims.
         remark: what is wrong, where it is not the length.
     """
 
     files: list[Any] = field(default_factory=list)
-    share: float = 1.0
-    counted: bool = False
+    claimed: float | None = None
+    factor: float = 1.0
     remark: str | None = None
 
 
@@ -145,16 +151,16 @@ def _lay_out(file: BinaryIO, label: str, suffix: str) -> _Layout:
     head = head[:4]
     if head == b"OggS":
         return _lay_out_ogg(file)
-    if head[:3] == b"ID3" or mp3.parse_header(head) or suffix in MPEG_SUFFIXES:
+    if head[:3] == b"ID3" or suffix in MPEG_SUFFIXES or mp3.begins_like_mpeg(file):
         parts, junk = mp3.find_parts(file)
         if parts:
             return _lay_out_mp3(file, parts, junk)
-        if mp3.parse_header(head):
+        if mp3.begins_like_mpeg(file):
             raise AudioError(f"{label}: not an audio file (no two MPEG frames follow one another); leave it out")
     claim = read_claim(file)
     if claim is None:
-        return _Layout([file], counted=True)
-    layout = _Layout([claim.open(file) or file], 1 - claim.missing, counted=True)
+        return _Layout([file])
+    layout = _Layout([claim.open(file) or file], factor=claim.factor)
     if claim.unfinished:
         layout.remark = "its header was never finished; read to the end of the file"
     elif (
@@ -168,14 +174,14 @@ def _lay_out_ogg(file: BinaryIO) -> _Layout:
     links = ogg_links(file)
     files = [Splice(file, [(link.start, link.end)]) for link in links] if len(links) > 1 else [file]
     unfinished = any(not link.finished for link in links)
-    return _Layout(files, remark="the file ends before its stream does" if unfinished else None)
+    return _Layout(files, 0.0, remark="the file ends before its stream does" if unfinished else None)
 
 
 def _lay_out_mp3(file: BinaryIO, parts: list[mp3.Part], junk: int) -> _Layout:
-    seconds = sum(part.seconds(part.frames) for part in parts)
-    claimed = sum(part.seconds(part.claimed_frames) for part in parts)
+    cut = any(part.claimed_frames > part.frames for part in parts)
+    claimed = sum(part.seconds(part.claimed_frames) for part in parts) if cut else 0.0
     remark = f"{junk} bytes that are no MPEG audio are left out" if junk > _MOST_JUNK else None
-    return _Layout([part.open(file) for part in parts], seconds / claimed if claimed else 1.0, remark=remark)
+    return _Layout([part.open(file) for part in parts], claimed, remark=remark)
 
 
 def _has_content(file: BinaryIO, behind: int) -> bool:
@@ -199,12 +205,14 @@ class _Decoder:
     """
 
     def __init__(self, file: Any, label: str) -> None:
-        self._handle, self._label = file, label
+        self._label = label
         file.seek(0)
-        # By its number libsndfile reads a file without asking Python for each piece.
+        # By its number libsndfile reads a file without asking Python for each piece. To others it would seek anywhere.
         native = isinstance(file, io.FileIO) and os.name == "posix"
+        self._handle = file if native or isinstance(file, Splice) else whole(file)
+        self._source = file.fileno() if native else self._handle
         try:
-            self._file = _SequentialFile(file.fileno(), closefd=False) if native else _SequentialFile(file)
+            self._file = _SequentialFile(self._source, closefd=not native)
         except (OSError, RuntimeError, TypeError, ValueError) as error:
             reason = _reason(error)
             raise AudioError(f"{label}: not an audio file ({reason}); convert it to WAV or FLAC") from None
@@ -223,8 +231,9 @@ class _Decoder:
             try:
                 block = self._file.read(step, dtype="float32", always_2d=True)
             except (OSError, RuntimeError) as error:
-                if self._at_end():
+                if self._is_at_end():
                     self.broken_off = True
+                    yield from self._last_blocks(step)
                     return
                 at = f"decoding fails after {self.frames / self.rate:.3f} s ({_reason(error)})"
                 raise AudioError(f"{self._label}: {at}; encode it again or cut it there") from None
@@ -233,11 +242,22 @@ class _Decoder:
             self.frames += len(block)
             yield block
 
-    def _at_end(self) -> bool:
+    def _is_at_end(self) -> bool:
         at: int = self._handle.tell()
-        self._handle.seek(0, os.SEEK_END)
-        end: int = self._handle.tell()
+        end: int = self._handle.seek(0, os.SEEK_END)
         return at >= end
+
+    def _last_blocks(self, step: int) -> Iterator[npt.NDArray[np.float32]]:
+        """Decode anew up to the failure, in small steps at last, for a read that fails gives nothing."""
+        self._file.close()
+        self._handle.seek(0)
+        self._file = _SequentialFile(self._source, closefd=isinstance(self._source, Splice))
+        for start in range(0, self.frames, step):
+            self._file.read(min(step, self.frames - start), dtype="float32")
+        with contextlib.suppress(OSError, RuntimeError):
+            while len(block := self._file.read(_LAST_STEP, dtype="float32", always_2d=True)):
+                self.frames += len(block)
+                yield block
 
 
 def _reason(error: Exception) -> str:

@@ -6,11 +6,11 @@ import os
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 Piece: TypeAlias = bytes | tuple[int, int]  # bytes, or (start, end) within the file
 
-_CHUNK = 1 << 18
+_CHUNK = 1 << 16
 
 
 class Window:
@@ -28,6 +28,8 @@ class Window:
 
     def chunk(self, at: int, least: int) -> tuple[bytes, int]:
         """Bytes that hold at least those from `at` to `at + least`, as far as the file goes, and where `at` is."""
+        if at >= self.size:
+            return b"", 0
         if not self._start <= at or at + least > self._start + len(self._data):
             self._file.seek(at)
             self._data, self._start = self._file.read(max(_CHUNK, least)), at
@@ -64,27 +66,32 @@ class Splice:
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Go to a position, which is returned."""
-        self._position = offset + (0, self._position, self.size)[whence]
+        self._position = max(0, offset + (0, self._position, self.size)[whence])
         return self._position
 
     def tell(self) -> int:
         """The position."""
         return self._position
 
-    def read(self, size: int) -> bytes:
-        """The next `size` bytes; fewer at the end."""
+    def readinto(self, target: Any) -> int:
+        """Fill a buffer with the next bytes, and say how many there were."""
+        size, offset = len(target), self._position - self._start
+        if offset < 0 or offset + size > len(self._buffer):
+            return self._read_anew(target, size)
+        target[:size] = self._buffer[offset : offset + size]
+        self._position += size
+        return size
+
+    def _read_anew(self, target: Any, size: int) -> int:
         if self._endless and self._position >= self.END - self.TAG:
-            self._position += size
-            return bytes(size)
-        end = self._position + size
-        if not self._start <= self._position or end > self._start + len(self._buffer):
-            self._fill(max(size, _CHUNK // 4))
-        offset = self._position - self._start
-        data = self._buffer[offset : offset + size]
-        if self._endless and data:
-            data = data.ljust(size, b"\0")
+            data = bytes(size)
+        else:
+            self._fill(max(size, _CHUNK))
+            data = self._buffer[:size]
+            data = data.ljust(size, b"\0") if self._endless and data else data
+        target[: len(data)] = data
         self._position += len(data)
-        return data
+        return len(data)
 
     def _fill(self, size: int) -> None:
         self._start, parts = self._position, []
@@ -99,3 +106,9 @@ class Splice:
                 parts.append(self._file.read(upto - at))
             at = upto
         self._buffer = b"".join(parts)
+
+
+def whole(file: BinaryIO) -> Splice:
+    """All of a file."""
+    file.seek(0, os.SEEK_END)
+    return Splice(file, [(0, file.tell())])

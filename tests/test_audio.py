@@ -1,3 +1,4 @@
+import errno
 import io
 import os
 import sys
@@ -10,7 +11,9 @@ import torch
 
 from mtslvr import audio
 from mtslvr.audio import AUDIO_SUFFIXES, audio_label, find_audio, iter_blocks, load_audio
+from mtslvr.cli.inputs import gather
 from mtslvr.errors import AudioError
+from mtslvr.find import search
 
 FORMATS = {  # name: (format, subtype, how far a decoded sine may be from the one written)
     "a.wav": ("WAV", "PCM_16", 1e-4),
@@ -181,12 +184,11 @@ def test_truncated_files_give_what_is_there(tmp_path, name):
     np.testing.assert_allclose(out[:20000], whole[:20000], atol=1e-6)
 
 
-@pytest.mark.parametrize("damage", ["cut", "overwritten"])
-def test_a_decoder_that_fails_midway_says_where(tmp_path, damage):
+def test_a_decoder_that_fails_midway_says_where(tmp_path):
     path = write(tmp_path / "a.flac", noise(5 * 44100), 44100)
     data = bytearray(path.read_bytes())
     half = len(data) // 2
-    path.write_bytes(data[:half] if damage == "cut" else data[:half] + bytes(5000) + data[half + 5000 :])
+    path.write_bytes(data[:half] + bytes(5000) + data[half + 5000 :])
     message = error_of(path, 16000)
     assert message.startswith(f"{path}: decoding fails after ")
     assert "(libsndfile: flac decoder lost sync); encode it again or cut it there" in message
@@ -267,6 +269,10 @@ def test_sample_rate_is_for_arrays_only(tmp_path):
         (np.zeros((2, 0)), "<array>: shape (2, 0): zero samples; leave it out"),
         (np.zeros((0, 9)), "<array>: shape (0, 9): zero samples; leave it out"),
         (np.zeros((9, 2)), "<array>: shape (9, 2): 9 channels of 2 samples; pass (channels, samples)"),
+        (
+            np.zeros((17, 99)),
+            "<array>: shape (17, 99): more than 16 rows are no channels of a recording; pass a batch",
+        ),
         (np.zeros(9, complex), "<array>: dtype complex128: must be floating point or integer samples"),
         (np.zeros(9, bool), "<array>: dtype bool: must be floating point or integer samples"),
         (np.zeros(9, object), "<array>: dtype object: must be floating point or integer samples"),
@@ -282,11 +288,11 @@ def test_bad_arrays(array, message):
 
 
 @pytest.mark.parametrize("name", ["target_rate", "sample_rate"])
-@pytest.mark.parametrize("rate", [0, -16000, 16000.0, float("nan"), "16000", True, 768001])
+@pytest.mark.parametrize("rate", [0, 999, -16000, 16000.0, float("nan"), "16000", True, 768001])
 def test_bad_rates(name, rate):
     rates = {"target_rate": 16000, "sample_rate": 16000, name: rate}
     message = error_of(np.zeros(9), **rates)
-    assert message == f"<array>: {name}={rate!r}: must be a whole number of Hz from 1 to 768000"
+    assert message == f"<array>: {name}={rate!r}: must be a whole number of Hz from 1000 to 768000"
 
 
 def test_rates_of_numpy_integers():
@@ -341,7 +347,7 @@ def test_paths_that_hold_no_audio(tmp_path, as_string):
         "none.wav": "{}: zero samples; leave it out",
         "text.wav": "{}: not an audio file (libsndfile: Format not recognised); convert it to WAV or FLAC",
         "head.wav": "{}: not an audio file (libsndfile: ",
-        "x.raw": "{}: not an audio file (samplerate must be specified); convert it to WAV or FLAC",
+        "x.raw": "{}: not an audio file (libsndfile: Format not recognised); convert it to WAV or FLAC",
     }
     for name, message in expected.items():
         path = tmp_path / name if name else tmp_path
@@ -390,6 +396,11 @@ def test_labels(tmp_path):
 # find_audio
 
 
+@pytest.fixture
+def no_ffmpeg(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+
+
 def touch(root, *names):
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -400,7 +411,7 @@ def names_of(*inputs):
     return [found.name for found in find_audio(inputs)]
 
 
-def test_folders_are_searched_in_order(tmp_path):
+def test_folders_are_searched_in_order(tmp_path, no_ffmpeg):
     touch(
         tmp_path,
         "b.WAV",
@@ -419,7 +430,7 @@ def test_folders_are_searched_in_order(tmp_path):
     assert names_of(str(tmp_path), tmp_path / "a") == ["a/b/c.Flac", "a/z.mp3", "b.WAV"]
 
 
-def test_every_suffix(tmp_path):
+def test_every_suffix(tmp_path, no_ffmpeg):
     touch(tmp_path, *(f"x{suffix}" for suffix in AUDIO_SUFFIXES))
     assert names_of(tmp_path) == sorted(f"x{suffix}" for suffix in AUDIO_SUFFIXES)
     assert {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif"} <= AUDIO_SUFFIXES
@@ -469,3 +480,36 @@ def test_missing_inputs(tmp_path, name):
 
 def test_nothing_found(tmp_path):
     assert find_audio(tmp_path) == [] and find_audio([]) == []
+
+
+def test_files_that_only_ffmpeg_reads(tmp_path, monkeypatch, no_ffmpeg):
+    touch(tmp_path, "a.M4A", "b/b.m4a", "b/c.wma", "d.wav", "e.mid", ".f.m4a", "notes.txt")
+    found = search(tmp_path)
+    assert [file.name for file in found.files] == ["d.wav"]
+    assert found.left_out_text == "4 files left out: 2 .m4a, 1 .mid, 1 .wma; install ffmpeg to read them"
+    (tmp_path / "ffmpeg").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = search(tmp_path)
+    assert [file.name for file in found.files] == ["a.M4A", "b/b.m4a", "b/c.wma", "d.wav"]
+    assert found.left_out_text == "1 files left out: 1 .mid; convert them to WAV or FLAC"
+    assert search(tmp_path / "b").left_out_text == ""
+
+
+def test_a_folder_that_cannot_be_listed_is_named_and_the_rest_found(tmp_path, monkeypatch):
+    touch(tmp_path, "a.wav", "lost/b.wav", "z/c.wav")
+    scandir = os.scandir
+
+    def refusing(path):
+        if os.fspath(path).endswith("lost"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    found = search(tmp_path)
+    lost = str(tmp_path / "lost")
+    assert [file.name for file in found.files] == ["a.wav", "z/c.wav"]
+    assert found.unlisted == [(lost, f"{lost}: cannot be listed (Permission denied); make it readable")]
+    with pytest.raises(AudioError, match="lost: cannot be listed"):
+        find_audio(tmp_path)
+    inputs = gather([str(tmp_path)])
+    assert [file.name for file in inputs.files] == ["a.wav", "z/c.wav"] and inputs.missing == found.unlisted

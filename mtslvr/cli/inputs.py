@@ -21,10 +21,11 @@ class Inputs:
 
     Attributes:
         files: audio files, each once.
-        missing: what was given and is not there, and the message about it.
+        missing: what was given and is not there, folders within it that cannot be listed, and a message about each.
         repeated: how often a file was named again.
         given: paths, those of lists included.
         names: what all files go by in the output, where this is a part of them.
+        left_out: a sentence on the files of audio formats that cannot be read here; "" where there are none.
     """
 
     files: list[FoundAudio] = field(default_factory=list)
@@ -32,31 +33,34 @@ class Inputs:
     repeated: int = 0
     given: int = 0
     names: list[str] = field(default_factory=list)
+    left_out: str = ""
 
     def part(self, shard: Shard) -> Inputs:
         """The share of one shard in the files and in what is missing."""
         names = [file.name for file in self.files]
-        return Inputs(shard.take(self.files), shard.take(self.missing), self.repeated, self.given, names)
+        return Inputs(shard.take(self.files), shard.take(self.missing), self.repeated, self.given, names, self.left_out)
 
 
 def gather(arguments: Sequence[str]) -> Inputs:
-    """Find the audio files of all arguments.
+    """Find the audio files of all arguments; a folder that cannot be listed is among what is missing.
 
     Raises:
         ConfigError: a list that cannot be read.
     """
-    from ..audio import find_audio
     from ..errors import AudioError
+    from ..find import search
 
     inputs, usable, listed = Inputs(), [], 0
     for path, origin in expand(arguments):
         inputs.given += 1
         try:
-            listed += len(find_audio([path]))
+            listed += len(search([path]).files)
             usable.append(path)
         except AudioError as error:
             inputs.missing.append((path, f"{origin}{error}"))
-    inputs.files = find_audio(usable)
+    found = search(usable)
+    inputs.files, inputs.left_out = found.files, found.left_out_text
+    inputs.missing += found.unlisted
     inputs.repeated = listed - len(inputs.files)
     return inputs
 

@@ -107,10 +107,17 @@ class Part:
 
 
 class Parts(NamedTuple):
-    """The parts of a file, in order, and how many bytes among them are neither frames nor tags nor zeros."""
+    """What an MP3 is made of.
+
+    Attributes:
+        parts: in order.
+        junk: bytes that are neither frames nor tags nor zeros.
+        cut: the file ends within a frame.
+    """
 
     parts: list[Part]
     junk: int
+    cut: bool
 
 
 def find_parts(file: BinaryIO) -> Parts:
@@ -134,7 +141,8 @@ def find_parts(file: BinaryIO) -> Parts:
             parts[-1].add(at, min(end, window.size), count)
             at = end
         synchronous = True
-    return Parts([part for part in parts if part.ranges and part.frames != 1], junk)  # libmpg123 reads no single one
+    several = [part for part in parts if part.frames > 1]  # libmpg123 reads no single one
+    return Parts(several, junk, at > window.size)
 
 
 def begins_like_mpeg(file: BinaryIO) -> bool:

@@ -25,6 +25,7 @@ from .splice import Splice, whole
 
 MPEG_SUFFIXES = frozenset((".mp3", ".mp2", ".mp1", ".mpga"))
 _UNKNOWN_FRAMES = 1 << 62
+_CUT = "the file ends before its audio does"
 _LAST_STEP = 64  # divides the lengths of FLAC's frames
 _MOST_JUNK = 1024  # bytes in an MP3 that are no audio, passed over without a word
 _TEXTS = (  # how files begin that were saved under an audio file's name
@@ -78,6 +79,7 @@ def read_streams(source: object, label: str, notes: Notes) -> Iterator[Stream]:
     with ExitStack() as stack:
         file = _open(source, label, stack)
         suffix = _suffix(source)
+        layout = _Layout()
         try:
             layout = _lay_out(file, label, suffix)
             first = _Decoder(layout.files[0], label)
@@ -94,7 +96,7 @@ def read_streams(source: object, label: str, notes: Notes) -> Iterator[Stream]:
         if not (isinstance(source, (str, os.PathLike)) and ffmpeg.available()):
             raise AudioError(f"{refused}, or install ffmpeg and pass a path")
         try:
-            yield from _decode_with_ffmpeg(os.fsdecode(source), label, notes)
+            yield from _decode_with_ffmpeg(os.fsdecode(source), label, layout.remark, notes)
         except AudioError as error:
             raise (error if suffix in ffmpeg.SUFFIXES else refused) from None
 
@@ -113,17 +115,17 @@ def _decode(layout: _Layout, first: _Decoder, label: str, notes: Notes) -> Itera
     notes.incomplete = _describe(reached, max(claimed, reached * layout.factor), layout.remark, broken_off)
 
 
-def _decode_with_ffmpeg(path: str, label: str, notes: Notes) -> Iterator[Stream]:
+def _decode_with_ffmpeg(path: str, label: str, remark: str | None, notes: Notes) -> Iterator[Stream]:
     with ffmpeg.open_with_ffmpeg(path, label) as stream:
         yield stream
-        if stream.complaint:
-            notes.incomplete = f"{stream.frames / stream.rate:.1f} s: ffmpeg: {stream.complaint}"
+        remark = remark or (f"ffmpeg: {stream.complaint}" if stream.complaint else None)
+        notes.incomplete = _describe(stream.frames / stream.rate, 0.0, remark, False)
 
 
 def _describe(reached: float, claimed: float, remark: str | None, broken_off: bool) -> str | None:
     if claimed - reached > 0.05:
         return f"{reached:.1f} s of the {claimed:.1f} s its header says"
-    remark = "the file ends before its audio does" if broken_off and remark is None else remark
+    remark = _CUT if broken_off and remark is None else remark
     return None if remark is None else f"{reached:.1f} s: {remark}"
 
 
@@ -152,9 +154,9 @@ def _lay_out(file: BinaryIO, label: str, suffix: str) -> _Layout:
     if head == b"OggS":
         return _lay_out_ogg(file)
     if head[:3] == b"ID3" or suffix in MPEG_SUFFIXES or mp3.begins_like_mpeg(file):
-        parts, junk = mp3.find_parts(file)
-        if parts:
-            return _lay_out_mp3(file, parts, junk)
+        found = mp3.find_parts(file)
+        if found.parts:
+            return _lay_out_mp3(file, found)
         if mp3.begins_like_mpeg(file):
             raise AudioError(f"{label}: not an audio file (no two MPEG frames follow one another); leave it out")
     claim = read_claim(file)
@@ -174,14 +176,16 @@ def _lay_out_ogg(file: BinaryIO) -> _Layout:
     links = ogg_links(file)
     files = [Splice(file, [(link.start, link.end)]) for link in links] if len(links) > 1 else [file]
     unfinished = any(not link.finished for link in links)
-    return _Layout(files, 0.0, remark="the file ends before its stream does" if unfinished else None)
+    return _Layout(files, 0.0, remark=_CUT if unfinished else None)
 
 
-def _lay_out_mp3(file: BinaryIO, parts: list[mp3.Part], junk: int) -> _Layout:
-    cut = any(part.claimed_frames > part.frames for part in parts)
-    claimed = sum(part.seconds(part.claimed_frames) for part in parts) if cut else 0.0
-    remark = f"{junk} bytes that are no MPEG audio are left out" if junk > _MOST_JUNK else None
-    return _Layout([part.open(file) for part in parts], claimed, remark=remark)
+def _lay_out_mp3(file: BinaryIO, found: mp3.Parts) -> _Layout:
+    short = any(part.claimed_frames > part.frames for part in found.parts)
+    claimed = sum(part.seconds(part.claimed_frames) for part in found.parts) if short else 0.0
+    remark = _CUT if found.cut else None
+    if found.junk > _MOST_JUNK:
+        remark = f"{found.junk} bytes that are no MPEG audio are left out"
+    return _Layout([part.open(file) for part in found.parts], claimed, remark=remark)
 
 
 def _has_content(file: BinaryIO, behind: int) -> bool:

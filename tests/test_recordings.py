@@ -168,11 +168,16 @@ def test_of_a_file_cut_short_what_is_there_is_read_and_noted(tmp_path, kind, cap
     assert capfd.readouterr().err == ""
 
 
+def test_an_mp3_without_a_header_that_ends_within_a_frame():
+    mp3 = frames_of(encode(noise(1), **MPEG))
+    assert load(mp3[:-9])[1] == "1.1 s: the file ends before its audio does"
+
+
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
 def test_an_ogg_without_its_last_page(subtype):
     data = encode(noise(2, 16000), 16000, format="OGG", subtype=subtype)
     out, incomplete = load(data[: data.rindex(b"OggS")])
-    assert out.size and incomplete == f"{out.size / 16000:.1f} s: the file ends before its stream does"
+    assert out.size and incomplete == f"{out.size / 16000:.1f} s: the file ends before its audio does"
 
 
 @pytest.mark.parametrize("size", [0, 36, 0xFFFFFFFF])

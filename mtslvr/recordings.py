@@ -5,7 +5,6 @@ Most files hold one stream. A chained Ogg and joined MP3s hold several, which ma
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import stat
@@ -14,19 +13,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Protocol
 
-import numpy as np
 import numpy.typing as npt
-import soundfile
 
 from . import ffmpeg, mp3
 from .containers import ogg_links, read_claim
 from .errors import AudioError, one_line
-from .splice import Splice, whole
+from .sndfile import SndfileStream
+from .splice import Splice
 
 MPEG_SUFFIXES = frozenset((".mp3", ".mp2", ".mp1", ".mpga"))
-_UNKNOWN_FRAMES = 1 << 62
 _CUT = "the file ends before its audio does"
-_LAST_STEP = 64  # divides the lengths of FLAC's frames
 _MOST_JUNK = 1024  # bytes in an MP3 that are no audio, passed over without a word
 _TEXTS = (  # how files begin that were saved under an audio file's name
     (b"<!doctype", "a web page", "download it again"),
@@ -82,7 +78,7 @@ def read_streams(source: object, label: str, notes: Notes) -> Iterator[Stream]:
         layout = _Layout()
         try:
             layout = _lay_out(file, label, suffix)
-            first = _Decoder(layout.files[0], label)
+            first = SndfileStream(layout.files[0], label)
         except OSError as error:
             raise AudioError(f"{label}: cannot be read ({error}); copy it anew") from None
         except AudioError as error:
@@ -101,11 +97,11 @@ def read_streams(source: object, label: str, notes: Notes) -> Iterator[Stream]:
             raise (error if suffix in ffmpeg.SUFFIXES else refused) from None
 
 
-def _decode(layout: _Layout, first: _Decoder, label: str, notes: Notes) -> Iterator[Stream]:
+def _decode(layout: _Layout, first: SndfileStream, label: str, notes: Notes) -> Iterator[Stream]:
     reached = claimed = 0.0
     broken_off = False
     for number, part in enumerate(layout.files):
-        with first if number == 0 else _Decoder(part, label) as stream:
+        with first if number == 0 else SndfileStream(part, label) as stream:
             yield stream
         reached += stream.frames / stream.rate
         claimed += stream.claimed / stream.rate
@@ -191,82 +187,6 @@ def _lay_out_mp3(file: BinaryIO, found: mp3.Parts) -> _Layout:
 def _has_content(file: BinaryIO, behind: int) -> bool:
     file.seek(-behind, os.SEEK_END)
     return any(file.read(1 << 16))
-
-
-class _SequentialFile(soundfile.SoundFile):  # type: ignore[misc, unused-ignore]
-    """Reads straight on: no seek after each block, no frame count trusted, as soundfile does otherwise."""
-
-    def seekable(self) -> bool:
-        return False
-
-
-class _Decoder:
-    """A stream that libsndfile reads.
-
-    Attributes:
-        claimed: samples of a channel by the header; 0 where it is silent about them.
-        broken_off: the file ended where more had to come.
-    """
-
-    def __init__(self, file: Any, label: str) -> None:
-        self._label = label
-        file.seek(0)
-        # By its number libsndfile reads a file without asking Python for each piece. To others it would seek anywhere.
-        native = isinstance(file, io.FileIO) and os.name == "posix"
-        self._handle = file if native or isinstance(file, Splice) else whole(file)
-        self._source = file.fileno() if native else self._handle
-        try:
-            self._file = _SequentialFile(self._source, closefd=not native)
-        except (OSError, RuntimeError, TypeError, ValueError) as error:
-            reason = _reason(error)
-            raise AudioError(f"{label}: not an audio file ({reason}); convert it to WAV or FLAC") from None
-        self.rate: int = self._file.samplerate
-        self.claimed: int = self._file.frames if self._file.frames < _UNKNOWN_FRAMES else 0
-        self.frames, self.broken_off = 0, False
-
-    def __enter__(self) -> _Decoder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def blocks(self, step: int) -> Iterator[npt.NDArray[np.float32]]:
-        while True:
-            try:
-                block = self._file.read(step, dtype="float32", always_2d=True)
-            except (OSError, RuntimeError) as error:
-                if self._is_at_end():
-                    self.broken_off = True
-                    yield from self._last_blocks(step)
-                    return
-                at = f"decoding fails after {self.frames / self.rate:.3f} s ({_reason(error)})"
-                raise AudioError(f"{self._label}: {at}; encode it again or cut it there") from None
-            if len(block) == 0:
-                return
-            self.frames += len(block)
-            yield block
-
-    def _is_at_end(self) -> bool:
-        at: int = self._handle.tell()
-        end: int = self._handle.seek(0, os.SEEK_END)
-        return at >= end
-
-    def _last_blocks(self, step: int) -> Iterator[npt.NDArray[np.float32]]:
-        """Decode anew up to the failure, in small steps at last, for a read that fails gives nothing."""
-        self._file.close()
-        self._handle.seek(0)
-        self._file = _SequentialFile(self._source, closefd=isinstance(self._source, Splice))
-        for start in range(0, self.frames, step):
-            self._file.read(min(step, self.frames - start), dtype="float32")
-        with contextlib.suppress(OSError, RuntimeError):
-            while len(block := self._file.read(_LAST_STEP, dtype="float32", always_2d=True)):
-                self.frames += len(block)
-                yield block
-
-
-def _reason(error: Exception) -> str:
-    text = getattr(error, "error_string", None)
-    return str(error) if text is None else f"libsndfile: {str(text).removeprefix('Error : ').rstrip('.')}"
 
 
 def _suffix(source: object) -> str:

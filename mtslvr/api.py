@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from . import hub
+from .audio import audio_label
 from .checkpoint import CONFIG_NAME, WEIGHTS_NAME
 from .config import Features, Layer, parse_enum
 from .encoder import Encoder
@@ -97,11 +99,12 @@ def embed(
     inputs: Sequence[Any] = [audio] if single else as_list(audio)
     rates = list_rates(sample_rate, len(inputs))
     encoder = get_encoder(encoder)
-    indices = [None] if single else range(len(inputs))
+    indices: Sequence[int | None] = [None] if single else range(len(inputs))
     rows = []
     for result in extract(map(make_source, inputs, rates, indices), encoder, config):
         if result.error is not None:
             raise result.error if single else _in_list(result.error, result.index, len(inputs))
+        _warn_of_incomplete(result, inputs[result.index], indices[result.index])
         rows.append(result.embeddings)
     width = encoder.embedding_dim(config.features, config.layer)
     embeddings = np.concatenate([np.empty((0, width), np.float32), *rows])
@@ -153,6 +156,7 @@ def embed_windows(
     [result] = extract(map(make_source, [audio], rates), encoder, config)
     if result.error is not None:
         raise result.error
+    _warn_of_incomplete(result, audio, None)
     return _as_given(result.embeddings, [audio], encoder), result.spans
 
 
@@ -281,6 +285,12 @@ def _config(
 ) -> ExtractConfig:
     features, layer = parse_enum(Features, features, "features"), parse_enum(Layer, layer, "layer")
     return ExtractConfig(features, layer, pool, window_seconds, hop_seconds, batch_size, threads)
+
+
+def _warn_of_incomplete(result: FileEmbeddings, audio: Input, index: int | None) -> None:
+    if result.notes.incomplete:
+        label = audio_label(audio, index)
+        warnings.warn(f"{label}: {result.notes.incomplete}; what is there is embedded", stacklevel=3)
 
 
 def _in_list(error: AudioError, index: int, count: int) -> AudioError:

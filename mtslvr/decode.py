@@ -7,12 +7,14 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from .audio import AudioInput, audio_label, iter_blocks
 from .config import Normalization
 from .encoder import Encoder
+from .errors import AudioError
+from .recordings import Notes
 from .windows import Float32, iter_windows, moments, standardize
 
 _CHUNK = 4  # windows handed over at once by a decoder
@@ -29,20 +31,28 @@ class Source:
         sample_rate: Hz, when it is an array.
         label: what errors call it.
         skip: windows at its beginning that are decoded and left out, being embedded already.
+        whole: it is an error where audio is missing that its header claims.
+        notes: what was noticed, by the time the last window is read.
     """
 
     audio: AudioInput
     sample_rate: int | None = None
     label: str | None = None
     skip: int = 0
+    whole: bool = False
+    notes: Notes = field(default_factory=Notes)
 
 
 def _windows(source: Source, encoder: Encoder, seconds: tuple[float, float]) -> Iterator[Window]:
     rate = encoder.sample_rate
 
     def fresh() -> Iterator[Window]:
-        blocks = iter_blocks(source.audio, rate, sample_rate=source.sample_rate, label=source.label)
-        return iter_windows(blocks, *seconds, rate)
+        notes = source.notes
+        blocks = iter_blocks(source.audio, rate, sample_rate=source.sample_rate, label=source.label, notes=notes)
+        yield from iter_windows(blocks, *seconds, rate)
+        if source.whole and notes.incomplete:
+            label = source.label or audio_label(source.audio)
+            raise AudioError(f"{label}: {notes.incomplete}; repair it, or have what is there embedded")
 
     if encoder.config.normalization is not Normalization.FILE:
         yield from itertools.islice(fresh(), source.skip, None)

@@ -22,6 +22,7 @@ from .decode import Source as Source
 from .decode import decode_ahead
 from .encoder import Encoder
 from .errors import AudioError, ConfigError
+from .recordings import Notes
 from .windows import Float32, Float64, Pool, Pooling, iter_windows, window_length
 from .workers import Workers
 
@@ -80,6 +81,7 @@ class FileEmbeddings:
         spans: (k, 2) float64, start and end in seconds.
         error: None, or why there are no embeddings.
         path: the input's path as given; for another input what errors call it.
+        notes: what was noticed while it was read.
     """
 
     index: int
@@ -87,6 +89,7 @@ class FileEmbeddings:
     spans: Float64
     error: AudioError | None = None
     path: str | os.PathLike[str] = ""
+    notes: Notes = field(default_factory=Notes)
 
     @property
     def embedding(self) -> Float32 | None:
@@ -104,6 +107,7 @@ class Part:
         spans: (k, 2) float64, start and end in seconds.
         last: no windows follow.
         error: None, or why the input, earlier parts included, has no embeddings.
+        notes: of the last part, what was noticed while the input was read.
     """
 
     index: int
@@ -111,6 +115,7 @@ class Part:
     spans: Float64
     last: bool
     error: AudioError | None = None
+    notes: Notes = field(default_factory=Notes)
 
 
 def extract(sources: Iterable[Source], encoder: Encoder, config: ExtractConfig) -> Iterator[FileEmbeddings]:
@@ -129,11 +134,11 @@ def extract(sources: Iterable[Source], encoder: Encoder, config: ExtractConfig) 
     for part in itertools.chain.from_iterable(encode_batches(sources, encoder, config)):
         if part.error is not None:
             pooling = Pooling(config.pool)
-            yield FileEmbeddings(part.index, part.embeddings, part.spans, part.error)
+            yield FileEmbeddings(part.index, part.embeddings, part.spans, part.error, notes=part.notes)
             continue
         pooling.add(part.embeddings, part.spans)
         if part.last:
-            yield FileEmbeddings(part.index, *pooling.result())
+            yield FileEmbeddings(part.index, *pooling.result(), notes=part.notes)
             pooling = Pooling(config.pool)
 
 
@@ -153,10 +158,20 @@ def encode_batches(sources: Iterable[Source], encoder: Encoder, config: ExtractC
     Raises:
         ConfigError: window or hop outside its range, or a batch that the device has no memory for.
     """
+    reading: deque[Source] = deque()
+
+    def remembered() -> Iterator[Source]:
+        for source in sources:
+            reading.append(source)
+            yield source
+
+    def with_notes(parts: list[Part]) -> list[Part]:
+        return [dataclasses.replace(part, notes=reading.popleft().notes) if part.last else part for part in parts]
+
     with _Encoding(encoder, config) as encoding:
-        for batch in _batches(sources, encoder, config):
-            yield from encoding.put(batch)
-        yield from encoding.rest()
+        for batch in _batches(remembered(), encoder, config):
+            yield from map(with_notes, encoding.put(batch))
+        yield from map(with_notes, encoding.rest())
 
 
 def warm_up(encoder: Encoder, config: ExtractConfig) -> None:

@@ -20,6 +20,7 @@ from .config import EncoderConfig
 from .encoder import Encoder
 from .errors import AudioError, ConfigError
 from .extract import ExtractConfig, Part, Source, encode_batches
+from .recordings import Notes
 from .writer import DEFAULTS, FORMAT_VERSION, FileEntry, FileStat, Recorder, State, sidecar
 from .writer.files import guarded
 
@@ -153,16 +154,24 @@ class Step:
         seconds: of audio that were encoded.
         entry: the input's rows, once it is finished.
         error: why it has none.
+        notes: what was noticed while the input was read, once it is finished.
     """
 
     file: FileStat
     seconds: float
     entry: FileEntry | None = None
     error: AudioError | None = None
+    notes: Notes = field(default_factory=Notes)
 
 
 def embed_files(
-    plan: Plan, recorder: Recorder, encoder: Encoder, config: ExtractConfig, *, stop: bool = False
+    plan: Plan,
+    recorder: Recorder,
+    encoder: Encoder,
+    config: ExtractConfig,
+    *,
+    stop: bool = False,
+    whole: bool = False,
 ) -> Iterator[Step]:
     """Embed what a plan has to do; every batch is committed before its steps are told.
 
@@ -172,11 +181,12 @@ def embed_files(
         encoder: from `mtslvr.load`.
         config: how files become embeddings.
         stop: end after the first input that fails, which the next run tries again.
+        whole: an input fails where audio is missing that its header claims.
     Raises:
         ConfigError: window or hop outside their range, disk full; what is finished is kept.
     """
     skip = _windows_to_skip(plan, recorder)
-    sources = (Source(file.path, skip=skip if i == 0 else 0) for i, file in enumerate(plan.todo))
+    sources = (Source(file.path, skip=skip if i == 0 else 0, whole=whole) for i, file in enumerate(plan.todo))
     reached = 0.0
     for parts in encode_batches(sources, encoder, config):
         steps = []
@@ -189,7 +199,7 @@ def embed_files(
                     entry = recorder.add(file, part.embeddings, part.spans, part.last)
                 elif not stop:
                     recorder.fail(file, str(part.error))
-            steps.append(Step(file, seconds, entry, part.error))
+            steps.append(Step(file, seconds, entry, part.error, part.notes))
             if part.error is not None and stop:
                 break
         with recorder.guarded():
@@ -218,7 +228,7 @@ def _covered(part: Part, reached: float) -> tuple[float, float]:
 
 
 class ErrorLog:
-    """OUT.errors.jsonl: a line for each input that failed; no file where none did.
+    """OUT.errors.jsonl: a line for each input that failed or is incomplete; no file where none is.
 
     Args:
         target: the output.
@@ -230,7 +240,7 @@ class ErrorLog:
             self.path.unlink(missing_ok=True)
 
     def add(self, file: str, stage: str, message: str) -> None:
-        """Note an input, where it failed ("find" or "decode"), and why."""
+        """Note an input, where it failed ("find" or "decode"), or "warning" where it did not, and why."""
         line = json.dumps({"file": file, "stage": stage, "message": message}) + "\n"
         with guarded(self.path), open(self.path, "ab", buffering=0) as log:
             log.write(line.encode())

@@ -88,6 +88,13 @@ Exit codes: 0 every file embedded, 1 some files failed and the rest is written, 
     show_default=True,
     help="Go on after a file that cannot be read, or end there.",
 )
+@click.option(
+    "--on-truncated",
+    type=click.Choice(["embed", "error"]),
+    default="embed",
+    show_default=True,
+    help="Embed what is there of a recording that is cut short, with a warning, or count it as broken.",
+)
 @click.option("--dry-run", is_flag=True, help="List the files that would be embedded, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary; errors only.")
@@ -136,8 +143,10 @@ def embed_command(
     found = everything if part is None else everything.part(part)
     for _, message in found.missing:
         run.failed_early(message)
+    if everything.left_out and not run.quiet:
+        click.echo(everything.left_out, err=True)
     if not everything.files:
-        told = "" if everything.missing else ": no file with a known suffix (wav, flac, ogg, opus, mp3, aiff)"
+        told = "" if everything.missing else ": no file with a known suffix (wav, flac, ogg, opus, mp3, aiff ...)"
         raise Failure(f"{', '.join(inputs)}: no audio found{told}", EXIT_NO_AUDIO)
     if found.repeated and not run.quiet:
         click.echo(f"{found.repeated} files are named more than once; each is embedded once", err=True)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..encoder import Encoder
     from ..extract import ExtractConfig
     from ..job import ErrorLog, Plan
+    from ..recordings import Notes
     from ..shards import Shard
     from ..writer import FileStat, Recorder, State
 
@@ -36,6 +37,8 @@ class Summary:
     skipped: int = 0
     failed: int = 0
     kept: int = 0
+    incomplete: int = 0
+    above_half: int = 0
     rows: int = 0
     audio_seconds: float = 0.0
     seconds: float = 0.0
@@ -48,7 +51,7 @@ class Summary:
 
     def text(self, output: str) -> str:
         """One line of it."""
-        parts = [f"{self.done} files embedded"]
+        parts = [f"{self.done} files embedded" + (f" ({self.incomplete} incomplete)" if self.incomplete else "")]
         parts += [f"{self.skipped} already there"] if self.skipped else []
         parts += [f"{self.failed} failed"] if self.failed else []
         if self.done:
@@ -70,6 +73,7 @@ class Run:
     dtype: str
     overwrite: bool
     on_error: str
+    on_truncated: str
     dry_run: bool
     as_json: bool
     quiet: bool
@@ -184,7 +188,8 @@ class Run:
         progress, started = self._progress(plan.todo), time.monotonic()
         config = self.config.on(encoder.device)
         try:
-            for step in embed_files(plan, recorder, encoder, config, stop=self.stop):
+            whole = self.on_truncated == "error"
+            for step in embed_files(plan, recorder, encoder, config, stop=self.stop, whole=whole):
                 finished = step.entry is not None or step.error is not None
                 self.summary.audio_seconds += step.seconds
                 if step.error is not None:
@@ -193,6 +198,7 @@ class Run:
                     progress.say(f"{'stopped at' if self.stop else 'skipped'} {step.error}")
                 elif step.entry is not None:
                     self.summary.done += 1
+                    self._note(step.file.path, step.notes, progress, log)
                     if self.verbose:
                         progress.say(f"{step.entry.name}: {step.entry.seconds:.1f} s, rows {step.entry.rows}")
                 rest = None if finished else functools.partial(length, step.file.path)
@@ -203,6 +209,15 @@ class Run:
             self.summary.seconds = time.monotonic() - started
             progress.close()
         return True
+
+    def _note(self, path: str, notes: Notes, progress: Progress, log: ErrorLog | None = None) -> None:
+        """Tell what was noticed about a file that is embedded."""
+        self.summary.above_half += notes.above_half
+        if notes.incomplete:
+            self.summary.incomplete += 1
+            progress.say(f"incomplete {path}: {notes.incomplete}")
+            if log is not None:
+                log.add(path, "warning", notes.incomplete)
 
     def _progress(self, files: Sequence[FileStat]) -> Progress:
         return Progress(len(files), sum(max(file.size, 0) for file in files), self.quiet)
@@ -226,7 +241,8 @@ class Run:
         progress, started = self._progress(files), time.monotonic()
         config = self.config.on(encoder.device)
         try:
-            for result in extract((Source(file.path) for file in found.files), encoder, config):
+            whole = self.on_truncated == "error"
+            for result in extract((Source(file.path, whole=whole) for file in found.files), encoder, config):
                 file, seconds = files[result.index], float(result.spans[-1, 1]) if len(result.spans) else 0.0
                 progress.advance(seconds, file.size)
                 self.summary.audio_seconds += seconds
@@ -240,6 +256,7 @@ class Run:
                 self._put(encode(lines(names, result.embeddings, result.spans, header=header)))
                 header = False
                 self.summary.done += 1
+                self._note(file.path, result.notes, progress)
                 self.summary.rows += len(names)
         except KeyboardInterrupt:
             raise Failure(f"interrupted after {self.summary.rows} rows", EXIT_INTERRUPTED) from None
@@ -277,7 +294,8 @@ class Run:
 
     def _tell(self, settings: dict[str, Any], inputs: int) -> None:
         summary = self.summary
-        errors = f"{self.target}.errors.jsonl" if self.target and summary.failed and not self.dry_run else None
+        noted = summary.failed or summary.incomplete
+        errors = f"{self.target}.errors.jsonl" if self.target and noted and not self.dry_run else None
         if self.as_json:
             report = {
                 "output": self.output,
@@ -299,6 +317,10 @@ class Run:
             if summary.kept:
                 said = f"{summary.kept} files of earlier runs are not among these inputs; their rows are kept"
                 click.echo(f"{said} (--overwrite leaves them out)", err=True)
+            if summary.above_half:
+                half = settings["encoder"]["frontend"]["sample_rate"] / 2000
+                said = f"{summary.above_half} files have content above {half:g} kHz"
+                click.echo(f"{said}, of which nothing counts: the encoder hears up to there", err=True)
         if summary.failed:
             listed = f", listed in {errors}" if errors else ""
             raise Failure(f"{summary.failed} of {inputs} inputs failed{listed}", EXIT_SOME_FAILED)

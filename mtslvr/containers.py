@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 from .splice import Splice, Window
 
 _BEGIN, _END = 2, 4  # flags of an Ogg page
-_OPEN = ((1 << 31) - 4096, 1 << 31), ((1 << 32) - 4096, 1 << 32)  # lengths that stand for "unknown" in a stream
+_OPEN = ((1 << 31) - 4096, (1 << 31) + 1), ((1 << 32) - 4096, 1 << 32)  # lengths that stand for "unknown" in a stream
 
 
 class Link(NamedTuple):

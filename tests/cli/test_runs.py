@@ -277,7 +277,7 @@ def test_shell_completion(name):
     variable = f"_{name.upper().replace('-', '_')}_COMPLETE"
     module = "mtslvr.cli.embed" if name == "mtslvr-embed" else "mtslvr.cli.main"
     code = f"import sys; sys.argv = [{name!r}]; from {module} import main; main()"
-    typed = {"COMP_WORDS": f"{name} --on" if name == "mtslvr-embed" else "mtslvr sim", "COMP_CWORD": "1"}
+    typed = {"COMP_WORDS": f"{name} --on-e" if name == "mtslvr-embed" else "mtslvr sim", "COMP_CWORD": "1"}
     environment = {**os.environ, variable: "bash_complete", **typed}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == ("plain,--on-error" if name == "mtslvr-embed" else "plain,similar"), done.stderr

@@ -1,6 +1,6 @@
 """Many files to one output, in steps that survive whatever ends the run; joins `extract` and `writer`.
 
-What the command line does, without its terminal: plan against the journal of earlier runs, embed what is left,
+What the command line does, without its terminal: plan against what earlier runs have finished, embed what is left,
 commit each batch.
 """
 
@@ -23,6 +23,7 @@ from .extract import ExtractConfig, Part, Source, encode_batches
 from .recordings import Notes
 from .writer import DEFAULTS, FORMAT_VERSION, FileEntry, FileStat, Recorder, State, sidecar
 from .writer.files import guarded
+from .writer.recorder import guarded_rows
 
 
 def describe(
@@ -93,7 +94,7 @@ def make_plan(output: str, files: Sequence[FoundAudio], state: State | None, *, 
     Args:
         output: what errors call it.
         files: from `find_audio`.
-        state: of the journal.
+        state: what earlier runs have finished.
         retry: try again what failed before.
     Raises:
         ConfigError: a name that two inputs would share.
@@ -105,8 +106,8 @@ def make_plan(output: str, files: Sequence[FoundAudio], state: State | None, *, 
         found = stat(file)
         plan.order.append(found.path)
         entry = entries.get(found.path)
-        if entry is None and (named := by_name.get(found.name)) is not None and named.unchanged(found):
-            entry = named  # the whole folder was moved
+        if entry is None and (named := by_name.get(found.name)) is not None and named.moved(found):
+            entry = named
         if entry is None or not entry.unchanged(found) or (entry.error and retry):
             plan.todo.append(found)
             plan.changed += entry is not None and not entry.unchanged(found)
@@ -185,7 +186,7 @@ def embed_files(
     Raises:
         ConfigError: window or hop outside their range, disk full; what is finished is kept.
     """
-    skip = _windows_to_skip(plan, recorder)
+    skip = recorder.resume(plan.todo[0] if plan.todo else None)
     sources = (Source(file.path, skip=skip if i == 0 else 0, whole=whole) for i, file in enumerate(plan.todo))
     reached = 0.0
     for parts in encode_batches(sources, encoder, config):
@@ -194,7 +195,7 @@ def embed_files(
             file = plan.todo[part.index]
             seconds, reached = _covered(part, reached)
             entry = None
-            with recorder.guarded():
+            with guarded_rows(recorder.target):
                 if part.error is None:
                     entry = recorder.add(file, part.embeddings, part.spans, part.last)
                 elif not stop:
@@ -202,21 +203,11 @@ def embed_files(
             steps.append(Step(file, seconds, entry, part.error, part.notes))
             if part.error is not None and stop:
                 break
-        with recorder.guarded():
+        with guarded_rows(recorder.target):
             recorder.commit()
         yield from steps
         if stop and steps[-1].error is not None:
             return
-
-
-def _windows_to_skip(plan: Plan, recorder: Recorder) -> int:
-    unfinished = recorder.unfinished
-    if unfinished is None:
-        return 0
-    if plan.todo and plan.todo[0].path == unfinished.path and plan.todo[0].unchanged(unfinished):
-        return unfinished.windows
-    recorder.drop_open()
-    return 0
 
 
 def _covered(part: Part, reached: float) -> tuple[float, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import ConfigError
-from .shards import Shard, from_runs, part_outputs, sibling
-from .writer import EmbeddingTable, Format, check_output, differences, parse_format, read_table, sidecar
-from .writer.export import Rows, export
-from .writer.files import atomic, guarded
-from .writer.rows import npy_header
+from .shards import Shard, from_runs, part_outputs
+from .writer import EmbeddingTable, check_output, differences, parse_format, read_table, sidecar
+from .writer.export import Rows, export, in_blocks
+from .writer.files import atomic, guarded, locked, state_folder
+from .writer.store import STATE, delete_store
 
 ERRORS = ".errors.jsonl"
 _SOME = 10  # shards named in a message
@@ -31,7 +30,8 @@ class Part:
     Attributes:
         path: of the output.
         shard: which.
-        described: what its settings say of the shard.
+        described: what its settings say of the list of files.
+        failed: how many of its files have no rows; -1 where the mtslvr that wrote it did not say.
         table: its rows.
         files: name, place among all files or None, first row and number of rows of each file.
     """
@@ -39,6 +39,7 @@ class Part:
     path: Path
     shard: Shard
     described: dict[str, Any]
+    failed: int
     table: EmbeddingTable
     files: list[tuple[str, int | None, int, int]]
 
@@ -51,7 +52,7 @@ class Merged:
         parts: how many outputs.
         files: how many files have rows.
         rows: of the output.
-        failed: lines of the parts' error logs.
+        failed: inputs that the parts have no rows of.
         missing: shards left out.
     """
 
@@ -88,18 +89,24 @@ def merge(
     target, chosen = check_output(output, form), parse_format(output, form)
     if target.exists() and not overwrite:
         raise ConfigError(f"{output}: exists; choose another name, or replace it with --overwrite")
+    if (state_folder(target) / STATE).exists() and not overwrite:
+        remedy = "choose another name, or forget what it has finished with --overwrite"
+        raise ConfigError(f"{output}: begun by a run of mtslvr-embed that left {state_folder(target).name}; {remedy}")
     found = sorted(map(read_part, parts or _beside(output)), key=lambda part: part.shard.index)
     check_parts(found)
     missing, unfinished = missing_shards(found), [part for part in found if not part.table.settings.get("complete")]
     if not allow_missing:
         _refuse(found, missing, unfinished)
     rows = join(found)
+    if not rows.files:
+        raise ConfigError(f"{output}: not written, for none of the parts has a row; see their {ERRORS[1:]}")
     settings = {key: value for key, value in found[0].table.settings.items() if key != "shard"}
     settings |= {"format": chosen.value, "complete": not missing and not unfinished}
-    with guarded(output):
-        _write(target, chosen, rows, settings)
+    with guarded(output), locked(target) as folder:
+        delete_store(folder)  # of a run that wrote what is replaced now
+        export(target, chosen, rows, settings)
         failed = _join_errors(target, found)
-    return Merged(len(found), len(rows.files), len(rows), failed, missing)
+    return Merged(len(found), len(rows.files), len(rows.spans), failed, missing)
 
 
 def read_part(path: str | os.PathLike[str]) -> Part:
@@ -123,7 +130,8 @@ def read_part(path: str | os.PathLike[str]) -> Part:
         files = [
             (name, place, end - count, count) for (name, count), place, end in zip(names, places, ends, strict=True)
         ]
-        return Part(Path(path), shard, {key: described[key] for key in ("files", "names_sha256")}, table, files)
+        listed = {key: described[key] for key in ("files", "names_sha256")}
+        return Part(Path(path), shard, listed, int(described.get("failed", -1)), table, files)
     except (KeyError, TypeError, ValueError):
         remedy = "embed that shard again with --overwrite"
         raise ConfigError(f"{path}: its rows are not those that its settings speak of; {remedy}") from None
@@ -137,10 +145,14 @@ def check_parts(parts: Sequence[Part]) -> None:
     """
     first = parts[0]
     for part in parts[1:]:
-        if part.shard.count != first.shard.count or part.described != first.described:
-            theirs, ours = (f"shard {p.shard} of {p.described['files']} files" for p in (part, first))
+        theirs, ours = (f"shard {p.shard} of {p.described['files']} files" for p in (part, first))
+        both = f"{part.path}: {theirs}, and {first.path} is {ours}"
+        if part.shard.count != first.shard.count:
+            remedy = "leave out the one that is not wanted; a single task of a job array run again takes every file, so"
+            raise ConfigError(f"{both}, of another number of parts; {remedy} name its part with --shard i/n")
+        if part.described != first.described:
             remedy = "name the parts of one run; after a change of the files run every shard again"
-            raise ConfigError(f"{part.path}: {theirs}, and {first.path} is {ours}, of another list; {remedy}")
+            raise ConfigError(f"{both}, of another list; {remedy}")
         if different := differences(first.table.settings, part.table.settings, "here"):
             raise ConfigError(f"{part.path}: not made as {first.path}, with {'; '.join(different)}; merge them apart")
     for one, other in itertools.pairwise(parts):
@@ -149,11 +161,10 @@ def check_parts(parts: Sequence[Part]) -> None:
 
 
 def missing_shards(parts: Sequence[Part]) -> list[int]:
-    """Shards that are not there and have files that can be read."""
+    """Shards that are not there and have files."""
     count, total = parts[0].shard.count, parts[0].described["files"]
     there = {part.shard.index for part in parts}
-    absent = [Shard(i, count) for i in range(1, min(count, total) + 1) if i not in there]
-    return [shard.index for shard in absent if _failed_files(parts[0].path, shard) < shard.size(total)]
+    return [i for i in range(1, min(count, total) + 1) if i not in there]
 
 
 def join(parts: Sequence[Part]) -> Rows:
@@ -161,11 +172,10 @@ def join(parts: Sequence[Part]) -> Rows:
     offsets = np.cumsum([0, *(len(part.table.paths) for part in parts)])
     ordered = list(_ordered(parts))
     places = [np.arange(first, first + count) + offsets[i] for i, _, first, count in ordered]
-    source = np.concatenate(places)
-    starts = np.cumsum([0, *(count for *_, count in ordered)]).tolist()
-    files = [(name, start, count) for (_, name, _, count), start in zip(ordered, starts, strict=False)]
+    source = np.concatenate([np.empty(0, np.int64), *places])
     spans = np.concatenate([np.stack([part.table.start, part.table.end], 1) for part in parts])
-    return Rows(Gathered([part.table.embeddings for part in parts], offsets, source), spans[source], files)
+    gathered = Gathered([part.table.embeddings for part in parts], offsets, source)
+    return Rows([(name, count) for _, name, _, count in ordered], spans[source], gathered.width, gathered.blocks)
 
 
 class Gathered:
@@ -181,20 +191,16 @@ class Gathered:
         self, arrays: Sequence[npt.NDArray[np.float32]], offsets: npt.NDArray[np.int64], source: npt.NDArray[np.int64]
     ) -> None:
         self._arrays, self._offsets, self._source = arrays, offsets, source
+        self.width = max(array.shape[1] for array in arrays)  # text without rows does not say how wide they were
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(n, D)."""
-        return len(self._source), self._arrays[0].shape[1]
-
-    def __getitem__(self, places: Any, /) -> npt.NDArray[np.float32]:
-        """The rows at an array of places, or a slice."""
-        wanted = self._source[places]
-        rows = np.empty((len(wanted), self.shape[1]), np.float32)
-        array = np.searchsorted(self._offsets, wanted, side="right") - 1
-        for i in np.unique(array):
-            rows[array == i] = self._arrays[i][wanted[array == i] - self._offsets[i]]
-        return rows
+    def blocks(self) -> Iterator[npt.NDArray[np.float32]]:
+        """All rows in their order, some at a time."""
+        for wanted in in_blocks(self._source):
+            rows = np.empty((len(wanted), self.width), np.float32)
+            array = np.searchsorted(self._offsets, wanted, side="right") - 1
+            for i in np.unique(array):
+                rows[array == i] = self._arrays[i][wanted[array == i] - self._offsets[i]]
+            yield rows
 
 
 def _beside(output: str | os.PathLike[str]) -> list[Path]:
@@ -228,35 +234,20 @@ def _ordered(parts: Sequence[Part]) -> Iterator[tuple[int, str, int, int]]:
             yield i, name, first, count
 
 
-def _write(target: Path, form: Format, rows: Rows, settings: dict[str, Any]) -> None:
-    if form is Format.NPY:
-        with atomic(target) as file:
-            file.write(npy_header(np.dtype("<f4"), rows.embeddings.shape))
-            for _, places in rows.blocks():
-                file.write(np.ascontiguousarray(rows.embeddings[places], "<f4").tobytes())
-    export(target, form, rows, settings)
-
-
 def _error_lines(output: Path) -> list[bytes]:
     """The error log of an output; empty where nothing failed."""
     log = sidecar(output, ERRORS)
     return log.read_bytes().splitlines(keepends=True) if log.exists() else []
 
 
-def _failed_files(part: Path, shard: Shard) -> int:
-    lines = _error_lines(sibling(part, shard))
-    return sum(json.loads(line).get("stage") == "decode" for line in lines)
-
-
 def _join_errors(target: Path, parts: Sequence[Part]) -> int:
-    """One error log of those of all shards, the ones without a row included; none where nothing failed."""
-    count = parts[0].shard.count
-    there = {part.shard.index: part.path for part in parts}
-    paths = [there.get(i) or sibling(parts[0].path, Shard(i, count)) for i in range(1, count + 1)]
-    lines = [line for path in paths for line in _error_lines(path)]
-    if lines:
+    """One error log of those of all parts; none where nothing failed. Says how many inputs failed."""
+    logs = [_error_lines(part.path) for part in parts]
+    if any(logs):
         with atomic(sidecar(target, ERRORS)) as file:
-            file.writelines(lines)
+            for lines in logs:
+                file.writelines(lines)
     else:
         sidecar(target, ERRORS).unlink(missing_ok=True)
-    return len(lines)
+    # A log may not lie beside its part any more.
+    return sum(max(len(lines), part.failed) for lines, part in zip(logs, parts, strict=True))

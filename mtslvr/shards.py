@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,11 +108,6 @@ def from_runs(runs: Iterable[Sequence[Any]], step: int) -> list[int | None]:
     return [None if first is None else first + i * step for first, length in runs for i in range(length)]
 
 
-def sibling(path: Path, shard: Shard) -> Path:
-    """The output of another part beside that of one part."""
-    return path.with_name(re.sub(r"-[0-9]{5,}-of-[0-9]{5,}", f"-{shard.index:05}-of-{shard.count:05}", path.name))
-
-
 def part_outputs(path: str | os.PathLike[str]) -> list[Path]:
     """The outputs of parts that lie beside the output of all, sorted."""
     whole = Path(path)
@@ -141,6 +137,13 @@ def _from_array(environment: Mapping[str, str]) -> Shard:
     if rest or not first <= task <= last or last != first + (count - 1) * step:
         told = f"task {task} of {count} from {first} to {last} in steps of {step}"
         raise ConfigError(f"shard 'slurm': {told} has holes; use an array without them, such as --array=1-{count}")
+    if count == 1:
+        warnings.warn(
+            f"shard 'slurm': the array has one task, {task}, which takes every file as part 1 of 1; to run one task of "
+            f"an earlier array of N again, name its part: --shard {task}/N where that array began at 1, --shard "
+            f"{task + 1}/N where it began at 0",
+            stacklevel=4,
+        )
     return Shard(index + 1, count)
 
 

@@ -1,55 +1,72 @@
-"""Runs that are killed, interrupted, changed and repeated, with a stand-in for the encoder: no weights, no torch."""
+"""Runs that are killed, interrupted, changed and repeated, with a stand-in for the encoder: no weights."""
 
+import contextlib
 import itertools
-import json
 import os
 import shutil
+import signal
+import sqlite3
+import sys
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from mtslvr import extract, job
+from mtslvr import job
 from mtslvr.audio import find_audio
 from mtslvr.config import EncoderConfig
 from mtslvr.errors import ConfigError
 from mtslvr.extract import ExtractConfig
 from mtslvr.windows import Pool
-from mtslvr.writer import Recorder, files, read_state, read_table
-from mtslvr.writer.rows import GrowingArray
+from mtslvr.writer import Recorder, read_state, read_table
 
 SECONDS = {"a.wav": 0.1, "b/a.wav": 0.75, "b/c.wav": 0.2, "d.wav": 0.05, "e.wav": 0.42}
 WINDOWS = sum(int(np.ceil(round(seconds / 0.1, 6))) for seconds in SECONDS.values())
 
 
+class Encoded:
+    """Every window that was encoded, by its first sample; in a file, which outlives a process."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def add(self, values):
+        with open(self.path, "ab", buffering=0) as file:
+            file.write(np.float32(values).tobytes())
+
+    def __iter__(self):
+        return iter(np.fromfile(self.path, np.float32).tolist() if self.path.exists() else [])
+
+    def __len__(self):
+        return self.path.stat().st_size // 4 if self.path.exists() else 0
+
+    def clear(self):
+        self.path.unlink(missing_ok=True)
+
+
 class Stub:
-    """What extraction asks of an encoder."""
+    """What extraction asks of an encoder; embeddings depend on the batch, as on some machines."""
 
     config = EncoderConfig(window_seconds=0.1)
     sample_rate = 16000
     device, engine = torch.device("cpu"), None
+    encoded = None
 
     def embedding_dim(self, features=None, layer=None):
         return 4
 
-
-class Killed(BaseException):
-    """The end of the process, as far as a test can have it."""
+    def embedding(self, batch, features=None, layer=None, *, normalized=False):
+        windows = batch.numpy()
+        self.encoded.add(windows[:, 0])
+        rows = [windows[:, 0], windows[:, 9], windows.mean(axis=1), windows.sum() + windows[:, 3]]
+        return torch.from_numpy(np.stack(rows, 1))
 
 
 @pytest.fixture
-def encoded(monkeypatch):
-    """Every window that is encoded, by its first sample; embeddings depend on the batch, as on real machines."""
-    seen = []
-
-    def encode(encoder, windows, config):
-        seen.extend(windows[:, 0].tolist())
-        return np.stack([windows[:, 0], windows[:, 9], windows.mean(axis=1), windows.sum() + windows[:, 3]], 1)
-
-    monkeypatch.setattr(extract, "_encode", encode)
-    monkeypatch.setattr(os, "fsync", lambda file: None)  # slow, and no test cuts the power
-    return seen
+def encoded(tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(Stub, "encoded", Encoded(tmp_path_factory.mktemp("encoded") / "windows"))
+    return Stub.encoded
 
 
 @pytest.fixture
@@ -66,112 +83,91 @@ def write(path, seconds, seed):
     soundfile.write(path, samples, 16000, subtype="FLOAT")
 
 
-def run(audio, out, form, pool="mean", *, stop=False, overwrite=False, **changes):
+def run(audio, out, form, pool="mean", *, stop=False, overwrite=False, until=None, **changes):
+    """What `mtslvr-embed` does; it ends as if killed after the batch with which `until` is true of what is finished."""
     config = ExtractConfig(pool=Pool(pool), batch_size=3)
     settings = {"format": form, "pool": pool, "model": "m", "model_sha256": "0" * 64, "features": "concat", **changes}
     with Recorder(out, settings, 4, overwrite=overwrite) as recorder:
         found = find_audio([audio]) if not isinstance(audio, list) else find_audio(audio)
         complete = recorder.state.complete is not None
-        plan = job.make_plan(str(out), found, recorder.state, retry=stop or complete or not recorder.state.length)
+        plan = job.make_plan(str(out), found, recorder.state, retry=stop or complete)
         if complete and not plan.todo and not plan.moved:
             return plan, []
         recorder.begin()
         for old, file in plan.moved:
             recorder.rename(old, file)
-        steps = list(job.embed_files(plan, recorder, Stub(), config, stop=stop))
+        steps = []
+        for step in job.embed_files(plan, recorder, Stub(), config, stop=stop):
+            steps.append(step)
+            if until is not None and until(recorder.state):
+                return plan, steps
         recorder.export(plan.order, complete=not (stop and steps and steps[-1].error))
     return plan, steps
 
 
 def contents(folder):
-    """Every file but the lock, by name."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "lock" and path.suffix != ".part"
-    }
+    """Every file but what runs keep for themselves, by name."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {str(path): (folder / path).read_bytes() for path in sorted(found) if ".journal" not in path.parts[0]}
 
 
-class Killer:
-    """Ends the run at its n-th write, of which half is done."""
+def kill(moment, folder, act):
+    """Do something in another process, and kill it when it is about to do its n-th thing to the files of a folder.
 
-    def __init__(self, monkeypatch):
-        self.left = -1
-        put, append, replace = GrowingArray._put, Recorder._append, os.replace
+    Returns:
+        Whether it was killed, which it is not where it does less than that.
+    """
+    child = os.fork()
+    if child == 0:
+        left = itertools.count(moment - 1, -1)
 
-        def killing_put(array, offset, data):
-            if self.due():
-                put(array, offset, data[: len(data) // 2])
-                raise Killed
-            put(array, offset, data)
+        def strike(*_):
+            if next(left) == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
 
-        def killing_append(recorder, record):
-            if self.due():
-                line = json.dumps(record).encode()
-                with open(recorder.folder / "journal.jsonl", "ab") as file:
-                    file.write(line[: len(line) // 2])
-                raise Killed
-            append(recorder, record)
+        def hear(event, arguments):
+            if event in ("open", "os.rename", "os.remove", "os.mkdir") and str(folder) in str(arguments[0]):
+                strike()
 
-        def killing_replace(source, target):
-            if self.due():
-                raise Killed
-            replace(source, target)
-            if self.due():
-                raise Killed
+        connect = sqlite3.connect
 
-        monkeypatch.setattr(GrowingArray, "_put", killing_put)
-        monkeypatch.setattr(Recorder, "_append", killing_append)
-        monkeypatch.setattr(files.os, "replace", killing_replace)
+        def connect_and_hear(*arguments, **more):
+            database = connect(*arguments, **more)
+            database.set_trace_callback(lambda said: said.split()[0] in ("INSERT", "UPDATE", "SELECT") or strike())
+            return database
 
-    def due(self):
-        self.left -= 1
-        return self.left == 0
+        with contextlib.suppress(BaseException):
+            sqlite3.connect = connect_and_hear
+            sys.addaudithook(hear)
+            act()
+            os._exit(0)
+        os._exit(1)
+    status = os.waitpid(child, 0)[1]
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    return os.WIFSIGNALED(status)
 
 
-@pytest.mark.parametrize(("form", "pool"), [("npz", "mean"), ("npy", "none"), ("jsonl", "none")])
-def test_killed_at_any_write_the_next_run_ends_as_if_nothing_had_happened(
-    audio, tmp_path, encoded, monkeypatch, form, pool
-):
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that are forked")
+
+
+@needs_fork
+@pytest.mark.parametrize(("form", "pool"), [("npz", "mean"), ("npy", "none"), ("csv", "none")])
+def test_killed_at_any_moment_the_next_run_ends_as_if_nothing_had_happened(audio, tmp_path, encoded, form, pool):
     whole, out = tmp_path / "whole", tmp_path / "out"
     whole.mkdir()
     run(audio, whole / f"x.{form}", form, pool)
     assert len(encoded) == len(set(encoded)) == WINDOWS
-    expected, killer = contents(whole), Killer(monkeypatch)
+    expected = contents(whole)
     for moment in itertools.count(1):
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
         encoded.clear()
-        killer.left = moment
-        try:
-            run(audio, out / f"x.{form}", form, pool)
-            break  # no write is left to be killed at
-        except Killed:
-            killer.left = -1
+        if not kill(moment, out, lambda: run(audio, out / f"x.{form}", form, pool)):
+            break
         run(audio, out / f"x.{form}", form, pool)
         assert contents(out) == expected, moment
-        assert len(encoded) <= WINDOWS + 9 and len(set(encoded)) == WINDOWS, moment  # three batches of 3 in flight
-    assert moment > 40
-
-
-def test_what_a_power_cut_took_from_the_disk_is_computed_again(audio, tmp_path, encoded, monkeypatch):
-    run(audio, tmp_path / "whole.npz", "npz", "none")
-    killer = Killer(monkeypatch)
-    out = tmp_path / "x.npz"
-    killer.left = 60
-    with pytest.raises(Killed):
-        run(audio, out, "npz", "none")
-    killer.left = -1
-    state = read_state(out)
-    assert state.rows >= 4
-    store = tmp_path / "x.npz.journal" / "rows.npy"
-    data = bytearray(store.read_bytes())
-    data[-20:] = bytes(20)  # the journal reached the disk before these rows
-    store.write_bytes(data)
-    run(audio, out, "npz", "none")
-    whole, found = read_table(tmp_path / "whole.npz"), read_table(out)
-    assert found.paths == whole.paths
-    np.testing.assert_array_equal(found.embeddings[:, :3], whole.embeddings[:, :3])  # the last depends on the batch
+        assert len(encoded) <= WINDOWS + 9 and len(set(encoded)) == WINDOWS, moment  # three batches of 3
+    assert moment > 20
 
 
 @pytest.mark.parametrize("form", ["npz", "npy", "parquet", "csv", "jsonl"])
@@ -192,7 +188,7 @@ def test_new_and_changed_files_are_embedded_and_the_rest_is_not(audio, tmp_path,
     run(audio, out, form)
     encoded.clear()
     plan, steps = run(audio, out, form)
-    assert encoded == steps == plan.todo == [] and len(plan.done) == len(SECONDS)
+    assert list(encoded) == steps == plan.todo == [] and len(plan.done) == len(SECONDS)
 
     write(audio / "b" / "a.wav", 0.3, 17)
     write(audio / "c.wav", 0.1, 18)
@@ -223,16 +219,10 @@ def test_a_changed_file_with_more_rows_than_before(audio, tmp_path, encoded):
         np.testing.assert_array_equal(table.embeddings[rows, 0], first[::1600])
 
 
-def test_an_unfinished_file_that_changes_begins_anew(audio, tmp_path, encoded, monkeypatch):
-    killer, out = Killer(monkeypatch), tmp_path / "x.npz"
-    for killer.left in range(10, 200):
-        with pytest.raises(Killed):
-            run(audio, out, "npz")
-        if read_state(out).open is not None:
-            break
-    killer.left = -1
-    name = read_state(out).open.name
-    assert name == "b/a.wav"
+def test_an_unfinished_file_that_changes_begins_anew(audio, tmp_path, encoded):
+    out, name = tmp_path / "x.npz", "b/a.wav"
+    run(audio, out, "npz", until=lambda state: state.open is not None)
+    assert read_state(out).open.name == name and not out.exists()
     write(audio / name, 0.4, 99)
     encoded.clear()
     run(audio, out, "npz")
@@ -249,7 +239,7 @@ def test_a_moved_folder_and_other_names_are_not_embedded_again(audio, tmp_path, 
     audio.rename(tmp_path / "moved")
     encoded.clear()
     run(tmp_path / "moved", out, "csv")
-    assert encoded == []
+    assert list(encoded) == []
     shutil.copytree(tmp_path / "moved", tmp_path / "other")
     write(tmp_path / "other" / "a.wav", 0.1, 50)
     run([tmp_path / "moved", tmp_path / "other"], out, "csv")  # names clash now, and get their folder's
@@ -280,15 +270,12 @@ def test_rows_of_other_inputs_are_kept_and_names_stay_apart(audio, tmp_path, enc
     ],
 )
 @pytest.mark.parametrize("finished", [True, False])
-def test_other_settings_are_refused_by_name(audio, tmp_path, encoded, monkeypatch, changes, message, finished):
+def test_other_settings_are_refused_by_name(audio, tmp_path, encoded, changes, message, finished):
     out = tmp_path / "x.csv"
     if finished:
         run(audio, out, "csv")
     else:
-        killer = Killer(monkeypatch)
-        killer.left = 30
-        with pytest.raises(Killed):
-            run(audio, out, "csv")
+        run(audio, out, "csv", until=lambda state: state.entries)
     before = contents(tmp_path)
     form = changes.get("form", "csv")
     with pytest.raises(ConfigError, match=message + r".*with --overwrite"):
@@ -300,7 +287,7 @@ def test_the_same_weights_by_another_name_are_no_other_model(audio, tmp_path, en
     run(audio, tmp_path / "x.npz", "npz")
     encoded.clear()
     run(audio, tmp_path / "x.npz", "npz", model="a folder with the same weights")
-    assert encoded == []
+    assert list(encoded) == []
 
 
 @pytest.mark.parametrize("form", ["npz", "npy"])
@@ -318,7 +305,7 @@ def test_an_output_that_no_journal_knows_is_not_touched(audio, tmp_path, encoded
         with pytest.raises(ConfigError, match="exists, and no journal beside it says how it was made"):
             run(audio, out, name[2:])
         assert out.read_bytes() == b"mine" and not (tmp_path / f"{name}.journal").exists()
-    assert encoded == []
+    assert list(encoded) == []
 
 
 def test_an_output_that_changed_since_is_not_touched(audio, tmp_path, encoded):
@@ -338,18 +325,12 @@ def test_two_runs_do_not_write_one_output(audio, tmp_path, encoded):
         run(audio, tmp_path / "x.npz", "npz")
 
 
-def test_broken_files_are_tried_again_by_the_run_after(audio, tmp_path, encoded, monkeypatch):
+def test_broken_files_are_tried_again_by_the_run_after(audio, tmp_path, encoded):
     samples = np.zeros(40000, np.float32)
     samples[39000] = np.nan  # found when most of its windows are encoded
     soundfile.write(audio / "b" / "b.wav", samples, 16000, subtype="FLOAT")
-    out, killer = tmp_path / "x.npz", Killer(monkeypatch)
-    for killer.left in range(30, 300):
-        shutil.rmtree(tmp_path / "x.npz.journal", ignore_errors=True)
-        with pytest.raises(Killed):
-            run(audio, out, "npz", "none")
-        if any(entry.error for entry in read_state(out).entries.values()):
-            break
-    killer.left = -1
+    out = tmp_path / "x.npz"
+    run(audio, out, "npz", "none", until=lambda state: any(entry.error for entry in state.entries.values()))
     plan, _ = run(audio, out, "npz", "none")
     assert [entry.name for entry in plan.failed] == ["b/b.wav"] and "NaN" in plan.failed[0].error
     assert "b/b.wav" not in read_table(out).paths and len(read_table(out).paths) == WINDOWS
@@ -376,28 +357,25 @@ def test_stopping_at_the_first_failure_keeps_what_came_before(audio, tmp_path, e
 
 @pytest.mark.parametrize("form", ["npz", "npy"])
 def test_a_full_disk_loses_nothing(audio, tmp_path, encoded, monkeypatch, form):
+    for i in range(40):
+        write(audio / f"{'a long name ' * 16}{i}.wav", 0.1, i)
     run(audio, tmp_path / f"whole.{form}", form)
-    out, put = tmp_path / f"x.{form}", GrowingArray._put
-    room = [500]
+    out, connect = tmp_path / f"x.{form}", sqlite3.connect
 
-    def full(array, offset, data):
-        room[0] -= len(data) if len(data) < 128 else 0  # rows, no headers
-        if room[0] < 0:
-            put(array, offset, data[:5])
-            raise OSError(28, "No space left on device")
-        put(array, offset, data)
+    def connect_to_little_room(*arguments, **more):
+        database = connect(*arguments, **more)
+        database.execute("PRAGMA max_page_count = 6")
+        return database
 
-    monkeypatch.setattr(GrowingArray, "_put", full)
-    said = r"cannot be written \(No space left on device\); what is finished is kept in x\.np.\.journal: make space"
-    with pytest.raises(ConfigError, match=said):
+    said = r"cannot be written \(database or disk is full\); what is finished is kept in x\.np.\.journal: make space"
+    with monkeypatch.context() as patch, pytest.raises(ConfigError, match=said):
+        patch.setattr(sqlite3, "connect", connect_to_little_room)
         run(audio, out, form)
-    finished = sum(bool(entry.rows) for entry in read_state(out).entries.values())
-    assert finished >= 1
-    if form == "npy":  # usable as it is
-        assert len(read_table(out).paths) == finished
-        assert len(np.load(out)) >= finished
-    room[0] = 10**9
-    run(audio, out, form)
+    finished = len(read_state(out).entries)
+    assert 1 <= finished < len(SECONDS) + 40
+    encoded.clear()
+    plan, _ = run(audio, out, form)
+    assert len(plan.done) == finished
     np.testing.assert_array_equal(read_table(out).embeddings, read_table(tmp_path / f"whole.{form}").embeddings)
 
 
@@ -409,7 +387,7 @@ def test_an_output_that_cannot_be_written_at_the_end_keeps_all(audio, tmp_path, 
             raise OSError(13, "Permission denied")
         replace(source, target)
 
-    monkeypatch.setattr(files.os, "replace", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(ConfigError, match=r"cannot be written \(Permission denied\); what is finished is kept"):
         run(audio, out, "npz")
     monkeypatch.undo()
@@ -425,11 +403,26 @@ def test_nothing_usable_leaves_nothing(tmp_path, encoded):
     assert os.listdir(tmp_path) == ["audio"]
 
 
-def test_a_journal_of_a_later_version_is_refused(audio, tmp_path, encoded):
-    (tmp_path / "x.npz.journal").mkdir()
-    (tmp_path / "x.npz.journal" / "journal.jsonl").write_text('{"journal": 99, "settings": {}}\n')
-    with pytest.raises(ConfigError, match="version 99, of a later mtslvr; upgrade"):
-        run(audio, tmp_path / "x.npz", "npz")
+@pytest.mark.parametrize(
+    ("leave", "message"),
+    [
+        (lambda state: state.write_bytes(b"nothing of ours" * 100), r"cannot be read \(file is not a database\)"),
+        (lambda state: sqlite3.connect(state).execute("PRAGMA user_version = 99"), "version 99, of a later mtslvr; up"),
+        (lambda state: (state.unlink(), (state.parent / "journal.jsonl").write_text('{"journal": 1}\n')), "of mtslvr 0.2"),
+        (lambda state: (state.unlink(), state.mkdir()), "cannot be read"),
+    ],
+    ids=["garbage", "later", "0.2", "folder"],
+)
+def test_what_cannot_be_gone_on_with_is_refused_and_overwrite_starts_anew(audio, tmp_path, encoded, leave, message):
+    out = tmp_path / "x.npz"
+    run(audio, out, "npz", until=lambda state: state.entries)
+    leave(tmp_path / "x.npz.journal" / "state.sqlite")
+    with pytest.raises(ConfigError, match=message):
+        run(audio, out, "npz")
+    run(audio, out, "npz", overwrite=True)
+    assert len(read_table(out).paths) == len(SECONDS)
+    plan, _ = run(audio, out, "npz")
+    assert len(plan.done) == len(SECONDS)
 
 
 def test_names_that_are_no_utf8_and_names_with_quotes(tmp_path, encoded):

@@ -1,6 +1,7 @@
 """What `merge` refuses, and where it gets its rows; that it equals a full run is tested in cli/test_shards.py."""
 
 import json
+import os
 import re
 
 import numpy as np
@@ -10,10 +11,9 @@ from mtslvr.config import EncoderConfig
 from mtslvr.errors import ConfigError
 from mtslvr.merge import Gathered, merge
 from mtslvr.shards import Shard, to_runs
-from mtslvr.writer import read_table
+from mtslvr.writer import Recorder, read_table
 from mtslvr.writer.export import Rows, export
 from mtslvr.writer.files import Format
-from mtslvr.writer.rows import GrowingArray
 
 NAMES = ["a.wav", "b.wav", "c.wav", "d.wav", "e.wav"]
 SETTINGS = {"features": "concat", "model": "m", "model_sha256": "0" * 64, "encoder": EncoderConfig().to_dict()}
@@ -27,14 +27,10 @@ def part(folder, index, count, names=NAMES, form="npz", rows=None, *, complete=T
     values = np.float32([10 * k + i for k in ours for i in range(rows[k])])
     described = {**shard.describe(names), "places": to_runs(ours if places is None else places, count)}
     settings = {**SETTINGS, "format": form, "shard": described, "complete": complete, **changes}
-    starts = np.cumsum([0, *(rows[k] for k in ours)]).tolist()
-    files = [(names[k], start, rows[k]) for k, start in zip(ours, starts, strict=False)]
+    files = [(names[k], rows[k]) for k in ours]
     path = folder / f"out-{index:05}-of-{count:05}.{form}"
-    if form == "npy":
-        array = GrowingArray(path, "<f4", 2)
-        array.append(np.stack([values, -values], 1))
-        array.close()
-    export(path, Format(form), Rows(np.stack([values, -values], 1), np.stack([values, values + 1], 1), files), settings)
+    embeddings, spans = np.stack([values, -values], 1), np.stack([values, values + 1], 1)
+    export(path, Format(form), Rows(files, spans, 2, lambda: [embeddings] if len(embeddings) else []), settings)
     return path
 
 
@@ -79,10 +75,8 @@ def test_files_that_are_no_inputs_come_last_and_once(tmp_path):
 def test_gathered_rows_are_those_of_one_array():
     whole = np.arange(60, dtype=np.float32).reshape(20, 3)
     source = np.random.default_rng(0).permutation(20)
-    gathered = Gathered([whole[:5], whole[5:6], whole[6:]], np.array([0, 5, 6, 20]), source)
-    assert gathered.shape == (20, 3) and gathered[:0].shape == (0, 3)
-    np.testing.assert_array_equal(gathered[np.array([3, 3, 0, 19])], whole[source][[3, 3, 0, 19]])
-    np.testing.assert_array_equal(gathered[2:17], whole[source][2:17])
+    gathered = Gathered([whole[:5], whole[5:6], whole[6:6], whole[6:]], np.array([0, 5, 6, 6, 20]), source)
+    np.testing.assert_array_equal(np.concatenate(list(gathered.blocks())), whole[source])
 
 
 def refused(folder, parts, message, **options):
@@ -111,7 +105,7 @@ def test_parts_of_other_lists_or_numbers(tmp_path):
     one = part(tmp_path, 1, 2)
     others = [part(tmp_path, 2, 2, names=[*NAMES, "f.wav"]), part(tmp_path, 2, 3)]
     refused(tmp_path, [one, others[0]], r"shard 2/2 of 6 files, and .* is shard 1/2 of 5 files, of another list")
-    refused(tmp_path, [one, others[1]], "shard 2/3 of 5 files")
+    refused(tmp_path, [one, others[1]], "shard 2/3 of 5 files, .*, of another number of parts; .* --shard i/n")
     renamed = part(tmp_path, 2, 2, names=[*NAMES[:4], "E.wav"])
     refused(tmp_path, [one, renamed], "of another list; name the parts of one run")
 
@@ -135,20 +129,66 @@ def test_missing_shards(tmp_path):
     refused(tmp_path / "wide", [], r"shard 2, 3, .*, 11 \.\.\. of 40: missing")
 
 
-def test_shards_without_files_or_with_broken_ones_only_are_not_missing(tmp_path):
-    parts = [part(tmp_path, i, 7) for i in (1, 2, 4, 5)]
-    log = tmp_path / "out-00003-of-00007.npz.errors.jsonl"
-    found, decoded = ({"file": "c.wav", "stage": stage, "message": "-"} for stage in ("find", "decode"))
-    log.write_text(json.dumps(found) + "\n")  # missing on the way there, which says nothing of the file
-    refused(tmp_path, parts, "shard 3 of 7: missing")
-    log.write_text(json.dumps(decoded) + "\n")
-    merged = merge(tmp_path / "out.npz", parts)
+@pytest.mark.parametrize("form", ["npz", "npy", "parquet", "csv", "jsonl"])
+def test_a_part_says_itself_how_many_of_its_files_failed(tmp_path, form):
+    (tmp_path / "parts").mkdir()
+    rows, parts = [1, 1, 0, 1, 1], [part(tmp_path / "parts", i, 7, form=form) for i in (1, 2, 4, 5)]
+    refused(tmp_path, parts, "shard 3 of 7: missing")  # 6 and 7 have no files, and are not
+    shard = {**Shard(3, 7).describe(NAMES), "places": [], "failed": 1}
+    broken = part(tmp_path / "parts", 3, 7, form=form, rows=rows, shard=shard)
+    moved = [path.rename(tmp_path / f"{i} of my parts") for i, path in enumerate([*parts, broken])]
+    for path, old in zip(moved, [*parts, broken], strict=True):
+        for beside in (tmp_path / "parts").glob(f"{old.name}.*"):
+            beside.rename(tmp_path / (path.name + beside.name.removeprefix(old.name)))
+    merged = merge(tmp_path / "out.npz", moved)
     assert (merged.failed, merged.missing, merged.files) == (1, [], 4)
-    assert (tmp_path / "out.npz.errors.jsonl").read_text() == log.read_text()
     assert read_table(tmp_path / "out.npz").settings["complete"] is True
-    log.unlink()
-    assert merge(tmp_path / "out.npz", parts, allow_missing=True, overwrite=True).missing == [3]
-    assert not (tmp_path / "out.npz.errors.jsonl").exists()
+    (tmp_path / "out.npz").unlink()
+    log = json.dumps({"file": "c.wav", "stage": "decode", "message": "-"}) + "\n"
+    (tmp_path / f"{moved[0].name}.errors.jsonl").write_text(log)  # under this name, of another part
+    refused(tmp_path, moved[:-1], "shard 3 of 7: missing")
+    merged = merge(tmp_path / "out.npz", moved[:-1], allow_missing=True)
+    assert merged.missing == [3] and (tmp_path / "out.npz.errors.jsonl").read_text() == log
+
+
+@pytest.mark.parametrize("form", ["npz", "npy", "parquet", "csv", "jsonl"])
+def test_parts_without_rows_alone_are_no_output(tmp_path, form):
+    shard = {**Shard(1, 1).describe(NAMES), "places": [], "failed": 5}
+    empty = part(tmp_path, 1, 1, form=form, names=[], shard=shard)
+    assert len(read_table(empty).embeddings) == 0
+    refused(tmp_path, [empty], r"not written, for none of the parts has a row")
+
+
+def test_merging_over_an_npy_never_leaves_rows_under_the_names_of_others(tmp_path, monkeypatch):
+    out, replace = tmp_path / "out.npy", os.replace
+    merge(out, [part(tmp_path, 1, 1)])
+    names, replaced = [f"{i}.wav" for i in range(5)], []
+    other = part(tmp_path, 1, 1, names=names)
+
+    def end(source, target):
+        replace(source, target)
+        replaced.append(target)
+        raise KeyboardInterrupt  # before the index is replaced as well
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", end)
+        merge(out, [other], overwrite=True)
+    assert replaced == [out]
+    with pytest.raises(ConfigError, match=r"out\.npy: not embeddings \(.*No such file.*out\.npy\.index\.csv"):
+        read_table(out)
+    merge(out, [other], overwrite=True)
+    assert read_table(out).paths == tuple(names)
+
+
+def test_merging_waits_for_no_run_and_deletes_nothing_of_one(tmp_path):
+    one = part(tmp_path, 1, 1)
+    settings = {**SETTINGS, "format": "npz", "pool": "mean"}
+    with Recorder(tmp_path / "out.npz", settings, 2) as recorder:
+        refused(tmp_path, [one], "another run is writing it")
+        recorder.begin()
+    refused(tmp_path, [one], r"begun by a run of mtslvr-embed that left out\.npz\.journal; .* with --overwrite")
+    assert merge(tmp_path / "out.npz", [one], overwrite=True).rows == 5
+    assert not (tmp_path / "out.npz.journal").exists()
 
 
 def test_parts_that_are_unfinished(tmp_path):

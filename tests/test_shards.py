@@ -1,7 +1,7 @@
 import pytest
 
 from mtslvr.errors import ConfigError
-from mtslvr.shards import Shard, from_runs, part_outputs, sibling, to_runs
+from mtslvr.shards import Shard, from_runs, part_outputs, to_runs
 
 ARRAY = {
     "SLURM_ARRAY_TASK_ID": "2",
@@ -87,6 +87,15 @@ def test_variables_of_slurm_that_name_no_shard(environment, message):
         Shard.parse("slurm", environment)
 
 
+@pytest.mark.parametrize(("task", "parts"), [(3, ("3/N", "4/N")), (0, ("0/N", "1/N"))])
+def test_one_task_of_an_array_run_again_is_told_how_to_name_its_part(task, parts):
+    names = ("TASK_ID", "TASK_MIN", "TASK_MAX")
+    array = {**ARRAY, **{f"SLURM_ARRAY_{name}": str(task) for name in names}, "SLURM_ARRAY_TASK_COUNT": "1"}
+    with pytest.warns(UserWarning, match="takes every file as part 1 of 1") as told:
+        assert Shard.parse("slurm", array) == Shard(1, 1)
+    assert all(f"--shard {part}" in str(told[0].message) for part in parts)
+
+
 def test_outputs_are_named_after_the_whole_and_found_beside_it(tmp_path):
     assert Shard(2, 8).output("some/out.npz") == "some/out-00002-of-00008.npz"
     assert Shard(123456, 200000).output("out") == "out-123456-of-200000"
@@ -96,7 +105,6 @@ def test_outputs_are_named_after_the_whole_and_found_beside_it(tmp_path):
         (tmp_path / name).touch()
     assert [path.name for path in part_outputs(tmp_path / "a.b.csv")] == names
     assert part_outputs(tmp_path / "nowhere" / "a.csv") == []
-    assert sibling(tmp_path / names[0], Shard(2, 2)) == tmp_path / names[1]
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,8 @@ def merge_command(
     merged = merge(output, named, form=form, allow_missing=allow_missing, overwrite=overwrite)
     if not quiet:
         left_out = f", {len(merged.missing)} shards missing" if merged.missing else ""
-        failed = f", {merged.failed} failed, listed in {output}.errors.jsonl" if merged.failed else ""
+        log = f", listed in {output}.errors.jsonl" if os.path.exists(f"{output}.errors.jsonl") else ""
+        failed = f", {merged.failed} failed{log}" if merged.failed else ""
         said = f"{merged.files} files of {merged.parts} parts{failed}{left_out}; {merged.rows} rows in {output}"
         click.echo(said, err=True)
 

@@ -313,7 +313,8 @@ class Run:
                 click.echo(summary.text(self.output), err=True)
             elif self.target:
                 told = "no embeddings" if inputs else f"shard {self.shard} has none of the files"
-                click.echo(f"{told}, {self.output} is not written", err=True)
+                written = "holds none" if self.target.exists() else "is not written"
+                click.echo(f"{told}, {self.output} {written}", err=True)
             if summary.kept:
                 said = f"{summary.kept} files of earlier runs are not among these inputs; their rows are kept"
                 click.echo(f"{said} (--overwrite leaves them out)", err=True)
@@ -343,6 +344,6 @@ def length(path: str) -> float:
     import soundfile
 
     try:
-        return float(soundfile.info(path).duration)
+        return float(soundfile.info(os.fsencode(path)).duration)  # whose own encoding fails for names that are no text
     except (OSError, RuntimeError):
         return float("inf")

@@ -1,13 +1,15 @@
 """Embeddings, names and times come in, one output goes out; `job` and the command line call it.
 
-`files` says where and in which format, `rows`, `store` and `journal` hold what is finished while a run is on,
-`export` makes the output from it, `table` reads any output back. No pickles: strings are unicode arrays, settings JSON.
+`files` says where and in which format; `recorder` and `store` hold what is finished while a run is on, and `state` says
+whether a later one may go on; `export` makes the output from it, `table` reads any output back. No pickles: strings are
+unicode arrays, settings JSON.
 """
 
 from .export import write_npz
 from .files import STDOUT, Format, check_output, parse_format, sidecar
-from .journal import Recorder
-from .state import DEFAULTS, FileEntry, FileStat, State, check_earlier, differences, read_state
+from .recorder import Recorder
+from .state import DEFAULTS, FileEntry, FileStat, State, check_earlier, differences
+from .store import read_state
 from .table import FORMAT_VERSION, KEYS, EmbeddingTable, read_npz, read_table
 
 __all__ = [

@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import csv
 import io
+import itertools
 import json
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import ConfigError
 from .files import Format, atomic, guarded, parse_format, resolve, sidecar
-from .rows import GrowingArray, npy_header
 from .table import INDEX, META, as_utf8
 
 Array = npt.NDArray[Any]
-
-
-class Matrix(Protocol):
-    """Rows of numbers (n, D), of which some are asked for at a time."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(n, D)."""
-
-    def __getitem__(self, places: Any, /) -> Array:
-        """The rows at an array of places, or a slice."""
 
 
 BLOCK = 1024  # rows at once
@@ -39,35 +27,38 @@ BLOCK = 1024  # rows at once
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Rows of a store in the order of an output.
+    """What an output is to hold, in its order.
 
     Attributes:
-        embeddings: (n, D) float32, mapped, in memory or elsewhere.
+        files: name and number of rows of each file.
         spans: (n, 2) float64, seconds.
-        files: name, first row and number of rows of each file.
+        width: numbers a row.
+        embeddings: gives them in blocks (k, width) float32, from the beginning each time it is called.
     """
 
-    embeddings: Matrix
+    files: Sequence[tuple[str, int]]
     spans: Array
-    files: Sequence[tuple[str, int, int]]
+    width: int
+    embeddings: Callable[[], Iterable[Array]]
 
-    def __len__(self) -> int:
-        return sum(count for _, _, count in self.files)
+    def names(self) -> Iterator[str]:
+        """The file of each row."""
+        return itertools.chain.from_iterable(itertools.repeat(name, count) for name, count in self.files)
 
-    def blocks(self) -> Iterator[tuple[list[str], Array]]:
-        """Names of up to `BLOCK` rows, and their places in the store."""
-        names: list[str] = []
-        places: list[int] = []
-        for name, first, count in self.files:
-            for start in range(first, first + count, BLOCK):
-                some = range(start, min(start + BLOCK, first + count))
-                names += [name] * len(some)
-                places += some
-                if len(names) >= BLOCK:
-                    yield names, np.array(places)
-                    names, places = [], []
-        if names:
-            yield names, np.array(places)
+    def placed_files(self) -> Iterator[tuple[str, int, int]]:
+        """Name, first row and number of rows of each file."""
+        first = 0
+        for name, count in self.files:
+            yield name, first, count
+            first += count
+
+    def blocks(self) -> Iterator[tuple[list[str], Array, Array]]:
+        """Names, embeddings and spans of up to `BLOCK` rows at a time."""
+        names, first = self.names(), 0
+        for block in self.embeddings():
+            last = first + len(block)
+            yield list(itertools.islice(names, len(block))), block, self.spans[first:last]
+            first = last
 
 
 def export(target: Path, form: Format, rows: Rows, settings: Mapping[str, Any]) -> None:
@@ -76,22 +67,16 @@ def export(target: Path, form: Format, rows: Rows, settings: Mapping[str, Any]) 
     Args:
         target: see `check_output`.
         form: its format.
-        rows: what to write; for npy they are in `target` already.
+        rows: what to write.
         settings: everything the rows depend on.
     Raises:
         OSError: cannot be written.
     """
+    write = {Format.NPZ: _npz, Format.NPY: _npy, Format.PARQUET: _parquet, Format.CSV: _csv, Format.JSONL: _jsonl}
+    with atomic(target, [sidecar(target, suffix) for suffix in (INDEX, META)]) as file:
+        write[form](file, rows, settings)
     if form is Format.NPY:
-        _write_text(sidecar(target, INDEX), lambda file: index_lines(rows.files, rows.spans))
-    else:
-        write = {Format.NPZ: _npz, Format.PARQUET: _parquet}.get(form)
-        with atomic(target) as file:
-            if write is not None:
-                write(file, rows, settings)
-            else:
-                lines = csv_lines if form is Format.CSV else jsonl_lines
-                for block in text_blocks(rows, lines):
-                    file.write(block)
+        write_index(target, rows.placed_files(), rows.spans)
     if form in (Format.NPY, Format.CSV, Format.JSONL):
         write_meta(target, settings)
 
@@ -141,48 +126,93 @@ def _checked(embeddings: npt.ArrayLike, paths: Sequence[str], start: npt.ArrayLi
     counts = {shape[:1] for shape in shapes.values()}
     if len(counts) > 1 or [len(shape) for shape in shapes.values()] != [2, 1, 1, 1]:
         raise ConfigError(f"{shapes}: must be (n, D), (n,), (n,) and (n,); pass one entry a row")
-    spans = np.stack([arrays["start"], arrays["end"]], 1)
-    return Rows(arrays["embeddings"], spans, [(str(name), i, 1) for i, name in enumerate(paths)])
+    spans, embeddings = np.stack([arrays["start"], arrays["end"]], 1), arrays["embeddings"]
+    return Rows([(str(name), 1) for name in paths], spans, embeddings.shape[1], lambda: in_blocks(embeddings))
+
+
+def in_blocks(array: Array) -> Iterator[Array]:
+    """An array, or what is indexed like one, in slices of `BLOCK` rows."""
+    return (array[first : first + BLOCK] for first in range(0, len(array), BLOCK))
 
 
 # Binary formats
 
 
 def _npz(file: BinaryIO, rows: Rows, settings: Mapping[str, Any]) -> None:
-    longest = max((len(name) for name, _, count in rows.files if count), default=1)
-    count, names = len(rows), np.dtype(f"<U{max(longest, 1)}")
-    width = rows.embeddings.shape[1]
-    members: list[tuple[str, Any, tuple[int, ...], Callable[[list[str], Array], Array]]] = [
-        ("embeddings", "<f4", (count, width), lambda _, places: rows.embeddings[places]),
-        ("paths", names, (count,), lambda block, _: np.array(block)),
-        ("start", "<f8", (count,), lambda _, places: rows.spans[places, 0]),
-        ("end", "<f8", (count,), lambda _, places: rows.spans[places, 1]),
+    longest = max((len(name) for name, count in rows.files if count), default=1)
+    count, names = len(rows.spans), np.dtype(f"<U{max(longest, 1)}")
+    members: list[tuple[str, Any, tuple[int, ...], Callable[[], Iterable[Array]]]] = [
+        ("embeddings", "<f4", (count, rows.width), rows.embeddings),
+        ("paths", names, (count,), lambda: (np.array(block) for block in _batched(rows.names()))),
+        ("start", "<f8", (count,), lambda: [rows.spans[:, 0]]),
+        ("end", "<f8", (count,), lambda: [rows.spans[:, 1]]),
     ]
     with zipfile.ZipFile(file, "w", allowZip64=True) as archive:
-        for key, kind, shape, pick in members:
+        for key, kind, shape, blocks in members:
             dtype = np.dtype(kind)
             with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
                 member.write(npy_header(dtype, shape))
-                for block in rows.blocks():
-                    member.write(np.ascontiguousarray(pick(*block), dtype).tobytes())
+                for block in blocks():
+                    member.write(np.ascontiguousarray(block, dtype).tobytes())
         texts = {key: settings.get(key, "") for key in ("features", "model")}
         for key, text in {**texts, "settings": json.dumps(dict(settings), ensure_ascii=False)}.items():
             with archive.open(f"{key}.npy", "w") as member:
                 np.lib.format.write_array(member, np.asarray(str(text)), allow_pickle=False)
 
 
+def _batched(names: Iterator[str]) -> Iterator[list[str]]:
+    return iter(lambda: list(itertools.islice(names, BLOCK)), [])
+
+
+def _npy(file: BinaryIO, rows: Rows, settings: Mapping[str, Any]) -> None:
+    file.write(npy_header(np.dtype("<f4"), (len(rows.spans), rows.width)))
+    for block in rows.embeddings():
+        file.write(np.ascontiguousarray(block, "<f4").tobytes())
+
+
+def grow_npy(target: Path, rows: Iterable[tuple[int, bytes]], total: int, width: int) -> None:
+    """Put rows into an npy where they belong, without touching the others; begins it where there is none.
+
+    Args:
+        target: the npy.
+        rows: place and bytes of each.
+        total: how many it has then.
+        width: numbers a row.
+    """
+    start = len(npy_header(np.dtype("<f4"), (0, width)))
+    with open(target, "r+b" if target.exists() else "w+b") as file:
+        for place, data in rows:
+            offset = start + place * width * 4
+            if file.tell() != offset:
+                file.seek(offset)
+            file.write(data)
+        file.truncate(start + total * width * 4)
+        file.seek(0)
+        file.write(npy_header(np.dtype("<f4"), (total, width)))  # padded, so that it has one length for any total
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """What a .npy file begins with."""
+    buffer = io.BytesIO()
+    fields = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, fields)
+    return buffer.getvalue()
+
+
 def _parquet(file: BinaryIO, rows: Rows, settings: Mapping[str, Any]) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    kind = pa.list_(pa.float32(), rows.embeddings.shape[1])
+    kind = pa.list_(pa.float32(), rows.width)
     fields = [("file", pa.string()), ("start", pa.float64()), ("end", pa.float64()), ("embedding", kind)]
     schema = pa.schema(fields, metadata={"mtslvr": json.dumps(dict(settings))})
     # Numbers that look random: compression and dictionaries cost time and save nothing.
     with parquet.ParquetWriter(file, schema, compression="none", use_dictionary=["file"]) as writer:
-        for names, places in rows.blocks():
-            flat = pa.array(np.ascontiguousarray(rows.embeddings[places], np.float32).reshape(-1))
-            start, end = (pa.array(column) for column in rows.spans[places].T)
+        for names, embeddings, spans in rows.blocks():
+            flat = pa.array(np.ascontiguousarray(embeddings, np.float32).reshape(-1))
+            start, end = (pa.array(column) for column in spans.T)
             columns = [pa.array(map(as_utf8, names)), start, end, pa.FixedSizeListArray.from_arrays(flat, type=kind)]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
@@ -190,11 +220,15 @@ def _parquet(file: BinaryIO, rows: Rows, settings: Mapping[str, Any]) -> None:
 # Text formats
 
 
-def text_blocks(rows: Rows, lines: Callable[..., Iterable[str]]) -> Iterator[bytes]:
-    """The text of an output, header first."""
-    yield "".join(lines([], rows.embeddings[:0], rows.spans[:0], header=True)).encode()
-    for names, places in rows.blocks():
-        yield encode(lines(names, rows.embeddings[places], rows.spans[places]))
+def _csv(file: BinaryIO, rows: Rows, settings: Mapping[str, Any]) -> None:
+    file.write(encode(csv_lines([], np.empty((0, rows.width)), rows.spans[:0], header=True)))
+    for block in rows.blocks():
+        file.write(encode(csv_lines(*block)))
+
+
+def _jsonl(file: BinaryIO, rows: Rows, settings: Mapping[str, Any]) -> None:
+    for block in rows.blocks():
+        file.write(encode(jsonl_lines(*block)))
 
 
 def encode(lines: Iterable[str]) -> bytes:
@@ -220,66 +254,31 @@ def jsonl_lines(names: Sequence[str], embeddings: Array, spans: Array, *, header
 
 def csv_field(text: str) -> str:
     """Text quoted where csv needs it."""
-    if not any(c in text for c in ',"\r\n'):
-        return text
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="").writerow([text])
-    return buffer.getvalue()
+    return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\r\n') else text
 
 
 # Beside the output
 
 
-def index_lines(files: Iterable[tuple[str, int, int]], spans: Array) -> Iterator[str]:
-    """Lines of the index of an npy: row, file, start, end."""
-    yield "row,file,start,end\n"
-    for name, first, count in files:
-        yield from _rows_of(name, first, spans[first : first + count])
-
-
-def _rows_of(name: str, first: int, spans: Array) -> Iterator[str]:
-    field = csv_field(name)
-    for row, (start, end) in enumerate(spans.tolist(), first):
-        yield f"{row},{field},{start!r},{end!r}\n"
-
-
-class IndexWriter:
-    """The index of an npy while it grows.
+def write_index(target: Path, files: Iterable[tuple[str, int, int]], spans: Array) -> None:
+    """Write the index of an npy: row, file, start and end of each row.
 
     Args:
         target: the npy.
-        entries: what it holds already.
-        spans: of all its rows.
+        files: name, first row and number of rows of each file.
+        spans: (n, 2) of all rows, in the order of `files`.
     """
-
-    def __init__(self, target: Path, entries: Iterable[Any], spans: GrowingArray) -> None:
-        self._spans, path = spans, sidecar(target, INDEX)
-        _write_text(path, lambda file: index_lines(map(_triple, entries), spans.map()))
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115  # closed by close()
-
-    def add(self, entries: Iterable[Any]) -> None:
-        """Note the rows of finished files."""
-        lines: list[str] = []
-        for name, first, count in map(_triple, entries):
-            lines += _rows_of(name, first, self._spans.read(first, first + count))
-        self._file.write(encode(lines))
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
-def _triple(entry: Any) -> tuple[str, int, int]:
-    return entry.name, entry.first, entry.rows
+    done = 0
+    with atomic(sidecar(target, INDEX)) as file:
+        file.write(b"row,file,start,end\n")
+        for name, first, count in files:
+            field = csv_field(name)
+            times = enumerate(spans[done : done + count].tolist(), first)
+            file.write(encode(f"{row},{field},{start!r},{end!r}\n" for row, (start, end) in times))
+            done += count
 
 
 def write_meta(target: Path, settings: Mapping[str, Any]) -> None:
     """What the rows of a format without room for it were made with, as JSON beside it."""
     with atomic(sidecar(target, META)) as file:
         file.write(json.dumps(dict(settings), indent=2).encode() + b"\n")
-
-
-def _write_text(path: Path, lines: Callable[[BinaryIO], Iterable[str]]) -> None:
-    with atomic(path) as file:
-        for line in lines(file):
-            file.write(encode([line]))

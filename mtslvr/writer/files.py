@@ -5,8 +5,12 @@ from __future__ import annotations
 import enum
 import importlib.util
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import re
+import secrets
+import shutil
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -86,8 +90,48 @@ def sidecar(target: Path, suffix: str) -> Path:
 
 
 def part_of(target: Path) -> Path:
-    """Where a file grows until it is complete."""
-    return sidecar(target, f".{os.getpid()}.part")
+    """Where a file grows until it is complete: a new name beside it each time, which no earlier run can have left."""
+    return sidecar(target, f".{secrets.token_hex(8)}.part")
+
+
+def state_folder(target: Path) -> Path:
+    """Where the lock of an output lies, and what its runs have finished; see `store`."""
+    return sidecar(target, ".journal")
+
+
+@contextmanager
+def locked(target: Path) -> Iterator[Path]:
+    """Be the only process that writes an output; the parts that killed ones left are deleted.
+
+    Yields:
+        The folder of `state_folder`, which is deleted at the end where it holds nothing but the lock.
+    Raises:
+        ConfigError: another process is writing it.
+        OSError: no lock can be made there.
+    """
+    import filelock
+
+    folder = state_folder(target)
+    folder.mkdir(exist_ok=True)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(filelock.FileLock(folder / "lock").acquire(timeout=0))
+        except filelock.Timeout:
+            told = f"{target}: another run is writing it; wait for it, or choose another -o"
+            raise ConfigError(told) from None
+        try:
+            _delete_parts(target)
+            yield folder
+        finally:
+            if set(os.listdir(folder)) <= {"lock"}:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _delete_parts(target: Path) -> None:
+    part = re.compile(re.escape(target.name) + r"(\.index\.csv|\.meta\.json|\.errors\.jsonl)?\.[0-9a-f]+\.part")
+    for path in target.parent.iterdir():
+        if part.fullmatch(path.name):
+            path.unlink()
 
 
 @contextmanager
@@ -95,20 +139,29 @@ def guarded(path: str | os.PathLike[str], kept: str = "") -> Iterator[None]:
     """Turn errors of the file system into one that names the output, says what is `kept`, and the remedy."""
     try:
         yield
-    except OSError as error:
+    except (OSError, sqlite3.Error) as error:
         remedy = kept or "choose a folder with space and write permission"
-        raise ConfigError(f"{path}: cannot be written ({error.strerror or error}); {remedy}") from error
+        said = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: cannot be written ({said}); {remedy}") from error
 
 
 @contextmanager
-def atomic(target: Path) -> Iterator[BinaryIO]:
-    """A binary file that takes the place of `target` once it is complete and on disk."""
+def atomic(target: Path, beside: Sequence[Path] = ()) -> Iterator[BinaryIO]:
+    """A binary file that takes the place of `target` once it is complete and on disk.
+
+    Args:
+        target: the file.
+        beside: files that describe the old one, deleted just before: a process that ends in between leaves none that
+            describes the new one wrongly.
+    """
     part = part_of(target)
     try:
-        with open(part, "wb") as file:
+        with open(part, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        for path in beside:
+            path.unlink(missing_ok=True)
         os.replace(part, target)
     except BaseException:
         with suppress(OSError):

@@ -1,8 +1,9 @@
-"""What a run's journal says is finished, and whether a new run may go on from there; next: `journal`."""
+"""What is finished of an output, and whether a new run may go on from there; next: `store`."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -12,13 +13,13 @@ from typing import Any
 
 from ..config import EncoderConfig
 from ..errors import ConfigError
-from .files import sidecar
 
-JOURNAL_VERSION = 1
 # The same in all runs that add to one output.
 FIXED = ("format", "features", "layer", "pool", "window_seconds", "hop_seconds", "dtype")
 # Of settings that are stored only where they are others. Engines differ by rounding, so rows of both may go together.
 DEFAULTS = {"dtype": "float32", "engine": "torch"}
+JOURNAL = "journal.jsonl"  # of mtslvr 0.2
+_PIECES, _PIECE = 16, 4096  # of a file's content, and bytes of each
 
 
 @dataclass(frozen=True)
@@ -41,134 +42,93 @@ class FileStat:
         """Whether both are the same content, as far as size and time of change tell."""
         return (self.size, self.mtime_ns) == (other.size, other.mtime_ns)
 
+    @property
+    def base(self) -> dict[str, Any]:
+        """The four fields, of a subclass as well."""
+        return {each.name: getattr(self, each.name) for each in dataclasses.fields(FileStat)}
+
 
 @dataclass(frozen=True)
 class FileEntry(FileStat):
-    """A finished input.
+    """An input that was taken up: finished, or the one that is unfinished.
 
     Attributes:
-        first: its first row in the store.
-        rows: how many.
+        id: in the store; 0 where it has none.
+        first: its first row in the output, once that is known.
+        rows: how many; of an unfinished input, how many windows are stored.
         seconds: of audio.
         error: empty, or why there are no rows.
+        note: empty, or what is to be known of the rows.
+        digest: see `content_digest`; empty where it is not known.
     """
 
+    id: int = 0
     first: int = 0
     rows: int = 0
     seconds: float = 0.0
     error: str = ""
+    note: str = ""
+    digest: bytes = b""
 
-
-@dataclass(frozen=True)
-class OpenFile(FileStat):
-    """An input of which some windows are encoded.
-
-    Attributes:
-        windows: how many, from its beginning.
-        tail: which of the two tails holds them.
-    """
-
-    windows: int = 0
-    tail: int = 0
-
-
-@dataclass
-class Commit:
-    """A batch that may not be on disk for sure: its line in the journal, and checksums to find out."""
-
-    line: int
-    rows: tuple[int, int]
-    checksum: int
-    open: dict[str, Any] | None
+    def moved(self, found: FileStat) -> bool:
+        """Whether this input now lies at another path: gone from the old one, and of the same content at the new."""
+        same = self.digest and not self.error and self.unchanged(found) and not os.path.lexists(self.path)
+        return bool(same) and self.digest == content_digest(found.path)
 
 
 @dataclass
 class State:
-    """Everything that a journal says.
+    """What earlier runs left.
 
     Attributes:
         settings: those of the output, its format among them.
         entries: finished inputs by path, in the order in which they finished.
         open: the unfinished input.
-        rows: in the store.
+        total: rows of an npy, those of files that have others now included.
         complete: None, or the size of the output in bytes.
-        unsynced: the last batches.
-        length: bytes of the journal that count.
     """
 
     settings: dict[str, Any]
     entries: dict[str, FileEntry] = field(default_factory=dict)
-    open: OpenFile | None = None
-    rows: int = 0
+    open: FileEntry | None = None
+    total: int = 0
     complete: int | None = None
-    unsynced: list[Commit] = field(default_factory=list)
-    length: int = 0
 
 
-def journal_folder(target: Path) -> Path:
-    """Where the journal of an output lies."""
-    return sidecar(target, ".journal")
-
-
-def read_state(target: Path, lines: int | None = None) -> State | None:
-    """Read the journal of an output; a last line that was cut off does not count.
-
-    Args:
-        target: the output.
-        lines: read so many only.
-    Returns:
-        None where there is no journal.
-    Raises:
-        ConfigError: not readable, or of a later version.
-    """
-    path = journal_folder(target) / "journal.jsonl"
+def content_digest(path: str) -> bytes:
+    """A digest of pieces evenly spaced over a file; empty where it cannot be read."""
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
+        with open(path, "rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            digest = hashlib.blake2b(str(size).encode(), digest_size=16)
+            for i in range(_PIECES):
+                file.seek(max(0, size - _PIECE) * i // (_PIECES - 1))
+                digest.update(file.read(_PIECE))
+    except OSError:
+        return b""
+    return digest.digest()
+
+
+def read_journal(folder: Path) -> State | None:
+    """What a run of mtslvr 0.2 left beside its output.
+
+    Returns:
+        None where there is no such thing.
+    Raises:
+        ConfigError: it did not come to its end.
+    """
+    path = folder / JOURNAL
+    if not path.exists():
         return None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); make it readable") from None
-    state = None
-    for number, line in enumerate(data.split(b"\n")[:-1][:lines]):
-        try:
-            record = json.loads(line)
-            state = _apply(state, record, number, path)
-        except JournalVersionError:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError):
-            break
-        state.length += len(line) + 1
-    return state
-
-
-def _apply(state: State | None, record: dict[str, Any], number: int, path: Path) -> State:
-    if state is None:
-        if record["journal"] > JOURNAL_VERSION:
-            raise JournalVersionError(f"{path}: version {record['journal']}, of a later mtslvr; upgrade mtslvr")
-        return State(record["settings"])
-    if "commit" in record:
-        first, state.rows = record["commit"]
-        for values in record["files"]:
-            entry = FileEntry(**values)
-            state.entries[entry.path] = entry
-        opened = record["open"]
-        if opened is not None:
-            fields = [f.name for f in dataclasses.fields(OpenFile)]
-            state.open = OpenFile(**{name: opened[name] for name in fields})
-        else:
-            state.open = None
-        state.complete = None
-        if "crc" in record:
-            state.unsynced.append(Commit(number, (first, state.rows), record["crc"], opened))
-    elif record.get("synced"):
-        state.unsynced.clear()
-    elif "complete" in record:
-        state.complete = record["complete"]
-    return state
-
-
-class JournalVersionError(ConfigError):
-    """A journal that this version cannot read."""
+    try:
+        head, *lines = map(json.loads, path.read_bytes().splitlines())
+        entries = [FileEntry(**values) for line in lines for values in line.get("files", ())]
+        (total,) = [line["commit"][1] for line in lines if "commit" in line]
+        complete = int(lines[-1]["complete"])
+        return State(head["settings"], {entry.path: entry for entry in entries}, None, total, complete)
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+        remedy = "finish it with pip install mtslvr==0.2.0, or start anew with --overwrite"
+        raise ConfigError(f"{path}: of a run of mtslvr 0.2 that was not finished; {remedy}") from None
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], word: str = "now") -> list[str]:

@@ -1,128 +1,207 @@
-"""The rows that a run has finished and the windows of the file it is at, on disk; next: `journal`."""
+"""What runs have finished of an output, in an SQLite file beside it: a transaction a batch; next: `recorder`.
+
+SQLite keeps every transaction whole, whatever ends the process or the machine, so there is nothing to recover here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import ConfigError
 from ..windows import Float32, Float64
-from .files import Format
-from .rows import GrowingArray, RowFile, ShortArrayError
-from .state import Commit, OpenFile, State
-from .table import as_utf8, read_table
+from .export import BLOCK, Rows
+from .files import state_folder
+from .state import FileEntry, FileStat, State, read_journal
 
-_COPY = 1024  # rows at once
+VERSION = 2  # 1 was the journal of 0.2
+STATE = "state.sqlite"
+_SYNC_SECONDS = 5.0
+# Paths are bytes, for a name on Linux need not be text. Rows of an npy that lie in the output have no embedding here.
+_SCHEMA = (
+    "CREATE TABLE output (settings TEXT NOT NULL, total INTEGER NOT NULL, complete INTEGER)",
+    "CREATE TABLE files (id INTEGER PRIMARY KEY, path BLOB NOT NULL, name BLOB NOT NULL, size INTEGER NOT NULL, "
+    "mtime_ns INTEGER NOT NULL, first INTEGER NOT NULL, rows INTEGER NOT NULL, seconds REAL NOT NULL, "
+    "error BLOB NOT NULL, note BLOB NOT NULL, digest BLOB NOT NULL, finished INTEGER NOT NULL)",
+    "CREATE TABLE rows (file INTEGER NOT NULL, number INTEGER NOT NULL, start REAL NOT NULL, stop REAL NOT NULL, "
+    "embedding BLOB, PRIMARY KEY (file, number))",
+    f"PRAGMA user_version = {VERSION}",
+)
+_LISTED = "FROM temp.listing CROSS JOIN rows ON rows.file = listing.file ORDER BY position, number"
 
 
 class Store:
-    """The rows of one output, in its journal's folder; for npy in the output itself.
+    """The rows of one output and the files that they are of, opened for writing.
+
+    Nothing counts before `commit`. Errors are those of `sqlite3`.
 
     Args:
-        target: the output.
-        folder: of its journal.
-        form: of the output.
-        width: numbers a row.
+        folder: see `state_folder`; the caller holds its lock.
+        begin: what it holds where there is none yet.
     """
 
-    def __init__(self, target: Path, folder: Path, form: Format, width: int) -> None:
-        self._target, self._folder, self._format, self._width = target, folder, form, width
-        self.files: list[RowFile] = []
-
-    @property
-    def opened(self) -> bool:
-        """Whether `open` came and `close` did not."""
-        return bool(self.files)
-
-    @property
-    def rows(self) -> RowFile:
-        """Of finished files."""
-        return self.files[0]
-
-    @property
-    def tails(self) -> list[RowFile]:
-        """Two files of windows: of the unfinished file, and of the one before."""
-        return self.files[1:]
-
-    def open(self, state: State) -> int | None:
-        """Open what a journal speaks of.
-
-        Returns:
-            None, or the line of a batch that is not on disk, which a power cut may have kept it from; nothing is
-            open then.
-        Raises:
-            ConfigError: rows are missing that have been on disk.
-        """
+    def __init__(self, folder: Path, begin: State) -> None:
+        self.db = sqlite3.connect(folder / STATE)
+        self._synced = time.monotonic()
+        self.db.execute("PRAGMA page_size = 16384")  # of several rows
         try:
-            self.files.append(self._open_rows(state.rows))
-            for i in (0, 1):
-                held = state.open.windows if state.open is not None and state.open.tail == i else 0
-                paths = self._folder / f"tail{i}.npy", self._folder / f"tail{i}.spans.npy"
-                self.files.append(RowFile(*paths, self._width, held))
-        except ShortArrayError as error:
-            self.close()
-            if not state.unsynced:
-                raise ConfigError(f"{self._target}: its journal lacks rows ({error}); use --overwrite") from None
-            return state.unsynced[0].line
-        lost = next((commit.line for commit in state.unsynced if not self._is_intact(commit, state.open)), None)
-        if lost is not None:
-            self.close()
-        return lost
+            (mode,) = self.db.execute("PRAGMA journal_mode = WAL").fetchone()
+        except sqlite3.OperationalError:  # a file system without shared memory
+            (mode,) = self.db.execute("PRAGMA journal_mode = DELETE").fetchone()
+        self.db.execute(f"PRAGMA synchronous = {'NORMAL' if mode == 'wal' else 'FULL'}")
+        if self.db.execute("PRAGMA user_version").fetchone() == (0,):
+            self.db.execute("BEGIN")
+            for statement in _SCHEMA:
+                self.db.execute(statement)
+            output = json.dumps(begin.settings), begin.total, begin.complete
+            self.db.execute("INSERT INTO output VALUES (?, ?, ?)", output)
+            for entry in begin.entries.values():
+                self.save(dataclasses.replace(entry, id=self.add_file(entry)))
+            self.db.commit()
 
-    def _is_intact(self, commit: Commit, unfinished: OpenFile | None) -> bool:
-        opened = commit.open
-        if opened is not None and unfinished is not None and opened["path"] == unfinished.path:
-            tail = self.tails[opened["tail"]]
-            if tail.checksum(opened["from"], opened["windows"]) != opened["crc"]:
-                return False
-        return self.rows.checksum(*commit.rows) == commit.checksum
+    def state(self) -> State:
+        """Everything but the rows."""
+        return _load(self.db)
 
-    def restore(self, state: State) -> None:
-        """Bring the rows of a complete output back.
+    def add_file(self, file: FileStat) -> int:
+        """Take up an unfinished input, and say its id."""
+        values = os.fsencode(file.path), os.fsencode(file.name), file.size, file.mtime_ns
+        made = self.db.execute("INSERT INTO files VALUES (NULL, ?, ?, ?, ?, 0, 0, 0, x'', x'', x'', 0)", values)
+        return int(made.lastrowid or 0)
 
-        Raises:
-            ConfigError: not the output of that journal.
+    def save(self, entry: FileEntry) -> None:
+        """Have a finished input in the place of what has its id."""
+        texts = [os.fsencode(text) for text in (entry.path, entry.name, entry.error, entry.note)]
+        self.db.execute(
+            "UPDATE files SET path = ?, name = ?, error = ?, note = ?, size = ?, mtime_ns = ?, first = ?, rows = ?, "
+            "seconds = ?, digest = ?, finished = 1 WHERE id = ?",
+            (*texts, entry.size, entry.mtime_ns, entry.first, entry.rows, entry.seconds, entry.digest, entry.id),
+        )
+
+    def remove(self, id: int) -> None:
+        """Forget an input and its rows."""
+        self.db.execute("DELETE FROM rows WHERE file = ?", (id,))
+        self.db.execute("DELETE FROM files WHERE id = ?", (id,))
+
+    def append(self, id: int, first: int, embeddings: Float32 | None, spans: Float64) -> None:
+        """Add rows (k, D) and (k, 2) of an input, the first of which is its row `first`; None lie in the output."""
+        blobs = [None] * len(spans) if embeddings is None else [row.tobytes() for row in embeddings.astype("<f4")]
+        rows = zip(range(first, first + len(spans)), *spans.T.tolist(), blobs, strict=True)
+        self.db.executemany(f"INSERT INTO rows VALUES ({int(id)}, ?, ?, ?, ?)", rows)
+
+    def windows(self, id: int) -> Iterator[tuple[Float32, Float64]]:
+        """The rows of an input, in blocks."""
+        found = self.db.execute("SELECT start, stop, embedding FROM rows WHERE file = ? ORDER BY number", (id,))
+        while block := found.fetchmany(BLOCK):
+            yield _stacked([row[2] for row in block]), np.array([row[:2] for row in block], np.float64)
+
+    def rows(self, entries: Sequence[FileEntry], width: int) -> Rows:
+        """The rows of finished inputs, in this order; read when they are asked for."""
+        self.db.execute("CREATE TEMP TABLE IF NOT EXISTS listing (position INTEGER PRIMARY KEY, file INTEGER)")
+        self.db.execute("DELETE FROM temp.listing")
+        self.db.executemany("INSERT INTO temp.listing VALUES (NULL, ?)", ((entry.id,) for entry in entries))
+        found = self.db.execute(f"SELECT start, stop {_LISTED}")
+        blocks = iter(lambda: found.fetchmany(BLOCK), [])
+        spans = np.concatenate([np.empty((0, 2)), *(np.array(block, np.float64) for block in blocks)])
+        return Rows([(entry.name, entry.rows) for entry in entries], spans, width, self._embeddings)
+
+    def _embeddings(self) -> Iterator[Float32]:
+        found = self.db.execute(f"SELECT embedding {_LISTED}")
+        while block := found.fetchmany(BLOCK):
+            yield _stacked([row[0] for row in block])
+
+    def placed_rows(self) -> Iterator[tuple[int, bytes]]:
+        """Place in an npy and bytes of each row that does not lie there already."""
+        query = "SELECT first + number, embedding FROM rows JOIN files ON files.id = file"
+        return iter(self.db.execute(f"{query} WHERE finished AND embedding IS NOT NULL ORDER BY rows.rowid"))
+
+    def commit(self, total: int) -> None:
+        """Have all that was done since the last time count, and on disk what is older than a few seconds."""
+        self.db.execute("UPDATE output SET total = ?, complete = NULL", (total,))
+        self.db.commit()
+        if time.monotonic() - self._synced > _SYNC_SECONDS:
+            self.db.execute("PRAGMA wal_checkpoint")
+            self._synced = time.monotonic()
+
+    def complete(self, settings: Mapping[str, Any], entries: Sequence[FileEntry], total: int, size: int) -> None:
+        """Give up the rows, which the output has now.
+
+        Args:
+            settings: of the output.
+            entries: its files, with their first rows there.
+            total: its rows.
+            size: its bytes.
         """
-        table = read_table(self._target)
-        names = [entry.name for entry in state.entries.values() for _ in range(entry.rows)]
-        if self._format is Format.PARQUET:  # which holds UTF-8 only
-            names = [as_utf8(name) for name in names]
-        if table.embeddings.shape[1:] != (self._width,) or list(table.paths) != names:
-            raise ConfigError(f"{self._target}: not the output of its journal; start anew with --overwrite")
-        spans = np.stack([table.start, table.end], 1)
-        if self._format is Format.NPY:
-            every = np.zeros((state.rows, 2))
-            every[[row for e in state.entries.values() for row in range(e.first, e.first + e.rows)]] = spans
-            array = GrowingArray(self._folder / "spans.npy", "<f8", 2)
-            array.append(every)
-            array.sync()
-            return array.close()
-        rows = self._open_rows(0)
-        for first in range(0, len(spans), _COPY):
-            rows.append(table.embeddings[first : first + _COPY], spans[first : first + _COPY])
-        rows.sync()
-        rows.close()
+        self.db.executemany("UPDATE files SET first = ? WHERE id = ?", ((entry.first, entry.id) for entry in entries))
+        self.db.execute("DELETE FROM rows")
+        self.db.execute("UPDATE output SET settings = ?, total = ?, complete = ?", (json.dumps(settings), total, size))
+        self.db.commit()
+        with contextlib.suppress(sqlite3.OperationalError):  # someone is reading
+            self.db.execute("VACUUM")
+            self.db.execute("PRAGMA journal_mode = DELETE")
 
-    def _open_rows(self, rows: int) -> RowFile:
-        path = self._target if self._format is Format.NPY else self._folder / "rows.npy"
-        return RowFile(path, self._folder / "spans.npy", self._width, rows)
 
-    def held_rows(self, held: OpenFile) -> Iterator[tuple[Float32, Float64]]:
-        """The windows of an unfinished file, in blocks."""
-        tail = self.tails[held.tail]
-        for first in range(0, held.windows, _COPY):
-            last = min(first + _COPY, held.windows)
-            yield tail.embeddings.read(first, last), tail.spans.read(first, last)
+def read_state(target: Path) -> State | None:
+    """What earlier runs left of an output, without writing.
 
-    def close(self) -> None:
-        """Close all files."""
-        for file in self.files:
-            file.close()
-        self.files = []
+    Returns:
+        None where no run has begun it.
+    Raises:
+        ConfigError: unreadable, of a later version, or begun by mtslvr 0.2 and not finished.
+    """
+    path = state_folder(target) / STATE
+    if not path.exists():
+        return read_journal(path.parent)
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version > VERSION:
+                raise ConfigError(f"{path}: version {version}, of a later mtslvr; upgrade mtslvr")
+            return _load(db) if version else read_journal(path.parent)  # killed before it had begun
+    except (sqlite3.Error, OSError, ValueError, TypeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        remedy = "make it readable, or start anew with --overwrite"
+        raise ConfigError(f"{path}: cannot be read ({error}); {remedy}") from None
 
-    def remove(self) -> None:
-        """Delete what is not the output."""
-        for path in self._folder.glob("*.npy"):
+
+def delete_store(folder: Path) -> None:
+    """Forget what runs of any version have left in their folder, but for the lock."""
+    for name in (f"{STATE}-wal", f"{STATE}-shm", f"{STATE}-journal"):  # or a new store would take them for its own
+        (folder / name).unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "lock":
             path.unlink()
+
+
+def _load(db: sqlite3.Connection) -> State:
+    settings, total, complete = db.execute("SELECT settings, total, complete FROM output").fetchone()
+    state = State(json.loads(settings), {}, None, total, complete)
+    columns = "finished, path, name, error, note, size, mtime_ns, id, first, rows, seconds, digest"
+    for finished, *row in db.execute(f"SELECT {columns} FROM files ORDER BY id"):
+        path, name, error, note = map(os.fsdecode, row[:4])
+        entry = FileEntry(path, name, row[4], row[5], row[6], row[7], row[8], row[9], error, note, bytes(row[10]))
+        if finished:
+            state.entries[path] = entry
+        else:
+            query = "SELECT count(*), coalesce(max(stop), 0) FROM rows WHERE file = ?"
+            windows, seconds = db.execute(query, (entry.id,)).fetchone()
+            state.open = dataclasses.replace(entry, rows=windows, seconds=seconds)
+    return state
+
+
+def _stacked(blobs: list[bytes]) -> npt.NDArray[np.float32]:
+    return np.frombuffer(b"".join(blobs), "<f4").reshape(len(blobs), -1)

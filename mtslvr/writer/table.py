@@ -1,4 +1,4 @@
-"""Any output back to arrays; `mtslvr plot`, `mtslvr similar` and `journal` read with it."""
+"""Any output back to arrays; `mtslvr plot`, `mtslvr similar` and `recorder` read with it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,7 @@ def _sniff(path: Path) -> Format:
         return Format.NPY
     if head[:4] == b"PAR1":
         return Format.PARQUET
-    return Format.JSONL if head[:1] == b"{" else Format.CSV
+    return Format.JSONL if head[:1] == b"{" or _read_meta(path).get("format") == Format.JSONL else Format.CSV
 
 
 def _read_npz(path: Path) -> EmbeddingTable:
@@ -115,16 +115,16 @@ def _read_npz(path: Path) -> EmbeddingTable:
 
 
 def _read_npy(path: Path) -> EmbeddingTable:
-    mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
     rows, names, start, end = [], [], [], []
     for row, name, first, last in _csv_rows(sidecar(path, INDEX), ["row", "file", "start", "end"]):
         rows.append(int(row))
         names.append(name)
         start.append(float(first))
         end.append(float(last))
-    # The index is the later to be written, so a run that was killed may have rows that it does not list.
+    # Rows that the index does not list are those of files that have others now, or of a run that was killed.
     in_order = rows == list(range(len(rows)))
-    embeddings = mapped[: len(rows)] if in_order else mapped[np.array(rows)]
+    embeddings = array[: len(rows)] if in_order else array[np.array(rows)]
     return EmbeddingTable(embeddings, tuple(names), np.array(start), np.array(end), _read_meta(path))
 
 
@@ -145,25 +145,26 @@ def _read_parquet(path: Path) -> EmbeddingTable:
 
 
 def _read_csv(path: Path) -> EmbeddingTable:
-    names, spans, rows = [], [], []
-    for name, first, last, *numbers in _csv_rows(path, ["file", "start", "end", "e0"]):
-        names.append(name)
-        spans.append((float(first), float(last)))
-        rows.append(np.array(numbers, np.float64).astype(np.float32))
-    times = np.array(spans, np.float64).reshape(-1, 2)
-    return EmbeddingTable(np.stack(rows), tuple(names), times[:, 0], times[:, 1], _read_meta(path))
+    records = _csv_rows(path, ["file", "start", "end", "e0"])
+    return _stacked(path, ((name, start, end, np.array(row, np.float64)) for name, start, end, *row in records))
 
 
 def _read_jsonl(path: Path) -> EmbeddingTable:
-    names, spans, rows = [], [], []
     with open(path, encoding="utf-8") as file:
-        for line in file:
-            record = json.loads(line)
-            names.append(record["file"])
-            spans.append((record["start"], record["end"]))
-            rows.append(np.array(record["embedding"], np.float32))
+        records = map(json.loads, file)
+        return _stacked(path, ((each["file"], each["start"], each["end"], each["embedding"]) for each in records))
+
+
+def _stacked(path: Path, records: Iterable[tuple[str, Any, Any, Any]]) -> EmbeddingTable:
+    """A table of name, start, end and numbers of each row; without rows, its width is not known."""
+    names, spans, rows = [], [], []
+    for name, start, end, row in records:
+        names.append(name)
+        spans.append((float(start), float(end)))
+        rows.append(np.array(row, np.float32))
     times = np.array(spans, np.float64).reshape(-1, 2)
-    return EmbeddingTable(np.stack(rows), tuple(names), times[:, 0], times[:, 1], _read_meta(path))
+    embeddings = np.stack(rows) if rows else np.empty((0, 0), np.float32)
+    return EmbeddingTable(embeddings, tuple(names), times[:, 0], times[:, 1], _read_meta(path))
 
 
 def _csv_rows(path: Path, columns: list[str]) -> Iterator[list[str]]:
@@ -173,8 +174,11 @@ def _csv_rows(path: Path, columns: list[str]) -> Iterator[list[str]]:
         if header[: len(columns)] != columns:
             raise ValueError(f"{path.name} does not begin with the columns {', '.join(columns)}")
         for row in rows:
-            if len(row) == len(header):  # else the last line of a run that was killed
-                yield row
+            if len(row) != len(header):
+                raise ValueError(
+                    f"{path.name}, line {rows.line_num}: {len(row)} columns, where there are {len(header)}"
+                )
+            yield row
 
 
 def as_utf8(name: str) -> str:

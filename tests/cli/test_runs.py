@@ -60,14 +60,14 @@ def test_kill_9_and_the_same_command_end_as_if_nothing_had_happened(model, tmp_p
     process = subprocess.Popen([*COMMAND, *map(str, arguments), "-o", str(out)])
     while process.poll() is None:
         state = read_state(out)
-        if state is not None and state.open is not None and state.open.windows > 9:
+        if state is not None and state.open is not None and state.open.rows > 9:
             break
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not out.exists()
     state = read_state(out)
-    stored = state.rows + state.open.windows
+    stored = sum(entry.rows for entry in state.entries.values()) + state.open.rows
 
     computed, encode = [], extract._encode
     monkeypatch.setattr(extract, "_encode", lambda e, rows, c: computed.append(len(rows)) or encode(e, rows, c))

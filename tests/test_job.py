@@ -2,7 +2,9 @@
 
 import contextlib
 import itertools
+import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -19,7 +21,7 @@ from mtslvr.config import EncoderConfig
 from mtslvr.errors import ConfigError
 from mtslvr.extract import ExtractConfig
 from mtslvr.windows import Pool
-from mtslvr.writer import Recorder, read_state, read_table
+from mtslvr.writer import Recorder, check_output, read_state, read_table
 
 SECONDS = {"a.wav": 0.1, "b/a.wav": 0.75, "b/c.wav": 0.2, "d.wav": 0.05, "e.wav": 0.42}
 WINDOWS = sum(int(np.ceil(round(seconds / 0.1, 6))) for seconds in SECONDS.values())
@@ -408,7 +410,10 @@ def test_nothing_usable_leaves_nothing(tmp_path, encoded):
     [
         (lambda state: state.write_bytes(b"nothing of ours" * 100), r"cannot be read \(file is not a database\)"),
         (lambda state: sqlite3.connect(state).execute("PRAGMA user_version = 99"), "version 99, of a later mtslvr; up"),
-        (lambda state: (state.unlink(), (state.parent / "journal.jsonl").write_text('{"journal": 1}\n')), "of mtslvr 0.2"),
+        (
+            lambda state: (state.unlink(), (state.parent / "journal.jsonl").write_text('{"journal": 1}\n')),
+            "of mtslvr 0.2",
+        ),
         (lambda state: (state.unlink(), state.mkdir()), "cannot be read"),
     ],
     ids=["garbage", "later", "0.2", "folder"],
@@ -425,18 +430,150 @@ def test_what_cannot_be_gone_on_with_is_refused_and_overwrite_starts_anew(audio,
     assert len(plan.done) == len(SECONDS)
 
 
-def test_names_that_are_no_utf8_and_names_with_quotes(tmp_path, encoded):
+def alike(*paths):
+    """Give files the time of change of the first, as archives do."""
+    for path in paths:
+        os.utime(path, ns=(os.stat(paths[0]).st_mtime_ns,) * 2)
+
+
+def test_a_file_of_the_same_name_size_and_time_is_another_file(tmp_path, encoded):
+    owl, saw, out = tmp_path / "owl" / "7.wav", tmp_path / "saw" / "7.wav", tmp_path / "all.npz"
+    for seed, path in enumerate((owl, saw)):
+        path.parent.mkdir()
+        write(path, 0.1, seed)
+    alike(owl, saw)
+    run(owl.parent, out, "npz")
+    for gone in (False, True):
+        if gone:
+            owl.unlink()
+        with pytest.raises(ConfigError, match=r"saw/7\.wav: would go by the name '7\.wav', which .*owl/7\.wav has in"):
+            run(saw.parent, out, "npz")
+    table = read_table(out)
+    assert table.paths == ("7.wav",) and len(encoded) == 1
+
+
+@pytest.mark.parametrize("form", ["npz", "npy"])
+def test_a_folder_and_then_the_one_around_it(tmp_path, encoded, form):
+    inner, outer = tmp_path / "P" / "a" / "x.wav", tmp_path / "P" / "x.wav"
+    inner.parent.mkdir(parents=True)
+    write(inner, 0.1, 0), write(outer, 0.1, 1), alike(inner, outer)
+    run(inner.parent, tmp_path / f"all.{form}", form)
+    run(outer.parent, tmp_path / f"all.{form}", form)
+    table = read_table(tmp_path / f"all.{form}")
+    found = {name: row[0] for name, row in zip(table.paths, table.embeddings, strict=True)}
+    assert found == {
+        "a/x.wav": soundfile.read(inner, dtype="float32")[0][0],
+        "x.wav": soundfile.read(outer, dtype="float32")[0][0],
+    }
+
+
+def test_files_that_were_copied_elsewhere_and_are_gone_here_are_moved(audio, tmp_path, encoded):
+    run(audio, tmp_path / "x.npz", "npz")
+    shutil.copytree(audio, tmp_path / "disk")
+    write(tmp_path / "disk" / "b" / "new.wav", 0.1, 50)
+    shutil.rmtree(audio)
+    encoded.clear()
+    plan, _ = run(tmp_path / "disk", tmp_path / "x.npz", "npz")
+    assert len(plan.moved) == len(SECONDS) and len(encoded) == 1
+    assert len(read_table(tmp_path / "x.npz").paths) == len(SECONDS) + 1
+
+
+def test_parts_that_killed_runs_left_stop_nobody_and_are_deleted(audio, tmp_path, encoded):
+    left = [f"x.npy.{os.getpid()}.part", "x.npy.0f9e8d7c6b5a4f3e.part", "x.npy.index.csv.00aa.part"]
+    others = ["x.npy.mine.part", "x.npy.b.npy.00aa.part", "y.npy.00aa.part"]
+    for name in left + others:
+        (tmp_path / name).write_bytes(b"half")
+    check_output(tmp_path / "x.npy")
+    run(audio, tmp_path / "x.npy", "npy")
+    kept = {"audio", "x.npy", "x.npy.index.csv", "x.npy.meta.json", "x.npy.journal"}
+    assert set(os.listdir(tmp_path)) == {*kept, *others}
+
+
+def test_where_sqlite_has_no_shared_memory_another_way_is_found(audio, tmp_path, encoded, monkeypatch):
+    connect = sqlite3.connect
+
+    class NetworkFolder(sqlite3.Connection):
+        def execute(self, statement, *more):
+            if "WAL" in statement:
+                raise sqlite3.OperationalError("locking protocol")
+            return super().execute(statement, *more)
+
+    run(audio, tmp_path / "whole.npz", "npz", "none")
+    monkeypatch.setattr(sqlite3, "connect", lambda path, **more: connect(path, factory=NetworkFolder, **more))
+    out = tmp_path / "x.npz"
+    run(audio, out, "npz", "none", until=lambda state: state.open is not None)
+    assert os.listdir(tmp_path / "x.npz.journal") and not list(tmp_path.glob("x.npz.journal/*-wal"))
+    plan, _ = run(audio, out, "npz", "none")
+    assert plan.done and out.read_bytes() == (tmp_path / "whole.npz").read_bytes()
+
+
+@pytest.mark.parametrize("form", ["npz", "npy", "parquet", "csv", "jsonl"])
+def test_a_finished_output_of_mtslvr_0_2_is_gone_on_with(audio, tmp_path, encoded, form):
+    out, folder = tmp_path / f"x.{form}", tmp_path / f"x.{form}.journal"
+    run(audio, out, form, "none")
+    state = read_state(out)
+    fields = ("path", "name", "size", "mtime_ns", "first", "rows", "seconds", "error")
+    files = [{field: getattr(entry, field) for field in fields} for entry in state.entries.values()]
+    lines = [
+        {"journal": 1, "settings": state.settings},
+        {"commit": [0, state.total], "files": files, "open": None},
+        {"complete": out.stat().st_size},
+    ]
+    (folder / "state.sqlite").unlink()
+    (folder / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    encoded.clear()
+    plan, steps = run(audio, out, form, "none")
+    assert list(encoded) == steps == [] and len(plan.done) == len(SECONDS)
+    write(audio / "b" / "b.wav", 0.1, 50)
+    run(audio, out, form, "none")
+    assert len(encoded) == 1 and not (folder / "journal.jsonl").exists()
+    run(audio, tmp_path / "anew.npz", "npz", "none")
+    found, expected = read_table(out), read_table(tmp_path / "anew.npz")
+    places = [found.paths.index(name) for name in dict.fromkeys(expected.paths)]
+    firsts = [expected.paths.index(name) for name in dict.fromkeys(expected.paths)]
+    np.testing.assert_array_equal(found.embeddings[places, :2], expected.embeddings[firsts, :2])
+
+
+NAMES = [
+    b"caf\xe9.wav", b'say "a, b".wav', "音.wav".encode(), b"two\nlines.wav", b"two\r\nlines.wav", b"\rx\x0b\x1c.wav",
+    "a\u2028b\x85c.wav".encode(), b"'=1+1.wav", b" spaces .wav", b'"quoted".wav', b"back\\slash.wav", b",.wav",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["npz", "npy", "csv", "jsonl", "parquet"])
+def test_any_name_comes_back_from_any_format(tmp_path, encoded, form):
     root = os.fsencode(tmp_path / "audio")
     os.makedirs(root)
-    names = [b"caf\xe9.wav", b'say "a, b".wav', "音.wav".encode()]
-    for name in names:
-        write(tmp_path / "x.wav", 0.1, len(name))
+    for seed, name in enumerate(NAMES):
+        write(tmp_path / "x.wav", 0.15, seed)
         os.replace(os.fsencode(tmp_path / "x.wav"), os.path.join(root, name))
-    for form in ("npz", "npy", "csv", "jsonl", "parquet"):
-        run(tmp_path / "audio", tmp_path / f"x.{form}", form)
-        found = read_table(tmp_path / f"x.{form}").paths
-        expected = {
-            os.fsdecode(name) if form != "parquet" else name.decode("utf-8", "backslashreplace") for name in names
-        }
-        assert set(found) == expected, form
-        assert run(tmp_path / "audio", tmp_path / f"x.{form}", form)[1] == []
+    (tmp_path / "audio" / "broken\n.wav").write_bytes(b"nothing")
+    run(tmp_path / "audio", tmp_path / f"x.{form}", form, "none")
+    found = read_table(tmp_path / f"x.{form}").paths
+    expected = {os.fsdecode(name) if form != "parquet" else name.decode("utf-8", "backslashreplace") for name in NAMES}
+    assert set(found) == expected and len(found) == 2 * len(NAMES)
+    plan, steps = run(tmp_path / "audio", tmp_path / f"x.{form}", form, "none")
+    assert [step.file.name for step in steps] == ["broken\n.wav"] and len(plan.done) == len(NAMES)
+    assert read_table(tmp_path / f"x.{form}").paths == found
+
+
+def test_a_path_of_more_than_1024_bytes_takes_nothing_from_the_others(audio, tmp_path, encoded):
+    folder = audio.joinpath(*["long" * 50] * 6)
+    here = os.getcwd()
+    folder.mkdir(parents=True)
+    write(tmp_path / "x.wav", 0.1, 9)
+    os.replace(tmp_path / "x.wav", folder / "far.wav")
+    _, steps = run(audio, tmp_path / "x.csv", "csv")
+    far = [step for step in steps if step.file.name.endswith("far.wav")]
+    assert os.getcwd() == here and len(far) == 1 and (far[0].error is None or str(folder) in str(far[0].error))
+    assert {*SECONDS} <= set(read_table(tmp_path / "x.csv").paths)
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.npy.index.csv"])
+def test_lines_of_other_lengths_are_named_and_not_dropped(audio, tmp_path, encoded, name):
+    run(audio, tmp_path / name.removesuffix(".index.csv"), name.removesuffix(".index.csv")[2:])
+    lines = (tmp_path / name).read_text().splitlines(keepends=True)
+    lines[2] = lines[2].replace("b/", "b\n", 1)  # as mtslvr 0.2 wrote a name with a line break
+    (tmp_path / name).write_text("".join(lines))
+    with pytest.raises(ConfigError, match=re.escape(f"{name}, line 3: ")):
+        read_table(tmp_path / name.removesuffix(".index.csv"))

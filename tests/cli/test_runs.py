@@ -153,6 +153,15 @@ def test_a_list_on_standard_input(audio, model, tmp_path):
     assert missing.exit_code == 2 and "@nowhere.txt: list cannot be read" in missing.output
 
 
+def test_a_long_file_whose_name_is_no_text(model, tmp_path):
+    (tmp_path / "many").mkdir()
+    write(tmp_path / "x.wav", 2)
+    os.replace(tmp_path / "x.wav", os.fsencode(tmp_path / "many") + b"/caf\xe9.wav")
+    result = run(tmp_path / "many", "-o", tmp_path / "x.npz", "--model", model, "--batch-size", 2)
+    assert result.exit_code == 0, result.output
+    assert read_table(tmp_path / "x.npz").paths == ("caf\udce9.wav",)
+
+
 def test_failures_are_listed_and_tried_again(audio, model, tmp_path):
     (tmp_path / "bad.wav").write_bytes(b"nothing")
     arguments = [tmp_path / "bad.wav", audio, "-o", tmp_path / "x.npz", "--model", model]

@@ -9,6 +9,7 @@ import shutil
 import signal
 import sqlite3
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -219,6 +220,31 @@ def test_a_changed_file_with_more_rows_than_before(audio, tmp_path, encoded):
         assert len(table.paths) == WINDOWS + 3
         first = soundfile.read(audio / "b" / "c.wav", dtype="float32")[0]
         np.testing.assert_array_equal(table.embeddings[rows, 0], first[::1600])
+
+
+def test_an_npy_can_be_read_while_it_grows(audio, tmp_path, encoded, monkeypatch):
+    out = tmp_path / "x.npy"
+    monkeypatch.setattr(time, "monotonic", lambda: 60.0 * len(encoded))  # a minute a window
+    run(audio, out, "npy", until=lambda state: len(state.entries) == 3)
+    table = read_table(out)
+    assert table.paths == ("a.wav", "b/a.wav", "b/c.wav") and table.settings["complete"] is False
+    np.testing.assert_array_equal(table.embeddings, np.load(out))
+    run(audio, out, "npy")
+    run(audio, tmp_path / "whole.npy", "npy")
+    assert out.read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
+def test_an_npy_that_is_gone_while_it_grows_is_missed(audio, tmp_path, encoded):
+    out = tmp_path / "x.npy"
+    run(audio, out, "npy")
+    write(audio / "new.wav", 0.1, 50)
+    run(audio, out, "npy", until=lambda state: "new.wav" in str(state.entries))
+    out.rename(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="is gone, with rows of earlier runs; start anew with --overwrite"):
+        run(audio, out, "npy")
+    (tmp_path / "elsewhere").rename(out)
+    run(audio, out, "npy")
+    assert len(read_table(out).paths) == len(SECONDS) + 1
 
 
 def test_an_unfinished_file_that_changes_begins_anew(audio, tmp_path, encoded):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from .files import Format, guarded, locked, sidecar, state_folder
 from .state import JOURNAL, FileEntry, FileStat, State, check_earlier, content_digest
 from .store import Store, delete_store, read_state
 from .table import INDEX, META, as_utf8, read_table
+
+# An npy is brought up to date so often while a run is on, or after so many times as long as that takes.
+_NPY_SECONDS, _NPY_SHARE = 5.0, 20
 
 
 class Recorder(contextlib.AbstractContextManager["Recorder"]):
@@ -42,13 +46,12 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
     def __init__(self, target: Path, settings: Mapping[str, Any], width: int, *, overwrite: bool = False) -> None:
         self.target, self.settings, self.width = target, dict(settings), width
         self.format, self.pool = Format(settings["format"]), Pool(settings["pool"])
-        self._store: Store | None = None
         with guarded(target), contextlib.ExitStack() as stack:
             self._folder = stack.enter_context(locked(target))
             earlier = None if overwrite else read_state(target)
             if not overwrite:
                 check_earlier(target, earlier, self.settings)
-            self._lock = stack.pop_all()
+            self._stack = stack.pop_all()
         # A finished output that is gone is wanted anew.
         self._anew = earlier is None or (earlier.complete is not None and not target.exists())
         self.state = State(self.settings) if earlier is None or self._anew else earlier
@@ -56,9 +59,7 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
 
     def __exit__(self, *_: object) -> None:
         """Close the store and let other runs write."""
-        if self._store is not None:
-            self._store.db.close()
-        self._lock.close()
+        self._stack.close()
 
     def begin(self) -> None:
         """Open the store; needed before what follows.
@@ -70,25 +71,23 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
             if self._anew:
                 _discard(self._folder, self.target, self.format)
             self._store = Store(self._folder, self.state)
+            self._stack.callback(self._store.db.close)
             self.recover()
             if self.state.complete is not None:
                 _restore(self._store, self.target, self.state, self.width)
                 (self._folder / JOURNAL).unlink(missing_ok=True)
                 self.recover()
+            elif not self.target.exists() and self._store.needs_output():
+                raise ConfigError(f"{self.target}: is gone, with rows of earlier runs; start anew with --overwrite")
 
     def recover(self) -> None:
         """Go back to the last commit, whatever was under way."""
-        self.store.db.rollback()
-        self.state = self.store.state()
+        self._store.db.rollback()
+        self.state = self._store.state()
         self._open, self._total = self.state.open, self.state.total
         self._finished: list[FileEntry] = []
         self._pooling = Pooling(self.pool)
-
-    @property
-    def store(self) -> Store:
-        """What `begin` opened."""
-        assert self._store is not None, "begin() comes first"
-        return self._store
+        self._due = time.monotonic() + _NPY_SECONDS
 
     def resume(self, file: FileStat | None) -> int:
         """Go on with the unfinished input if it is this one, else forget it.
@@ -100,11 +99,11 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
         if held is None:
             return 0
         if file is None or held.path != file.path or not held.unchanged(file):
-            self.store.remove(held.id)
+            self._store.remove(held.id)
             self._open = None
             return 0
         if self.pool is Pool.MEAN:
-            for block in self.store.windows(held.id):
+            for block in self._store.windows(held.id):
                 self._pooling.add(*block)
         return held.rows
 
@@ -120,13 +119,13 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
         """
         held = self._open
         if held is None or held.path != file.path:
-            held = FileEntry(**file.base, id=self.store.add_file(file))
+            held = FileEntry(**file.base, id=self._store.add_file(file))
             self._pooling = Pooling(self.pool)
         pooled = self.pool is Pool.MEAN
         if pooled:
             self._pooling.add(embeddings, spans)
         if not (pooled and last):
-            self.store.append(held.id, held.rows, embeddings, spans)
+            self._store.append(held.id, held.rows, embeddings, spans)
         windows = held.rows + len(spans)
         held = dataclasses.replace(held, rows=windows, seconds=float(spans[-1, 1]) if len(spans) else held.seconds)
         self._open = None if last else held
@@ -134,9 +133,9 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
             return None
         if pooled:
             if windows > len(spans):
-                self.store.remove(held.id)
-                held = dataclasses.replace(held, id=self.store.add_file(file))
-            self.store.append(held.id, 0, *self._pooling.result())
+                self._store.remove(held.id)
+                held = dataclasses.replace(held, id=self._store.add_file(file))
+            self._store.append(held.id, 0, *self._pooling.result())
             held = dataclasses.replace(held, rows=1)
         entry = dataclasses.replace(held, note=note, digest=content_digest(file.path))
         self._finish(entry)
@@ -145,35 +144,39 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
     def fail(self, file: FileStat, message: str) -> None:
         """Note that an input has no embeddings."""
         if self._open is not None and self._open.path == file.path:
-            self.store.remove(self._open.id)
+            self._store.remove(self._open.id)
             self._open = None
-        self._finish(FileEntry(**file.base, id=self.store.add_file(file), error=message))
+        self._finish(FileEntry(**file.base, id=self._store.add_file(file), error=message))
 
     def _finish(self, entry: FileEntry) -> None:
         """Have an input in the place of what an earlier run made of it."""
         earlier = self.state.entries.get(entry.path)
         if earlier is not None:
-            self.store.remove(earlier.id)
+            self._store.remove(earlier.id)
         if earlier is not None and earlier.rows == entry.rows:
             entry = dataclasses.replace(entry, first=earlier.first)
         else:
             entry = dataclasses.replace(entry, first=self._total)
             self._total += entry.rows
-        self.store.save(entry)
+        self._store.save(entry)
         self._finished.append(entry)
 
     def rename(self, old: str, file: FileStat) -> None:
         """Let a finished input go by another path and name."""
         entry = dataclasses.replace(self.state.entries.pop(old), **file.base)
         self.state.entries[file.path] = entry
-        self.store.save(entry)
+        self._store.save(entry)
 
     def commit(self) -> None:
         """Make what was added since the last time count, whatever happens from here on."""
-        self.store.commit(self._total)
+        self._store.commit(self._total)
         self.state.entries.update((entry.path, entry) for entry in self._finished)
         self.state.open, self.state.total, self.state.complete = self._open, self._total, None
         self._finished = []
+        if self.format is Format.NPY and (started := time.monotonic()) > self._due:
+            self.export((), complete=False)
+            ended = time.monotonic()
+            self._due = ended + max(_NPY_SECONDS, _NPY_SHARE * (ended - started))
 
     def export(self, order: Sequence[str], *, complete: bool) -> int:
         """Write the output from what is finished.
@@ -191,21 +194,19 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
             says_failures = "shard" in self.settings and bool(order)
             if entries or (complete and says_failures):
                 settings = {**_described(self.settings, self.state, entries, order), "complete": complete}
-                self._write(entries, settings)
+                rows = self._store.rows(entries, self.width)
+                if self.format is Format.NPY:
+                    grow_npy(self.target, self._store.placed_rows(), self._total, self.width)
+                    write_index(self.target, ((entry.name, entry.first, entry.rows) for entry in entries), rows.spans)
+                    write_meta(self.target, settings)
+                else:
+                    export(self.target, self.format, rows, settings)
                 if complete:
-                    self.store.complete(self.settings, entries, self._total, self.target.stat().st_size)
+                    self._store.complete(self.settings, entries, self._total, self.target.stat().st_size)
             elif complete:
-                self.store.db.close()
+                self._store.db.close()
                 _discard(self._folder, self.target, self.format)
         return sum(entry.rows for entry in entries)
-
-    def _write(self, entries: Sequence[FileEntry], settings: Mapping[str, Any]) -> None:
-        rows = self.store.rows(entries, self.width)
-        if self.format is not Format.NPY:
-            return export(self.target, self.format, rows, settings)
-        grow_npy(self.target, self.store.placed_rows(), self._total, self.width)
-        write_index(self.target, ((entry.name, entry.first, entry.rows) for entry in entries), rows.spans)
-        write_meta(self.target, settings)
 
 
 def guarded_rows(target: Path) -> contextlib.AbstractContextManager[None]:

@@ -121,6 +121,11 @@ class Store:
         while block := found.fetchmany(BLOCK):
             yield _stacked([row[0] for row in block])
 
+    def needs_output(self) -> bool:
+        """Whether rows lie in the output alone, as those of earlier runs do in an npy."""
+        oldest = self.db.execute("SELECT embedding IS NULL FROM rows ORDER BY rowid LIMIT 1").fetchone()
+        return oldest is not None and bool(oldest[0])
+
     def placed_rows(self) -> Iterator[tuple[int, bytes]]:
         """Place in an npy and bytes of each row that does not lie there already."""
         query = "SELECT first + number, embedding FROM rows JOIN files ON files.id = file"

@@ -16,8 +16,8 @@ from .errors import ConfigError
 from .shards import Shard, from_runs, part_outputs
 from .writer import EmbeddingTable, check_output, differences, parse_format, read_table, sidecar
 from .writer.export import Rows, export, in_blocks
-from .writer.files import atomic, guarded, locked, state_folder
-from .writer.store import STATE, delete_store
+from .writer.files import STATE, atomic, guarded, locked, state_folder
+from .writer.store import delete_store
 
 ERRORS = ".errors.jsonl"
 _SOME = 10  # shards named in a message

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mtslvr.errors import ConfigError
-from mtslvr.writer import KEYS, check_output, read_npz, write_npz
+from mtslvr.writer import KEYS, Recorder, check_output, read_npz, write_npz
 from mtslvr.writer import export as writing
 
 needs_permissions = pytest.mark.skipif(
@@ -125,6 +125,22 @@ def test_bad_targets(tmp_path, write, name, message):
         write(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
     assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_the_longest_path(tmp_path):
+    settings, folder = {"format": "npz", "pool": "mean"}, tmp_path
+    while len(os.fsencode(folder)) < 450:
+        folder /= "d" * min(100, 469 - len(os.fsencode(folder)) - 1)
+    folder.mkdir(parents=True)
+    longest = next(n for n in range(1, 100) if len(os.fsencode(folder / f"{'x' * n}.npz.journal/state.sqlite")) == 500)
+    target = check_output(folder / f"{'x' * longest}.npz")
+    with Recorder(target, settings, 4) as recorder:
+        recorder.begin()
+        recorder.commit()
+    with pytest.raises(
+        ConfigError, match="1 bytes too long for the database beside it; choose a folder with a shorter"
+    ):
+        check_output(folder / f"{'x' * (longest + 1)}.npz")
 
 
 @needs_permissions

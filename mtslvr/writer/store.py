@@ -22,11 +22,10 @@ import numpy.typing as npt
 from ..errors import ConfigError
 from ..windows import Float32, Float64
 from .export import BLOCK, Rows
-from .files import state_folder
+from .files import STATE, state_folder
 from .state import FileEntry, FileStat, State, read_journal
 
 VERSION = 2  # 1 was the journal of 0.2
-STATE = "state.sqlite"
 _SYNC_SECONDS = 5.0
 # Paths are bytes, for a name on Linux need not be text. Rows of an npy that lie in the output have no embedding here.
 _SCHEMA = (

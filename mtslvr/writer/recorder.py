@@ -84,7 +84,7 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
         """Go back to the last commit, whatever was under way."""
         self._store.db.rollback()
         self.state = self._store.state()
-        self._open, self._total = self.state.open, self.state.total
+        self._open, self._total, self._ids = self.state.open, self.state.total, itertools.count(self.state.last_id + 1)
         self._finished: list[FileEntry] = []
         self._pooling = Pooling(self.pool)
         self._due = time.monotonic() + _NPY_SECONDS
@@ -117,49 +117,49 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
             last: no more follow.
             note: what is to be known of its rows.
         """
-        held = self._open
-        if held is None or held.path != file.path:
-            held = FileEntry(**file.base, id=self._store.add_file(file))
+        held = self._open if self._open is not None and self._open.path == file.path else None
+        if held is None:
             self._pooling = Pooling(self.pool)
-        pooled = self.pool is Pool.MEAN
-        if pooled:
+        id, stored = (next(self._ids), 0) if held is None else (held.id, held.rows)
+        seconds = float(spans[-1, 1]) if len(spans) else (0.0 if held is None else held.seconds)
+        if self.pool is Pool.MEAN:
             self._pooling.add(embeddings, spans)
-        if not (pooled and last):
-            self._store.append(held.id, held.rows, embeddings, spans)
-        windows = held.rows + len(spans)
-        held = dataclasses.replace(held, rows=windows, seconds=float(spans[-1, 1]) if len(spans) else held.seconds)
-        self._open = None if last else held
         if not last:
+            self._open = FileEntry(**file.base, id=id, rows=stored + len(spans), seconds=seconds)
+            if held is None:
+                self._store.save(self._open, finished=False)
+            self._store.append(self._open.id, stored, embeddings, spans)
             return None
-        if pooled:
-            if windows > len(spans):
+        if self.pool is Pool.MEAN:
+            embeddings, spans = self._pooling.result()
+            if held is not None:
                 self._store.remove(held.id)
-                held = dataclasses.replace(held, id=self._store.add_file(file))
-            self._store.append(held.id, 0, *self._pooling.result())
-            held = dataclasses.replace(held, rows=1)
-        entry = dataclasses.replace(held, note=note, digest=content_digest(file.path))
-        self._finish(entry)
-        return entry
+            stored = 0
+        self._open = None
+        self._store.append(id, stored, embeddings, spans)
+        digest = content_digest(file.path)
+        return self._finish(file, stored + len(spans), id=id, seconds=seconds, note=note, digest=digest)
 
     def fail(self, file: FileStat, message: str) -> None:
         """Note that an input has no embeddings."""
         if self._open is not None and self._open.path == file.path:
             self._store.remove(self._open.id)
             self._open = None
-        self._finish(FileEntry(**file.base, id=self._store.add_file(file), error=message))
+        self._finish(file, 0, id=next(self._ids), error=message)
 
-    def _finish(self, entry: FileEntry) -> None:
-        """Have an input in the place of what an earlier run made of it."""
-        earlier = self.state.entries.get(entry.path)
+    def _finish(self, file: FileStat, rows: int, **found: Any) -> FileEntry:
+        """Have an input in the place of what an earlier run made of it: in an npy, too, if it has as many rows."""
+        earlier, first = self.state.entries.get(file.path), self._total
         if earlier is not None:
             self._store.remove(earlier.id)
-        if earlier is not None and earlier.rows == entry.rows:
-            entry = dataclasses.replace(entry, first=earlier.first)
+        if earlier is not None and earlier.rows == rows:
+            first = earlier.first
         else:
-            entry = dataclasses.replace(entry, first=self._total)
-            self._total += entry.rows
+            self._total += rows
+        entry = FileEntry(**file.base, first=first, rows=rows, **found)
         self._store.save(entry)
         self._finished.append(entry)
+        return entry
 
     def rename(self, old: str, file: FileStat) -> None:
         """Let a finished input go by another path and name."""
@@ -202,7 +202,9 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
                 else:
                     export(self.target, self.format, rows, settings)
                 if complete:
-                    self._store.complete(self.settings, entries, self._total, self.target.stat().st_size)
+                    firsts = () if self.format is Format.NPY else itertools.accumulate(e.rows for e in entries)
+                    moved = [(last - entry.rows, entry.id) for entry, last in zip(entries, firsts, strict=False)]
+                    self._store.complete(self.settings, moved, self._total, self.target.stat().st_size)
             elif complete:
                 self._store.db.close()
                 _discard(self._folder, self.target, self.format)
@@ -241,14 +243,12 @@ def _restore(store: Store, target: Path, state: State, width: int) -> None:
 
 
 def _listing(state: State, order: Sequence[str], form: Format) -> list[FileEntry]:
-    """The inputs with rows, in the order of the output, each with its first row there."""
+    """The inputs with rows, in the order of the output."""
     entries = [entry for entry in state.entries.values() if entry.rows]
     if form is Format.NPY:
         return sorted(entries, key=lambda entry: entry.first)
     place = {path: i for i, path in enumerate(order)}
-    entries.sort(key=lambda entry: place.get(entry.path, len(place)))
-    firsts = itertools.accumulate((entry.rows for entry in entries), initial=0)
-    return [dataclasses.replace(entry, first=first) for entry, first in zip(entries, firsts, strict=False)]
+    return sorted(entries, key=lambda entry: place.get(entry.path, len(place)))
 
 
 def _described(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -45,7 +44,7 @@ class FileStat:
     @property
     def base(self) -> dict[str, Any]:
         """The four fields, of a subclass as well."""
-        return {each.name: getattr(self, each.name) for each in dataclasses.fields(FileStat)}
+        return {"path": self.path, "name": self.name, "size": self.size, "mtime_ns": self.mtime_ns}
 
 
 @dataclass(frozen=True)
@@ -86,6 +85,7 @@ class State:
         open: the unfinished input.
         total: rows of an npy, those of files that have others now included.
         complete: None, or the size of the output in bytes.
+        last_id: of any input in the store.
     """
 
     settings: dict[str, Any]
@@ -93,6 +93,7 @@ class State:
     open: FileEntry | None = None
     total: int = 0
     complete: int | None = None
+    last_id: int = 0
 
 
 def content_digest(path: str) -> bytes:

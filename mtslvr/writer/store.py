@@ -12,7 +12,7 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from ..errors import ConfigError
 from ..windows import Float32, Float64
 from .export import BLOCK, Rows
 from .files import STATE, state_folder
-from .state import FileEntry, FileStat, State, read_journal
+from .state import FileEntry, State, read_journal
 
 VERSION = 2  # 1 was the journal of 0.2
 _SYNC_SECONDS = 5.0
@@ -37,6 +37,7 @@ _SCHEMA = (
     "embedding BLOB, PRIMARY KEY (file, number))",
     f"PRAGMA user_version = {VERSION}",
 )
+_SAVE = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _LISTED = "FROM temp.listing CROSS JOIN rows ON rows.file = listing.file ORDER BY position, number"
 
 
@@ -65,28 +66,21 @@ class Store:
                 self.db.execute(statement)
             output = json.dumps(begin.settings), begin.total, begin.complete
             self.db.execute("INSERT INTO output VALUES (?, ?, ?)", output)
-            for entry in begin.entries.values():
-                self.save(dataclasses.replace(entry, id=self.add_file(entry)))
+            for id, entry in enumerate(begin.entries.values(), 1):
+                self.save(dataclasses.replace(entry, id=id))
             self.db.commit()
 
     def state(self) -> State:
         """Everything but the rows."""
         return _load(self.db)
 
-    def add_file(self, file: FileStat) -> int:
-        """Take up an unfinished input, and say its id."""
-        values = os.fsencode(file.path), os.fsencode(file.name), file.size, file.mtime_ns
-        made = self.db.execute("INSERT INTO files VALUES (NULL, ?, ?, ?, ?, 0, 0, 0, x'', x'', x'', 0)", values)
-        return int(made.lastrowid or 0)
-
-    def save(self, entry: FileEntry) -> None:
-        """Have a finished input in the place of what has its id."""
-        texts = [os.fsencode(text) for text in (entry.path, entry.name, entry.error, entry.note)]
-        self.db.execute(
-            "UPDATE files SET path = ?, name = ?, error = ?, note = ?, size = ?, mtime_ns = ?, first = ?, rows = ?, "
-            "seconds = ?, digest = ?, finished = 1 WHERE id = ?",
-            (*texts, entry.size, entry.mtime_ns, entry.first, entry.rows, entry.seconds, entry.digest, entry.id),
-        )
+    def save(self, entry: FileEntry, *, finished: bool = True) -> None:
+        """Have an input in the place of what has its id."""
+        path, name = os.fsencode(entry.path), os.fsencode(entry.name)
+        error, note = os.fsencode(entry.error), os.fsencode(entry.note)
+        stat = path, name, entry.size, entry.mtime_ns
+        found = entry.first, entry.rows, entry.seconds, error, note, entry.digest
+        self.db.execute(_SAVE, (entry.id, *stat, *found, finished))
 
     def remove(self, id: int) -> None:
         """Forget an input and its rows."""
@@ -95,9 +89,10 @@ class Store:
 
     def append(self, id: int, first: int, embeddings: Float32 | None, spans: Float64) -> None:
         """Add rows (k, D) and (k, 2) of an input, the first of which is its row `first`; None lie in the output."""
-        blobs = [None] * len(spans) if embeddings is None else [row.tobytes() for row in embeddings.astype("<f4")]
-        rows = zip(range(first, first + len(spans)), *spans.T.tolist(), blobs, strict=True)
-        self.db.executemany(f"INSERT INTO rows VALUES ({int(id)}, ?, ?, ?, ?)", rows)
+        count = len(spans)
+        blobs = [None] * count if embeddings is None else [row.tobytes() for row in np.asarray(embeddings, "<f4")]
+        rows = zip([id] * count, range(first, first + count), *spans.T.tolist(), blobs, strict=True)
+        self.db.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?)", rows)
 
     def windows(self, id: int) -> Iterator[tuple[Float32, Float64]]:
         """The rows of an input, in blocks."""
@@ -138,16 +133,16 @@ class Store:
             self.db.execute("PRAGMA wal_checkpoint")
             self._synced = time.monotonic()
 
-    def complete(self, settings: Mapping[str, Any], entries: Sequence[FileEntry], total: int, size: int) -> None:
+    def complete(self, settings: Mapping[str, Any], firsts: Iterable[tuple[int, int]], total: int, size: int) -> None:
         """Give up the rows, which the output has now.
 
         Args:
             settings: of the output.
-            entries: its files, with their first rows there.
+            firsts: first rows there, and ids, of files whose first row is another now.
             total: its rows.
             size: its bytes.
         """
-        self.db.executemany("UPDATE files SET first = ? WHERE id = ?", ((entry.first, entry.id) for entry in entries))
+        self.db.executemany("UPDATE files SET first = ? WHERE id = ?", firsts)
         self.db.execute("DELETE FROM rows")
         self.db.execute("UPDATE output SET settings = ?, total = ?, complete = ?", (json.dumps(settings), total, size))
         self.db.commit()
@@ -198,6 +193,7 @@ def _load(db: sqlite3.Connection) -> State:
     for finished, *row in db.execute(f"SELECT {columns} FROM files ORDER BY id"):
         path, name, error, note = map(os.fsdecode, row[:4])
         entry = FileEntry(path, name, row[4], row[5], row[6], row[7], row[8], row[9], error, note, bytes(row[10]))
+        state.last_id = entry.id
         if finished:
             state.entries[path] = entry
         else:

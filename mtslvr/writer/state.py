@@ -18,7 +18,7 @@ FIXED = ("format", "features", "layer", "pool", "window_seconds", "hop_seconds",
 # Of settings that are stored only where they are others. Engines differ by rounding, so rows of both may go together.
 DEFAULTS = {"dtype": "float32", "engine": "torch"}
 JOURNAL = "journal.jsonl"  # of mtslvr 0.2
-_PIECES, _PIECE = 16, 4096  # of a file's content, and bytes of each
+_PIECES, _PIECE = 8, 2048  # of a file's content, and bytes of each
 
 
 @dataclass(frozen=True)

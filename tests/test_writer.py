@@ -7,7 +7,6 @@ import pytest
 
 from mtslvr.errors import ConfigError
 from mtslvr.writer import KEYS, Recorder, check_output, read_npz, write_npz
-from mtslvr.writer import export as writing
 
 needs_permissions = pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() == 0, reason="permissions do not bind this user"
@@ -57,11 +56,10 @@ def test_a_failing_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "out.npz"
     write_npz(path, **table(1))
 
-    def half(file, *_):
-        file.write(b"PK half")
+    def full(file):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writing, "_npz", half)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ConfigError, match=r"out\.npz: cannot be written \(No space left on device\); choose"):
         write_npz(path, **table(3))
     assert len(read_npz(path).paths) == 1
@@ -69,10 +67,10 @@ def test_a_failing_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):
-    def interrupted(*_):
+    def interrupted(file):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(writing, "_npz", interrupted)
+    monkeypatch.setattr(os, "fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_npz(tmp_path / "out.npz", **table())
     assert os.listdir(tmp_path) == []

@@ -74,6 +74,7 @@ class Plan:
         order: paths of all inputs, in the order of the output.
         done: inputs that an earlier run has embedded.
         changed: how many of `todo` an earlier run has embedded, and they are others now.
+        noted: path and note of those of `done` of which something is to be known.
         failed: inputs that failed before the run was interrupted; not tried again.
         kept: rows of an earlier run's files that are not among the inputs.
         moved: finished inputs that go by another path or name now: the old path and what they are now.
@@ -83,6 +84,7 @@ class Plan:
     order: list[str] = field(default_factory=list)
     done: list[FileStat] = field(default_factory=list)
     changed: int = 0
+    noted: list[tuple[str, str]] = field(default_factory=list)
     failed: list[FileEntry] = field(default_factory=list)
     kept: list[FileEntry] = field(default_factory=list)
     moved: list[tuple[str, FileStat]] = field(default_factory=list)
@@ -115,6 +117,7 @@ def make_plan(output: str, files: Sequence[FoundAudio], state: State | None, *, 
             plan.failed.append(entry)
         else:
             plan.done.append(found)
+            plan.noted += [(found.path, entry.note)] if entry.note else []
             if (entry.path, entry.name) != (found.path, found.name):
                 plan.moved.append((entry.path, found))
     _check_names(output, plan, entries)
@@ -197,7 +200,8 @@ def embed_files(
             entry = None
             with guarded_rows(recorder.target):
                 if part.error is None:
-                    entry = recorder.add(file, part.embeddings, part.spans, part.last)
+                    note = part.notes.incomplete or ""
+                    entry = recorder.add(file, part.embeddings, part.spans, part.last, note)
                 elif not stop:
                     recorder.fail(file, str(part.error))
             steps.append(Step(file, seconds, entry, part.error, part.notes))

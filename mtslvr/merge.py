@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -249,5 +250,6 @@ def _join_errors(target: Path, parts: Sequence[Part]) -> int:
                 file.writelines(lines)
     else:
         sidecar(target, ERRORS).unlink(missing_ok=True)
+    failed = [sum(json.loads(line).get("stage") != "warning" for line in lines) for lines in logs]
     # A log may not lie beside its part any more.
-    return sum(max(len(lines), part.failed) for lines, part in zip(logs, parts, strict=True))
+    return sum(max(count, part.failed) for count, part in zip(failed, parts, strict=True))

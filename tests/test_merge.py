@@ -144,11 +144,11 @@ def test_a_part_says_itself_how_many_of_its_files_failed(tmp_path, form):
     assert (merged.failed, merged.missing, merged.files) == (1, [], 4)
     assert read_table(tmp_path / "out.npz").settings["complete"] is True
     (tmp_path / "out.npz").unlink()
-    log = json.dumps({"file": "c.wav", "stage": "decode", "message": "-"}) + "\n"
+    log = "".join(json.dumps({"file": "-", "stage": stage, "message": "-"}) + "\n" for stage in ("warning", "decode"))
     (tmp_path / f"{moved[0].name}.errors.jsonl").write_text(log)  # under this name, of another part
     refused(tmp_path, moved[:-1], "shard 3 of 7: missing")
     merged = merge(tmp_path / "out.npz", moved[:-1], allow_missing=True)
-    assert merged.missing == [3] and (tmp_path / "out.npz.errors.jsonl").read_text() == log
+    assert (merged.missing, merged.failed) == ([3], 1) and (tmp_path / "out.npz.errors.jsonl").read_text() == log
 
 
 @pytest.mark.parametrize("form", ["npz", "npy", "parquet", "csv", "jsonl"])

@@ -155,6 +155,8 @@ class Run:
             log.add(path, "find", message)
         for entry in plan.failed:
             log.add(entry.path, "decode", entry.error)
+        for path, note in plan.noted:
+            log.add(path, "warning", note)
         self.summary.failed += len(plan.failed)
         return log
 
@@ -294,8 +296,8 @@ class Run:
 
     def _tell(self, settings: dict[str, Any], inputs: int) -> None:
         summary = self.summary
-        noted = summary.failed or summary.incomplete
-        errors = f"{self.target}.errors.jsonl" if self.target and noted and not self.dry_run else None
+        log = f"{self.target}.errors.jsonl"
+        errors = log if self.target and not self.dry_run and os.path.exists(log) else None
         if self.as_json:
             report = {
                 "output": self.output,

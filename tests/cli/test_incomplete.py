@@ -52,6 +52,8 @@ def test_a_cut_recording_is_embedded_with_a_warning(audio, model, tmp_path):
     report = json.loads(next(line for line in result.output.splitlines() if line.startswith("{")))
     assert (report["incomplete"], report["above_half"], report["failed"]) == (1, 1, 0)
     assert report["errors"] == f"{tmp_path}/x.npz.errors.jsonl"
+    again = run(audio, "-o", tmp_path / "x.npz", "--model", model)  # of what is there already the log still tells
+    assert again.exit_code == 0 and (tmp_path / "x.npz.errors.jsonl").read_text() == line + "\n"
 
 
 @pytest.mark.parametrize("output", ["x.npz", "-"])

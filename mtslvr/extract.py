@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from .config import Features, Layer, Normalization
+from .config import EncoderConfig, Features, Layer, Normalization
 from .decode import Source as Source
 from .decode import decode_ahead
 from .encoder import Encoder
@@ -185,13 +185,13 @@ def warm_up(encoder: Encoder, config: ExtractConfig) -> None:
     Raises:
         ConfigError: see `encode_batches`.
     """
-    seconds, _ = _window_seconds(encoder, config)
+    seconds, _ = check_windows(encoder.config, config)
     with _Encoding(encoder, config) as encoding:
         encoding.warm_up(np.zeros(window_length(seconds, encoder.sample_rate), np.float32))
 
 
 def _batches(sources: Iterable[Source], encoder: Encoder, config: ExtractConfig) -> Iterator[_Batch]:
-    seconds = _window_seconds(encoder, config)
+    seconds = check_windows(encoder.config, config)
     batch = _Batch()
     for index, windows in enumerate(decode_ahead(sources, encoder, seconds, config.threads)):
         batch.begin(index)
@@ -339,11 +339,16 @@ def _worker_count(encoder: Encoder, config: ExtractConfig) -> int:
     return min(torch.get_num_threads(), config.batch_size)
 
 
-def _window_seconds(encoder: Encoder, config: ExtractConfig) -> tuple[float, float]:
-    window = encoder.config.window_seconds if config.window_seconds is None else config.window_seconds
+def check_windows(encoder: EncoderConfig, config: ExtractConfig) -> tuple[float, float]:
+    """The length of a window, and from one to the next, in seconds.
+
+    Raises:
+        ConfigError: one is outside its range.
+    """
+    window = encoder.window_seconds if config.window_seconds is None else config.window_seconds
     hop = window if config.hop_seconds is None else config.hop_seconds
-    frontend = encoder.config.frontend
-    next(iter_windows([], window, hop, encoder.sample_rate), None)  # raises for values outside their range
+    frontend = encoder.frontend
+    next(iter_windows([], window, hop, frontend.sample_rate), None)  # raises for values outside their range
     shortest = (frontend.n_fft // 2 + 1) / frontend.sample_rate
     if window < shortest:
         raise ConfigError(f"window_seconds={window!r}: shorter than half an STFT frame; use at least {shortest:.4g} s")

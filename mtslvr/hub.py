@@ -56,10 +56,7 @@ def load(
         ConfigError: unknown or absent device, unknown dtype or engine, bfloat16 without folding or on a processor
             that has none, OpenVINO without folding, on another device than the CPU or not installed.
     """
-    half = parse_dtype(dtype, fold)
-    openvino = parse_engine(engine, fold)
-    target = parse_device("cpu" if openvino and device == "auto" else device)
-    check_processor(target, half, openvino)
+    target, half, openvino = resolve(device, dtype, engine, fold)
     folder = find(name, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
     encoder = checkpoint.load(folder)
     encoder = (encoder.fold() if fold else encoder).to(target)
@@ -81,6 +78,21 @@ def _lay_out(encoder: Encoder) -> None:
     frontend = encoder.config.frontend
     silence = torch.zeros(1, frontend.channels, frontend.n_mels, encoder.config.window_frames)
     encoder.paths(silence, range(encoder.config.tasks))
+
+
+def resolve(
+    device: str | torch.device, dtype: str = "float32", engine: str = "torch", fold: bool = True
+) -> tuple[torch.device, bool, bool]:
+    """The device that an encoder runs on, whether in bfloat16 and by OpenVINO; nothing is loaded for it.
+
+    Raises:
+        ConfigError: see `load`.
+    """
+    half = parse_dtype(dtype, fold)
+    openvino = parse_engine(engine, fold)
+    target = parse_device("cpu" if openvino and device == "auto" else device)
+    check_processor(target, half, openvino)
+    return target, half, openvino
 
 
 @functools.cache

@@ -3,25 +3,60 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import Any
 
 import click
 
-from ..errors import CheckpointError, HubError, MTSLVRError
+from ..errors import CheckpointError, ConfigError, HubError, MTSLVRError
 
 EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE, EXIT_NO_WEIGHTS, EXIT_NO_AUDIO, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
+# Control characters, line breaks among them, bytes that are no text, and how Python writes them.
+_CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160), *range(0xDC80, 0xDD00))}
 
 
 class Failure(click.ClickException):
     """An error message with an exit code."""
 
     def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
+        super().__init__(printable(message))
         self.exit_code = exit_code  # type: ignore[misc]  # click's own way to set it
+
+
+def printable(line: str) -> str:
+    """The line with control characters, which file names may hold and a terminal would obey, as Python writes them."""
+    return line.translate(_CONTROLS)
+
+
+def echo(line: str, err: bool = False) -> None:
+    """Print a line in which file names may be any bytes: these bytes for a program, printable for a person."""
+    if err or (sys.stdout and sys.stdout.isatty()):
+        click.echo(printable(line), err=err)
+    else:
+        click.echo(os.fsencode(line))
+
+
+def check_stdout() -> None:
+    """See that what is asked for on standard output has somewhere to go.
+
+    Raises:
+        ConfigError: it is closed.
+    """
+    if sys.stdout is None:
+        raise ConfigError("standard output is closed, and the result goes there; redirect it to a file")
 
 
 class Command(click.Command):
     """A command whose mtslvr errors become one line on stderr and an exit code."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take the arguments."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.message = printable(error.message)  # type: ignore[misc]  # names of files that a shell filled in
+            raise
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""

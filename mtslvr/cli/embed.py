@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
-from .common import EXIT_NO_AUDIO, Command, Failure
+from .common import EXIT_NO_AUDIO, EXIT_SOME_FAILED, Command, Failure, check_stdout
 from .inputs import gather
-from .run import Run
+from .process import embed as main  # noqa: F401  # the program
+from .run import Run, Weights
+from .summary import Report
 
 EXIT_CODES = """\b
 Exit codes: 0 every file embedded, 1 some files failed and the rest is written, 2 wrong usage,
-3 weights unavailable, 4 no audio found, 130 interrupted (what was finished is written).
+3 weights unavailable, 4 no audio found, 130 interrupted, 143 ended by SIGTERM (what was finished is written).
 """
 
 
@@ -80,6 +80,13 @@ Exit codes: 0 every file embedded, 1 some files failed and the rest is written, 
     help="Embed part I of N of the files only, into OUT-0000I-of-0000N; slurm takes both from a Slurm job. "
     "`mtslvr merge OUT` joins the parts.",
 )
+@click.option(
+    "--stdin",
+    type=click.Choice(["auto", "audio", "list"]),
+    default="auto",
+    show_default=True,
+    help="What the input - is; auto tells audio by its first bytes.",
+)
 @click.option("--overwrite", is_flag=True, help="Start anew, whatever an earlier run left.")
 @click.option(
     "--on-error",
@@ -111,14 +118,24 @@ def embed_command(
     hop: float | None,
     pool: str,
     device: str,
+    engine: str,
+    dtype: str,
     batch_size: int,
     threads: int,
     shard: str | None,
-    **options: Any,
+    stdin: str,
+    overwrite: bool,
+    on_error: str,
+    on_truncated: str,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
 ) -> None:
     """Embed every INPUT, a file or a folder searched recursively, into one output.
 
-    An INPUT of the form @list.txt names a list of paths, one a line; - reads the list from standard input.
+    An INPUT of the form @list.txt names a list of paths, one a line, with comments after #; - reads such a list, or
+    the audio of one file, from standard input.
 
     OUT.npz, OUT.npy (with OUT.npy.index.csv), OUT.parquet, OUT.csv and OUT.jsonl hold a row a file, or a window:
     its file, start and end in seconds, and the embedding, with the settings beside. A file that cannot be read is
@@ -138,21 +155,22 @@ def embed_command(
     chosen = parse_format(output, form)
     target = None if output == STDOUT else check_output(output, form)
     config = ExtractConfig(Features(features), Layer(layer), Pool(pool), window, hop, batch_size, threads)
-    run = Run(output, target, chosen.value, model, device, config, shard=part, **options)
-    everything = gather(inputs)
+    report = Report(output, target, part, on_error, dry_run, as_json, quiet, verbose)
+    if target is None or dry_run or as_json:
+        check_stdout()
+    everything = gather(inputs, stdin)
     found = everything if part is None else everything.part(part)
-    for _, message in found.missing:
-        run.failed_early(message)
-    if everything.left_out and not run.quiet:
-        click.echo(everything.left_out, err=True)
+    for path, message in found.missing:
+        if report.stop:
+            raise Failure(f"{message}; nothing is embedded (--on-error stop)", EXIT_SOME_FAILED)
+        report.skip(path, "find", message)
+    if everything.left_out and not quiet:
+        report.say(everything.left_out)
     if not everything.files:
         told = "" if everything.missing else ": no file with a known suffix (wav, flac, ogg, opus, mp3, aiff ...)"
         raise Failure(f"{', '.join(inputs)}: no audio found{told}", EXIT_NO_AUDIO)
-    if found.repeated and not run.quiet:
-        click.echo(f"{found.repeated} files are named more than once; each is embedded once", err=True)
-    run.start(found)
-
-
-def main() -> None:
-    """Entry point of `mtslvr-embed`."""
-    embed_command()
+    if found.repeated and not quiet:
+        report.say(f"{found.repeated} files are named more than once; each is embedded once")
+    Run(Weights(model, device, dtype, engine), config, chosen.value, overwrite, on_truncated == "error", report).start(
+        found
+    )

@@ -1,18 +1,31 @@
-"""INPUT arguments to audio files: files, folders, `@list.txt` and `-`, a list on standard input."""
+"""INPUT arguments to audio files: files, folders, `@list.txt`, and `-` for audio or a list on standard input."""
 
 from __future__ import annotations
 
 import os
+import re
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
     from ..audio import FoundAudio
     from ..shards import Shard
+
+
+_HEAD = 4096  # bytes, by which standard input is told to be audio, a list, or neither
+# What files begin with: WAV, AIFF, W64, FLAC, Ogg, MP3 with and without a tag, AAC, AU, CAF; MP4, Matroska, WMA.
+_AUDIO = re.compile(
+    rb"(RIFF|RIFX|RF64)....WAVE|FORM....AIF[FC]|riff\x2e\x91\xcf\x11|fLaC[\x00\x80]|OggS\x00|ID3[\x02-\x04]"
+    rb"|\xff[\xe2-\xe5\xf0-\xf5\xf8-\xfd]|\.snd\x00|dns\.|caff\x00|....ftyp|\x1a\x45\xdf\xa3|\x30\x26\xb2\x75",
+    re.DOTALL,
+)
+# Control characters that no name of a file has, or a mark of UTF-16, whose letters NULs would part.
+_BINARY = re.compile(rb"[\x01-\x06\x0e-\x1a\x1c-\x1f]|\A(\xff\xfe|\xfe\xff)")
 
 
 @dataclass
@@ -41,17 +54,20 @@ class Inputs:
         return Inputs(shard.take(self.files), shard.take(self.missing), self.repeated, self.given, names, self.left_out)
 
 
-def gather(arguments: Sequence[str]) -> Inputs:
+def gather(arguments: Sequence[str], stdin: str = "auto") -> Inputs:
     """Find the audio files of all arguments; a folder that cannot be listed is among what is missing.
 
+    Args:
+        arguments: files, folders, lists.
+        stdin: what "-" is: "audio", a "list", or "auto", told by its first bytes.
     Raises:
-        ConfigError: a list that cannot be read.
+        ConfigError: a list that cannot be read, or is none.
     """
     from ..errors import AudioError
     from ..find import search
 
     inputs, usable, listed = Inputs(), [], 0
-    for path, origin in expand(arguments):
+    for path, origin in expand(arguments, stdin):
         inputs.given += 1
         try:
             listed += len(search([path]).files)
@@ -65,15 +81,18 @@ def gather(arguments: Sequence[str]) -> Inputs:
     return inputs
 
 
-def expand(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+def expand(arguments: Sequence[str], stdin: str = "auto") -> Iterator[tuple[str, str]]:
     """Paths, lists replaced by their lines, and where in a list each one stands.
 
+    Args:
+        arguments: see `gather`, as the other.
+        stdin: see `gather`.
     Raises:
         ConfigError: see `gather`.
     """
     for argument in arguments:
         if argument == "-":
-            yield from _lines(sys.stdin.buffer.read(), "standard input")
+            yield from _standard_input(sys.stdin.buffer, stdin)
         elif argument.startswith("@"):
             try:
                 with open(argument[1:], "rb") as file:
@@ -81,15 +100,59 @@ def expand(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
             except OSError as error:
                 remedy = "a file whose own name begins with @ is given as ./@name"
                 raise ConfigError(f"{argument}: list cannot be read ({error.strerror}); {remedy}") from None
+            _check_list(data[:_HEAD], argument, "an audio file is given without the @")
             yield from _lines(data, argument[1:])
         else:
             yield argument, ""
 
 
+def _standard_input(stream: BinaryIO, kind: str) -> Iterator[tuple[str, str]]:
+    head = stream.read(_HEAD)
+    if kind == "audio" or (kind == "auto" and _AUDIO.match(head)):
+        _make_seekable(head, stream)
+        yield "/dev/stdin", ""
+    else:
+        if kind == "auto":
+            _check_list(head, "standard input", "say what it is with --stdin audio or --stdin list")
+        yield from _lines(head + stream.read(), "standard input")
+
+
+def _make_seekable(head: bytes, stream: BinaryIO) -> None:
+    """Have /dev/stdin be a file, which is opened more than once, at its beginning.
+
+    Args:
+        head: what is read of it.
+        stream: the rest.
+    """
+    import shutil
+    import tempfile
+
+    try:
+        if not stat.S_ISREG(os.fstat(0).st_mode):
+            with tempfile.TemporaryFile() as file:  # without a name: nothing is left of it, whatever ends the run
+                file.write(head)
+                shutil.copyfileobj(stream, file)
+                file.flush()
+                os.dup2(file.fileno(), 0)
+        os.lseek(0, 0, os.SEEK_SET)
+    except OSError as error:
+        remedy = "make space, have TMPDIR name another folder, or give a file"
+        raise ConfigError(f"standard input cannot be kept while it is read ({error.strerror}); {remedy}") from None
+
+
+def _check_list(head: bytes, name: str, remedy: str) -> None:
+    if _AUDIO.match(head) or _BINARY.search(head):
+        kind = "audio" if _AUDIO.match(head) else "neither audio nor text"
+        raise ConfigError(f"{name}: not a list of paths but {kind}; {remedy}")
+
+
 def _lines(data: bytes, name: str) -> Iterator[tuple[str, str]]:
-    """One path a line, or parted by NUL as `find -print0` does it; names may be any bytes."""
+    """One path a line, or parted by NUL as `find -print0` does it; names may be any bytes.
+
+    Lines that begin with # are comments; a file whose own name does is given as ./#name.
+    """
     separator = b"\0" if b"\0" in data else b"\n"
-    for number, line in enumerate(data.split(separator), 1):
+    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(separator), 1):
         line = line.rstrip(b"\r") if separator == b"\n" else line
-        if line:
+        if line and not (separator == b"\n" and line.startswith(b"#")):
             yield os.fsdecode(line), f"{name}, line {number}: "

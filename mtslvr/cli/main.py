@@ -34,4 +34,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from .process import mtslvr
+
+    mtslvr()

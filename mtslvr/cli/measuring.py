@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from ..errors import ConfigError
+from .common import echo
 
 
 def split_list(values: Sequence[str]) -> tuple[str, ...]:
@@ -55,7 +56,7 @@ def warnings_as_lines() -> Iterator[None]:
         text = str(message)
         if text not in seen:
             seen.add(text)
-            click.echo(f"warning: {text}", err=True)
+            echo(f"warning: {text}", err=True)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)

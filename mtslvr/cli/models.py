@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from .common import Command
+from .common import Command, check_stdout, echo
 
 HINT = """
 FEW-SHOT is the accuracy in % of both features by logistic regression, or the first figure of a card without it.
@@ -27,6 +27,7 @@ def models_command(name: str | None, as_json: bool, cache_dir: Path | None) -> N
     """
     from ..registry import models
 
+    check_stdout()
     rows = models(cache_dir)
     if name is not None:
         model = find_model(name, cache_dir, rows)
@@ -35,7 +36,8 @@ def models_command(name: str | None, as_json: bool, cache_dir: Path | None) -> N
         shown = json.dumps([{key: row[key] for key in row if key != "card"} for row in rows], indent=2)
     else:
         shown = table(rows) if rows else "no models; get one with `mtslvr download org/name`"
-    click.echo(shown)
+    for line in shown.split("\n"):  # cards come from hubs
+        echo(line)
 
 
 def find_model(name: str, cache_dir: Path | None, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

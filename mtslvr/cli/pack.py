@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .common import Command
+from .common import Command, echo
 
 
 @click.command("pack", cls=Command, short_help="Decode folders of audio once, for training.")
@@ -30,7 +30,7 @@ def pack_command(
 
     failed = pack(folders, out, sample_rate, threads, max_seconds)
     for message in failed:
-        click.echo(message, err=True)
+        echo(message, err=True)
     clips = PackedClips.open(out)
     mean, std = clips.statistics()
     click.echo(f"{out}: {len(clips)} clips, {clips.hours:.2f} h, {len(failed)} files left out")

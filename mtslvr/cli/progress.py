@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from .common import echo, printable
+
 _EVERY = 10.0  # seconds between lines where stderr is no terminal
 
 
@@ -60,9 +62,9 @@ class Progress:
     def say(self, text: str) -> None:
         """A line of its own."""
         if self._bar is not None:
-            self._bar.write(text, file=sys.stderr)
+            self._bar.write(printable(text), file=sys.stderr)
         else:
-            print(text, file=sys.stderr, flush=True)
+            echo(text, err=True)
 
     def close(self) -> None:
         """The last word."""
@@ -73,7 +75,7 @@ class Progress:
 
     def _line(self) -> None:
         self._first, self._told = False, time.monotonic()
-        print(f"embedding: {self._files}/{self._total} files, {self._speed()}", file=sys.stderr, flush=True)
+        echo(f"embedding: {self._files}/{self._total} files, {self._speed()}", err=True)
 
     def _speed(self) -> str:
         elapsed = max(time.monotonic() - self._started, 1e-6)

@@ -1,136 +1,130 @@
-"""One call of `mtslvr-embed`: what to do, doing it, telling about it; joins `job` and the terminal."""
+"""One call of `mtslvr-embed`: which weights, from which inputs, to which output; joins `job` and the terminal."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import sys
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from .common import EXIT_INTERRUPTED, EXIT_SOME_FAILED, EXIT_USAGE, Failure
+from .common import EXIT_INTERRUPTED, EXIT_SOME_FAILED, Failure
 from .inputs import Inputs
-from .progress import Progress
+from .summary import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from ..encoder import Encoder
     from ..extract import ExtractConfig
-    from ..job import ErrorLog, Plan
-    from ..recordings import Notes
-    from ..shards import Shard
-    from ..writer import FileStat, Recorder, State
+    from ..job import Plan
+    from ..writer import Recorder, State
 
 
-@dataclass
-class Summary:
-    """What a run did."""
+@dataclass(frozen=True)
+class Weights:
+    """Which encoder, and what it runs on; the arguments of `hub.load`."""
 
-    done: int = 0
-    skipped: int = 0
-    failed: int = 0
-    kept: int = 0
-    incomplete: int = 0
-    above_half: int = 0
-    rows: int = 0
-    audio_seconds: float = 0.0
-    seconds: float = 0.0
-    complete: bool = False
-
-    @property
-    def speed(self) -> float:
-        """Seconds of audio a second."""
-        return self.audio_seconds / self.seconds if self.seconds else 0.0
-
-    def text(self, output: str) -> str:
-        """One line of it."""
-        parts = [f"{self.done} files embedded" + (f" ({self.incomplete} incomplete)" if self.incomplete else "")]
-        parts += [f"{self.skipped} already there"] if self.skipped else []
-        parts += [f"{self.failed} failed"] if self.failed else []
-        if self.done:
-            parts.append(f"{self.audio_seconds / 3600:.2f} h of audio at {self.speed:.1f} s a second")
-        return f"{', '.join(parts)}; {self.rows} rows in {output}"
-
-
-@dataclass
-class Run:
-    """One call of the command."""
-
-    output: str
-    target: Path | None
-    form: str
     model: str | None
     device: str
-    config: ExtractConfig
-    engine: str
     dtype: str
+    engine: str
+
+    def find(self, local_files_only: bool) -> Path:
+        """The folder of the checkpoint, once it is sure that this machine can run it.
+
+        Raises:
+            ConfigError: it cannot.
+            HubError: see `hub.find`.
+        """
+        from ..hub import find, resolve
+
+        resolve(self.device, self.dtype, self.engine)
+        return find(self.model, local_files_only=local_files_only)
+
+    def name(self, folder: Path) -> str:
+        """What the settings of an output call the encoder of `folder`."""
+        from ..hub import DEFAULT_MODEL
+
+        name = self.model or DEFAULT_MODEL
+        return os.path.abspath(folder) if folder == Path(os.path.expanduser(name)) else name
+
+    def load(self, folder: Path, config: ExtractConfig) -> Encoder:
+        """The encoder, ready for its first batch."""
+        from ..extract import warm_up
+        from ..hub import load
+
+        share_memory_pools()
+        encoder = load(folder, device=self.device, dtype=self.dtype, engine=self.engine)
+        if encoder.engine is not None:  # which has a network to compile
+            warm_up(encoder, config.on(encoder.device))
+        return encoder
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call of the command.
+
+    Attributes:
+        weights: which encoder.
+        config: how files become embeddings.
+        form: of the output.
+        overwrite: whatever an earlier run left.
+        whole: count recordings that are cut short as broken.
+        report: where the output is, and what is told.
+    """
+
+    weights: Weights
+    config: ExtractConfig
+    form: str
     overwrite: bool
-    on_error: str
-    on_truncated: str
-    dry_run: bool
-    as_json: bool
-    quiet: bool
-    verbose: bool
-    shard: Shard | None = None
-    summary: Summary = field(default_factory=Summary)
-
-    @property
-    def stop(self) -> bool:
-        """Whether the first failure ends the run."""
-        return self.on_error == "stop"
-
-    def failed_early(self, message: str) -> None:
-        """An input that does not exist."""
-        self.summary.failed += 1
-        if self.stop:
-            raise Failure(f"{message}; nothing is embedded (--on-error stop)", EXIT_SOME_FAILED)
-        click.echo(f"skipped {message}", err=True)
+    whole: bool
+    report: Report
 
     def start(self, found: Inputs) -> None:
         """Embed, write, tell."""
-        from ..hub import DEFAULT_MODEL, find
+        from ..config import EncoderConfig
+        from ..extract import check_windows
         from ..job import describe
 
-        folder = find(self.model, local_files_only=self.dry_run)
-        name = self.model or DEFAULT_MODEL
-        if folder == Path(os.path.expanduser(name)):
-            name = os.path.abspath(folder)
-        settings = {**describe(name, folder, self.config, dtype=self.dtype, engine=self.engine), "format": self.form}
-        if self.shard is not None:
-            settings["shard"] = self.shard.describe(found.names)
-        if self.verbose:
-            click.echo(f"model {name}, sha256 {settings['model_sha256']}, in {folder}", err=True)
-        if self.target is None:
+        weights, report = self.weights, self.report
+        folder = weights.find(local_files_only=report.dry_run)
+        name = weights.name(folder)
+        described = describe(name, folder, self.config, dtype=weights.dtype, engine=weights.engine)
+        settings = {**described, "format": self.form}
+        encoder = EncoderConfig.from_dict(settings["encoder"])
+        check_windows(encoder, self.config)
+        if report.shard is not None:
+            settings["shard"] = report.shard.describe(found.names)
+        if report.verbose:
+            report.say(f"model {name}, sha256 {settings['model_sha256']}, in {folder}")
+        if report.target is None:
             self._to_stdout(found, folder)
         else:
-            self._to_file(found, folder, settings, self.target)
-        self._tell(settings, len(found.files) + len(found.missing))
+            width = encoder.embedding_dim(self.config.features, self.config.layer)
+            self._to_file(found, folder, settings, width, report.target)
+        report.finish(settings, len(found.files) + len(found.missing))
 
-    def _to_file(self, found: Inputs, folder: Path, settings: dict[str, Any], target: Path) -> None:
-        from ..config import EncoderConfig
-        from ..job import make_plan
+    def _to_file(self, found: Inputs, folder: Path, settings: dict[str, Any], width: int, target: Path) -> None:
+        from ..job import ErrorLog, make_plan
         from ..writer import Recorder
 
-        if self.dry_run:
+        report, summary = self.report, self.report.summary
+        if report.dry_run:
             state, retry = self._earlier(target, settings)
-            return self._dry(make_plan(self.output, found.files, state, retry=retry))
-        width = EncoderConfig.from_dict(settings["encoder"]).embedding_dim(self.config.features, self.config.layer)
+            return report.dry(make_plan(report.output, found.files, state, retry=retry))
         with Recorder(target, settings, width, overwrite=self.overwrite) as recorder:
-            plan = make_plan(self.output, found.files, recorder.state, retry=self._retry(recorder.state))
-            log = self._log(target, found, plan)
-            self.summary.skipped, self.summary.kept = len(plan.done), len(plan.kept)
+            plan = make_plan(report.output, found.files, recorder.state, retry=self._retry(recorder.state))
+            encoder = self.weights.load(folder, self.config) if plan.todo else None
+            report.open_log(ErrorLog(target), plan)
+            summary.skipped, summary.kept = len(plan.done), len(plan.kept)
             if plan.todo or plan.moved or recorder.relisted or recorder.state.complete is None:
-                self._go_on(plan, recorder, folder, log)
+                self._go_on(plan, recorder, encoder)
             else:
-                self.summary.rows = sum(entry.rows for entry in recorder.state.entries.values())
-                self.summary.complete = True
+                summary.rows = sum(entry.rows for entry in recorder.state.entries.values())
+                summary.complete = True
 
     def _earlier(self, target: Path, settings: dict[str, Any]) -> tuple[State | None, bool]:
         """What a real run would find, without writing; and whether it would try again what failed."""
@@ -145,88 +139,47 @@ class Run:
 
     def _retry(self, state: State | None) -> bool:
         """An interrupted run goes on as if it had not been; a finished one tries again what failed."""
-        return self.stop or state is None or state.complete is not None
+        return self.report.stop or state is None or state.complete is not None
 
-    def _log(self, target: Path, found: Inputs, plan: Plan) -> ErrorLog:
-        from ..job import ErrorLog
-
-        log = ErrorLog(target)
-        for path, message in found.missing:
-            log.add(path, "find", message)
-        for entry in plan.failed:
-            log.add(entry.path, "decode", entry.error)
-        for path, note in plan.noted:
-            log.add(path, "warning", note)
-        self.summary.failed += len(plan.failed)
-        return log
-
-    def _go_on(self, plan: Plan, recorder: Recorder, folder: Path, log: ErrorLog) -> None:
-        encoder = self._encoder(folder) if plan.todo else None
+    def _go_on(self, plan: Plan, recorder: Recorder, encoder: Encoder | None) -> None:
+        summary = self.report.summary
         recorder.begin()
         for old, file in plan.moved:
             recorder.rename(old, file)
         try:
-            complete = encoder is None or self._embed(plan, recorder, encoder, log)
+            complete = encoder is None or self._embed(plan, recorder, encoder)
         except KeyboardInterrupt:
             recorder.recover()
             rows = recorder.export(plan.order, complete=False)
             self._interrupted(rows, recorder, len(plan.order))
-        self.summary.rows = recorder.export(plan.order, complete=complete)
-        self.summary.complete = complete
+        summary.rows = recorder.export(plan.order, complete=complete)
+        summary.complete = complete
 
-    def _encoder(self, folder: Path) -> Encoder:
-        from ..extract import warm_up
-        from ..hub import load
-
-        share_memory_pools()
-        encoder = load(folder, device=self.device, dtype=self.dtype, engine=self.engine)
-        if encoder.engine is not None:  # which has a network to compile
-            warm_up(encoder, self.config.on(encoder.device))
-        return encoder
-
-    def _embed(self, plan: Plan, recorder: Recorder, encoder: Encoder, log: ErrorLog) -> bool:
+    def _embed(self, plan: Plan, recorder: Recorder, encoder: Encoder) -> bool:
         from ..job import embed_files
 
-        progress, started = self._progress(plan.todo), time.monotonic()
+        report, summary = self.report, self.report.summary
         config = self.config.on(encoder.device)
-        try:
-            whole = self.on_truncated == "error"
-            for step in embed_files(plan, recorder, encoder, config, stop=self.stop, whole=whole):
+        with report.embedding(plan.todo) as progress:
+            for step in embed_files(plan, recorder, encoder, config, stop=report.stop, whole=self.whole):
                 finished = step.entry is not None or step.error is not None
-                self.summary.audio_seconds += step.seconds
+                summary.audio_seconds += step.seconds
                 if step.error is not None:
-                    self.summary.failed += 1
-                    log.add(step.file.path, "decode", str(step.error))
-                    progress.say(f"{'stopped at' if self.stop else 'skipped'} {step.error}")
+                    report.skip(step.file.path, "decode", str(step.error))
                 elif step.entry is not None:
-                    self.summary.done += 1
-                    self._note(step.file.path, step.notes, progress, log)
-                    if self.verbose:
-                        progress.say(f"{step.entry.name}: {step.entry.seconds:.1f} s, rows {step.entry.rows}")
+                    summary.done += 1
+                    report.warn(step.file.path, step.notes)
+                    if report.verbose:
+                        report.say(f"{step.entry.name}: {step.entry.seconds:.1f} s, rows {step.entry.rows}")
                 rest = None if finished else functools.partial(length, step.file.path)
                 progress.advance(step.seconds, step.file.size, rest)
-                if step.error is not None and self.stop:
+                if step.error is not None and report.stop:
                     return False
-        finally:
-            self.summary.seconds = time.monotonic() - started
-            progress.close()
         return True
-
-    def _note(self, path: str, notes: Notes, progress: Progress, log: ErrorLog | None = None) -> None:
-        """Tell what was noticed about a file that is embedded."""
-        self.summary.above_half += notes.above_half
-        if notes.incomplete:
-            self.summary.incomplete += 1
-            progress.say(f"incomplete {path}: {notes.incomplete}")
-            if log is not None:
-                log.add(path, "warning", notes.incomplete)
-
-    def _progress(self, files: Sequence[FileStat]) -> Progress:
-        return Progress(len(files), sum(max(file.size, 0) for file in files), self.quiet)
 
     def _interrupted(self, rows: int, recorder: Recorder, files: int) -> None:
         finished = sum(not entry.error for entry in recorder.state.entries.values())
-        said = f"{finished} of {files} files are in {self.output}" if rows else "no file was finished"
+        said = f"{finished} of {files} files are in {self.report.output}" if rows else "no file was finished"
         raise Failure(f"interrupted; {said}, and the same command goes on from there", EXIT_INTERRUPTED)
 
     def _to_stdout(self, found: Inputs, folder: Path) -> None:
@@ -234,38 +187,32 @@ class Run:
         from ..job import make_plan, stat
         from ..writer.export import csv_lines, encode, jsonl_lines
 
-        if self.dry_run:
-            return self._dry(make_plan(self.output, found.files, None, retry=True))
-        encoder = self._encoder(folder)
+        report, summary = self.report, self.report.summary
+        if report.dry_run:
+            return report.dry(make_plan(report.output, found.files, None, retry=True))
+        encoder = self.weights.load(folder, self.config)
         lines: Callable[..., Iterable[str]] = csv_lines if self.form == "csv" else jsonl_lines
-        header = True
         files = [stat(file) for file in found.files]
-        progress, started = self._progress(files), time.monotonic()
-        config = self.config.on(encoder.device)
+        sources, config = (Source(file.path, whole=self.whole) for file in found.files), self.config.on(encoder.device)
         try:
-            whole = self.on_truncated == "error"
-            for result in extract((Source(file.path, whole=whole) for file in found.files), encoder, config):
-                file, seconds = files[result.index], float(result.spans[-1, 1]) if len(result.spans) else 0.0
-                progress.advance(seconds, file.size)
-                self.summary.audio_seconds += seconds
-                if result.error is not None:
-                    self.summary.failed += 1
-                    progress.say(f"{'stopped at' if self.stop else 'skipped'} {result.error}")
-                    if self.stop:
-                        return
-                    continue
-                names = [file.name] * len(result.embeddings)
-                self._put(encode(lines(names, result.embeddings, result.spans, header=header)))
-                header = False
-                self.summary.done += 1
-                self._note(file.path, result.notes, progress)
-                self.summary.rows += len(names)
+            with report.embedding(files) as progress:
+                for result in extract(sources, encoder, config):
+                    file, seconds = files[result.index], float(result.spans[-1, 1]) if len(result.spans) else 0.0
+                    progress.advance(seconds, file.size)
+                    summary.audio_seconds += seconds
+                    if result.error is not None:
+                        report.skip(file.path, "decode", str(result.error))
+                        if report.stop:
+                            return
+                        continue
+                    names = [file.name] * len(result.embeddings)
+                    self._put(encode(lines(names, result.embeddings, result.spans, header=summary.done == 0)))
+                    summary.done += 1
+                    report.warn(file.path, result.notes)
+                    summary.rows += len(names)
         except KeyboardInterrupt:
-            raise Failure(f"interrupted after {self.summary.rows} rows", EXIT_INTERRUPTED) from None
-        finally:
-            self.summary.seconds = time.monotonic() - started
-            progress.close()
-        self.summary.complete = True
+            raise Failure(f"interrupted after {summary.rows} rows", EXIT_INTERRUPTED) from None
+        summary.complete = True
 
     def _put(self, data: bytes) -> None:
         out = sys.stdout.buffer
@@ -275,58 +222,8 @@ class Run:
         except BrokenPipeError:
             # Or Python complains again when it flushes at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            said = f"stdout was closed by its reader after {self.summary.rows} rows"
+            said = f"stdout was closed by its reader after {self.report.summary.rows} rows"
             raise Failure(f"{said}; to keep what is embedded, write to a file", EXIT_SOME_FAILED) from None
-        except OSError as error:
-            said = f"stdout cannot be written after {self.summary.rows} rows ({error.strerror})"
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise Failure(f"{said}; write where there is space", EXIT_USAGE) from None
-
-    def _dry(self, plan: Plan) -> None:
-        self.summary.skipped, self.summary.kept = len(plan.done), len(plan.kept)
-        self.summary.failed += len(plan.failed)
-        if not self.as_json:
-            for file in plan.todo:
-                click.echo(os.fsencode(file.path))  # names may be any bytes
-        if not self.quiet:
-            changed = f" ({plan.changed} of them changed)" if plan.changed else ""
-            said = f"dry run: {len(plan.todo)} files to embed{changed}, {len(plan.done)} already there"
-            click.echo(f"{said}; nothing is written", err=True)
-        self.summary.done = len(plan.todo)
-
-    def _tell(self, settings: dict[str, Any], inputs: int) -> None:
-        summary = self.summary
-        log = f"{self.target}.errors.jsonl"
-        errors = log if self.target and not self.dry_run and os.path.exists(log) else None
-        if self.as_json:
-            report = {
-                "output": self.output,
-                "dry_run": self.dry_run,
-                **vars(summary),
-                "audio_hours": summary.audio_seconds / 3600,
-                "audio_seconds_per_second": summary.speed,
-                "errors": errors,
-                "shard": None if self.shard is None else str(self.shard),
-                "settings": settings,
-            }
-            click.echo(json.dumps(report), err=self.target is None and not self.dry_run)
-        if not self.quiet and not self.dry_run:
-            if summary.rows:
-                click.echo(summary.text(self.output), err=True)
-            elif self.target:
-                told = "no embeddings" if inputs else f"shard {self.shard} has none of the files"
-                written = "holds none" if self.target.exists() else "is not written"
-                click.echo(f"{told}, {self.output} {written}", err=True)
-            if summary.kept:
-                said = f"{summary.kept} files of earlier runs are not among these inputs; their rows are kept"
-                click.echo(f"{said} (--overwrite leaves them out)", err=True)
-            if summary.above_half:
-                half = settings["encoder"]["frontend"]["sample_rate"] / 2000
-                said = f"{summary.above_half} files have content above {half:g} kHz"
-                click.echo(f"{said}, of which nothing counts: the encoder hears up to there", err=True)
-        if summary.failed:
-            listed = f", listed in {errors}" if errors else ""
-            raise Failure(f"{summary.failed} of {inputs} inputs failed{listed}", EXIT_SOME_FAILED)
 
 
 def share_memory_pools() -> None:
@@ -346,6 +243,7 @@ def length(path: str) -> float:
     import soundfile
 
     try:
-        return float(soundfile.info(os.fsencode(path)).duration)  # whose own encoding fails for names that are no text
+        # soundfile encodes text strictly, and a name on Linux may be any bytes.
+        return float(soundfile.info(os.fsencode(path) if os.name == "posix" else path).duration)
     except (OSError, RuntimeError):
         return float("inf")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import Command
+from .common import Command, check_stdout, echo
 
 if TYPE_CHECKING:
     from ..search import Hit
@@ -29,25 +29,29 @@ def similar_command(embeddings: Path, query: str, count: int, as_json: bool, mod
     QUERY is embedded as EMBEDDINGS was, with the same weights. Where EMBEDDINGS has a row a window, each file
     stands for its nearest window.
     """
+    from ..audio import iter_blocks
     from ..hub import parse_device
     from ..search import embed_query, nearest, table_encoder
     from ..writer import read_table
 
+    check_stdout()
     parse_device(device)
     table = read_table(embeddings)
+    next(iter_blocks(query, 16_000))  # raises where it is no audio
     encoder = table_encoder(embeddings, table.settings, model, device)
     hits = nearest(table, embed_query(query, table, encoder), count)
     if as_json:
         click.echo(json.dumps([vars(hit) for hit in hits], indent=2))
     else:
-        click.echo(format_hits(hits).encode("utf-8", "surrogateescape"))  # names may be any bytes
+        for line in format_hits(hits):
+            echo(line)
 
 
-def format_hits(hits: list[Hit]) -> str:
-    """A line a file."""
+def format_hits(hits: list[Hit]) -> list[str]:
+    """A heading, and a line a file."""
     width = len(str(len(hits)))
     lines = [f"{'#':>{width}}  cosine  seconds          file"]
     for hit in hits:
         seconds = f"{hit.start:.2f} to {hit.end:.2f}"
         lines.append(f"{hit.rank:>{width}}  {hit.score:6.3f}  {seconds:15}  {hit.file}")
-    return "\n".join(lines)
+    return lines

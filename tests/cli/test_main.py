@@ -51,6 +51,37 @@ def test_an_unknown_command_is_a_usage_error():
     assert result.exit_code == 2 and "No such command 'embedd'" in result.output
 
 
+BAD_USAGE = {
+    "embed": ["", "DIR", "DIR -o x.npz --device gpu --model no/such@model", "DIR -o x.npz --window 0",
+              "DIR -o x.npz --hop 0", "DIR -o nowhere/x.npz", "DIR -o - --stdin x"],
+    "merge": ["", "x.npz", "x.npz nowhere.npz"],
+    "similar": ["", "nowhere.npz WAV", "nowhere.npz WAV -k 0", "nowhere.npz WAV --device gpu"],
+    "plot": ["", "nowhere.npz -o x.png", "nowhere.npz -o x.bmp"],
+    "fewshot": ["", "nowhere", "DIR --device gpu --model no/such@model", "DIR --n-way 0", "DIR --episodes 0"],
+    "invariance": ["", "nowhere", "DIR --clips 0", "DIR --device gpu --model no/such@model"],
+    "report": ["", "nowhere.json -o x.html"],
+    "models": ["a b"],
+    "download": ["", "a b"],
+    "push": ["", "DIR"],
+    "convert": ["", "nowhere.pt", "nowhere.pt x --global-mean 0"],
+    "export": ["", "a b.onnx --layer none"],
+    "pack": ["", "DIR", "DIR -o x --max-seconds 0"],
+    "train": ["", "--out x --system none"],
+    "whiten": ["", "nowhere x --clips many"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", [f"{name} {given}" for name, several in BAD_USAGE.items() for given in several])
+def test_wrong_usage_is_a_sentence_and_leaves_nothing(labelled, tmp_path, monkeypatch, command):
+    """Neither a model is asked for nor a folder taken that the right command would miss."""
+    assert BAD_USAGE.keys() == main.lazy.keys()
+    monkeypatch.chdir(tmp_path)
+    paths = {"DIR": labelled, "WAV": labelled / "low" / "low_0.wav"}
+    result = run(*(paths.get(argument, argument) for argument in command.split()))
+    assert (result.exit_code, type(result.exception)) == (2, SystemExit), result.output
+    assert "Error: " in result.stderr and not list(tmp_path.iterdir())
+
+
 def test_fewshot_prints_features_beside_the_baseline(labelled, model):
     result = run("fewshot", labelled, "--model", model, "--n-way", 3, "--episodes", 50)
     assert result.exit_code == 0, result.output

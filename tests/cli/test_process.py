@@ -1,0 +1,140 @@
+"""The programs as processes: closed and full streams, signals, names that a terminal must not obey."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mtslvr.cli.common import printable
+
+FULL = "/dev/full"
+pytestmark = pytest.mark.skipif(not os.path.exists(FULL), reason="Linux has a device that is always full")
+
+
+def program(tmp_path, body):
+    """A program that runs `body` as mtslvr runs its commands."""
+    script = tmp_path / "program.py"
+    script.write_text(
+        "import sys, time\nimport click\nfrom mtslvr.cli import common, process\n"
+        "def command():\n" + "".join(f"    {line}\n" for line in body.splitlines()) + "process.run(command)\n"
+    )
+    return [sys.executable, str(script)]
+
+
+def shell(command, redirection):
+    """What `command`, under a shell's redirections, ends with and says."""
+    line = f'exec "$@" {redirection}'
+    return subprocess.run(["sh", "-c", line, "sh", *command], capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", f"2>{FULL}", "<&- >&- 2>&-"])
+def test_a_run_needs_no_standard_streams(tmp_path, redirection):
+    """What is opened first must not get the number of a closed stream, or what is printed goes into it."""
+    out = tmp_path / "out"
+    body = f"""file = open({str(out)!r}, "w")
+common.echo("told", err=True)
+click.echo("told")
+print("told", file=sys.stderr, flush=True)
+file.write(f"written {{sys.stderr.isatty()}} {{sys.stdin.read()}}")
+file.close()"""
+    done = shell(program(tmp_path, body), f"{redirection} </dev/null" if "<" not in redirection else redirection)
+    assert done.returncode == 0, done.stderr
+    assert out.read_text() == "written False "
+
+
+@pytest.mark.parametrize(
+    ("redirection", "message"),
+    [
+        (">&-", "standard output is closed, and the result goes there; redirect it to a file"),
+        (f">{FULL}", "standard output cannot be written (No space left on device); write where there is space"),
+    ],
+)
+def test_a_result_that_has_nowhere_to_go_is_a_sentence(tmp_path, redirection, message):
+    body = """@click.command(cls=common.Command)
+def c():
+    common.check_stdout()
+    click.echo("result")
+c.main([])"""
+    done = shell(program(tmp_path, body), redirection)
+    assert (done.returncode, done.stderr) == (2, f"Error: {message}\n")
+
+
+def stopped(command, signals, ready):
+    """A program that got `signals` once the file `ready` was there, and what it said."""
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not ready.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    for number in signals:
+        process.send_signal(number)
+        time.sleep(0.1)
+    said = process.communicate(timeout=20)[1]
+    assert "Traceback" not in said, said
+    return process.returncode, said
+
+
+# In short sleeps: a signal that arrives just before a sleep is seen after it.
+SAVING = """try:
+    open({0!r}, "w").close()
+    while True:
+        time.sleep(0.01)
+except KeyboardInterrupt:
+    for _ in range({1}):
+        time.sleep(0.01)
+    raise common.Failure("interrupted, and saved", 130)"""
+
+
+@pytest.mark.parametrize(
+    ("signals", "code", "told"),
+    [
+        ([signal.SIGINT], 130, "interrupted, and saved"),
+        ([signal.SIGTERM], 143, "interrupted, and saved"),
+        ([signal.SIGINT, signal.SIGINT], 130, "Error: interrupted"),
+        ([signal.SIGTERM, signal.SIGINT], 130, "Error: interrupted"),
+    ],
+)
+def test_the_first_signal_saves_and_the_second_ends(tmp_path, signals, code, told):
+    body = SAVING.format(str(tmp_path / "ready"), 0 if len(signals) == 1 else 3000)
+    body = "\n".join(["@click.command()", "def c():", *(f"    {line}" for line in body.splitlines()), "c.main([])"])
+    found, said = stopped(program(tmp_path, body), signals, tmp_path / "ready")
+    assert found == code and told in said
+
+
+def test_a_signal_during_an_import_ends_at_once(tmp_path):
+    """Compiled modules abort, or go on without what they wanted, when an import within them is interrupted."""
+    (tmp_path / "slow.py").write_text(
+        f"import time\ntry:\n    open({str(tmp_path / 'ready')!r}, 'w').close()\n"
+        "    while True:\n        time.sleep(0.01)\nexcept BaseException:\n    time.sleep(30)\n"
+    )
+    assert stopped(program(tmp_path, "import slow"), [signal.SIGINT], tmp_path / "ready")[0] == 130
+
+
+def test_signals_after_the_work_change_nothing(tmp_path):
+    body = f"import atexit\natexit.register(lambda: (open({str(tmp_path / 'ready')!r}, 'w').close(), time.sleep(0.5)))"
+    assert stopped(program(tmp_path, body), [signal.SIGINT, signal.SIGINT], tmp_path / "ready")[0] == 0
+
+
+def test_signals_that_the_parent_ignores_stay_ignored(tmp_path):
+    body = f"open({str(tmp_path / 'ready')!r}, 'w').close()\ntime.sleep(0.5)"
+    command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *program(tmp_path, body)]
+    assert stopped(command, [signal.SIGINT, signal.SIGINT], tmp_path / "ready")[0] == 0
+
+
+def test_names_cannot_command_a_terminal():
+    assert printable("a\x1b[31m\n\r\x9b.wav ä 日本 \udc9b") == r"a\x1b[31m\n\r\x9b.wav ä 日本 \udc9b"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_names_are_bytes_for_programs_and_printable_for_people(tmp_path, terminal):
+    command = program(tmp_path, r"common.echo('\x1b[31m\udcff.wav')")
+    if not terminal:
+        assert subprocess.run(command, capture_output=True, timeout=60).stdout == b"\x1b[31m\xff.wav\n"
+        return
+    ours, theirs = os.openpty()
+    done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, timeout=60)
+    shown = os.read(ours, 10_000)
+    os.close(ours), os.close(theirs)
+    assert shown.rstrip() == rb"\x1b[31m\udcff.wav", done.stderr

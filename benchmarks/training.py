@@ -117,9 +117,8 @@ def report(config: TrainConfig, seconds: dict[str, list[float]], device: torch.d
     """Markdown: settings, then a row a stage."""
     env = environment()
     where = env["cuda"] if device.type == "cuda" else f"{env['cpu']}, {threads} of {env['cores']} cores"
-    views = 2 * config.crops
     lines = [
-        f"## {where}, {config.dtype}, {views} views a clip",
+        f"## {where}, {config.dtype}, 2 views a clip",
         "",
         f"Batch of {config.batch_size} clips, crops of {config.crop_seconds:g} s, adapter "
         f"{config.encoder.adapter.value}; single transformations on {config.batch_size} waveforms. mtslvr "
@@ -158,7 +157,6 @@ def main() -> None:
             crop_seconds=arguments.crop_seconds,
             dtype=dtype,
             crops=1,
-            variant_weight=0.0,
         )
         torch.manual_seed(0)
         rows = stages(config, device)

@@ -138,10 +138,12 @@ class Rows:
     Attributes:
         layer3: rows of 256 numbers each.
         layer4: rows of 512 numbers each.
+        means: also the means over time of the same rows.
     """
 
     layer3: tuple[int, int] = (0, 0)
     layer4: tuple[int, int] = (0, 0)
+    means: bool = False
 
     def __post_init__(self) -> None:
         for name, pair in (("layer3", self.layer3), ("layer4", self.layer4)):
@@ -149,25 +151,28 @@ class Rows:
             _require(ok and 0 <= pair[0] <= pair[1], f"rows.{name}", pair, "two whole numbers, 0 <= first <= end")
             object.__setattr__(self, name, tuple(pair))  # JSON has lists only
         _require(max(self.dims) > 0, "rows", self, "one row at least")
+        _require(isinstance(self.means, bool), "rows.means", self.means, "true or false")
 
     @property
     def dims(self) -> tuple[int, int]:
-        """How many numbers of stage 3 and of stage 4."""
+        """How many maxima of stage 3 and of stage 4."""
         (third, third_end), (fourth, fourth_end) = self.layer3, self.layer4
         return STAGE_CHANNELS[2] * (third_end - third), STAGE_CHANNELS[3] * (fourth_end - fourth)
 
     @classmethod
     def parse(cls, text: str) -> Rows:
-        """Rows from text such as "layer3=2:4,layer4=1:3".
+        """Rows from text such as "layer3=2:4,layer4=1:3" or "layer4=0:4,means".
 
         Raises:
             ConfigError: another form, or see the class.
         """
-        found = [re.fullmatch(r"\s*(layer[34])=(\d+):(\d+)\s*", part) for part in text.split(",")]
+        parts = [part.strip() for part in text.split(",")]
+        means = "means" in parts
+        found = [re.fullmatch(r"(layer[34])=(\d+):(\d+)", part) for part in parts if part != "means"]
         pairs = {match[1]: (int(match[2]), int(match[3])) for match in found if match is not None}
         if len(pairs) != len(found):
             raise ConfigError(f"rows={text!r}: expected a text such as 'layer3=2:4,layer4=1:3'")
-        return cls(**pairs)
+        return cls(**pairs, means=means)
 
 
 @dataclass(frozen=True)
@@ -270,7 +275,7 @@ class EncoderConfig:
     @property
     def pooled_blocks(self) -> tuple[tuple[int, ...], ...]:
         """Of each path what its head reads: how many numbers of each kind, a stage's or the spectral statistics."""
-        blocks = [(POOLED_DIM,) if rows is None else rows.dims for rows in self.rows]
+        blocks = [(POOLED_DIM,) if rows is None else rows.dims * (1 + rows.means) for rows in self.rows]
         blocks[-1] = (*blocks[-1], self.statistics_dim)
         return tuple(tuple(dim for dim in dims if dim) for dims in blocks)
 

@@ -298,7 +298,7 @@ class Encoder(nn.Module):
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def pooled(self, shared: Tensor, spectrogram: Tensor, task: int) -> Tensor:
-        """What one task's head reads: (B, 512) means, or as many maxima as `EncoderConfig.pooled_blocks` says.
+        """What one task's head reads: (B, 512) means, or what `EncoderConfig.pooled_blocks` says.
 
         With spectral statistics more for the variant one.
         """
@@ -311,8 +311,11 @@ class Encoder(nn.Module):
         if rows is None:
             return self.branches(shared, task).mean(dim=(2, 3), dtype=dtype)  # type: ignore[no-any-return]
         third, fourth = self.branches.stages(shared, task, rows.layer4)
-        read = third[:, :, rows.layer3[0] : rows.layer3[1]], fourth
-        return torch.cat([x.amax(dim=3).flatten(1) for x in read], dim=1).to(dtype)
+        parts = third[:, :, rows.layer3[0] : rows.layer3[1]], fourth
+        read = [x.amax(dim=3).flatten(1).to(dtype) for x in parts]
+        if rows.means:
+            read.extend(x.mean(dim=3, dtype=dtype).flatten(1) for x in parts)
+        return torch.cat(read, dim=1)
 
     def _with_statistics(self, read: Tensor, spectrogram: Tensor, task: int) -> Tensor:
         if self.config.spectral_statistics and task == self.config.tasks - 1:

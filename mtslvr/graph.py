@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .adapters import FoldedConv, norm_affine
 from .config import Rows
+from .errors import ConfigError
 from .resnet import Block, Branches, Trunk
 
 Float32 = npt.NDArray[np.float32]
@@ -77,6 +78,8 @@ def features(
         tasks: which paths.
         operations: of the library that the graph is for.
     """
+    if any(path is not None and path.means for path in rows):
+        raise ConfigError("rows.means: heads that read means of rows run in torch alone; use engine='torch'")
     x = operations.max_pool(operations.relu(_conv(trunk.stem, x, 0, operations)))
     for block in trunk.layer1:
         x = _block(block, x, 0, operations)

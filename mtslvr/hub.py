@@ -189,11 +189,12 @@ def check_processor(device: torch.device, half: bool, openvino: bool) -> None:
     """
     if openvino and device.type != "cpu":
         raise ConfigError(f"device={str(device)!r} with engine='openvino': use device='cpu', or engine='torch'")
-    if half and not openvino and not _has_bfloat16(device):
+    if half and not openvino and not computes_bfloat16(device):
         raise ConfigError(f"dtype='bfloat16': device {str(device)!r} has no bfloat16 arithmetic; use dtype='float32'")
 
 
-def _has_bfloat16(device: torch.device) -> bool:
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether `device` has bfloat16 arithmetic."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             return bool(torch.cuda.is_bf16_supported())  # type: ignore[no-untyped-call,unused-ignore]

@@ -594,6 +594,20 @@ def test_heads_that_read_rows(folded):
     assert torch.equal(encoder.embedding(x, "invariant"), encoder(x).invariant)
 
 
+@torch.inference_mode()
+def test_means_of_rows_follow_their_maxima():
+    rows, x = Rows((2, 4), (1, 3)), torch.randn(2, 16000, generator=torch.Generator().manual_seed(0))
+    encoder = Encoder(EncoderConfig(invariant_rows=rows)).eval()
+    both = Encoder(EncoderConfig(invariant_rows=dataclasses.replace(rows, means=True))).eval()
+    both.trunk, both.branches = encoder.trunk, encoder.branches
+    maxima, found = encoder(x, "pooled").invariant, both(x, "pooled").invariant
+    assert both.config.pooled_blocks == ((512, 1024, 512, 1024), (512,)) and found.shape == (2, 3072)
+    torch.testing.assert_close(found[:, :1536], maxima)
+    third, fourth = both.branches.stages(both.shared(both.frontend(both.normalize(x))), 0, (1, 3))
+    means = torch.cat([third[:, :, 2:4].mean(dim=3).flatten(1), fourth.mean(dim=3).flatten(1)], dim=1)
+    torch.testing.assert_close(found[:, 1536:], means, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("heads", [1, 2])
 @torch.inference_mode()
 def test_rows_of_one_path_or_one_head(heads):
@@ -625,6 +639,7 @@ def test_rows_survive_saving(tmp_path):
 def test_rows_from_text():
     assert Rows.parse("layer3=2:4,layer4=1:3") == Rows((2, 4), (1, 3))
     assert Rows.parse(" layer4=0:4 ") == Rows((0, 0), (0, 4))
+    assert Rows.parse("layer4=0:4, means") == Rows((0, 0), (0, 4), means=True)
     for text in ("", "2:4", "layer3=2-4", "layer3=2:4layer4=1:3", "layer5=0:1", "layer3=0:1,layer3=1:2"):
         with pytest.raises(ConfigError, match=re.escape(f"rows={text!r}: expected a text such as")):
             Rows.parse(text)
@@ -638,6 +653,7 @@ def test_rows_from_text():
         (lambda: Rows((4, 2)), r"rows.layer3=\(4, 2\): must be two whole numbers, 0 <= first <= end"),
         (lambda: Rows(layer4=(0, True)), r"rows.layer4=\(0, True\): must be two whole numbers"),
         (lambda: Rows(layer4=7), r"rows.layer4=7: must be two whole numbers"),
+        (lambda: Rows((0, 1), means=1), r"rows.means=1: must be true or false"),
         (lambda: EncoderConfig(invariant_rows=(2, 4)), r"invariant_rows=\(2, 4\): must be a Rows or None"),
         (
             lambda: EncoderConfig(variant_rows=Rows((0, 9))),

@@ -235,7 +235,7 @@ def test_auto_is_cuda_where_there_is_one(monkeypatch):
     assert hub.parse_device("auto") == torch.device("cuda")
 
 
-@pytest.mark.skipif(not hub._has_bfloat16(torch.device("cpu")), reason="this processor has no bfloat16 arithmetic")
+@pytest.mark.skipif(not hub.computes_bfloat16(torch.device("cpu")), reason="this processor has no bfloat16 arithmetic")
 def test_bfloat16(bundled):
     encoder = mtslvr.load(device="cpu", dtype="bfloat16")
     expected, found = embedding(mtslvr.load(device="cpu")), embedding(encoder)

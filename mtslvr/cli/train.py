@@ -38,7 +38,7 @@ SYSTEMS = ("contrastive-only", "prediction-only", "mt-simple", "mt-split", "mt-b
 @click.option("--batch-size", type=int, help="Clips a step.")
 @click.option("--crop-seconds", type=float, help="Length of a training crop.")
 @click.option("--learning-rate", type=float, help="Peak of the cosine schedule.")
-@click.option("--dtype", type=click.Choice(["bfloat16", "float32"]), help="Autocast type.")
+@click.option("--dtype", type=click.Choice(["auto", "bfloat16", "float32"]), help="Autocast type.")
 @click.option("--seed", type=int)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--workers", default=1, show_default=True, help="Processes that prepare batches.")

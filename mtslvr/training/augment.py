@@ -180,6 +180,36 @@ def labels_from_order(order: Tensor) -> Tensor:
     return labels.scatter_(1, order.cpu() + 1, 1.0)[:, 1:]  # column 0 takes the -1
 
 
+def strengths(order: Tensor, parameters: AugmentParameters, length: int, config: AugmentConfig) -> Tensor:
+    """How much of each transformation a view got, about -1 to 1; 0 where it does not occur.
+
+    Args:
+        order: (B, K) from `draw_selection`.
+        parameters: of these views.
+        length: N, samples in a view.
+        config: gives the K transformations and the ranges that the numbers are shares of.
+
+    Returns:
+        (B, K) float32: semitones, length of both fades, level of both noises, octaves of speed, width of the mask,
+        shift.
+    """
+    p, (low, high) = parameters, config.snr_db
+    semitones = p.pitch_semitones / max(config.pitch_semitones, 1e-6)
+    if config.pitch is Pitch.PUBLISHED_RATIOS:
+        semitones = torch.tensor([math.log2(up / down) for up, down in transforms.PITCH_RATIOS])[p.pitch_index]
+    found = {
+        "pitch_shift": semitones,
+        "fade": (p.fade_in + p.fade_out) / (2 * max(1, config.fade_fraction * length)),
+        "white_noise": (high + 6 - p.white_snr_db) / (high + 6 - low),
+        "mixed_noise": (high + 6 - p.mixed_snr_db) / (high + 6 - low),
+        "time_stretch": p.stretch_rate.log2(),
+        "time_masking": p.mask_u1,
+        "time_shift": p.shift / max(1, config.shift_fraction * length),
+    }
+    columns = torch.stack([found[name].float() for name in config.transformations], dim=1)
+    return columns * labels_from_order(order)
+
+
 def draw_parameters(generator: torch.Generator, batch: int, length: int, config: AugmentConfig) -> AugmentParameters:
     """Parameters of one view, drawn for all transformations whether a sample uses them or not.
 

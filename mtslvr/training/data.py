@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +114,7 @@ def pack(
     """Decode, mix down and resample every clip below `folders` into one packed file.
 
     Args:
-        folders: searched recursively.
+        folders: searched recursively for audio; of one that `pack` wrote, its clips as they are.
         out: folder for the packed file; written completely or not at all.
         sample_rate: Hz of the packed clips.
         threads: decoders side by side.
@@ -121,9 +123,15 @@ def pack(
     Returns:
         The messages of the clips that could not be read; they are skipped.
     Raises:
-        TrainingError: not one readable clip.
+        TrainingError: not one readable clip, packed clips of another rate, or no space.
     """
-    found = find_audio(folders)
+    sources = [Path(folder) for folder in folders]
+    packed = [PackedClips.open(folder) for folder in sources if is_packed(folder)]
+    for clips in packed:
+        if clips.sample_rate != sample_rate:
+            raise TrainingError(f"{clips.folder}: packed at {clips.sample_rate} Hz, wanted {sample_rate}; pack it anew")
+    audio = [folder for folder in sources if not is_packed(folder)]
+    found = find_audio(audio) if audio else []
     failed: list[str] = []
 
     def decode(path: os.PathLike[str]) -> np.ndarray | AudioError:
@@ -133,28 +141,43 @@ def pack(
             return error
         return np.round(waveform.clip(-1, 1) * 32767).astype(np.int16)
 
-    out.mkdir(parents=True, exist_ok=True)
     names: list[str] = []
     lengths: list[int] = []
-    part = out / (_SAMPLES + ".part")
-    with open(part, "wb") as file, ThreadPoolExecutor(threads) as pool:
-        decoded = pool.map(decode, (path for path, _ in found))
-        for (_, name), clip in zip(found, tqdm(decoded, "packing", len(found), unit="clip"), strict=True):
-            if isinstance(clip, AudioError):
-                failed.append(str(clip))
-                continue
-            file.write(clip.tobytes())
-            pieces = cut(len(clip), sample_rate, max_seconds)
-            names.extend([name] if len(pieces) == 1 else [f"{name}#{i}" for i in range(len(pieces))])
-            lengths.extend(pieces)
-    if not names:
-        part.unlink()
-        raise TrainingError(
-            f"no readable audio in {', '.join(map(str, folders))} ({len(failed)} unreadable files); "
-            "--data takes folders of audio files"
-        )
-    os.replace(part, out / _SAMPLES)
-    index = {"sample_rate": sample_rate, "names": names, "lengths": lengths}
-    (out / (_INDEX + ".part")).write_text(json.dumps(index))
-    os.replace(out / (_INDEX + ".part"), out / _INDEX)
+    with writing(out) as (samples, index):
+        with open(samples, "wb") as file, ThreadPoolExecutor(threads) as pool:
+            for clips in packed:
+                for start in range(0, len(clips.samples), _BLOCK):
+                    file.write(clips.samples[start : start + _BLOCK].tobytes())
+                names.extend(clips.names)
+                lengths.extend(np.diff(clips.starts).tolist())
+            decoded = pool.map(decode, (path for path, _ in found))
+            for (_, name), clip in zip(found, tqdm(decoded, "packing", len(found), unit="clip"), strict=True):
+                if isinstance(clip, AudioError):
+                    failed.append(str(clip))
+                    continue
+                file.write(clip.tobytes())
+                pieces = cut(len(clip), sample_rate, max_seconds)
+                names.extend([name] if len(pieces) == 1 else [f"{name}#{i}" for i in range(len(pieces))])
+                lengths.extend(pieces)
+        if not names:
+            raise TrainingError(
+                f"no readable audio in {', '.join(map(str, sources))} ({len(failed)} unreadable files); "
+                "--data takes folders of audio files"
+            )
+        index.write_text(json.dumps({"sample_rate": sample_rate, "names": names, "lengths": lengths}))
     return failed
+
+
+@contextlib.contextmanager
+def writing(out: Path) -> Iterator[tuple[Path, Path]]:
+    """Two paths for samples and index, in a folder that becomes `out` where all went well and else goes."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".packing-", dir=out) as folder:
+            part = Path(folder)
+            yield part / _SAMPLES, part / _INDEX
+            (out / _INDEX).unlink(missing_ok=True)  # the old index must not stand beside the new samples
+            os.replace(part / _SAMPLES, out / _SAMPLES)
+            os.replace(part / _INDEX, out / _INDEX)
+    except OSError as error:
+        raise TrainingError(f"{out}: cannot write the packed clips ({error}); choose another folder") from None

@@ -21,9 +21,10 @@ from tqdm import tqdm
 from .. import checkpoint
 from ..encoder import Encoder
 from ..errors import TrainingError
-from . import distributed, neighbours, run
+from ..hub import computes_bfloat16
+from . import distributed, run
 from .config import TrainConfig
-from .objective import Losses, Objective, select_trained
+from .objective import Losses, Objective
 from .views import Batch, StepBatches
 
 LOSS_NAMES = tuple(field.name for field in dataclasses.fields(Losses))
@@ -38,7 +39,6 @@ class StepReport:
     joint: float
     contrastive: float
     predictive: float
-    variant_contrastive: float
     learning_rate: float
     clips_per_second: float
 
@@ -80,11 +80,6 @@ def train(
     """
     folder = Path(folder)
     target = distributed.join(select_device(device))
-    if config.neighbour_probability and init is None and not resume:
-        raise TrainingError(
-            f"neighbour_probability={config.neighbour_probability}: needs embeddings to find neighbours by; start from "
-            "trained weights with --init"
-        )
     rows = distributed.share(config.batch_size)
     distributed.on_first(lambda: run.prepare(folder, config, resume, init))
     distributed.on_first(lambda: run.load_clips(folder, data, config))
@@ -101,11 +96,6 @@ def train(
     if init is not None and state is None:
         steps = initialise(objective, Path(init), target)
         distributed.on_first(lambda: run.record(folder, init_steps=steps))
-    if config.neighbour_probability:
-        if state is None:
-            distributed.on_first(lambda: neighbours.find_neighbours(folder, objective.encoder, batches))
-        batches.neighbours = neighbours.read_neighbours(folder, batches)
-    select_trained(objective.encoder, config.only)
     if config.sync_batch_norm:
         distributed.synchronise_norms(objective, target)
     average = average_of(objective.encoder, config)
@@ -216,26 +206,16 @@ def optimise(
     objective: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, rate: float, config: TrainConfig
 ) -> Tensor:
     """One optimiser step; returns its losses in the order of `LOSS_NAMES`, means over processes."""
-    set_training(objective)
+    objective.train()
     for group in optimizer.param_groups:
         group["lr"] = rate
     losses = compute(objective, batch, config)
     optimizer.zero_grad(set_to_none=True)
     losses.joint.backward()  # type: ignore[no-untyped-call]
-    if config.gradient_clip:
-        nn.utils.clip_grad_norm_(objective.parameters(), config.gradient_clip)
     found = distributed.mean(torch.stack([getattr(losses, name).detach() for name in LOSS_NAMES]))
     if math.isfinite(found[0].item()):  # else the weights stay those of the last good step
         optimizer.step()
     return found
-
-
-def set_training(objective: nn.Module) -> None:
-    """Training mode, but for batch norms that do not learn: they keep their statistics, too."""
-    objective.train()
-    for module in objective.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.weight.requires_grad:
-            module.eval()
 
 
 def compute(objective: nn.Module, batch: Batch, config: TrainConfig) -> Losses:
@@ -243,10 +223,15 @@ def compute(objective: nn.Module, batch: Batch, config: TrainConfig) -> Losses:
     inner = objective.module if isinstance(objective, DistributedDataParallel) else objective
     assert isinstance(inner, Objective)
     with torch.no_grad():
-        spectrograms = inner.encoder.frontend(batch.views.flatten(0, 2)).unflatten(0, batch.views.shape[:3])
-    with torch.autocast(batch.views.device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
-        losses: Losses = objective(spectrograms, batch.augmentation_labels)
+        spectrograms = inner.encoder.frontend(batch.views.flatten(0, 1)).unflatten(0, batch.views.shape[:2])
+    with torch.autocast(batch.views.device.type, torch.bfloat16, enabled=half(config.dtype, batch.views.device)):
+        losses: Losses = objective(spectrograms, batch.targets)
     return losses
+
+
+def half(dtype: str, device: torch.device) -> bool:
+    """Whether a step on `device` is computed in bfloat16."""
+    return dtype == "bfloat16" or (dtype == "auto" and computes_bfloat16(device))
 
 
 @torch.no_grad()
@@ -282,11 +267,9 @@ def make_objective(config: TrainConfig) -> Objective:
         Encoder(config.encoder),
         contrastive=config.contrastive,
         augmentation_weight=config.augmentation_weight,
-        variant_weight=config.variant_weight,
+        prediction=config.prediction,
         temperature=config.temperature,
-        spared_negatives=config.spared_negatives,
         separate_views=config.separate_views,
-        only=config.only,
         predicted_views=config.predicted_views,
         labels=len(config.augment.transformations),
     )
@@ -295,8 +278,7 @@ def make_objective(config: TrainConfig) -> Objective:
 def make_optimizer(objective: Objective, config: TrainConfig) -> torch.optim.Optimizer:
     """The optimiser that the config names, over all parameters."""
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    learning = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    return kind(learning, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    return kind(objective.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
 def data_parallel(objective: Objective, config: TrainConfig) -> nn.Module:
@@ -305,9 +287,7 @@ def data_parallel(objective: Objective, config: TrainConfig) -> nn.Module:
         return objective
     # With one objective off, a path or head of the encoder gets no gradient. Buffers need no broadcast: they are alike
     # by construction, or each process keeps its own and the first one's are saved.
-    idle = (
-        bool(config.only) or config.contrastive == "none" or not (config.augmentation_weight or config.variant_weight)
-    )
+    idle = config.contrastive == "none" or not config.augmentation_weight
     return DistributedDataParallel(objective, broadcast_buffers=False, find_unused_parameters=idle)
 
 
@@ -401,6 +381,5 @@ def check_finite(report: StepReport, folder: Path) -> None:
     if not math.isfinite(report.joint):
         raise TrainingError(
             f"step {report.step}: joint loss {report.joint} (contrastive {report.contrastive}, predictive "
-            f"{report.predictive}); the last good state is {folder / run.STATE}; lower learning_rate or set "
-            "gradient_clip"
+            f"{report.predictive}); the last good state is {folder / run.STATE}; lower learning_rate"
         )

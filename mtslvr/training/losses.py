@@ -1,4 +1,4 @@
-"""The three losses of MT-SLVR, and NT-Xent for more than two views; next module: `objective`."""
+"""The three losses of MT-SLVR, and one on differences between views; next module: `objective`."""
 
 from __future__ import annotations
 
@@ -20,38 +20,11 @@ def nt_xent_loss(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
     Source:
         Chen et al. 2020, SimCLR, https://arxiv.org/abs/2002.05709
     """
-    return group_nt_xent_loss(torch.cat([z1, z2]), torch.arange(len(z1), device=z1.device).repeat(2), temperature)
-
-
-def group_nt_xent_loss(z: Tensor, groups: Tensor, temperature: float, spared: int = 0) -> Tensor:
-    """NT-Xent with any number of positives: all other members of a row's group, weighted alike.
-
-    Args:
-        z: (N, D) projections.
-        groups: (N,) integers; every group has at least two members.
-        temperature: divides the cosine similarities.
-        spared: leave out the most similar negatives of each row, this many: they are often of the same kind, and
-            pushing them away teaches to tell recordings of one thing apart.
-    Returns:
-        Scalar, the mean over rows. With groups of two and nothing spared it is NT-Xent.
-    Source:
-        Khosla et al. 2020, supervised contrastive learning, L_out, https://arxiv.org/abs/2004.11362; `spared` after
-        Huynh et al. 2022, false negative cancellation, https://arxiv.org/abs/2011.11765
-    """
-    with torch.autocast(z.device.type, enabled=False):  # which would round the similarities to 8 bits
-        z = F.normalize(z.float(), dim=1)
-        similarities = z @ z.T
-    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    alike = groups[:, None] == groups
-    positive = alike & ~itself
-    logits = (similarities / temperature).masked_fill(itself, -torch.inf)
-    if spared:
-        nearest = logits.detach().masked_fill(alike, -torch.inf).topk(spared, dim=1).indices
-        logits = logits.scatter(1, nearest, -torch.inf)
-    log_share = F.log_softmax(logits, dim=1)
-    # masked_fill, not a product: the diagonal is -inf, and 0 times that is no number.
-    per_row = log_share.masked_fill(~positive, 0).sum(dim=1) / positive.sum(dim=1)
-    return -per_row.mean()
+    with torch.autocast(z1.device.type, enabled=False):  # which would round the similarities to 8 bits
+        z = F.normalize(torch.cat([z1, z2]).float(), dim=1)
+        logits = z @ z.T / temperature
+    logits = logits.masked_fill(torch.eye(len(z), dtype=torch.bool, device=z.device), -torch.inf)
+    return F.cross_entropy(logits, torch.arange(len(z), device=z.device).roll(len(z1)))
 
 
 def simsiam_loss(p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
@@ -80,3 +53,15 @@ def augmentation_loss(logits: Tensor, augmentation_labels: Tensor) -> Tensor:
         Heggan et al. 2023, MT-SLVR, https://arxiv.org/abs/2305.17191
     """
     return F.binary_cross_entropy_with_logits(logits.float(), augmentation_labels.float())
+
+
+def difference_loss(predicted: Tensor, targets: Tensor) -> Tensor:
+    """Mean squared error of the predicted differences between two views' transformations.
+
+    Args:
+        predicted: (B, K).
+        targets: (B, K), about -2 to 2; 0 where neither view, or both alike, had the transformation.
+    Source:
+        Lee et al. 2021, AugSelf, https://arxiv.org/abs/2111.09613
+    """
+    return F.mse_loss(predicted.float(), targets.float())

@@ -1,8 +1,7 @@
-"""Packed clips to the batch of any step: crops, mixed and augmented, with their labels; next: `objective`."""
+"""Packed clips to the batch of any step: crops, mixed and augmented, with their targets; next: `objective`."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from dataclasses import dataclass
@@ -11,21 +10,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from ..config import Normalization
 from ..encoder import standardize
 from ..errors import TrainingError
-from .augment import augment, draw_parameters, draw_selection, labels_from_order
+from .augment import augment, draw_parameters, draw_selection, labels_from_order, strengths
 from .config import TrainConfig
 from .data import PackedClips
-from .transforms import gaussian_noise
 
 IntArray = npt.NDArray[np.int64]
 
 EQUALIZER_WAVES = 4
-VOCODER_SECONDS = 0.016  # of a window: too short to resolve the harmonics of most voices
 
 
 @dataclass(frozen=True)
@@ -33,17 +29,17 @@ class Batch:
     """One step's input.
 
     Attributes:
-        views: (2, C, B, crop_length) float32: C crops of B clips, each augmented twice. Views with the same first index
-            share the parameters of their clip's transformations.
-        augmentation_labels: (B, K) float32, the same for all views of a clip.
+        views: (2, B, crop_length) float32: two augmented views of each of B clips.
+        targets: (B, K) float32: which of the K transformations both views had, or with `prediction="difference"` by how
+            much more the first view had of each.
     """
 
     views: Tensor
-    augmentation_labels: Tensor
+    targets: Tensor
 
     def to(self, device: torch.device) -> Batch:
         """On another device."""
-        return Batch(*(t.to(device, non_blocking=True) for t in (self.views, self.augmentation_labels)))
+        return Batch(*(t.to(device, non_blocking=True) for t in (self.views, self.targets)))
 
 
 class StepBatches(Dataset[Batch]):
@@ -73,7 +69,6 @@ class StepBatches(Dataset[Batch]):
             )
         self.clips, self.config, self.rows = clips, config, rows
         self.samples: Tensor | None = None  # all of them, on the device that makes the batches; None is the file
-        self.neighbours: IntArray | None = None  # of every clip, for the second crop
         self.device = torch.device("cpu")
         self.streams = (10, 11, 12) if validation else (0, 1, 3)  # of random numbers: order, batch, draw by source
 
@@ -95,39 +90,37 @@ class StepBatches(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         generator = step_generator(self.config.seed, self.streams[1], step)
         clips = self.clip_indices(step)
-        sources = [clips] * self.config.crops
-        if self.neighbours is not None:
-            sources[1] = partners(clips, self.neighbours, self.config.neighbour_probability, generator)
-        crops = torch.stack([self.crops(source, generator) for source in sources])
+        crops = [self.crops(clips, generator) for _ in range(self.config.crops)]
+        return self.augmented(torch.stack([crops[0], crops[-1]]), generator)
+
+    def augmented(self, crops: Tensor, generator: torch.Generator) -> Batch:
+        """Two views of each clip from its crops (2, B, N), which may be the same.
+
+        Nothing but the clip and, where their presence is predicted, the kinds of its transformations is common to both
+        views: whatever else they shared would tell them from all others.
+        """
+        config, count = self.config.augment, crops.shape[1]
         if self.config.mix_probability:
             crops = torch.stack(
                 [mix(crop, generator, self.config.mix_probability, self.config.mix_snr_db) for crop in crops]
             )
-        return self.augmented(crops, generator)
-
-    def augmented(self, crops: Tensor, generator: torch.Generator) -> Batch:
-        """Two augmentations of each of the crops (C, B, N)."""
-        config = self.config.augment
-        number, batch, length = crops.shape
-        order = draw_selection(generator, batch, config)
-        parameters = draw_parameters(generator, 2 * batch, length, config)
-        # Row (a, c, b) of the views takes the parameters of (a, b), but noise of its own: noise shared by two crops
-        # would tell them from all others.
-        rows = torch.arange(2 * batch).view(2, 1, batch).expand(-1, number, -1)[..., self.rows]
-        own = parameters.rows(rows.flatten())
-        crop = torch.arange(number).view(1, -1, 1).expand(rows.shape).flatten()
-        own = dataclasses.replace(own, noise_seed=own.noise_seed + crop)
-        flat = crops[:, self.rows].expand(2, -1, -1, -1).flatten(0, 2)
-        order = order[self.rows]
-        views = augment(flat, order.repeat(2 * number, 1), own, config)
+        both = 2 if self.config.prediction == "difference" else 1  # orders of transformations a clip
+        order = draw_selection(generator, both * count, config).view(both, count, -1)
+        order = order.expand(2, -1, -1)[:, self.rows].flatten(0, 1)
+        rows = torch.arange(2 * count).view(2, count)[:, self.rows].flatten()
+        parameters = draw_parameters(generator, 2 * count, crops.shape[2], config).rows(rows)
+        curves = self.config.equalizer_db * torch.randn(2 * count, EQUALIZER_WAVES, generator=generator)[rows]
+        views = augment(crops[:, self.rows].flatten(0, 1), order, parameters, config)
         if self.config.equalizer_db:
-            curves = torch.randn(2 * batch, EQUALIZER_WAVES, generator=generator)[rows.flatten()]
-            views = equalize(views, curves * self.config.equalizer_db, config.sample_rate)
-        if self.config.vocode_probability:
-            chosen = (torch.rand(2 * batch, generator=generator) < self.config.vocode_probability)[rows.flatten()]
-            seeds = torch.randint(2**62, (2 * batch,), generator=generator)[rows.flatten()] + crop
-            views[chosen] = noise_vocode(views[chosen], seeds[chosen], config.sample_rate)
-        return Batch(views.view(2, number, -1, length), labels_from_order(order).to(self.device))
+            views = equalize(views, curves, config.sample_rate)
+        if self.config.encoder.normalization is not Normalization.GLOBAL:
+            views = standardize(views)  # as at use: a level would betray noise and fades
+        if both == 2:
+            first, second = strengths(order, parameters, crops.shape[2], config).chunk(2)
+            targets = first - second
+        else:
+            targets = labels_from_order(order[: len(order) // 2])
+        return Batch(views.view(2, -1, views.shape[1]), targets.to(self.device))
 
     def crops(self, clips: IntArray, generator: torch.Generator) -> Tensor:
         """(B, crop_length) float32: a random crop of each clip, normalised; a short clip repeats."""
@@ -191,26 +184,6 @@ def split(clips: int, config: TrainConfig) -> tuple[IntArray, IntArray]:
     return np.sort(order[:held_out]), np.sort(order[held_out:])
 
 
-def partners(clips: IntArray, table: IntArray, probability: float, generator: torch.Generator) -> IntArray:
-    """The clip that the second crop comes from: with `probability` one of a clip's neighbours, else the clip itself.
-
-    Args:
-        clips: (B,).
-        table: (clips, k), see `neighbours`; -1 is none.
-        probability: for a clip that has neighbours.
-        generator: on the CPU.
-    Returns:
-        (B,).
-    """
-    chosen = torch.rand(len(clips), generator=generator).numpy() < probability
-    place = torch.rand(len(clips), generator=generator, dtype=torch.float64).numpy()
-    rows = table[clips]
-    number = (rows >= 0).sum(axis=1)
-    neighbour = rows[np.arange(len(clips)), (place * number).astype(np.int64)]
-    result: IntArray = np.where(chosen & (number > 0), neighbour, clips)
-    return result
-
-
 def equalize(views: Tensor, curves: Tensor, sample_rate: int) -> Tensor:
     """Filter each waveform by a smooth random frequency response, as another microphone or room would.
 
@@ -230,37 +203,6 @@ def equalize(views: Tensor, curves: Tensor, sample_rate: int) -> Tensor:
     level = curves.to(views.device) @ waves * math.sqrt(2 / curves.shape[1])
     filtered: Tensor = torch.fft.irfft(spectrum * torch.pow(10, level / 20), n=views.shape[1])
     return filtered
-
-
-def noise_vocode(views: Tensor, seeds: Tensor, sample_rate: int) -> Tensor:
-    """Noise with the short-time magnitudes of each waveform, at its level: a whisper, where it is speech.
-
-    Args:
-        views: (N, T).
-        seeds: (N,) int64, of each row's noise.
-        sample_rate: Hz.
-    Returns:
-        (N, T).
-    Source:
-        Shannon et al. 1995, speech recognition with primarily temporal cues, doi 10.1126/science.270.5234.303; here in
-        the bins of a short-time Fourier transform.
-    """
-    n_fft = 2 * max(1, round(VOCODER_SECONDS * sample_rate / 2))
-    length = views.shape[1] + 2 * n_fft + views.shape[1] % 2  # whole windows over every sample
-    padded = F.pad(views, (n_fft // 2, length - views.shape[1] - n_fft // 2))
-    carrier = gaussian_noise(seeds.to(views.device), length)
-    window = torch.hann_window(n_fft, device=views.device)
-    spectrum, noise = (
-        torch.stft(x, n_fft, n_fft // 4, window=window, center=False, return_complex=True) for x in (padded, carrier)
-    )
-    shaped = torch.istft(torch.polar(spectrum.abs(), noise.angle()), n_fft, n_fft // 4, window=window)
-    return at_level_of(views, shaped[:, : views.shape[1]])
-
-
-def at_level_of(model: Tensor, waveforms: Tensor) -> Tensor:
-    """The waveforms (N, T), each with the root mean square of the same row of `model`; silence stays silence."""
-    wanted, found = (x.square().mean(dim=1, keepdim=True).sqrt() for x in (model, waveforms))
-    return waveforms * wanted / found.clamp_min(1e-12)
 
 
 def mix(crops: Tensor, generator: torch.Generator, probability: float, snr_db: tuple[float, float]) -> Tensor:

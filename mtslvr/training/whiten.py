@@ -26,11 +26,13 @@ from ..encoder import Encoder
 from ..errors import TrainingError
 from .config import TrainConfig
 from .run import CONFIG, EXPORT, load_clips
-from .views import EQUALIZER_WAVES, StepBatches, at_level_of, equalize, mix, noise_vocode, step_generator
+from .transforms import gaussian_noise
+from .views import EQUALIZER_WAVES, StepBatches, equalize, mix, step_generator
 
 POWER, RIDGE, CLIPS = 1.0, 0.1, 4096
 CROP_SECONDS, SOURCE_BALANCE = 2.5, 0.5
 EQUALIZER_DB, BACKGROUND_DB = 4.0, (3.0, 20.0)
+VOCODER_SECONDS = 0.016  # of a window: too short to resolve the harmonics of most voices
 _STREAM = 2  # of random numbers, beside those of epochs and batches
 
 
@@ -123,6 +125,37 @@ def disturbed(crops: Tensor, generator: torch.Generator, sample_rate: int) -> li
     equalised = at_level_of(crops, equalize(crops, curves, sample_rate))
     background = mix(crops, generator, 1.0, BACKGROUND_DB)
     return [noise_vocode(crops, seeds, sample_rate), equalised, background]
+
+
+def noise_vocode(views: Tensor, seeds: Tensor, sample_rate: int) -> Tensor:
+    """Noise with the short-time magnitudes of each waveform, at its level: a whisper, where it is speech.
+
+    Args:
+        views: (N, T).
+        seeds: (N,) int64, of each row's noise.
+        sample_rate: Hz.
+    Returns:
+        (N, T).
+    Source:
+        Shannon et al. 1995, speech recognition with primarily temporal cues, doi 10.1126/science.270.5234.303; here in
+        the bins of a short-time Fourier transform.
+    """
+    n_fft = 2 * max(1, round(VOCODER_SECONDS * sample_rate / 2))
+    length = views.shape[1] + 2 * n_fft + views.shape[1] % 2  # whole windows over every sample
+    padded = F.pad(views, (n_fft // 2, length - views.shape[1] - n_fft // 2))
+    carrier = gaussian_noise(seeds.to(views.device), length)
+    window = torch.hann_window(n_fft, device=views.device)
+    spectrum, noise = (
+        torch.stft(x, n_fft, n_fft // 4, window=window, center=False, return_complex=True) for x in (padded, carrier)
+    )
+    shaped = torch.istft(torch.polar(spectrum.abs(), noise.angle()), n_fft, n_fft // 4, window=window)
+    return at_level_of(views, shaped[:, : views.shape[1]])
+
+
+def at_level_of(model: Tensor, waveforms: Tensor) -> Tensor:
+    """The waveforms (N, T), each with the root mean square of the same row of `model`; silence stays silence."""
+    wanted, found = (x.square().mean(dim=1, keepdim=True).sqrt() for x in (model, waveforms))
+    return waveforms * wanted / found.clamp_min(1e-12)
 
 
 def average(encoder: Encoder, other: Encoder, share: float) -> None:

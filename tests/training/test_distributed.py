@@ -26,7 +26,6 @@ CONFIG = TrainConfig(
     batch_size=4,
     crop_seconds=0.3,
     crops=2,
-    variant_weight=1.0,
     temperature=0.5,
     mix_probability=0.5,
     equalizer_db=3.0,
@@ -84,7 +83,7 @@ def test_a_run_of_two_processes_logs_what_a_run_of_one_does(clips, two_processes
         one, two = lines(tmp_path / "one", name), lines(two_processes / "run", name)
         assert [row["step"] for row in one] == [row["step"] for row in two] and len(one) == 2
         for a, b in zip(one, two, strict=True):
-            for column in ("joint", "contrastive", "predictive", "variant_contrastive"):
+            for column in ("joint", "contrastive", "predictive"):
                 assert float(b[column]) == pytest.approx(float(a[column]), rel=1e-3)
 
 

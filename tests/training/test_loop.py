@@ -212,7 +212,7 @@ def test_validation_is_logged_and_the_best_checkpoint_kept(audio, tmp_path, monk
     found = []
 
     def rising(*arguments):
-        found.append(torch.tensor([1.0 + len(found), 0.5, 0.5, 0.0]))
+        found.append(torch.tensor([1.0 + len(found), 0.5, 0.5]))
         return found[-1]
 
     real = loop.validate(*prepared(config, audio, tmp_path))
@@ -250,7 +250,7 @@ def test_a_run_stops_when_its_patience_ends_and_resumes_with_what_it_waited(audi
         TINY, steps=9, batch_size=2, validation_fraction=0.34, validate_every=1, patience=3, learning_rate=0.0
     )
     losses_of = iter([2.0, 1.0, 1.5, 1.5, 1.5, 1.5])
-    monkeypatch.setattr(loop, "validate", lambda *arguments: torch.tensor([next(losses_of), 1.0, 0.0, 0.0]))
+    monkeypatch.setattr(loop, "validate", lambda *arguments: torch.tensor([next(losses_of), 1.0, 0.0]))
     train(config, tmp_path / "run", [audio], workers=0, device="cpu", stop_after=3, save_every=1)
     assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["waited"] == 1
     train(config, tmp_path / "run", workers=0, device="cpu", resume=True, save_every=1)
@@ -268,17 +268,6 @@ def test_the_running_mean_of_the_weights_is_exported_and_resumed(audio, tmp_path
     name = "trunk.stem.conv.weight"
     assert torch.equal(whole[name], state["average"][f"module.{name}"].half().float())
     assert not torch.equal(whole[name], state["objective"][f"encoder.{name}"].half().float())
-
-
-def test_one_path_can_be_trained_on_a_checkpoint_folder(audio, tmp_path):
-    first = train(TINY, tmp_path / "first", [audio], workers=0, device="cpu")
-    variant = dataclasses.replace(TINY, crops=2, contrastive="none", variant_weight=1.0, only="variant", warmup_steps=0)
-    second = train(variant, tmp_path / "second", [audio], workers=0, device="cpu", init=first)
-    before, after = (mtslvr.load(folder, fold=False).state_dict() for folder in (first, second))
-    from mtslvr.training.objective import path_of
-
-    changed = {path_of(key) for key in before if not torch.equal(before[key], after[key])}
-    assert changed == {1}  # running statistics, too
 
 
 def test_packed_clips_serve_several_runs_and_their_rate_is_checked(audio, tmp_path):

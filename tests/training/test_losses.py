@@ -11,8 +11,8 @@ import torch
 
 from mtslvr import checkpoint
 from mtslvr.training import heads
-from mtslvr.training.losses import augmentation_loss, group_nt_xent_loss, nt_xent_loss, simsiam_loss
-from mtslvr.training.objective import Objective, path_of, select_trained
+from mtslvr.training.losses import augmentation_loss, nt_xent_loss, simsiam_loss
+from mtslvr.training.objective import Objective
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LOSSES = np.load(GOLDEN / "golden_losses.npz")
@@ -57,18 +57,6 @@ def test_nt_xent_equals_a_loop_over_the_formula():
         others = sum(math.exp(float(z[i] @ z[j]) / 0.2) for j in range(10) if j != i)
         total -= math.log(positive / others) / 10
     assert nt_xent_loss(z1, z2, 0.2).item() == pytest.approx(total, rel=1e-5)
-
-
-def test_group_nt_xent_equals_a_loop_over_the_formula():
-    torch.manual_seed(1)
-    z = torch.nn.functional.normalize(torch.randn(9, 6).double(), dim=1)
-    groups = [0, 1, 2, 0, 1, 2, 0, 0, 1]  # of four, three and two
-    total = 0.0
-    for i in range(9):
-        others = sum(math.exp(float(z[i] @ z[j]) / 0.3) for j in range(9) if j != i)
-        positives = [j for j in range(9) if j != i and groups[j] == groups[i]]
-        total -= sum(math.log(math.exp(float(z[i] @ z[j]) / 0.3) / others) for j in positives) / len(positives) / 9
-    assert group_nt_xent_loss(z, torch.tensor(groups), 0.3).item() == pytest.approx(total, rel=1e-5)
 
 
 def test_nt_xent_without_negatives_is_zero():
@@ -126,11 +114,6 @@ def test_head_is_published(name):
         torch.testing.assert_close(head.train(training)(x)[:, :32], expected, rtol=1e-4, atol=1e-4)
 
 
-def views_of(*views):
-    """Two views of the same crop, in the form that the objective takes."""
-    return torch.stack(views)[:, None]
-
-
 def published_objective(case):
     """Our objective with every tensor filled by the rule under the published framework's key."""
     variant = case["key"].split("/")[1]
@@ -162,7 +145,7 @@ def published_objective(case):
 def test_joint_objective_is_published(case, mode):
     objective = published_objective(case).train(mode == "train")
     view1, view2 = (torch.from_numpy(fill_rule.matrix(f"mtl/{x}", (4, 3, 64, 48))) for x in ("x1", "x2"))
-    losses = objective(views_of(view1, view2), torch.from_numpy(fill_rule.labels01("mtl/y", (4, 7))))
+    losses = objective(torch.stack([view1, view2]), torch.from_numpy(fill_rule.labels01("mtl/y", (4, 7))))
     found = torch.stack([losses.joint, losses.contrastive, losses.predictive]).detach().double()
     torch.testing.assert_close(found, torch.from_numpy(LOSSES[f"{case['key']}/{mode}"]), rtol=1e-4, atol=1e-5)
     losses.joint.backward()
@@ -180,16 +163,16 @@ def test_one_pass_over_both_views_differs_only_by_batch_statistics():
     objective = published_objective(case).eval()
     views = [torch.randn(4, 3, 64, 48) for _ in range(2)]
     labels = torch.ones(4, 7)
-    separate = objective(views_of(*views), labels).joint
+    separate = objective(torch.stack(views), labels).joint
     objective.separate_views = False
-    torch.testing.assert_close(objective(views_of(*views), labels).joint, separate, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(objective(torch.stack(views), labels).joint, separate, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("contrastive", "weight"), [("none", 1.0), ("simclr", 0.0)])
 def test_a_single_objective_leaves_the_other_at_zero(contrastive, weight):
     encoder = published_objective(INFO["mtl"]["cases"][2]).encoder
     objective = Objective(encoder, contrastive=contrastive, augmentation_weight=weight)
-    losses = objective(torch.randn(2, 1, 2, 3, 64, 48), torch.ones(2, 7))
+    losses = objective(torch.randn(2, 2, 3, 64, 48), torch.ones(2, 7))
     off, on = losses.predictive, losses.contrastive
     if contrastive == "none":
         off, on = on, off
@@ -205,27 +188,12 @@ def test_one_predicted_view_is_the_first(case, separate):
     first, second = torch.randn(4, 3, 64, 48), torch.randn(4, 3, 64, 48)
     labels = torch.from_numpy(fill_rule.labels01("mtl/y", (4, 7)))
     with torch.no_grad():
-        both, alone = objective(views_of(first, second), labels), objective(views_of(first, first), labels)
+        both, alone = objective(torch.stack([first, second]), labels), objective(torch.stack([first, first]), labels)
         objective.predicted_views = 1
-        found = objective(views_of(first, second), labels)
+        found = objective(torch.stack([first, second]), labels)
     torch.testing.assert_close(found.contrastive, both.contrastive, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found.predictive, alone.predictive, rtol=1e-5, atol=1e-5)
     assert abs(found.predictive - both.predictive) > 1e-4
-
-
-@pytest.mark.parametrize("separate", [False, True])
-def test_the_variant_path_alone_runs_on_the_predicted_view_only(separate):
-    objective = published_objective(INFO["mtl"]["cases"][5]).eval()
-    objective.separate_views, objective.predicted_views = separate, 1
-    views, labels = torch.randn(2, 1, 4, 3, 64, 48), torch.ones(4, 7)
-    seen = []
-    objective.encoder.trunk.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
-    with torch.no_grad():
-        both = objective(views, labels)
-        objective.only = "variant"
-        seen.clear()
-        torch.testing.assert_close(objective(views, labels).predictive, both.predictive, rtol=1e-5, atol=1e-5)
-    assert seen == [4]
 
 
 def test_autocast_leaves_the_contrastive_loss_in_float32():
@@ -237,81 +205,10 @@ def test_autocast_leaves_the_contrastive_loss_in_float32():
     torch.testing.assert_close(found, exact, rtol=1e-6, atol=1e-7)
 
 
-@pytest.fixture
-def four_views():
-    """2 augmentations of 2 crops of 3 clips."""
-    torch.manual_seed(0)
-    return torch.randn(2, 2, 3, 3, 64, 48)
-
-
-def test_variant_loss_pairs_crops_of_a_clip_that_were_transformed_alike():
-    objective = Objective(published_objective(INFO["mtl"]["cases"][2]).encoder, variant_weight=1.0)
-    objective.variant_projector = torch.nn.Identity()
-    alike = torch.eye(6).view(2, 1, 3, 6).expand(2, 2, 3, 6)  # both crops (a, b) alike, everything else at right angles
-    of_a_clip = torch.eye(3).expand(2, 2, 3, 3)  # all four views of a clip alike
-    assert objective.variant_loss(alike).item() < 1e-3 < 0.5 < objective.variant_loss(of_a_clip).item()
-
-
-def test_contrastive_loss_pairs_all_views_of_a_clip():
-    objective = Objective(published_objective(INFO["mtl"]["cases"][2]).encoder)
-    objective.projector = torch.nn.Identity()
-    of_a_clip = torch.eye(3).expand(2, 2, 3, 3)
-    by_augmentation = torch.eye(6).view(2, 1, 3, 6).expand(2, 2, 3, 6)
-    perfect = math.log(3)  # three positives share the probability
-    assert objective.contrastive_loss(of_a_clip).item() == pytest.approx(perfect, abs=1e-3)
-    assert objective.contrastive_loss(by_augmentation).item() > 5
-
-
-@pytest.mark.parametrize("only", ["invariant", "variant"])
-def test_training_one_path_leaves_the_other_untouched(four_views, only):
-    encoder = published_objective(INFO["mtl"]["cases"][5]).encoder.train()
-    assert encoder.config.tasks == 2
-    select_trained(encoder, only)
-    objective = Objective(encoder, variant_weight=1.0, only=only)
-    losses = objective(four_views, torch.ones(3, 7))
-    losses.joint.backward()
-    moved = {path_of(name) for name, p in encoder.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
-    assert moved == ({None, 0} if only == "invariant" else {1})
-    off = losses.predictive if only == "invariant" else losses.contrastive
-    assert off.item() == 0 < losses.joint.item()
-
-
-def test_one_path_alone_has_the_loss_that_it_has_beside_the_other(four_views):
-    encoder = published_objective(INFO["mtl"]["cases"][5]).encoder.eval()
-    objective = Objective(encoder, variant_weight=1.0).eval()
-    labels = torch.ones(3, 7)
-    with torch.no_grad():
-        both = objective(four_views, labels)
-        for only, name in (("invariant", "contrastive"), ("variant", "variant_contrastive")):
-            objective.only = only
-            found = getattr(objective(four_views, labels), name)
-            torch.testing.assert_close(found, getattr(both, name), rtol=1e-5, atol=1e-5)
-
-
-def test_spared_negatives_are_the_most_similar_ones_and_never_a_positive():
-    torch.manual_seed(2)
-    z = torch.nn.functional.normalize(torch.randn(8, 6).double(), dim=1)
-    groups, temperature, total = [0, 1, 2, 3] * 2, 0.3, 0.0
-    for i in range(8):
-        negatives = sorted((float(z[i] @ z[j]) for j in range(8) if groups[j] != groups[i]), reverse=True)
-        positive = math.exp(float(z[i] @ z[(i + 4) % 8]) / temperature)
-        others = positive + sum(math.exp(s / temperature) for s in negatives[2:])
-        total -= math.log(positive / others) / 8
-    assert group_nt_xent_loss(z, torch.tensor(groups), temperature, 2).item() == pytest.approx(total, rel=1e-5)
-    all_spared = group_nt_xent_loss(z, torch.tensor(groups), temperature, 6)
-    assert all_spared.item() == pytest.approx(0.0, abs=1e-6)
-
-
-def test_the_share_of_spared_negatives_counts_views_of_other_clips(four_views, monkeypatch):
-    from mtslvr.training import objective as module
-
-    counted = []
-
-    def loss(z, groups, temperature, spared):
-        counted.append((len(z), spared))
-        return z.sum()
-
-    monkeypatch.setattr(module, "group_nt_xent_loss", loss)
-    encoder = published_objective(INFO["mtl"]["cases"][2]).encoder
-    Objective(encoder, spared_negatives=0.5).contrastive_loss(torch.randn(2, 2, 3, 500))
-    assert counted == [(12, 4)]  # of the 8 views of the two other clips
+def test_differences_are_told_from_both_variant_embeddings():
+    objective = Objective(published_objective(INFO["mtl"]["cases"][5]).encoder, prediction="difference")
+    objective.augmentation_head = torch.nn.Linear(1000, 7, bias=False)
+    variant = torch.randn(2, 4, 500)
+    predicted = torch.cat([variant[0], variant[1]], dim=1) @ objective.augmentation_head.weight.T
+    assert objective.predictive_loss(variant, predicted).item() == pytest.approx(0.0, abs=1e-6)
+    assert objective.predictive_loss(variant, predicted + 2).item() == pytest.approx(4.0, rel=1e-4)

@@ -15,7 +15,7 @@ from mtslvr.config import AdapterKind, Rows
 from mtslvr.errors import TrainingError
 from mtslvr.training.config import TrainConfig, encoder_config
 from mtslvr.training.loop import train
-from mtslvr.training.whiten import average, disturbed, whiten, whiten_heads, whitening
+from mtslvr.training.whiten import average, disturbed, noise_vocode, whiten, whiten_heads, whitening
 
 
 def two_crops(n=4000):
@@ -115,6 +115,31 @@ def test_disturbed_crops_keep_level_and_clip():
     assert all(power[i, f] > 0.99 * power[i].sum() for i, f in enumerate((200, 900, 3000)))
     power = torch.fft.rfft(background).abs().square()
     assert all((power[i, [200, 900, 3000]] > 0.001 * power[i].sum()).sum() == 2 for i in range(3))
+
+
+def test_noise_vocoding_keeps_the_envelope_and_drops_the_pitch():
+    t = torch.arange(16000) / 16000
+    voice = (2 * torch.pi * 120 * torch.arange(1, 30)[:, None] * t).cos().sum(dim=0)  # harmonics 120 Hz apart
+    gated = torch.where(t < 0.5, torch.zeros(()), torch.sin(2 * torch.pi * 3000 * t))
+    views = torch.stack([voice, gated, torch.zeros(16000)])
+    found = noise_vocode(views, torch.arange(3), 16000)
+    assert found.shape == views.shape
+    torch.testing.assert_close(found.square().mean(dim=1), views.square().mean(dim=1))
+    assert found[1, : 8000 - 256].abs().max() == 0 and found[1, 8256:].square().mean() > 0.3
+    spectrum = torch.fft.rfft(found[:2], dim=1).abs().square()
+    assert spectrum[1, 2800:3200].sum() > 0.95 * spectrum[1].sum()
+    assert spectrum[0, :3600].sum() > 0.95 * spectrum[0].sum()
+    harmonics = spectrum[0, 120:3480:120].sum() / spectrum[0].sum()
+    before = torch.fft.rfft(voice).abs().square()
+    assert harmonics < 0.05 and before[120:3600:120].sum() / before.sum() > 0.95
+
+
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 4001])
+def test_noise_vocoding_takes_any_length_and_depends_on_a_rows_seed_alone(length):
+    views = torch.randn(3, length, generator=torch.Generator().manual_seed(0))
+    whole = noise_vocode(views, torch.arange(3), 16000)
+    assert whole.shape == views.shape and whole.isfinite().all()
+    torch.testing.assert_close(noise_vocode(views[1:2], torch.tensor([1]), 16000), whole[1:2])
 
 
 def test_heads_that_read_rows_are_whitened_each_by_its_own_ridge():

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from ..audio import find_audio, load_audio
 from ..errors import AudioError, TrainingError
 
 _BLOCK = 1 << 22  # samples read at once
+_PROBES, _PROBE = 64, 1 << 12  # parts that a fingerprint is of, samples in each
 _SAMPLES, _INDEX = "clips.i16", "clips.json"
 
 
@@ -66,6 +67,13 @@ class PackedClips:
         """Length of all clips together."""
         return float(self.starts[-1]) / self.sample_rate / 3600
 
+    def fingerprint(self) -> str:
+        """Of rate, names, lengths and a part of the samples: the same for a copy, another for other clips."""
+        digest = hashlib.sha256(json.dumps([self.sample_rate, self.names, self.starts.tolist()]).encode())
+        for start in range(0, len(self.samples), max(_PROBE, len(self.samples) // _PROBES)):
+            digest.update(self.samples[start : start + _PROBE].tobytes())
+        return digest.hexdigest()
+
     @classmethod
     def open(cls, folder: Path) -> PackedClips:
         """Clips that `pack` wrote.
@@ -76,15 +84,16 @@ class PackedClips:
         try:
             index = json.loads((folder / _INDEX).read_text())
             samples = np.memmap(folder / _SAMPLES, dtype=np.int16, mode="c")
-        except (OSError, ValueError) as error:
-            raise TrainingError(f"{folder}: no packed clips ({error}); run mtslvr train with --data") from None
-        starts = np.concatenate([[0], np.cumsum(np.asarray(index["lengths"], dtype=np.int64))])
+            starts = np.concatenate([[0], np.cumsum(np.asarray(index["lengths"], dtype=np.int64))])
+            names, sample_rate = list(index["names"]), int(index["sample_rate"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise TrainingError(f"{folder}: no packed clips ({error!r}); pack them with mtslvr pack") from None
         if starts[-1] != len(samples):
             raise TrainingError(
                 f"{folder / _SAMPLES}: {len(samples)} samples, the index says {starts[-1]}; delete the folder and "
                 "pack again"
             )
-        return cls(samples, starts, index["names"], index["sample_rate"], folder)
+        return cls(samples, starts, names, sample_rate, folder)
 
 
 def cut(length: int, sample_rate: int, max_seconds: float | None) -> list[int]:
@@ -170,14 +179,17 @@ def pack(
 
 @contextlib.contextmanager
 def writing(out: Path) -> Iterator[tuple[Path, Path]]:
-    """Two paths for samples and index, in a folder that becomes `out` where all went well and else goes."""
+    """Paths for samples and index that become those of `out` where all went well, and go where not."""
+    samples, index = (out / (name + ".part") for name in (_SAMPLES, _INDEX))
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".packing-", dir=out) as folder:
-            part = Path(folder)
-            yield part / _SAMPLES, part / _INDEX
-            (out / _INDEX).unlink(missing_ok=True)  # the old index must not stand beside the new samples
-            os.replace(part / _SAMPLES, out / _SAMPLES)
-            os.replace(part / _INDEX, out / _INDEX)
+        yield samples, index
+        (out / _INDEX).unlink(missing_ok=True)  # an old one must not stand beside the new samples
+        os.replace(samples, out / _SAMPLES)
+        os.replace(index, out / _INDEX)
     except OSError as error:
-        raise TrainingError(f"{out}: cannot write the packed clips ({error}); choose another folder") from None
+        raise TrainingError(f"{out}: cannot write the packed clips ({error}); free space or choose another") from None
+    finally:
+        for part in (samples, index):
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from .. import checkpoint
 from ..encoder import Encoder
-from ..errors import TrainingError
+from ..errors import TrainingError, one_line
 from ..hub import computes_bfloat16
 from . import distributed, run
 from .config import TrainConfig
@@ -61,8 +61,8 @@ def train(
     Args:
         config: the recipe.
         folder: directory of the run; made where missing.
-        data: folders of audio, packed once into the run directory, or one folder that `pack` wrote. Not needed to
-            resume.
+        data: one folder that `pack` wrote; or folders of audio and packed ones, packed once into the run directory.
+            Not needed to resume.
         resume: go on from the last saved state; every later loss equals that of an uninterrupted run.
         init: another run directory, or a checkpoint folder: the weights start from there instead of at random, the
             optimiser anew. Recorded in environment.json.
@@ -74,33 +74,33 @@ def train(
     Returns:
         The exported checkpoint folder, `checkpoint` in the run directory.
     Raises:
-        TrainingError: unwritable or used run directory, no audio, fewer clips than a batch, a state of another
-            config, CUDA asked for and absent, a batch that does not split into the processes, or a loss that is no
-            finite number.
+        TrainingError: unwritable or used run directory, no audio, fewer clips than a batch, a broken state or one of
+            another config, other data than the run began with, no space, CUDA asked for and absent, a batch that does
+            not split into the processes, or a loss that is no finite number.
     """
     folder = Path(folder)
     target = distributed.join(select_device(device))
     rows = distributed.share(config.batch_size)
-    distributed.on_first(lambda: run.prepare(folder, config, resume, init))
-    distributed.on_first(lambda: run.load_clips(folder, data, config))
-    clips = run.load_clips(folder, (), config)
-    batches = StepBatches(clips, config, rows=rows)
-    validation = StepBatches(clips, config, validation=True, rows=rows) if config.validate_every else None
-
+    distributed.on_first(lambda: run.check(folder, config, resume))
     torch.manual_seed(config.seed)
     objective = make_objective(config).to(target)
     objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
     state = run.load_state(folder, target) if resume else None
     if resume and state is None:  # it died before its first state
         init = run.recorded(folder).get("init")
+    facts: dict[str, Any] = {}
     if init is not None and state is None:
-        steps = initialise(objective, Path(init), target)
-        distributed.on_first(lambda: run.record(folder, init_steps=steps))
+        facts = {"init": str(init), "init_steps": initialise(objective, Path(init), target)}
+    distributed.on_first(lambda: run.collect(folder, data, config, resume, facts))
+    clips = run.open_clips(folder, config)
+    batches = StepBatches(clips, config, rows=rows)
+    validation = StepBatches(clips, config, validation=True, rows=rows) if config.validate_every else None
     if config.sync_batch_norm:
         distributed.synchronise_norms(objective, target)
     average = average_of(objective.encoder, config)
     optimizer = make_optimizer(objective, config)
-    progress = restore(state, objective, optimizer, average)
+    progress = restore(state, objective, optimizer, average, folder)
+    distributed.on_first(lambda: run.begin(folder, config))
     last = config.steps if stop_after is None else min(stop_after, config.steps)
 
     first = distributed.rank() == 0
@@ -330,16 +330,30 @@ def state_of(
 
 
 def restore(
-    state: dict[str, Any] | None, objective: Objective, optimizer: torch.optim.Optimizer, average: AveragedModel | None
+    state: dict[str, Any] | None,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    average: AveragedModel | None,
+    folder: Path,
 ) -> Progress:
-    """Go back to a saved state; to the start where there is none."""
+    """Go back to a saved state; to the start where there is none.
+
+    Raises:
+        TrainingError: the state of another network.
+    """
     if state is None:
         return Progress()
-    objective.load_state_dict(state["objective"])
-    optimizer.load_state_dict(state["optimizer"])
-    if average is not None:
-        average.load_state_dict(state["average"])
-    return Progress(state["step"], state["best"], state["waited"])
+    try:
+        objective.load_state_dict(state["objective"])
+        optimizer.load_state_dict(state["optimizer"])
+        if average is not None:
+            average.load_state_dict(state["average"])
+        return Progress(state["step"], state["best"], state["waited"])
+    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise TrainingError(
+            f"{folder / run.STATE}: not the state of this run ({one_line(error)}); put the run's own there, or delete "
+            "it to begin again from step 0"
+        ) from None
 
 
 def initialise(objective: Objective, source: Path, device: torch.device) -> int:
@@ -351,8 +365,8 @@ def initialise(objective: Objective, source: Path, device: torch.device) -> int:
     Raises:
         TrainingError: no state to start from, or that of another network.
     """
-    if (source / run.STATE).exists():
-        state = torch.load(source / run.STATE, map_location=device, weights_only=True)
+    state = run.load_state(source, device)
+    if state is not None:
         weights, steps = state["objective"], int(state["step"])
     elif (source / checkpoint.CONFIG_NAME).exists() and (source / checkpoint.WEIGHTS_NAME).exists():
         encoder = checkpoint.load(source)

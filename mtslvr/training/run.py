@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import os
+import pickle
 import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from tqdm import tqdm
 
-from ..errors import TrainingError
+from ..errors import TrainingError, one_line
 from .config import TrainConfig
 from .data import PackedClips, is_packed, pack
 
-CONFIG, STATE, LOSSES, VALIDATION, ENVIRONMENT, CLIPS, EXPORT, EVENTS = (
+CONFIG, STATE, PREVIOUS, LOSSES, VALIDATION, ENVIRONMENT, CLIPS, EXPORT, EVENTS = (
     "config.json",
     "state.pt",
+    "state-previous.pt",
     "losses.csv",
     "validation.csv",
     "environment.json",
@@ -33,40 +37,40 @@ CONFIG, STATE, LOSSES, VALIDATION, ENVIRONMENT, CLIPS, EXPORT, EVENTS = (
 )
 
 
-def prepare(folder: Path, config: TrainConfig, resume: bool, init: str | os.PathLike[str] | None = None) -> None:
-    """Start a run directory, or check that an existing one is of the same config.
-
-    Args:
-        folder: of the run.
-        config: the recipe.
-        resume: whether it is there already.
-        init: where a new run's weights start from, for the record.
+def check(folder: Path, config: TrainConfig, resume: bool) -> None:
+    """See that a run may start in a folder, or go on there with this config.
 
     Raises:
-        TrainingError: used directory without `resume`, another config with it, or not writable.
+        TrainingError: used directory without `resume`, no run or one of another config with it.
     """
     path = folder / CONFIG
-    if resume:
-        try:
-            saved = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise TrainingError(f"{path}: no run to resume ({error}); start one without --resume") from None
-        ours = json.loads(json.dumps(config.to_dict()))
-        saved = json.loads(json.dumps(TrainConfig.from_dict(saved).to_dict()))  # one of before a setting existed
-        changed = [k for k in ours if saved.get(k) != ours[k]]
-        if changed:
-            told = ", ".join(f"{k} was {saved.get(k)!r}, now {ours[k]!r}" for k in changed)
-            raise TrainingError(f"{folder}: resume with another config ({told}); use the same one or a new --out")
+    if not resume:
+        if path.exists():
+            raise TrainingError(f"{folder}: holds a run already; go on with --resume or choose another --out")
         return
-    if path.exists():
-        raise TrainingError(f"{folder}: holds a run already; go on with --resume or choose another --out")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        started = {} if init is None else {"init": str(init)}
-        write_json(folder / ENVIRONMENT, {**environment(), **started})
-        write_json(path, config.to_dict())  # last: with it the folder is a run
-    except OSError as error:
-        raise TrainingError(f"{folder}: cannot write the run directory ({error}); choose another --out") from None
+        saved = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise TrainingError(f"{path}: no run to resume ({error}); start one without --resume") from None
+    except (OSError, ValueError) as error:
+        raise TrainingError(
+            f"{path}: no run to resume ({error}); put the run's config there again, or choose another --out"
+        ) from None
+    ours = json.loads(json.dumps(config.to_dict()))
+    saved = json.loads(json.dumps(TrainConfig.from_dict(saved).to_dict()))  # one of before a setting existed
+    changed = [k for k in ours if saved.get(k) != ours[k]]
+    if changed:
+        told = ", ".join(f"{k} was {saved.get(k)!r}, now {ours[k]!r}" for k in changed)
+        raise TrainingError(f"{folder}: resume with another config ({told}); use the same one or a new --out")
+
+
+def begin(folder: Path, config: TrainConfig) -> None:
+    """Make the folder a run, once all that can be checked before is checked.
+
+    Raises:
+        TrainingError: not writable.
+    """
+    write_json(folder / CONFIG, config.to_dict())
 
 
 def environment() -> dict[str, Any]:
@@ -110,35 +114,125 @@ def record(folder: Path, **facts: Any) -> None:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON file; it is whole or the previous one, whenever the process dies."""
+    """Write a JSON file; it is whole or the previous one, whenever the process dies.
+
+    Raises:
+        TrainingError: not writable.
+    """
+    with replacing(path) as file:
+        file.write((json.dumps(values, indent=2) + "\n").encode())
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` when all of it is on the disk.
+
+    Raises:
+        TrainingError: it cannot be written; `path` is as before.
+    """
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(values, indent=2) + "\n")
-    os.replace(part, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except (OSError, RuntimeError) as error:  # torch.save raises the latter where the disk is full
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise TrainingError(
+            f"{path}: cannot write it in the run directory ({one_line(error)}); what was there is as it was: free "
+            "space and go on with --resume, or choose another --out"
+        ) from None
 
 
 def recorded(folder: Path) -> dict[str, Any]:
-    """The facts in environment.json."""
-    facts: dict[str, Any] = json.loads((folder / ENVIRONMENT).read_text())
+    """The facts in environment.json; none where it is missing.
+
+    Raises:
+        TrainingError: it is no JSON object.
+    """
+    path = folder / ENVIRONMENT
+    try:
+        facts = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        facts = error
+    if not isinstance(facts, dict):
+        raise TrainingError(f"{path}: not readable ({facts!r}); delete it and resume with the run's --data")
     return facts
 
 
-def load_clips(folder: Path, data: Sequence[str | os.PathLike[str]], config: TrainConfig) -> PackedClips:
-    """The run's packed clips: those that `data` names, or packed from its folders the first time.
+def collect(
+    folder: Path,
+    data: Sequence[str | os.PathLike[str]],
+    config: TrainConfig,
+    resume: bool = False,
+    start: Mapping[str, Any] | None = None,
+) -> None:
+    """Have the clips of a run in a packed file, and record which, before the run begins or goes on.
 
-    Unreadable files are listed in unreadable.txt.
+    Args:
+        folder: of the run.
+        data: one folder that `pack` wrote, which stays where it is; or folders of audio or packed clips, to be packed
+            into the run directory; with `resume` none, or the same as before.
+        config: the recipe.
+        resume: whether the run is there already.
+        start: where a new run's weights start from, for the record.
+    Raises:
+        TrainingError: no data, or other data than the run has. Unreadable files are listed in unreadable.txt.
     """
-    packed = folder / CLIPS
+    if resume:
+        check_data(folder, data, config)
+        return
+    if not data:
+        raise TrainingError(f"{folder}: no --data for a new run; name folders of audio, or packed clips")
+    names = [str(Path(path).resolve()) for path in data]
+    facts: dict[str, Any] = {**(start or {}), "data": names}
     if len(data) == 1 and is_packed(Path(data[0])):
-        record(folder, clips=str(Path(data[0]).resolve()))
-    elif not is_packed(packed) and data:
-        failed = pack(data, packed, config.encoder.frontend.sample_rate)
+        facts["clips"] = names[0]
+    else:
+        failed = pack(data, folder / CLIPS, config.encoder.frontend.sample_rate)
         if failed:
             (folder / "unreadable.txt").write_text("\n".join(failed) + "\n")
             print_line(f"skipped {len(failed)} unreadable files, listed in {folder / 'unreadable.txt'}")
-    elsewhere = recorded(folder).get("clips")
-    if elsewhere is None and not is_packed(packed):
-        raise TrainingError(f"{packed}: no packed clips and no --data; name the folders of audio")
-    clips = PackedClips.open(packed if elsewhere is None else Path(elsewhere))
+    clips = PackedClips.open(Path(facts.get("clips", folder / CLIPS)))
+    write_json(folder / ENVIRONMENT, {**environment(), **facts, "fingerprint": clips.fingerprint()})
+
+
+def check_data(folder: Path, data: Sequence[str | os.PathLike[str]], config: TrainConfig) -> None:
+    """See that a run goes on with the clips that it began with; a packed folder may have moved.
+
+    Raises:
+        TrainingError: it does not.
+    """
+    facts = recorded(folder)
+    names = [str(Path(path).resolve()) for path in data]
+    if len(data) == 1 and is_packed(Path(data[0])):
+        facts["clips"] = names[0]
+    elif data and names != facts.get("data", names):
+        raise TrainingError(
+            f"{folder}: --resume with other --data ({', '.join(names)}; the run has {', '.join(facts['data'])}); leave "
+            "--data out, or start a new run with another --out"
+        )
+    found = PackedClips.open(Path(facts.get("clips", folder / CLIPS)))
+    if facts.setdefault("fingerprint", found.fingerprint()) != found.fingerprint():
+        raise TrainingError(
+            f"{found.folder}: other clips than those that {folder} began with; give the packed folder with those as "
+            "--data, or start a new run with another --out"
+        )
+    write_json(folder / ENVIRONMENT, facts)
+
+
+def open_clips(folder: Path, config: TrainConfig) -> PackedClips:
+    """The run's packed clips.
+
+    Raises:
+        TrainingError: gone, cut short, or of another sample rate than the encoder's.
+    """
+    clips = PackedClips.open(Path(recorded(folder).get("clips", folder / CLIPS)))
     if clips.sample_rate != config.encoder.frontend.sample_rate:
         raise TrainingError(
             f"{clips.folder}: packed at {clips.sample_rate} Hz, the encoder takes "
@@ -148,22 +242,41 @@ def load_clips(folder: Path, data: Sequence[str | os.PathLike[str]], config: Tra
 
 
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write the state of a run; the file is whole or the previous one, whenever the process dies."""
-    part = folder / (STATE + ".part")
-    with open(part, "wb") as file:
+    """Write the state of a run and keep the one before; either is whole whenever the process dies.
+
+    Raises:
+        TrainingError: no space; the last state is as it was.
+    """
+    new = folder / (STATE + ".new")
+    with replacing(new) as file:
         torch.save(dict(state), file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, folder / STATE)
+    if (folder / STATE).exists():
+        os.replace(folder / STATE, folder / PREVIOUS)
+    os.replace(new, folder / STATE)
 
 
 def load_state(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """The last saved state; None where none was saved yet."""
-    path = folder / STATE
-    if not path.exists():
-        return None
-    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    return state
+    """The last saved state, or the one before where that is broken; None where none was saved yet.
+
+    Raises:
+        TrainingError: neither can be read.
+    """
+    broken = []
+    for path in (folder / STATE, folder / PREVIOUS):
+        if not path.exists():
+            continue
+        try:
+            state = torch.load(path, map_location=device, weights_only=True)
+            if isinstance(state, dict) and isinstance(state.get("step"), int) and "objective" in state:
+                return state
+            reason = "it holds something else"
+        except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+            reason = one_line(error) or type(error).__name__
+        broken.append(f"{path}: not the state of a run ({reason})")
+        print_line(broken[-1])
+    if broken:
+        raise TrainingError(f"{broken[0]}; put a copy in its place, or delete it to begin again from step 0")
+    return None
 
 
 class Log:
@@ -185,8 +298,13 @@ class Log:
 
     def write(self, values: Mapping[str, float]) -> None:
         """Add the line of one step; the file has it before this returns."""
-        csv.writer(self.file).writerow([values[column] for column in self.columns])
-        self.file.flush()
+        try:
+            csv.writer(self.file).writerow([values[column] for column in self.columns])
+            self.file.flush()
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self.file.close()
+            raise TrainingError(f"{self.file.name}: {error}; free space, then go on with --resume") from None
         if self.events is not None:
             for column in self.columns[1:]:
                 self.events.add_scalar(f"{self.prefix}/{column}", values[column], int(values["step"]))
@@ -207,13 +325,13 @@ def _event_writer(folder: Path, start: int) -> Any:
 
 
 def truncate(path: Path, columns: Sequence[str], start: int) -> None:
-    """Keep the lines of steps before `start`, so that each step has one line; a torn last line goes, too."""
-    rows = [row for row in csv.reader(path.read_text().splitlines())][1:] if path.exists() else []
-    kept = [row for row in rows if len(row) == len(columns) and int(row[0]) < start]
-    part = path.with_name(path.name + ".part")
-    with open(part, "w", newline="") as file:
-        csv.writer(file).writerows([columns, *kept])
-    os.replace(part, path)
+    """Keep the lines of steps before `start`, so that each step has one line; what is torn goes, too."""
+    lines = path.read_bytes().decode("utf-8", "replace").replace("\0", " ").splitlines() if path.exists() else []
+    rows = [row for row in csv.reader(lines) if len(row) == len(columns) and re.fullmatch("[0-9]+", row[0])]
+    with replacing(path) as file:
+        text = io.TextIOWrapper(file, newline="", write_through=True)
+        csv.writer(text).writerows([columns, *(row for row in rows if int(row[0]) < start)])
+        text.detach()
 
 
 def print_line(text: str) -> None:

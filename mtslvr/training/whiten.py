@@ -25,7 +25,7 @@ from ..config import EncoderConfig, Features, Layer, Rows
 from ..encoder import Encoder
 from ..errors import TrainingError
 from .config import TrainConfig
-from .run import CONFIG, EXPORT, load_clips
+from .run import CONFIG, EXPORT, open_clips
 from .transforms import gaussian_noise
 from .views import EQUALIZER_WAVES, StepBatches, equalize, mix, step_generator
 
@@ -94,7 +94,7 @@ def whiten(
     for blocks in encoder.config.pooled_blocks:
         _refuse_too_few(count * config.batch_size, sum(blocks))  # now, and not when all have been encoded
     drawing = dataclasses.replace(config, crop_seconds=crop_seconds, source_balance=source_balance)
-    batches = StepBatches(load_clips(folder, (), config), drawing)
+    batches = StepBatches(open_clips(folder, config), drawing)
     pairs = (crops_of(batches, i, disturb) for i in range(count))
     whiten_heads(encoder, pairs, power, ridge, variant_scale, variant_ridge)
     return checkpoint.save(encoder, out)

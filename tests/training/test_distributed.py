@@ -128,5 +128,5 @@ def test_global_batch_norm_alone_is_batch_norm(monkeypatch):
 
 
 def test_an_error_on_the_first_process_is_raised(tmp_path):
-    with pytest.raises(TrainingError, match="no packed clips and no --data"):
+    with pytest.raises(TrainingError, match="no --data for a new run"):
         train(dataclasses.replace(CONFIG), tmp_path / "run", workers=0, device="cpu")

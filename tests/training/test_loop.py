@@ -4,6 +4,8 @@ import csv
 import dataclasses
 import json
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +18,10 @@ import torch
 
 import mtslvr
 from mtslvr.config import AdapterKind
-from mtslvr.errors import TrainingError
+from mtslvr.errors import MTSLVRError, TrainingError
 from mtslvr.training import loop
 from mtslvr.training.config import TrainConfig, encoder_config
+from mtslvr.training.data import PackedClips, pack
 from mtslvr.training.loop import learning_rate, train
 
 TINY = TrainConfig(steps=4, batch_size=4, crop_seconds=0.3, warmup_steps=1, dtype="float32", learning_rate=1e-4)
@@ -183,8 +186,7 @@ def test_schedule_warms_up_and_ends_at_zero():
 
 def test_wrong_starts_have_clear_errors_and_overwrite_nothing(audio, tmp_path):
     run = tmp_path / "run"
-    with pytest.raises(TrainingError, match="no packed clips and no --data"):
-        train(TINY, run, device="cpu")
+    train(TINY, run, [audio], workers=0, device="cpu", stop_after=1)
     with pytest.raises(TrainingError, match="holds a run already; go on with --resume"):
         train(TINY, run, [audio], device="cpu")
     other = dataclasses.replace(TINY, temperature=0.3)
@@ -194,8 +196,121 @@ def test_wrong_starts_have_clear_errors_and_overwrite_nothing(audio, tmp_path):
         train(TINY, tmp_path / "none", [audio], resume=True, device="cpu")
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises(TrainingError, match="cannot write the run directory"):
+    with pytest.raises(TrainingError, match="cannot write the packed clips"):
         train(TINY, blocked / "run", [audio], device="cpu")
+
+
+def test_a_start_that_fails_does_not_take_the_folder(audio, tmp_path):
+    run, silent = tmp_path / "run", tmp_path / "silent"
+    silent.mkdir()
+    with pytest.raises(TrainingError, match="no --data for a new run"):
+        train(TINY, run, device="cpu")
+    assert not run.exists()
+    with pytest.raises(MTSLVRError, match="silent"):
+        train(TINY, run, [silent], device="cpu")
+    with pytest.raises(TrainingError, match="6 clips are fewer than a batch of 9"):
+        train(dataclasses.replace(TINY, batch_size=9), run, [audio], device="cpu")
+    train(TINY, run, [audio], workers=0, device="cpu", stop_after=1)
+    assert len(losses(run)) == 1
+
+
+@pytest.fixture(scope="module")
+def two_steps(audio, tmp_path_factory):
+    """A run of two steps, with a state saved after each."""
+    run = tmp_path_factory.mktemp("two") / "run"
+    train(TINY, run, [audio], workers=0, device="cpu", stop_after=2, save_every=1)
+    return run
+
+
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def of_something_else(path):
+    torch.save({"weights": torch.zeros(3)}, path)
+
+
+@pytest.mark.parametrize("break_it", [cut_short, emptied, of_something_else])
+def test_a_broken_state_is_named_and_the_one_before_goes_on(two_steps, tmp_path, break_it, capsys):
+    run = shutil.copytree(two_steps, tmp_path / "run")
+    break_it(run / "state.pt")
+    train(TINY, run, workers=0, device="cpu", resume=True, stop_after=2)
+    assert "state.pt: not the state of a run" in capsys.readouterr().err
+    assert losses(run) == losses(two_steps)
+    for name in ("state.pt", "state-previous.pt"):
+        break_it(run / name)
+    before = {path: path.read_bytes() for path in run.glob("*.*")}
+    with pytest.raises(TrainingError, match=r"state\.pt: not the state of a run \(.+\); .* delete it to begin again"):
+        train(TINY, run, workers=0, device="cpu", resume=True)
+    assert {path: path.read_bytes() for path in run.glob("*.*")} == before
+
+
+def test_the_state_of_another_network_is_refused(two_steps, tmp_path):
+    run = shutil.copytree(two_steps, tmp_path / "run")
+    state = torch.load(run / "state.pt", weights_only=True)
+    torch.save({**state, "objective": {"encoder.weight": torch.zeros(1)}}, run / "state.pt")
+    with pytest.raises(TrainingError, match=r"state\.pt: not the state of this run"):
+        train(TINY, run, workers=0, device="cpu", resume=True)
+
+
+def test_a_torn_environment_and_torn_losses_do_not_stop_a_run(audio, two_steps, tmp_path):
+    run = shutil.copytree(two_steps, tmp_path / "run")
+    (run / "environment.json").write_text('{"mtslvr": "0.')
+    with pytest.raises(TrainingError, match=r"environment\.json: not readable .* delete it and resume with the run's"):
+        train(TINY, run, workers=0, device="cpu", resume=True)
+    (run / "environment.json").unlink()
+    with open(run / "losses.csv", "ab") as file:
+        file.write(b"2,\xff\xfe\0,,\n,,,\nx")
+    train(TINY, run, [audio], workers=0, device="cpu", resume=True, stop_after=3)
+    assert losses(run)[:2] == losses(two_steps) and len(losses(run)) == 3
+
+
+def test_a_disk_that_fills_up_leaves_the_last_state(two_steps, tmp_path):
+    run = shutil.copytree(two_steps, tmp_path / "run")
+    before = (run / "state.pt").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+    try:
+        with pytest.raises(TrainingError, match=r"state\.pt.*: cannot write .* free space and go on with --resume"):
+            train(TINY, run, workers=0, device="cpu", resume=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (run / "state.pt").read_bytes() == before and not list(run.glob("*.part"))
+    train(TINY, run, workers=0, device="cpu", resume=True)
+    assert [step for step, *_ in losses(run)] == [0, 1, 2, 3]
+
+
+def test_a_run_goes_on_with_its_own_data_only(audio, two_steps, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for i in range(4):
+        soundfile.write(other / f"{i}.wav", np.random.default_rng(i).standard_normal(8000) / 9, 16000)
+    run = shutil.copytree(two_steps, tmp_path / "run")
+    with pytest.raises(
+        TrainingError, match=r"--resume with other --data .*other; the run has .*audio.*leave --data out"
+    ):
+        train(TINY, run, [other], workers=0, device="cpu", resume=True)
+    pack([other], tmp_path / "packed", 16000)
+    with pytest.raises(TrainingError, match=r"packed: other clips than those that .*run began with"):
+        train(TINY, run, [tmp_path / "packed"], workers=0, device="cpu", resume=True)
+    moved = shutil.move(run / "clips", tmp_path / "moved")
+    with pytest.raises(TrainingError, match="no packed clips"):
+        train(TINY, run, workers=0, device="cpu", resume=True)
+    train(TINY, run, [moved], workers=0, device="cpu", resume=True, stop_after=3)
+    train(TINY, run, workers=0, device="cpu", resume=True)
+    assert len(losses(run)) == 4
+
+
+def test_packed_folders_and_folders_of_audio_are_trained_on_together(audio, tmp_path):
+    for name in ("one", "two"):
+        pack([audio], tmp_path / name, 16000)
+    config = dataclasses.replace(TINY, batch_size=18)
+    train(config, tmp_path / "run", [tmp_path / "one", audio, tmp_path / "two"], workers=0, device="cpu", stop_after=1)
+    assert len(PackedClips.open(tmp_path / "run" / "clips")) == 18
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
@@ -228,7 +343,6 @@ def test_validation_is_logged_and_the_best_checkpoint_kept(audio, tmp_path, monk
 
 def prepared(config, audio, tmp_path):
     """Arguments of `validate` for a fresh network."""
-    from mtslvr.training.data import PackedClips, pack
     from mtslvr.training.views import StepBatches
 
     pack([audio], tmp_path / "packed", 16000)
@@ -271,8 +385,6 @@ def test_the_running_mean_of_the_weights_is_exported_and_resumed(audio, tmp_path
 
 
 def test_packed_clips_serve_several_runs_and_their_rate_is_checked(audio, tmp_path):
-    from mtslvr.training.data import pack
-
     pack([audio], tmp_path / "packed", 16000)
     for run in ("one", "two"):
         train(TINY, tmp_path / run, [tmp_path / "packed"], workers=0, device="cpu", stop_after=1)

@@ -21,10 +21,14 @@ SYSTEMS = ("contrastive-only", "prediction-only", "mt-simple", "mt-split", "mt-b
 
 @click.command("train", cls=Command, short_help="Train an encoder on folders of audio.")
 @click.option(
-    "--data", multiple=True, type=click.Path(path_type=Path), help="Folder of audio, may be repeated; or packed clips."
+    "--data", multiple=True, type=click.Path(path_type=Path), help="Folder of audio or packed clips; may be repeated."
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Run directory.")
-@click.option("--config", type=click.Path(path_type=Path), help="JSON with any field of the training config.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="JSON with changes to the recipe: any field of the training config.",
+)
 @click.option("--resume", is_flag=True, help="Go on from the last saved state of --out.")
 @click.option(
     "--init", type=click.Path(path_type=Path), help="Run directory or checkpoint folder to start the weights from."
@@ -75,11 +79,10 @@ def train_command(
     keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)
-    chosen = {"system": system, "recipe": recipe, "contrastive": contrastive}
-    if config is None and resume:
-        config = out / "config.json"
+    recipe_options = {"system": system, "recipe": recipe, "contrastive": contrastive}
+    chosen = read_config(out / "config.json" if config is None and resume else config, recipe_options)
     folder = train(
-        dataclasses.replace(read_config(config, chosen), **{k: v for k, v in settings.items() if v is not None}),
+        dataclasses.replace(chosen, **{k: v for k, v in settings.items() if v is not None}),
         out,
         data,
         resume=resume,
@@ -94,18 +97,28 @@ def train_command(
     distributed.leave()
 
 
-def read_config(path: Path | None, chosen: dict[str, str | None]) -> TrainConfig:
-    """The config in a JSON file, or that of a system and recipe."""
-    from ..training.config import TrainConfig
+def read_config(path: Path | None, options: dict[str, str | None]) -> TrainConfig:
+    """The config of a system and recipe, with the changes in a JSON file.
+
+    Raises:
+        UsageError: an option and the file set the same.
+        ConfigError: an unreadable file, an unknown key, or a value outside its range.
+    """
     from ..training.recipes import System, own, published
 
-    given = [f"--{name}" for name, value in chosen.items() if value is not None]
+    make = published if options["recipe"] == "published" else own
+    base = make(System(options["system"] or "mt-parallel"), options["contrastive"] or "simclr")
     if path is None:
-        make = published if chosen["recipe"] == "published" else own
-        return make(System(chosen["system"] or "mt-parallel"), chosen["contrastive"] or "simclr")
-    if given:
-        raise click.UsageError(f"{', '.join(given)} with {path}: the config says it already; change it there")
+        return base
     try:
-        return TrainConfig.from_dict(json.loads(path.read_text()))
+        changes = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: not a readable JSON file ({error})") from None
+    changed = base.changed(changes)
+    for option, same in (
+        ("system", changed.encoder.adapter is base.encoder.adapter),
+        ("contrastive", changed.contrastive == base.contrastive),
+    ):
+        if options[option] is not None and not same:
+            raise click.UsageError(f"--{option} {options[option]} with {path}, which sets another; leave one out")
+    return changed

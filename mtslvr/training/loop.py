@@ -26,6 +26,7 @@ from . import distributed, run
 from .config import TrainConfig
 from .objective import Losses, Objective
 from .views import Batch, StepBatches
+from .whiten import finish
 
 LOSS_NAMES = tuple(field.name for field in dataclasses.fields(Losses))
 VALIDATION_BATCHES = 50  # at the most, in one pass
@@ -161,6 +162,8 @@ def train(
     for opened in (log, validation_log):
         if opened is not None:
             opened.close()
+    if progress.step == config.steps or progress.exhausted(config):
+        distributed.on_first(lambda: finish(folder, config, target))
     return folder / run.EXPORT
 
 

@@ -8,7 +8,7 @@ import enum
 from ..config import AdapterKind, EncoderConfig, Normalization
 from ..errors import ConfigError
 from .augment import AugmentConfig
-from .config import TrainConfig, encoder_config
+from .config import HeadsConfig, TrainConfig, encoder_config
 
 # Mean and deviation of the paper's training audio, the balanced AudioSet at 16 kHz.
 AUDIOSET_MEAN, AUDIOSET_STD = -0.00029522, 0.11652075
@@ -63,20 +63,22 @@ def published(system: System, contrastive: str = "simclr") -> TrainConfig:
     config = TrainConfig(
         encoder=encoder,
         augment=AugmentConfig(),
+        predicted_views=2,
         temperature=0.07,
         crops=1,
         mix_probability=0.0,
-        source_balance=0.0,
-        ema_decay=0.0,
+        equalizer_db=0.0,
         separate_views=True,
+        crop_seconds=10.0,
         steps=50_000,
         batch_size=100,
-        crop_seconds=10.0,
         optimizer="adam",
         learning_rate=5e-5,
         weight_decay=1e-6,
         warmup_steps=0,
+        ema_decay=0.0,
         dtype="float32",
+        heads=None,
         validation_fraction=0.3,
         validate_every=50,
         patience=100 if system is System.PREDICTION else 50,
@@ -85,10 +87,10 @@ def published(system: System, contrastive: str = "simclr") -> TrainConfig:
 
 
 def own(system: System, contrastive: str = "simclr") -> TrainConfig:
-    """A system in this project's recipe: two crops of a clip, softer negatives, backgrounds, an equaliser.
+    """A system in this project's recipe, the defaults of `TrainConfig`.
 
-    The transformations are predicted on one of the two views, which shortens a step. What each choice measured in short
-    runs is in benchmarks/ABLATION.md; the runs behind the bundled weights are in benchmarks/recipes.
+    Two crops of a clip, softer negatives, backgrounds, an equaliser, short crops, heads that whiten. MT_SPLIT keeps the
+    heads of training, which share a path.
 
     Args:
         system: which row.
@@ -96,17 +98,9 @@ def own(system: System, contrastive: str = "simclr") -> TrainConfig:
     Raises:
         ConfigError: another contrastive objective.
     """
-    config = TrainConfig(
-        encoder=encoder_config(_ADAPTERS.get(system, AdapterKind.NONE)),
-        temperature=0.4,
-        crops=2,
-        mix_probability=0.25,
-        mix_snr_db=(5.0, 20.0),
-        equalizer_db=2.0,
-        predicted_views=1,
-        crop_seconds=1.008,  # 32 frames, which every stage halves evenly
-    )
-    return _objectives(config, system, contrastive)
+    encoder = encoder_config(_ADAPTERS.get(system, AdapterKind.NONE))
+    heads = None if system is System.MT_SPLIT else HeadsConfig()
+    return _objectives(TrainConfig(encoder=encoder, heads=heads), system, contrastive)
 
 
 def _objectives(config: TrainConfig, system: System, contrastive: str) -> TrainConfig:
@@ -114,8 +108,4 @@ def _objectives(config: TrainConfig, system: System, contrastive: str) -> TrainC
         raise ConfigError(f"contrastive={contrastive!r}: the paper's systems have simclr or simsiam")
     if system is System.CONTRASTIVE:
         return dataclasses.replace(config, contrastive=contrastive, augmentation_weight=0.0)
-    if system is System.PREDICTION:
-        return dataclasses.replace(config, contrastive="none")
-    if system is System.MT_SIMPLE:  # one output cannot both ignore and hold what the transformations change
-        return dataclasses.replace(config, contrastive=contrastive)
-    return dataclasses.replace(config, contrastive=contrastive)
+    return dataclasses.replace(config, contrastive="none" if system is System.PREDICTION else contrastive)

@@ -1,4 +1,4 @@
-"""After training: heads that whiten what the network learned; a run directory in, a checkpoint folder out.
+"""At the end of training: heads that whiten what the network learned; a run in, a checkpoint folder out.
 
 A few directions of large variance (level, background, bandwidth) dominate the pooled features and so every distance
 between embeddings. The heads that training leaves are made for its losses. These are made for use: what differs between
@@ -12,92 +12,80 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from .. import checkpoint
-from ..config import EncoderConfig, Features, Layer, Rows
+from ..config import EncoderConfig, Features, Layer
 from ..encoder import Encoder
 from ..errors import TrainingError
-from .config import TrainConfig
-from .run import CONFIG, EXPORT, open_clips
+from .config import HeadsConfig, TrainConfig
+from .run import CONFIG, EXPORT, open_clips, record, recorded
 from .transforms import gaussian_noise
 from .views import EQUALIZER_WAVES, StepBatches, equalize, mix, step_generator
 
-POWER, RIDGE, CLIPS = 1.0, 0.1, 4096
-CROP_SECONDS, SOURCE_BALANCE = 2.5, 0.5
 EQUALIZER_DB, BACKGROUND_DB = 4.0, (3.0, 20.0)
 VOCODER_SECONDS = 0.016  # of a window: too short to resolve the harmonics of most voices
 _STREAM = 2  # of random numbers, beside those of epochs and batches
 
 
+def finish(run: str | os.PathLike[str], config: TrainConfig, device: torch.device) -> None:
+    """Give the exported encoder of a run the heads of its config, once.
+
+    Raises:
+        see `whiten`.
+    """
+    folder = Path(run)
+    if config.heads is not None and not recorded(folder).get("heads_made"):
+        whiten(folder, folder / EXPORT, config.heads, device)
+        record(folder, heads_made=True)
+
+
 def whiten(
     run: str | os.PathLike[str],
     out: str | os.PathLike[str],
-    *,
-    power: float = POWER,
-    ridge: float = RIDGE,
-    variant_ridge: float | None = None,
-    clips: int = CLIPS,
-    crop_seconds: float = CROP_SECONDS,
-    source_balance: float = SOURCE_BALANCE,
-    variant_scale: float = 1.0,
-    spectral_statistics: bool = False,
-    invariant_rows: Rows | None = None,
-    variant_rows: Rows | None = None,
-    disturb: bool = True,
-    average_with: str | os.PathLike[str] | None = None,
-    share: float = 0.5,
+    heads: HeadsConfig | None = None,
+    device: torch.device | str = "cpu",
 ) -> Path:
     """The exported checkpoint of a run with whitening heads.
 
     Args:
         run: directory of a training run; its checkpoint, config and packed clips are read.
         out: checkpoint folder to write.
-        power: 0 only rotates, 1 makes crops of a clip differ alike in every direction.
-        ridge: added to each variance within clips, as a share of their mean.
-        variant_ridge: the same for the variant head; None is `ridge`.
-        clips: how many clips to take two random crops of, without augmentation; more than a head reads numbers.
-        crop_seconds: length of these crops.
-        source_balance: how to draw the clips, see `TrainConfig`.
-        variant_scale: root mean square length of the variant embeddings over that of the invariant ones: how much each
-            counts in distances between concatenated embeddings.
-        spectral_statistics: let the variant head read them, too, see `EncoderConfig`.
-        invariant_rows, variant_rows: what the heads read in place of what they did, see `EncoderConfig`.
-        disturb: compare the first crop of a clip, for the invariant head, also with the second one vocoded by noise,
-            equalised, and with another clip as background.
-        average_with: checkpoint folder of the same network, such as the one that the run started from, to average the
-            weights with before; may be `out`.
-        share: of the run's weights in that average, 0 to 1.
+        heads: how they are made; None is as the run's config says.
+        device: that encodes the clips.
     Raises:
-        ConfigError: rows that the network has not.
-        TrainingError: no such run, too few clips, paths that share a head, or another network to average with.
+        ConfigError: rows that the network has not, paths that share a head, or too few clips.
+        TrainingError: no such run.
         CheckpointError: no checkpoint in the run, or `out` cannot be written.
     """
     folder = Path(run)
+    config = read_config(folder)
+    heads = heads or config.heads or HeadsConfig()
+    encoder = checkpoint.load(folder / EXPORT)
+    encoder = reading(encoder, heads.encoder(config.encoder)).to(device)
+    drawing = dataclasses.replace(config, crop_seconds=heads.crop_seconds, source_balance=heads.source_balance)
+    batches = StepBatches(open_clips(folder, config), drawing)
+    steps = tqdm(range(math.ceil(heads.clips / config.batch_size)), "heads", unit="batch", mininterval=2.0)
+    whiten_heads(encoder, (crops_of(batches, i, heads.disturb) for i in steps), heads)
+    return checkpoint.save(encoder, out)
+
+
+def read_config(folder: Path) -> TrainConfig:
+    """The config of a run.
+
+    Raises:
+        TrainingError: no run there.
+    """
     try:
-        config = TrainConfig.from_dict(json.loads((folder / CONFIG).read_text()))
+        return TrainConfig.from_dict(json.loads((folder / CONFIG).read_text()))
     except (OSError, ValueError) as error:
         raise TrainingError(f"{folder / CONFIG}: no training run ({error}); give a run directory") from None
-    encoder = checkpoint.load(folder / EXPORT)
-    if average_with is not None:
-        average(encoder, checkpoint.load(average_with), share)
-    changes: dict[str, Any] = {"invariant_rows": invariant_rows, "variant_rows": variant_rows}
-    changes["spectral_statistics"] = spectral_statistics or None
-    encoder = reading(encoder, {name: value for name, value in changes.items() if value is not None})
-    count = math.ceil(clips / config.batch_size)
-    for blocks in encoder.config.pooled_blocks:
-        _refuse_too_few(count * config.batch_size, sum(blocks))  # now, and not when all have been encoded
-    drawing = dataclasses.replace(config, crop_seconds=crop_seconds, source_balance=source_balance)
-    batches = StepBatches(open_clips(folder, config), drawing)
-    pairs = (crops_of(batches, i, disturb) for i in range(count))
-    whiten_heads(encoder, pairs, power, ridge, variant_scale, variant_ridge)
-    return checkpoint.save(encoder, out)
 
 
 def crops_of(batches: StepBatches, index: int, disturb: bool) -> Tensor:
@@ -158,31 +146,8 @@ def at_level_of(model: Tensor, waveforms: Tensor) -> Tensor:
     return waveforms * wanted / found.clamp_min(1e-12)
 
 
-def average(encoder: Encoder, other: Encoder, share: float) -> None:
-    """Replace the weights of `encoder`, batch statistics among them, by their average with those of `other`.
-
-    Args:
-        encoder: changed in place.
-        other: the same network; heads that differ in width stay those of `encoder`, since whitening replaces them.
-        share: of `encoder`, 0 to 1.
-    Raises:
-        TrainingError: another network, or a share out of range.
-    Source:
-        Wortsman et al. 2022, robust fine-tuning of zero-shot models, https://arxiv.org/abs/2109.01903
-    """
-    if not 0 <= share <= 1:
-        raise TrainingError(f"share={share}: must be from 0 to 1")
-    if reading_of(encoder.config, other.config) != encoder.config:
-        raise TrainingError("average of two different networks: give a checkpoint with the config of the run's encoder")
-    theirs = other.state_dict()
-    for name, tensor in encoder.state_dict().items():
-        if tensor.is_floating_point() and tensor.shape == theirs[name].shape:
-            tensor.lerp_(theirs[name], 1 - share)
-
-
-def reading(encoder: Encoder, changes: Mapping[str, Any]) -> Encoder:
-    """The same network with new heads where they read something else; `changes` are settings of `EncoderConfig`."""
-    config = dataclasses.replace(encoder.config, **changes)
+def reading(encoder: Encoder, config: EncoderConfig) -> Encoder:
+    """The same network with new heads where `config` lets them read something else."""
     if config == encoder.config:
         return encoder
     other = Encoder(config).eval()
@@ -192,39 +157,16 @@ def reading(encoder: Encoder, changes: Mapping[str, Any]) -> Encoder:
     return other
 
 
-def reading_of(one: EncoderConfig, other: EncoderConfig) -> EncoderConfig:
-    """The config `other` with heads that read what those of `one` do."""
-    names = ("spectral_statistics", "invariant_rows", "variant_rows")
-    return dataclasses.replace(other, **{name: getattr(one, name) for name in names})
-
-
 @torch.inference_mode()
-def whiten_heads(
-    encoder: Encoder,
-    pairs: Iterable[Tensor],
-    power: float,
-    ridge: float,
-    variant_scale: float = 1.0,
-    variant_ridge: float | None = None,
-) -> None:
+def whiten_heads(encoder: Encoder, pairs: Iterable[Tensor], how: HeadsConfig) -> None:
     """Replace the heads of `encoder` in place.
 
     Args:
         encoder: with a head for each path, on any device.
         pairs: (2 or more, B, T) normalised waveforms each, two crops of B clips, and others that the first is compared
-            with for the invariant head.
-        power: see `whiten`.
-        ridge: see `whiten`.
-        variant_scale: see `whiten`.
-        variant_ridge: see `whiten`.
-    Raises:
-        TrainingError: see `whiten`.
+            with for the invariant head; more clips than a head reads numbers.
+        how: powers, ridges and scale.
     """
-    if encoder.config.heads != encoder.config.tasks:
-        raise TrainingError(
-            f"{encoder.config.heads} heads for {encoder.config.tasks} paths: whitening needs a head for each path"
-        )
-    ridges = ridge, ridge if variant_ridge is None else variant_ridge
     folded = encoder.fold()
     invariant, variant = [], []
     for crops in pairs:
@@ -239,19 +181,13 @@ def whiten_heads(
         assert isinstance(head, torch.nn.Linear)
         features = torch.cat(variant if index else invariant, dim=1).double()
         first, second = features[:1].expand(len(features) - 1, -1, -1).flatten(0, 1), features[1:].flatten(0, 1)
-        _refuse_too_few(*features.shape[1:])
         # Features of each stage and the spectral statistics, each of total variance 1: they are of different units.
         blocks = torch.split(torch.cat([first, second]).var(dim=0), list(encoder.config.pooled_blocks[index]))
         units = torch.cat([block.sum().rsqrt().expand_as(block) for block in blocks])
-        weight, bias = whitening(first * units, second * units, head.out_features, power, ridges[index])
-        scale = variant_scale if index else 1.0
+        ridge, scale = (how.variant_ridge, how.variant_scale) if index else (how.ridge, 1.0)
+        weight, bias = whitening(first * units, second * units, head.out_features, how.power, ridge)
         head.weight.copy_(weight * units * scale)
         head.bias.copy_(bias * scale)
-
-
-def _refuse_too_few(clips: int, features: int) -> None:
-    if clips <= features:
-        raise TrainingError(f"{clips} clips for {features} features: too few; use more clips")
 
 
 def whitening(first: Tensor, second: Tensor, components: int, power: float, ridge: float) -> tuple[Tensor, Tensor]:
@@ -260,8 +196,8 @@ def whitening(first: Tensor, second: Tensor, components: int, power: float, ridg
     Args:
         first, second: (N, D) float64, features of two crops of N clips.
         components: how many to keep, those of largest variance; more than D are 0 beyond D.
-        power: see `whiten`.
-        ridge: see `whiten`.
+        power: see `HeadsConfig`.
+        ridge: see `HeadsConfig`.
     Returns:
         Weight (components, D) and bias (components,); the mean squared length of an output is 1.
     Source:

@@ -1,5 +1,6 @@
 """Training configs and the paper's systems."""
 
+import dataclasses
 import json
 import re
 
@@ -7,7 +8,7 @@ import pytest
 
 from mtslvr.config import AdapterKind, Normalization
 from mtslvr.errors import ConfigError
-from mtslvr.training.config import TrainConfig
+from mtslvr.training.config import HeadsConfig, TrainConfig, encoder_config
 from mtslvr.training.loop import make_objective
 from mtslvr.training.recipes import System, own, published
 
@@ -51,6 +52,40 @@ def test_a_partial_recipe_keeps_the_other_defaults():
     assert partial.steps == 7 and partial.augment.pitch.value == "published ratios"
     assert partial.augment.pitch_n_fft == TrainConfig().augment.pitch_n_fft
     assert partial.batch_size == TrainConfig().batch_size
+
+
+def test_changes_build_on_the_recipe_that_they_change():
+    recipe = published(System.MT_BN)
+    changed = recipe.changed({"steps": 7, "encoder": {"frontend": {"n_mels": 64}}, "augment": {"fade_fraction": 0.25}})
+    assert (changed.steps, changed.encoder.frontend.n_mels, changed.augment.fade_fraction) == (7, 64, 0.25)
+    assert dataclasses.replace(changed, steps=recipe.steps, encoder=recipe.encoder, augment=recipe.augment) == recipe
+    assert changed.encoder.adapter is AdapterKind.BN and changed.encoder.normalization is Normalization.GLOBAL
+    heads = own(System.MT_PARALLEL).changed({"heads": {"ridge": 0.5, "invariant_rows": None}}).heads
+    assert heads == HeadsConfig(ridge=0.5, invariant_rows=None)
+    assert own(System.MT_PARALLEL).changed({"heads": None}).heads is None
+    with pytest.raises(ConfigError, match="expected an object, got list"):
+        recipe.changed([])
+
+
+def test_the_defaults_are_the_recipe():
+    assert own(System.MT_PARALLEL) == TrainConfig() == TrainConfig.from_dict({})
+
+
+@pytest.mark.parametrize(
+    ("heads", "message"),
+    [
+        ({"clip": 3}, "training config: heads: "),
+        ({"ridge": -1}, "heads.ridge=-1: must be a number from 0.0"),
+        ({"clips": 1536}, "1536 clips for 1536 features: too few; use more clips"),
+        ({"variant_rows": {"layer4": [0, 9]}}, "variant_rows="),
+    ],
+)
+def test_heads_that_cannot_be_are_refused_before_training(heads, message):
+    with pytest.raises(ConfigError, match=message):
+        TrainConfig.from_dict({"heads": heads})
+    split = encoder_config(AdapterKind.SPLIT)
+    with pytest.raises(ConfigError, match="2 heads for 1 paths: each needs one of its own; set heads to null"):
+        TrainConfig(encoder=split)
 
 
 @pytest.mark.parametrize("data", [[1], {"augment": 3}, {"augment": {"pitches": 1}}])

@@ -32,6 +32,9 @@ CONFIG = TrainConfig(
     warmup_steps=0,
     learning_rate=1e-5,
     dtype="float32",
+    predicted_views=2,
+    ema_decay=0.0,
+    heads=None,
     validation_fraction=0.4,
     validate_every=1,
 )

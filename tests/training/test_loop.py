@@ -24,7 +24,10 @@ from mtslvr.training.config import TrainConfig, encoder_config
 from mtslvr.training.data import PackedClips, pack
 from mtslvr.training.loop import learning_rate, train
 
-TINY = TrainConfig(steps=4, batch_size=4, crop_seconds=0.3, warmup_steps=1, dtype="float32", learning_rate=1e-4)
+TINY = TrainConfig(
+    steps=4, batch_size=4, crop_seconds=0.3, warmup_steps=1, dtype="float32", learning_rate=1e-4, predicted_views=2,
+    ema_decay=0.0, heads=None,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

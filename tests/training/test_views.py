@@ -34,7 +34,8 @@ def clips(tmp_path_factory):
 
 
 def config(**changes):
-    return TrainConfig(**{"steps": 20, "batch_size": 4, "crop_seconds": 0.5, **changes})
+    plain = {"crops": 1, "mix_probability": 0.0, "equalizer_db": 0.0, "predicted_views": 2, "heads": None}
+    return TrainConfig(**{"steps": 20, "batch_size": 4, "crop_seconds": 0.5, **plain, **changes})
 
 
 def test_fewer_clips_than_a_batch_are_refused(clips):

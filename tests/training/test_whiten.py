@@ -13,9 +13,9 @@ import mtslvr
 from mtslvr.cli.main import main
 from mtslvr.config import AdapterKind, Rows
 from mtslvr.errors import TrainingError
-from mtslvr.training.config import TrainConfig, encoder_config
+from mtslvr.training.config import HeadsConfig, TrainConfig, encoder_config
 from mtslvr.training.loop import train
-from mtslvr.training.whiten import average, disturbed, noise_vocode, whiten, whiten_heads, whitening
+from mtslvr.training.whiten import disturbed, noise_vocode, whiten, whiten_heads, whitening
 
 
 def two_crops(n=4000):
@@ -71,7 +71,7 @@ def test_heads_are_replaced_and_the_rest_stays():
     encoder = mtslvr.Encoder(dataclasses.replace(encoder_config(AdapterKind.BN), head_dim=8)).eval()
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
     pairs = [torch.randn(2, 130, 1600) for _ in range(4)]
-    whiten_heads(encoder, pairs, 1.0, 0.1, variant_scale=0.5)
+    whiten_heads(encoder, pairs, HeadsConfig(ridge=0.1, variant_scale=0.5))
     after = encoder.state_dict()
     changed = {k for k in after if not torch.equal(after[k], before[k])}
     assert changed == {f"heads.{i}.{leaf}" for i in range(2) for leaf in ("weight", "bias")}
@@ -87,7 +87,7 @@ def test_disturbed_crops_are_for_the_invariant_head_alone():
     heads = [{k: v.clone() for k, v in encoder.heads.state_dict().items()}]
     crops = torch.randn(2, 520, 1600)
     for rows in (crops, crops[[0, 1, 1, 1]], torch.cat([crops, crops[1:] + 0.5 * torch.randn(1, 520, 1600)])):
-        whiten_heads(encoder, [rows[:, :260], rows[:, 260:]], 1.0, 0.1)
+        whiten_heads(encoder, [rows[:, :260], rows[:, 260:]], HeadsConfig(ridge=0.1))
         heads.append({k: v.clone() for k, v in encoder.heads.state_dict().items()})
     for leaf in ("weight", "bias"):
         plain, repeated, disturbing = (found[f"0.{leaf}"] for found in heads[1:])
@@ -148,8 +148,8 @@ def test_heads_that_read_rows_are_whitened_each_by_its_own_ridge():
     encoder = mtslvr.Encoder(dataclasses.replace(config, invariant_rows=Rows((2, 3), (1, 2)))).eval()
     crops = torch.randn(2, 800, 1600)
     heads = []
-    for ridges in ({"ridge": 0.1}, {"ridge": 0.1, "variant_ridge": 1.0}, {"ridge": 1.0, "variant_ridge": 0.1}):
-        whiten_heads(encoder, [crops], 1.0, **ridges)
+    for ridge, variant_ridge in ((0.1, 0.1), (0.1, 1.0), (1.0, 0.1)):
+        whiten_heads(encoder, [crops], HeadsConfig(ridge=ridge, variant_ridge=variant_ridge))
         heads.append([head.weight.clone() for head in encoder.heads])
     assert [weight.shape for weight in heads[0]] == [(8, 768), (8, 512)]
     assert torch.equal(heads[0][0], heads[1][0]) and not torch.allclose(heads[0][1], heads[1][1], rtol=0.01)
@@ -161,68 +161,48 @@ def test_heads_that_read_rows_are_whitened_each_by_its_own_ridge():
     assert max(scales) < 20 * min(scales)  # neither stage is drowned by the other
 
 
-def test_too_few_crops_and_shared_heads_are_refused():
-    encoder = mtslvr.Encoder(encoder_config(AdapterKind.BN)).eval()
-    with pytest.raises(TrainingError, match="4 clips for 512 features: too few"):
-        whiten_heads(encoder, [torch.randn(2, 4, 1600)], 0.5, 0.01)
-    shared = dataclasses.replace(encoder_config(AdapterKind.BN), heads=1, head_dim=1000)
-    with pytest.raises(TrainingError, match="1 heads for 2 paths"):
-        whiten_heads(mtslvr.Encoder(shared).eval(), [torch.randn(2, 4, 1600)], 0.5, 0.01)
-
-
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(TrainingError, match="no training run"):
         whiten(tmp_path, tmp_path / "out")
 
 
-def test_an_average_lies_between_two_networks():
-    torch.manual_seed(0)
-    config = dataclasses.replace(encoder_config(AdapterKind.PARALLEL), head_dim=8)
-    ours, theirs = mtslvr.Encoder(config), mtslvr.Encoder(dataclasses.replace(config, spectral_statistics=True))
-    for norm in ours.modules():
-        if isinstance(norm, torch.nn.BatchNorm2d):
-            torch.nn.init.normal_(norm.running_mean)
-    before = {name: value.clone() for name, value in ours.state_dict().items()}
-    average(ours, theirs, 0.25)
-    other = theirs.state_dict()
-    for name, value in ours.state_dict().items():
-        if name == "heads.1.weight":  # wider there
-            assert torch.equal(value, before[name])
-        elif value.is_floating_point():
-            torch.testing.assert_close(value, 0.25 * before[name] + 0.75 * other[name], rtol=1e-5, atol=1e-6)
-    with pytest.raises(TrainingError, match=r"share=1\.5: must be from 0 to 1"):
-        average(ours, theirs, 1.5)
-    with pytest.raises(TrainingError, match="two different networks"):
-        average(ours, mtslvr.Encoder(encoder_config(AdapterKind.BN)), 0.5)
-
-
-def test_two_networks_that_read_spectral_statistics_are_averaged():
-    torch.manual_seed(0)
-    config = dataclasses.replace(encoder_config(AdapterKind.PARALLEL), head_dim=8, spectral_statistics=True)
-    ours, theirs = mtslvr.Encoder(config), mtslvr.Encoder(config)
-    expected = (ours.heads[1].weight + theirs.heads[1].weight) / 2
-    average(ours, theirs, 0.5)
-    torch.testing.assert_close(ours.heads[1].weight, expected)
-
-
-def test_a_run_becomes_a_checkpoint_with_whitened_heads_and_statistics(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of one step whose schedule ended, heads included."""
+    root = tmp_path_factory.mktemp("finished")
     generator = np.random.default_rng(0)
     for i in range(6):
-        soundfile.write(tmp_path / f"{i}.wav", 0.1 * generator.standard_normal(8000), 16000)
-    config = TrainConfig(steps=1, batch_size=4, crop_seconds=0.1, warmup_steps=0, dtype="float32")
+        soundfile.write(root / f"{i}.wav", 0.1 * generator.standard_normal(8000), 16000)
+    heads = HeadsConfig(clips=900, crop_seconds=0.1, invariant_rows=Rows((2, 3), (1, 2)))
+    config = TrainConfig(steps=1, batch_size=4, crop_seconds=0.1, warmup_steps=0, dtype="float32", heads=heads)
     augment = dataclasses.replace(config.augment, stretch_n_fft=512, stretch_hop_length=128)
     config = dataclasses.replace(config, augment=augment)
-    first = train(config, tmp_path / "run", [tmp_path], workers=0, device="cpu")
-    options = {"crop_seconds": 0.1, "spectral_statistics": True, "average_with": first, "share": 0.5}
-    options["invariant_rows"] = Rows((2, 3), (1, 2))
-    with monkeypatch.context() as patch:
-        patch.setattr(mtslvr.Encoder, "encode", lambda *_: pytest.fail("clips were encoded before they were counted"))
-        with pytest.raises(TrainingError, match="896 clips for 896 features: too few"):
-            whiten(tmp_path / "run", tmp_path / "out", clips=896, **options)
-    encoder = mtslvr.load(whiten(tmp_path / "run", tmp_path / "out", clips=900, **options))
+    train(config, root / "run", [root], workers=0, device="cpu")
+    return config, root / "run"
+
+
+def test_a_run_ends_with_the_heads_of_its_config(finished):
+    config, run = finished
+    encoder = mtslvr.load(run / "checkpoint")
     assert encoder.config.spectral_statistics and encoder.embedding_dim("variant", "pooled") == 896
     assert encoder.config.invariant_rows == Rows((2, 3), (1, 2)) and encoder.config.variant_rows is None
-    assert mtslvr.embed(generator.standard_normal(8000), 16000, encoder=encoder).shape == (1000,)
+    assert mtslvr.embed(np.random.default_rng(0).standard_normal(8000), 16000, encoder=encoder).shape == (1000,)
+    before = (run / "checkpoint" / "model.safetensors").read_bytes()
+    train(config, run, workers=0, device="cpu", resume=True)  # nothing is left to do
+    assert (run / "checkpoint" / "model.safetensors").read_bytes() == before
+
+
+def test_heads_can_be_made_anew_by_the_command(finished, tmp_path):
+    _, run = finished
+    command = ["whiten", str(run), str(tmp_path / "out"), "--clips", "520", "--invariant-rows", "none", "--no-disturb"]
+    command += ["--no-spectral-statistics", "--variant-rows", "none"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    read = mtslvr.load(tmp_path / "out").config
+    assert (read.invariant_rows, read.spectral_statistics) == (None, False)  # what the network read in training
+    result = CliRunner().invoke(main, ["whiten", str(run), str(tmp_path / "two"), "--clips", "768"])
+    assert result.exit_code == 2 and "768 clips for 768 features: too few" in result.output
+    assert not (tmp_path / "two").exists()
 
 
 def test_the_command_refuses_rows_before_any_work(tmp_path):

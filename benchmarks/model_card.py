@@ -1,12 +1,12 @@
 r"""Measure a checkpoint and write its model card, and the figures in the repository's README.md.
 
-    python benchmarks/model_card.py weights/parallel-simclr --run benchmarks/runs/parallel-simclr-1.json \
-        --run runs/second --whitened "--variant-scale 0.7" \
+    python benchmarks/model_card.py weights/NAME --run runs/final \
         --eval esc50-val=FOLDER --eval fsdd-digit=FOLDER --eval fsdd-speaker=FOLDER:1
 
 Every figure in both files comes from here: few-shot accuracies are measured, facts of the training are read from
-the run directories, the sources of its audio from pretraining_sources.md. What is read of a run is kept in
-benchmarks/runs, its config in benchmarks/recipes, so that the card can be written again when the run is gone.
+the run directory, the sources of its audio from pretraining_sources.md. What is read of the run is kept in
+benchmarks/runs, so that the card can be written again when the run is gone. The records of the weights of 0.2 are of
+that version's settings: its own script wrote their card.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ from mtslvr.fewshot.dataset import audio_files
 from mtslvr.training.augment import Pitch
 from mtslvr.training.config import TrainConfig
 from mtslvr.training.run import environment
-from mtslvr.training.whiten import CLIPS, POWER, RIDGE, reading_of
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = Path(__file__).resolve().parent / "pretraining_sources.md"
@@ -110,8 +109,8 @@ class Run:
     def read(cls, folder: Path) -> Run:
         """From a run directory, or from the record of one in benchmarks/runs."""
         if folder.suffix == ".json":
-            config = TrainConfig.from_dict(json.loads((ROOT / "benchmarks" / "recipes" / folder.name).read_text()))
-            return cls(config=config, **json.loads(folder.read_text()))
+            record = json.loads(folder.read_text())
+            return cls(**{**record, "config": TrainConfig.from_dict(record["config"])})
         config = TrainConfig.from_dict(json.loads((folder / "config.json").read_text()))
         environment = json.loads((folder / "environment.json").read_text())
         with open(folder / "losses.csv", newline="") as file:
@@ -129,11 +128,6 @@ class Run:
             pool_clips=len(clips["names"]),
             pool_hours=sum(clips["lengths"]) / clips["sample_rate"] / 3600,
         )
-
-    @property
-    def views(self) -> int:
-        """Of each clip in a step."""
-        return 2 * self.config.crops
 
 
 def measure(
@@ -225,7 +219,7 @@ def results_of_set(measured: Measured) -> str:
     return f"{heading}{measured.clips:,} clips.\n\n{table(rows)}"
 
 
-def results_of_all(all_measured: Sequence[Measured], note: str, runs: Sequence[Run], name: str) -> str:
+def results_of_all(all_measured: Sequence[Measured], note: str, run: Run, name: str) -> str:
     """The block of the repository's README."""
     names = [n for n in FEATURES if n in all_measured[0].results["logistic"]]
     rows = [["set", "classifier", *(f"{n} (baseline)" if n in BASELINES else n for n in names)]]
@@ -236,8 +230,8 @@ def results_of_all(all_measured: Sequence[Measured], note: str, runs: Sequence[R
         f"{m.eval_set.name} is {m.eval_set.title} ({m.classes} classes, {m.clips:,} clips)" for m in all_measured
     )
     trained = (
-        f"`{name}` was trained on {runs[-1].pool_hours:.1f} h of audio ({runs[-1].pool_clips:,} clips) for "
-        f"{sum(run.hours for run in runs):.1f} h on {machine_of(runs[-1])}."
+        f"`{name}` was trained on {run.pool_hours:.1f} h of audio ({run.pool_clips:,} clips) for "
+        f"{run.hours:.1f} h on {machine_of(run)}."
     )
     return f"{trained} None of the audio below was trained on.\n\n{table(rows)}\n\n{note}\n\nSets: {sets}."
 
@@ -248,11 +242,9 @@ def machine_of(run: Run) -> str:
     return env["cuda"] or f"a CPU ({env.get('cpu', env['machine'])}, {env['cores']} cores)"
 
 
-def training_table(runs: Sequence[Run]) -> str:
-    """What was trained, and how: a column for each run, each starting from the weights of the one before."""
-    heading = ["setting", "value"] if len(runs) == 1 else ["setting", *(f"run {i}" for i in range(1, len(runs) + 1))]
-    columns = [training_settings(run) for run in runs]
-    return table([heading, *([key, *(column[key] for column in columns)] for key in columns[0])])
+def training_table(run: Run) -> str:
+    """What was trained, and how."""
+    return table([["setting", "value"], *map(list, training_settings(run).items())])
 
 
 def training_settings(run: Run) -> dict[str, str]:
@@ -263,29 +255,16 @@ def training_settings(run: Run) -> dict[str, str]:
     pitch = "14 published ratios" if published else f"±{augment.pitch_semitones:g} semitones"
     steps = f"{run.steps_done:,}" + ("" if run.steps_done == config.steps else f", of a schedule of {config.steps:,}")
     return {
-        "trained": {
-            "": "all weights",
-            "invariant": "all but the variant path's own",
-            "variant": "the variant path's own",
-        }[config.only],
         "encoder": f"ResNet-18, adapter {config.encoder.adapter.value}, {config.encoder.frontend.channels} channels, "
         f"{config.encoder.heads} heads of {config.encoder.head_dim}",
         "contrastive objective": f"{config.contrastive}, temperature {config.temperature:g}"
-        + (f", {100 * config.spared_negatives:g}% of the negatives spared" if config.spared_negatives else "")
         if config.contrastive != "none"
         else "none",
         "weight of augmentation prediction (lambda)": f"{config.augmentation_weight:g}"
         + (", on one of two views" if config.augmentation_weight and config.predicted_views == 1 else ""),
-        "weight of the variant contrastive loss": f"{config.variant_weight:g}",
-        "views of a clip": f"{run.views}, of {config.crops} crop"
-        + ("s" if config.crops > 1 else "")
-        + (
-            f", the second for {100 * config.neighbour_probability:g}% of the clips of one of their mutual neighbours "
-            f"among the {config.neighbours} nearest"
-            if config.neighbour_probability
-            else ""
-        ),
-        "background": f"another clip in {100 * config.mix_probability:g}% of the crops, {config.mix_snr_db[0]:g} to "
+        "augmentation prediction": config.prediction,
+        "views of a clip": "2, each of its own crop" if config.crops == 2 else "2, of one crop",
+        "background": f"another clip in {100 * config.mix_probability:g}% of the views, {config.mix_snr_db[0]:g} to "
         f"{config.mix_snr_db[1]:g} dB below"
         if config.mix_probability
         else "none",
@@ -301,6 +280,7 @@ def training_settings(run: Run) -> dict[str, str]:
         "optimiser": f"{'Adam' if config.optimizer == 'adam' else 'AdamW'}, learning rate {config.learning_rate:g}, "
         f"weight decay {config.weight_decay:g}, "
         f"{config.warmup_steps} steps of warm-up, cosine to 0",
+        "exported": f"running mean of the weights, decay {config.ema_decay:g}" if config.ema_decay else "last weights",
         "dtype": f"{config.dtype} autocast" if config.dtype != "float32" else "float32",
         "seed": str(config.seed),
         "losses, mean of the last 50 steps": ", ".join(f"{k} {v:.3f}" for k, v in run.losses.items()),
@@ -311,41 +291,25 @@ def training_settings(run: Run) -> dict[str, str]:
     }
 
 
-def reproduce(name: str, runs: Sequence[Run], whitened: str | None) -> str:
-    """The training commands; `write_recipes` writes their configs."""
-    lines = ["```sh"]
-    for number, run in enumerate(runs, 1):
-        command = f"mtslvr train --data POOL --out run{number} --config {recipe_path(name, number)}"
-        init = run.environment.get("init", "")
-        if init == f"weights/{name}":
-            commit = run.environment["git_revision"][:12]
-            lines.append(f"git checkout {commit} -- {init}  # run {number - 1}, with the heads that it had then")
-            command += f" --init {init}"
-        elif number > 1:
-            command += f" --init run{number - 1}"
-        if run.steps_done < run.config.steps:
-            command += f" --stop-after {run.steps_done}"
-        lines.append(command)
-    if whitened is not None:
-        lines.append(f"mtslvr whiten run{len(runs)} weights/{name} {whitened}".rstrip())
-    lines += ["```", "", "POOL is a folder with the audio of the sources below. Same seed, same batches; the weights "
-              "agree up to rounding, which depends on machine and threads."]  # fmt: skip
-    return "\n".join(lines)
+def reproduce(run: Run) -> str:
+    """The training command, and the changes to the recipe where there are any."""
+    ours, recipe = run.config.to_dict(), TrainConfig().to_dict()
+    changes = {key: value for key, value in ours.items() if value != recipe[key]}
+    command = "mtslvr train --data POOL --out RUN" + (" --config changes.json" if changes else "")
+    return (
+        f"```sh\n{command}\n```\n\n"
+        + (f"with this changes.json:\n\n```json\n{json.dumps(changes, indent=2)}\n```\n\n" if changes else "")
+        + "POOL is a folder with the audio of the sources below. Same seed, same batches; the weights agree up to "
+        "rounding, which depends on machine and threads."
+    )
 
 
-def recipe_path(name: str, number: int) -> Path:
-    """Where the config of one run is kept, from the root of the repository."""
-    return Path("benchmarks", "recipes", f"{name}-{number}.json")
-
-
-def write_recipes(name: str, runs: Sequence[Run]) -> None:
-    """The config and the record of each run."""
-    for number, run in enumerate(runs, 1):
-        path = ROOT / recipe_path(name, number)
-        record = {f.name: getattr(run, f.name) for f in dataclasses.fields(run) if f.name != "config"}
-        for target, content in ((path, run.config.to_dict()), (ROOT / "benchmarks" / "runs" / path.name, record)):
-            target.parent.mkdir(exist_ok=True)
-            write(target, json.dumps(content, indent=2) + "\n")
+def write_record(name: str, run: Run) -> None:
+    """What `Run.read` takes when the run is gone."""
+    record = {f.name: getattr(run, f.name) for f in dataclasses.fields(run)}
+    path = ROOT / "benchmarks" / "runs" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    write(path, json.dumps({**record, "config": run.config.to_dict()}, indent=2) + "\n")
 
 
 def sources_table() -> list[str]:
@@ -401,44 +365,47 @@ def rows_read(name: str, rows: Rows | None) -> str:
         return ""
     pairs = {3: rows.layer3, 4: rows.layer4}
     stages = [f"{first} to {end - 1} of stage {stage}" for stage, (first, end) in pairs.items() if end > first]
+    what = "maxima and means" if rows.means else "maxima"
+    return f"The {name} head reads {what} over time of the frequency rows {' and '.join(stages)} (0 is the lowest). "
+
+
+def heads_made(run: Run, encoder: EncoderConfig) -> str:
+    """How the heads were made after training, as a paragraph."""
+    heads = run.config.heads
+    if heads is None:
+        return ""
+    others = (
+        ", the invariant one also those that noise vocoding, an equaliser and another clip as background change"
+        if heads.disturb
+        else ""
+    )
     return (
-        f"The {name} head reads maxima over time, of the frequency rows {' and '.join(stages)} (0 is the lowest), in "
-        "place of the mean over all of stage 4 that it was trained on. "
+        f"The heads even out the directions in which two crops of a clip differ (power {heads.power:g}, "
+        f"{heads.clips:,} clips of the pool, ridge {heads.ridge:g}, of the variant one {heads.variant_ridge:g})"
+        f"{others}. No label is used. "
+        + (
+            "The variant head also reads mean, deviation and mean absolute change over time of each mel band. "
+            if encoder.spectral_statistics
+            else ""
+        )
+        + "".join(rows_read(name, rows) for name, rows in zip(("invariant", "variant"), encoder.rows, strict=False))
+        + "\n\n"
     )
 
 
 def model_card(
     name: str,
-    runs: Sequence[Run],
+    run: Run,
     all_measured: Sequence[Measured],
     config: EpisodeConfig,
     note: str,
-    whitened: str | None,
     encoder: EncoderConfig,
 ) -> str:
     """README.md of the checkpoint folder."""
-    run = runs[-1]
     frontend = run.config.encoder.frontend
     results = "\n\n".join(results_of_set(m) for m in all_measured)
     limits = "".join(f"\n- {limit}" for limit in limits_of_results(all_measured))
     sources = "\n".join(sources_table())
-    stages = "" if len(runs) == 1 else "Each run starts from the weights of the one before it.\n\n"
-    heads = ""
-    if whitened is not None:
-        heads = (
-            "The heads are those of `mtslvr whiten`, not those that training leaves: they even out the directions in "
-            f"which two crops of a clip differ (power {POWER:g}, {CLIPS:,} clips of the pool, ridge {RIDGE:g} by "
-            "default), the invariant one also those that noise vocoding, an equaliser and another clip as background "
-            "change. No label is used, but its settings below were chosen by the accuracies above. `--average-with` "
-            "averages the weights with those that the last run started from. "
-            + (
-                "The variant head also reads mean, deviation and mean absolute change over time of each mel band. "
-                if encoder.spectral_statistics
-                else ""
-            )
-            + "".join(rows_read(name, rows) for name, rows in zip(("invariant", "variant"), encoder.rows, strict=False))
-            + "\n\n"
-        )
     return f"""---
 {front_matter(name, all_measured, config).strip()}
 ---
@@ -467,11 +434,11 @@ Few-shot classification on frozen embeddings, on audio that was not trained on. 
 
 ## Training
 
-{stages}{training_table(runs)}
+{training_table(run)}
 
-To reproduce:
+{heads_made(run, encoder)}To reproduce:
 
-{heads}{reproduce(name, runs, whitened)}
+{reproduce(run)}
 
 ## Sources of the training audio
 
@@ -525,12 +492,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="folder with config.json and model.safetensors")
     parser.add_argument(
-        "--run",
-        dest="runs",
-        type=Path,
-        action="append",
-        required=True,
-        help="run directory that the checkpoint comes from; repeated, in order, where one started from another",
+        "--run", type=Path, required=True, help="run directory that the checkpoint comes from, or the record of one"
     )
     parser.add_argument(
         "--eval",
@@ -540,9 +502,6 @@ def main() -> None:
         required=True,
         metavar="NAME=FOLDER[:FIELD]",
         help="labelled audio, one folder a class, or the class in a field of the file names; may be repeated",
-    )
-    parser.add_argument(
-        "--whitened", metavar="OPTIONS", help="the heads are those of `mtslvr whiten` with these options"
     )
     parser.add_argument("--name", help="of the model; default: the name of the checkpoint folder")
     parser.add_argument("--episodes", type=int, default=10_000)
@@ -554,11 +513,10 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("default")
 
-    runs = [Run.read(folder) for folder in options.runs]
+    run = Run.read(options.run)
     encoder = read_config(options.checkpoint / CONFIG_NAME)
-    # `mtslvr whiten` may have changed what the heads read.
-    if reading_of(encoder, runs[-1].config.encoder) != encoder:
-        raise SystemExit(f"{options.checkpoint}: its config.json is not the encoder of {options.runs[-1]}")
+    if (run.config.heads.encoder(run.config.encoder) if run.config.heads else run.config.encoder) != encoder:
+        raise SystemExit(f"{options.checkpoint}: its config.json is not the encoder of {options.run}")
     name = options.name or options.checkpoint.resolve().name
     config = EpisodeConfig(n_way=5, n_shot=1, n_query=1, episodes=options.episodes, seed=options.seed)
     checkpoint, sgd_episodes = options.checkpoint, options.sgd_episodes
@@ -566,11 +524,11 @@ def main() -> None:
         untrained = save_untrained(Path(temporary) / "untrained", encoder)
         measured = [measure(s, checkpoint, untrained, config, sgd_episodes, options.device) for s in options.sets]
     note = measured_with(config, options.sgd_episodes, measured[0])
-    write(options.checkpoint / "README.md", model_card(name, runs, measured, config, note, options.whitened, encoder))
-    write_recipes(name, runs)
+    write(options.checkpoint / "README.md", model_card(name, run, measured, config, note, encoder))
+    write_record(name, run)
     if not options.no_readme:
         readme = options.readme.read_text(encoding="utf-8")
-        readme = replace_block(readme, "results", results_of_all(measured, note, runs, name))
+        readme = replace_block(readme, "results", results_of_all(measured, note, run, name))
         write(options.readme, replace_block(readme, "output", example_output(readme)))
 
 

@@ -8,21 +8,24 @@ whose data is there is next:
     {
       "out": "runs",
       "sets": ["esc50-val=FOLDER", "fsdd-speaker=FOLDER:1"],
-      "base": {"steps": 312, "batch_size": 128},
-      "heads": {"means": "--clips 2048", "rows": "--clips 2048 --invariant-rows layer3=2:4"},
+      "base": {"steps": 312, "heads": null, "ema_decay": 0},
+      "heads": {"released": "", "means": "--invariant-rows none --no-spectral-statistics"},
       "pilots": [{"name": "free-1", "data": ["packed/free"], "changes": {"seed": 1}}]
     }
 
-A run is the recipe `own` with `base`, then with `changes`; `heads` are options of `mtslvr whiten`, and a pilot may have
-`heads` of its own. Runs and measurements that were killed go on. Each pair of a run and heads is a line of
-OUT/results.jsonl: accuracies in % as {set: {shots: {features: {scaling: mean}}}} and, as "spread", the deviation of the
-same over random halves of each class's clips (scaling l2). `--table` prints them.
+A run is the recipe with `base`, then with `changes`; `heads` are options of `mtslvr whiten`, and a pilot may have
+`heads` of its own. Names of runs that differ by seed alone end in -SEED. Runs and measurements that were killed go on.
+Each pair of a run and heads is a line of OUT/results.jsonl: accuracies in % as {set: {shots: {features: {scaling:
+mean}}}} and, as "spread", the deviation of the same over random halves of each class's clips (scaling l2). `--table`
+prints them, a row a question.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
+import shlex
 import subprocess
 import sys
 import time
@@ -33,17 +36,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from ablation import heads_of
 from model_card import EvalSet
+from model_card import table as markdown
 
 import mtslvr
+from mtslvr.cli.whiten import changes, whiten_command
 from mtslvr.fewshot import EpisodeConfig, evaluate, read_set
 from mtslvr.fewshot.features import extract_features
-from mtslvr.training.config import TrainConfig
+from mtslvr.training.config import HeadsConfig, TrainConfig
 from mtslvr.training.data import is_packed, pack
 from mtslvr.training.loop import train
 from mtslvr.training.memory import keep_freed_memory
-from mtslvr.training.recipes import System, own
 from mtslvr.training.run import environment
 from mtslvr.training.whiten import whiten
 
@@ -122,12 +125,12 @@ def run_pilot(queue: dict[str, Any], name: str) -> None:
     pilot = next(p for p in queue["pilots"] if p["name"] == name)
     out = Path(queue["out"])
     folder = out / "pilots" / name
-    config = own(System.MT_PARALLEL).changed(queue["base"]).changed(pilot["changes"])
+    config = TrainConfig().changed(queue["base"]).changed(pilot["changes"])
     data = joined(pilot["data"], out / "packed", config)
     resume = (folder / "config.json").exists()
     train(config, folder, [] if resume else [data], resume=resume, device="cpu", workers=0, save_every=20)
     for heads, text in missing_heads(queue, pilot).items():
-        model = whiten(folder, folder / f"heads-{heads}", **heads_of(text))
+        model = whiten(folder, folder / f"heads-{heads}", heads_of(text))
         accuracies, spread = {}, {}
         for eval_set in map(EvalSet.parse, queue["sets"]):
             accuracies[eval_set.name], spread[eval_set.name] = measured(eval_set, model)
@@ -148,6 +151,12 @@ def run_pilot(queue: dict[str, Any], name: str) -> None:
         }
         with open(out / "results.jsonl", "a") as file:
             file.write("\n" + json.dumps(row) + "\n")  # a torn line before it ends here
+
+
+def heads_of(text: str) -> HeadsConfig:
+    """Heads from options of `mtslvr whiten`, the others as in the recipe."""
+    context = whiten_command.make_context("whiten", ["RUN", "OUT", *shlex.split(text)])
+    return HeadsConfig(**changes({k: v for k, v in context.params.items() if k not in ("run", "out_dir")}))
 
 
 def joined(data: list[str], folder: Path, config: TrainConfig) -> Path:
@@ -196,18 +205,28 @@ def halves(labels: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def table(queue: dict[str, Any]) -> str:
-    """Markdown: a row a run and heads, 1-shot / 5-shot of each set and features, the better scaling."""
+    """Markdown: a row a question and heads, 1-shot / 5-shot of each set and features, the mean over seeds.
+
+    The better scaling of rows counts. The last columns are the mean over sets of the best features, and its standard
+    deviation over seeds.
+    """
     names = [EvalSet.parse(text).name for text in queue["sets"]]
-    rows = [["run", "heads", *(f"{name} {feature}" for name in names for feature in FEATURES), "mean of the best"]]
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in results(queue):
-        cells, best = [], []
-        for name in names:
-            found = {f: [max(row["accuracies"][name][str(s)][f].values()) for s in SHOTS] for f in FEATURES}
-            cells += [" / ".join(f"{value:.1f}" for value in found[f]) for f in FEATURES]
-            best += [max(values) for values in zip(*found.values(), strict=True)]
-        rows.append([row["name"], row["heads"], *cells, f"{np.mean(best):.1f}"])
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
+        groups.setdefault((re.sub(r"-\d+$", "", row["name"]), row["heads"]), []).append(row["accuracies"])
+    lines = [["run", "heads", "seeds", *(f"{name} {f}" for name in names for f in FEATURES), "best", "±"]]
+    for (run, heads), measured_rows in groups.items():
+        found = np.array([[accuracies_of(row[name]) for name in names] for row in measured_rows])
+        cells = [f"{one:.1f} / {five:.1f}" for one, five in found.mean(axis=0).reshape(-1, 2)]
+        best = found.max(axis=2).mean(axis=(1, 2))
+        spread = f"{best.std(ddof=1):.1f}" if len(best) > 1 else ""
+        lines.append([run, heads, str(len(best)), *cells, f"{best.mean():.1f}", spread])
+    return markdown(lines)
+
+
+def accuracies_of(measured_set: dict[str, Any]) -> list[list[float]]:
+    """Of one set: a list of features, of 1 and 5 shots each."""
+    return [[max(measured_set[str(shots)][f].values()) for shots in SHOTS] for f in FEATURES]
 
 
 if __name__ == "__main__":

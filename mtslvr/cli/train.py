@@ -39,6 +39,7 @@ SYSTEMS = ("contrastive-only", "prediction-only", "mt-simple", "mt-split", "mt-b
 @click.option("--contrastive", type=click.Choice(["simclr", "simsiam"]), help="Contrastive objective of --system.")
 @click.option("--augmentation-weight", type=float, help="Lambda of the joint loss.  Default: 1.")
 @click.option("--steps", type=int, help="Optimiser steps.")
+@click.option("--minutes", type=float, metavar="M", help="As many steps as take M minutes here, by 20 that are timed.")
 @click.option("--batch-size", type=int, help="Clips a step.")
 @click.option("--crop-seconds", type=float, help="Length of a training crop.")
 @click.option("--learning-rate", type=float, help="Peak of the cosine schedule.")
@@ -62,6 +63,7 @@ def train_command(
     workers: int,
     threads: int | None,
     save_every: int,
+    minutes: float | None,
     **settings: Any,
 ) -> None:
     """Train an encoder on folders of audio, or on what `mtslvr pack` made of them.
@@ -81,8 +83,13 @@ def train_command(
         torch.set_num_threads(threads)
     recipe_options = {"system": system, "recipe": recipe, "contrastive": contrastive}
     chosen = read_config(out / "config.json" if config is None and resume else config, recipe_options)
+    changed = dataclasses.replace(chosen, **{k: v for k, v in settings.items() if v is not None})
+    if minutes is not None:
+        if resume or settings["steps"] is not None:
+            raise click.UsageError("--minutes: sets the steps of a new run; leave out --resume and --steps")
+        changed = dataclasses.replace(changed, steps=steps_in(minutes, changed, data, device=device, workers=workers))
     folder = train(
-        dataclasses.replace(chosen, **{k: v for k, v in settings.items() if v is not None}),
+        changed,
         out,
         data,
         resume=resume,
@@ -95,6 +102,37 @@ def train_command(
     if distributed.rank() == 0:
         click.echo(f"checkpoint: {folder}")
     distributed.leave()
+
+
+def steps_in(minutes: float, config: TrainConfig, data: tuple[Path, ...], **how: Any) -> int:
+    """How many steps take so long, by the median of 20 after 5 that do not count.
+
+    Args:
+        minutes: of all steps together.
+        config: whose steps are timed.
+        data: one packed folder.
+        **how: arguments of `train`.
+    Raises:
+        UsageError: data that is not packed, or several processes, which would not agree.
+    """
+    import os
+    import statistics
+    import tempfile
+
+    from ..training.data import is_packed
+    from ..training.loop import StepReport, train
+
+    if len(data) != 1 or not is_packed(data[0]) or "WORLD_SIZE" in os.environ or not minutes > 0:
+        raise click.UsageError("--minutes: takes more than 0, one folder from `mtslvr pack` as --data, and one process")
+    seconds: list[float] = []
+
+    def note(report: StepReport) -> None:
+        seconds.append(config.batch_size / report.clips_per_second)
+
+    timed = dataclasses.replace(config, steps=25, heads=None, validate_every=0, validation_fraction=0.0, patience=0)
+    with tempfile.TemporaryDirectory() as folder:
+        train(timed, Path(folder) / "timed", data, on_step=note, save_every=100, **how)
+    return max(1, round(minutes * 60 / statistics.median(seconds[5:])))
 
 
 def read_config(path: Path | None, options: dict[str, str | None]) -> TrainConfig:

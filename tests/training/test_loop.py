@@ -11,18 +11,23 @@ import subprocess
 import sys
 import time
 
+import click
 import numpy as np
 import pytest
 import soundfile
 import torch
+from click.testing import CliRunner
 
 import mtslvr
+from mtslvr.cli.main import main
+from mtslvr.cli.train import read_config
 from mtslvr.config import AdapterKind
-from mtslvr.errors import MTSLVRError, TrainingError
+from mtslvr.errors import ConfigError, MTSLVRError, TrainingError
 from mtslvr.training import loop
 from mtslvr.training.config import TrainConfig, encoder_config
 from mtslvr.training.data import PackedClips, pack
 from mtslvr.training.loop import learning_rate, train
+from mtslvr.training.recipes import System, own, published
 
 TINY = TrainConfig(
     steps=4, batch_size=4, crop_seconds=0.3, warmup_steps=1, dtype="float32", learning_rate=1e-4, predicted_views=2,
@@ -408,3 +413,34 @@ def test_tensorboard_gets_what_the_csv_gets(audio, tmp_path):
     assert [(step, pytest.approx(value)) for step, value in joint] == [
         (step, float(value)) for step, value, _ in losses(tmp_path / "run")
     ]
+
+
+def test_minutes_set_the_schedule_by_the_clock(audio, tmp_path):
+    pack([audio], tmp_path / "packed", 16000)
+    config = tmp_path / "changes.json"
+    config.write_text(json.dumps({"batch_size": 2, "crop_seconds": 0.2, "heads": None, "ema_decay": 0.0}))
+    command = ["train", "--out", str(tmp_path / "run"), "--config", str(config), "--workers", "0", "--minutes", "0.02"]
+    refused = CliRunner().invoke(main, [*command, "--data", str(audio)])
+    assert refused.exit_code == 2 and "one folder from `mtslvr pack`" in refused.output
+    assert not (tmp_path / "run").exists()
+    began = time.perf_counter()
+    result = CliRunner().invoke(main, [*command, "--data", str(tmp_path / "packed")])
+    assert result.exit_code == 0, result.output
+    seconds = time.perf_counter() - began
+    steps = json.loads((tmp_path / "run" / "config.json").read_text())["steps"]
+    assert 0.2 * 1.2 / (seconds / 25) <= steps <= 1.2 / 0.005
+
+
+def test_a_config_file_is_changes_to_the_recipe_that_is_named(tmp_path):
+    path = tmp_path / "changes.json"
+    path.write_text('{"steps": 7}')
+    options = dict.fromkeys(("system", "recipe", "contrastive"))
+    assert read_config(path, options) == dataclasses.replace(own(System.MT_PARALLEL), steps=7)
+    named = {"system": "mt-bn", "recipe": "published", "contrastive": "simsiam"}
+    assert read_config(path, named) == dataclasses.replace(published(System.MT_BN, "simsiam"), steps=7)
+    path.write_text('{"encoder": {"adapter": "series"}}')
+    with pytest.raises(click.UsageError, match=r"--system mt-bn with .* sets another"):
+        read_config(path, named)
+    path.write_text('{"step": 7}')
+    with pytest.raises(ConfigError, match="unknown key 'step'"):
+        read_config(path, options)

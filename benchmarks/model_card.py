@@ -281,7 +281,7 @@ def training_settings(run: Run) -> dict[str, str]:
         f"weight decay {config.weight_decay:g}, "
         f"{config.warmup_steps} steps of warm-up, cosine to 0",
         "exported": f"running mean of the weights, decay {config.ema_decay:g}" if config.ema_decay else "last weights",
-        "dtype": f"{config.dtype} autocast" if config.dtype != "float32" else "float32",
+        "dtype": {"bfloat16": "bfloat16 autocast"}.get(env["dtype"], env["dtype"]),
         "seed": str(config.seed),
         "losses, mean of the last 50 steps": ", ".join(f"{k} {v:.3f}" for k, v in run.losses.items()),
         "duration": f"{run.hours:.2f} h, the steps in losses.csv together",

@@ -89,9 +89,9 @@ def train(
     state = run.load_state(folder, target) if resume else None
     if resume and state is None:  # it died before its first state
         init = run.recorded(folder).get("init")
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = {"dtype": "bfloat16" if half(config.dtype, target) else "float32"}
     if init is not None and state is None:
-        facts = {"init": str(init), "init_steps": initialise(objective, Path(init), target)}
+        facts.update(init=str(init), init_steps=initialise(objective, Path(init), target))
     distributed.on_first(lambda: run.collect(folder, data, config, resume, facts))
     clips = run.open_clips(folder, config)
     batches = StepBatches(clips, config, rows=rows)

@@ -180,7 +180,7 @@ def collect(
             into the run directory; with `resume` none, or the same as before.
         config: the recipe.
         resume: whether the run is there already.
-        start: where a new run's weights start from, for the record.
+        start: of a new run, in what it computes and where its weights start from, for the record.
     Raises:
         TrainingError: no data, or other data than the run has. Unreadable files are listed in unreadable.txt.
     """

@@ -56,6 +56,7 @@ def test_a_run_leaves_config_losses_state_and_a_loadable_checkpoint(audio, tmp_p
     assert TrainConfig.from_dict(json.loads((tmp_path / "run" / "config.json").read_text())) == TINY
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["torch"] == torch.__version__ and environment["git_revision"]
+    assert environment["dtype"] == "float32"
     embedding = mtslvr.embed(np.ones(4000, np.float32), 16000, encoder=mtslvr.load(folder))
     assert embedding.shape == (1000,) and np.isfinite(embedding).all()
 
@@ -319,6 +320,18 @@ def test_packed_folders_and_folders_of_audio_are_trained_on_together(audio, tmp_
     config = dataclasses.replace(TINY, batch_size=18)
     train(config, tmp_path / "run", [tmp_path / "one", audio, tmp_path / "two"], workers=0, device="cpu", stop_after=1)
     assert len(PackedClips.open(tmp_path / "run" / "clips")) == 18
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_auto_is_bfloat16_where_inference_takes_it(device):
+    try:
+        mtslvr.load(device="cpu", dtype="bfloat16")
+        there = True
+    except ConfigError as error:
+        there = "no bfloat16 arithmetic" not in str(error)
+    assert TrainConfig().dtype == "auto"
+    assert loop.half("auto", torch.device(device)) is (there if device == "cpu" else True)
+    assert loop.half("bfloat16", torch.device(device)) and not loop.half("float32", torch.device(device))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")

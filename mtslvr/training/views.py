@@ -113,7 +113,7 @@ class StepBatches(Dataset[Batch]):
         views = augment(crops[:, self.rows].flatten(0, 1), order, parameters, config)
         if self.config.equalizer_db:
             views = equalize(views, curves, config.sample_rate)
-        if self.config.encoder.normalization is not Normalization.GLOBAL:
+        if self.config.encoder.normalization in (Normalization.WINDOW, Normalization.FILE):
             views = standardize(views)  # as at use: a level would betray noise and fades
         if both == 2:
             first, second = strengths(order, parameters, crops.shape[2], config).chunk(2)

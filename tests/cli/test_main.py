@@ -194,7 +194,9 @@ def test_docs_of_fewshot_name_options_that_exist():
 
 
 def test_train_from_the_command_line(labelled, tmp_path):
+    (tmp_path / "c.json").write_text(json.dumps({"heads": None}))
     options = ["--steps", 2, "--batch-size", 4, "--crop-seconds", 0.3, "--dtype", "float32", "--workers", 0]
+    options += ["--config", tmp_path / "c.json"]
     result = run("train", "--data", labelled, "--out", tmp_path / "run", *options, "--system", "mt-bn")
     assert result.exit_code == 0, result.output
     encoder = mtslvr.load(tmp_path / "run" / "checkpoint")
@@ -235,10 +237,10 @@ def test_pack_refuses_clips_too_short_to_hear(labelled, tmp_path):
     assert result.exit_code == 2 and "--max-seconds 0.1: must be at least 0.5" in result.output
 
 
-def test_train_takes_a_config_or_a_recipe(tmp_path):
-    (tmp_path / "c.json").write_text("{}")
+def test_a_system_and_a_config_that_sets_another_are_refused(tmp_path):
+    (tmp_path / "c.json").write_text(json.dumps({"encoder": {"adapter": "series"}}))
     result = run("train", "--out", tmp_path / "run", "--config", tmp_path / "c.json", "--system", "mt-bn")
-    assert result.exit_code == 2 and "--system with" in result.output and "change it there" in result.output
+    assert result.exit_code == 2 and "--system mt-bn with" in result.output and "leave one out" in result.output
     assert not (tmp_path / "run").exists()
 
 

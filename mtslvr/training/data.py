@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..audio import find_audio, load_audio
+from .. import find
+from ..audio import load_audio
 from ..errors import AudioError, TrainingError
 
 _BLOCK = 1 << 22  # samples read at once
@@ -130,7 +132,8 @@ def pack(
         max_seconds: cut longer files into clips of this length, the last one shorter, so that every part of a long
             recording is drawn; None keeps files whole.
     Returns:
-        The messages of the clips that could not be read; they are skipped.
+        The messages of the files and folders that could not be read; they are skipped, and so are files of other
+        formats, whose number is told on stderr.
     Raises:
         TrainingError: not one readable clip, packed clips of another rate, or no space.
     """
@@ -140,8 +143,11 @@ def pack(
         if clips.sample_rate != sample_rate:
             raise TrainingError(f"{clips.folder}: packed at {clips.sample_rate} Hz, wanted {sample_rate}; pack it anew")
     audio = [folder for folder in sources if not is_packed(folder)]
-    found = find_audio(audio) if audio else []
-    failed: list[str] = []
+    search = find.search(audio)
+    found = search.files
+    failed = [message for _, message in search.unlisted]
+    if search.left_out:
+        tqdm.write(search.left_out_text, file=sys.stderr)
 
     def decode(path: os.PathLike[str]) -> np.ndarray | AudioError:
         try:

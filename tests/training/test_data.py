@@ -41,6 +41,16 @@ def test_pack_keeps_every_readable_clip_and_names_the_rest(folder, tmp_path):
     np.testing.assert_allclose(clips.samples[clips.starts[1] : clips.starts[2]] / 32767, original, atol=1 / 32767)
 
 
+def test_pack_counts_the_files_of_formats_that_it_does_not_read(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))  # no ffmpeg
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("a.mkv", "b.wma"):
+        (other / name).write_bytes(b"x")
+    pack([folder, other], tmp_path / "packed", RATE)
+    assert "2 files left out: 1 .mkv, 1 .wma; install ffmpeg" in capsys.readouterr().err
+
+
 def test_a_folder_without_audio_is_an_error(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(TrainingError, match=r"no readable audio in .*empty"):

@@ -7,21 +7,11 @@ Source:
 
 from __future__ import annotations
 
-import threading
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import winograd
 from .config import AdapterKind
-from .onednn import Kernel, fused_operators, has_bfloat16
-
-_PREPARING = threading.Lock()
-# Input channels of the convolutions that Winograd's algorithm speeds up: with fewer its additions cost as much as it
-# saves, with more its kernels, twice the weights, are longer to read than a small batch is to compute.
-WINOGRAD_CHANNELS = (128, 256)
 
 
 class SharedOnly(nn.Module):
@@ -118,7 +108,9 @@ class AdaptedConv(nn.Module):
         Of H' only `rows`, first and end, where they are given; `add` has as many.
         """
         y = self.norms[task](self.adapters[task](x, self.conv))
-        return _finish(y if rows is None else y[:, :, rows[0] : rows[1]], add, relu)
+        y = y if rows is None else y[:, :, rows[0] : rows[1]]
+        y = y if add is None else y + add
+        return F.relu(y, inplace=True) if relu else y
 
     @torch.no_grad()
     def fold(self) -> FoldedConv:
@@ -136,12 +128,7 @@ class AdaptedConv(nn.Module):
 
 
 class FoldedConv(nn.Module):
-    """One plain convolution with bias a task.
-
-    On x86 processors the addition and ReLU that follow are part of the convolution, and its weights are laid out once
-    and not at every call: oneDNN's fused operators, which torch.compile uses, too. They give the same numbers whatever
-    the batch, where torch's convolution takes another way for a batch of one.
-    """
+    """One plain convolution with bias a task."""
 
     def __init__(self, weights: list[Tensor], biases: list[Tensor], like: nn.Conv2d) -> None:
         super().__init__()
@@ -150,7 +137,6 @@ class FoldedConv(nn.Module):
         self.biases = nn.ParameterList(nn.Parameter(b.to(dtype), requires_grad=False) for b in biases)
         assert not isinstance(like.padding, str)
         self.stride, self.padding = like.stride, like.padding
-        self._kernels: dict[tuple[int, tuple[int, ...] | None], tuple[object, Kernel]] = {}
 
     def forward(
         self, x: Tensor, task: int, add: Tensor | None = None, relu: bool = False, rows: tuple[int, int] | None = None
@@ -159,30 +145,9 @@ class FoldedConv(nn.Module):
         padding: tuple[int, ...] = self.padding
         if rows is not None:
             x, padding = _read_by(x, *rows), (0, padding[1])
-        trained = torch.is_grad_enabled() and self.weights[task].requires_grad
-        if plain_inference(x) and not trained and fused_operators():
-            return self._fused(x, task, add, relu, padding)
-        return _finish(F.conv2d(x, self.weights[task], self.biases[task], self.stride, padding), add, relu)
-
-    def _fused(self, x: Tensor, task: int, add: Tensor | None, relu: bool, padding: tuple[int, ...]) -> Tensor:
-        weight, bias = self.weights[task], self.biases[task]
-        suited = weight.shape[1] in WINOGRAD_CHANNELS and weight.shape[2:] == (3, 3) and self.stride == (1, 1)
-        by_winograd = suited and padding == self.padding and x.shape[2] % winograd.ROWS == 0
-        key = task, None if by_winograd else padding
-        state = weight.data_ptr(), None if weight.is_inference() else weight._version  # load_state_dict changes it
-        with _PREPARING:  # once, and not by each of the threads that come at the same time
-            found, kernel = self._kernels.get(key, (None, None))
-            if kernel is None or found != state:
-                kernel = winograd.kernel_of(weight) if by_winograd else Kernel(weight, padding, self.stride)
-                self._kernels[key] = state, kernel
-        return winograd.convolve(x, kernel, bias, add, relu) if by_winograd else kernel.convolve(x, bias, add, relu)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        self._kernels = {}  # of the weights as they were
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kernels": {}}  # what is laid out cannot be copied or pickled
+        y = F.conv2d(x, self.weights[task], self.biases[task], self.stride, padding)
+        y = y if add is None else y.add_(add)
+        return F.relu_(y) if relu else y
 
 
 def _read_by(x: Tensor, first: int, end: int) -> Tensor:
@@ -190,16 +155,3 @@ def _read_by(x: Tensor, first: int, end: int) -> Tensor:
     height = x.shape[2]
     x = x[:, :, max(0, first - 1) : end + 1].contiguous(memory_format=torch.channels_last)
     return F.pad(x, (0, 0, int(first == 0), int(end == height))) if first == 0 or end == height else x
-
-
-def _finish(y: Tensor, add: Tensor | None, relu: bool) -> Tensor:
-    y = y if add is None else y + add
-    return F.relu(y, inplace=True) if relu else y
-
-
-def plain_inference(x: Tensor) -> bool:
-    """Whether `x` is a batch on the CPU that needs no gradient, and nothing is traced, compiled or exported."""
-    traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-    wanted = x.requires_grad and torch.is_grad_enabled()
-    known = x.dtype is torch.float32 or (x.dtype is torch.bfloat16 and has_bfloat16())
-    return x.device.type == "cpu" and known and len(x) > 0 and not (traced or wanted)

@@ -67,6 +67,7 @@ class _Decoder(threading.Thread):
 
     def __init__(self, source: Source, encoder: Encoder, seconds: tuple[float, float]) -> None:
         super().__init__(daemon=True, name=f"decode {source.label or audio_label(source.audio)}")
+        self.source = source
         self._arguments = source, encoder, seconds
         self._queue: queue.Queue[list[Window] | BaseException | None] = queue.Queue(_CHUNKS_AHEAD)
         self._stopped = threading.Event()
@@ -123,17 +124,22 @@ def decode_ahead(
     """
     running: deque[_Decoder] = deque()
     waiting = iter(sources)
+    held: list[Source] = []  # at most one, whose file is still being read for an input before it
 
     def start_next() -> None:
-        source = next(waiting, None)
-        if source is not None:
+        while len(running) < threads:
+            source = held.pop() if held else next(waiting, None)
+            if source is None:
+                return
+            if _is_read(source, running):
+                held.append(source)
+                return
             decoder = _Decoder(source, encoder, seconds)
             decoder.start()
             running.append(decoder)
 
     try:
-        for _ in range(threads):
-            start_next()
+        start_next()
         while running:
             yield running[0].windows()
             running.popleft()
@@ -141,3 +147,8 @@ def decode_ahead(
     finally:
         for decoder in running:
             decoder.stop()
+
+
+def _is_read(source: Source, running: Iterable[_Decoder]) -> bool:
+    """Whether it is an open file that is given twice, which has but one position."""
+    return hasattr(source.audio, "read") and any(decoder.source.audio is source.audio for decoder in running)

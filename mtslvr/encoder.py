@@ -5,31 +5,20 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from .adapters import AdaptedConv, plain_inference
+from .adapters import AdaptedConv
 from .config import EncoderConfig, Features, Layer, Normalization, parse_enum
 from .errors import AudioError, ConfigError
 from .frontend import Frontend
-from .onednn import fused_operators
 from .resnet import Branches, Trunk
-from .workers import side_by_side, sparing
-
-# Another library's trunk and branches: a spectrogram and tasks to the pooled features of each. Several threads call
-# it side by side, and a row must not depend on the others.
-Engine = Callable[[Tensor, tuple[int, ...]], list[Tensor]]
-R = TypeVar("R")
-_HEAD_ROWS = 16
-_STANDARDIZED_ROWS = 2  # at once on a CPU, so that they stay in a cache in float64
-_TRUNK_ROWS = 4  # at once: what the first layers leave for the next, the largest of all, then stays in a cache
 
 
 @dataclass(frozen=True)
@@ -55,6 +44,9 @@ class Embeddings:
         }[features]()
 
 
+torch.export.register_dataclass(Embeddings)  # what torch.export takes as an output
+
+
 def standardize(waveforms: Tensor) -> Tensor:
     """Each row with mean 0 and unbiased standard deviation 1, by statistics in float64.
 
@@ -63,16 +55,6 @@ def standardize(waveforms: Tensor) -> Tensor:
     Returns:
         (B, T); zeros where a row is constant to within float32 rounding.
     """
-    if waveforms.device.type != "cpu" or len(waveforms) == 1:
-        return _standardize(waveforms)
-    standardized = torch.empty_like(waveforms)
-    for first in range(0, len(waveforms), _STANDARDIZED_ROWS):
-        rows = slice(first, first + _STANDARDIZED_ROWS)
-        standardized[rows] = _standardize(waveforms[rows])
-    return standardized
-
-
-def _standardize(waveforms: Tensor) -> Tensor:
     rows = waveforms.to(torch.float64, copy=True)
     mean = rows.mean(dim=1, keepdim=True)
     centred = rows.sub_(mean)  # a second pass over the samples is several times as fast as torch.std_mean's single one
@@ -82,18 +64,32 @@ def _standardize(waveforms: Tensor) -> Tensor:
     return scaled.to(waveforms.dtype)
 
 
+class _ExactFloat32:
+    """Counts who needs it, for the setting is one of the whole process."""
+
+    lock = threading.Lock()
+    users = 0
+    before = False
+
+
 @contextmanager
 def exact_float32(device: torch.device) -> Iterator[None]:
     """On GPUs torch lets convolutions round float32 to 10 bits (TF32), an error of 1e-3; not within this context."""
-    if device.type != "cuda":
+    if device.type != "cuda" or torch.compiler.is_compiling():
         yield
         return
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    with _ExactFloat32.lock:
+        if _ExactFloat32.users == 0:
+            _ExactFloat32.before = torch.backends.cudnn.allow_tf32
+            torch.backends.cudnn.allow_tf32 = False
+        _ExactFloat32.users += 1
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        with _ExactFloat32.lock:
+            _ExactFloat32.users -= 1
+            if _ExactFloat32.users == 0:
+                torch.backends.cudnn.allow_tf32 = _ExactFloat32.before
 
 
 def spectral_statistics(spectrogram: Tensor) -> Tensor:
@@ -130,14 +126,12 @@ class Encoder(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        with torch.device("cpu"):  # its filters are computed, not loaded, so a meta device must not reach them
-            self.frontend = Frontend(config.frontend)
+        self.frontend = Frontend(config.frontend)
         self.trunk = Trunk(config.frontend.channels, config.adapter)
         self.branches = Branches(config.adapter, config.tasks)
         widths = [sum(blocks) for blocks in config.pooled_blocks]
         read = [widths[min(head, config.tasks - 1)] for head in range(config.heads)]
         self.heads = nn.ModuleList(nn.Linear(width, config.head_dim) for width in read)
-        self.engine: Engine | None = None
 
     @property
     def sample_rate(self) -> int:
@@ -152,8 +146,7 @@ class Encoder(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """In which trunk and branches are computed; front end and heads are float32 always."""
-        own = next(self.trunk.parameters()).dtype
-        return getattr(self.engine, "dtype", own)
+        return next(self.trunk.parameters()).dtype
 
     @property
     def folded(self) -> bool:
@@ -174,20 +167,26 @@ class Encoder(nn.Module):
             Embeddings of (B, head_dim) each, or what the heads read, (B, 512) with the published pooling; see
             `embedding_dim`.
         Raises:
-            AudioError: no tensor, wrong rank, or too short for one STFT frame.
+            AudioError: no tensor, wrong rank, integers, or too short for one STFT frame.
+        """
+        return self.encode(self.normalize(waveforms), layer)
+
+    def normalize(self, waveforms: Tensor) -> Tensor:
+        """(B, T) waveforms brought to mean 0 and standard deviation 1 as the config says.
+
+        Raises:
+            AudioError: no tensor, wrong rank, or integers.
         """
         _check_tensor(waveforms)
         if waveforms.ndim != 2:
             raise AudioError(f"waveforms of shape {tuple(waveforms.shape)}: expected (batch, samples)")
-        if not self._divisible(waveforms):
-            return self.encode(self.normalize(waveforms), layer)
-        parts = self._side_by_side(lambda rows: self.encode(self.normalize(rows), layer), waveforms)
-        invariant = torch.cat([part.invariant for part in parts])
-        same = parts[0].variant is parts[0].invariant
-        return Embeddings(invariant, invariant if same else torch.cat([part.variant for part in parts]))
-
-    def normalize(self, waveforms: Tensor) -> Tensor:
-        """(B, T) waveforms brought to mean 0 and standard deviation 1 as the config says."""
+        if not waveforms.is_floating_point():
+            raise AudioError(
+                f"waveforms of {waveforms.dtype}: expected floating point from -1 to 1; divide 16-bit samples by "
+                "32768, or use embed(), which does"
+            )
+        if waveforms.dtype is not torch.float64:
+            waveforms = waveforms.float()
         mode = self.config.normalization
         if mode is Normalization.NONE:
             return waveforms
@@ -211,8 +210,8 @@ class Encoder(nn.Module):
         pooled = self.paths(spectrogram, range(self.config.tasks))
         if layer is Layer.POOLED:
             return Embeddings(pooled[0], pooled[-1])
-        invariant = self.head(0, pooled[0])
-        return Embeddings(invariant, invariant if self.config.outputs == 1 else self.head(-1, pooled[-1]))
+        invariant = self.heads[0](pooled[0])
+        return Embeddings(invariant, invariant if self.config.outputs == 1 else self.heads[-1](pooled[-1]))
 
     def embedding(
         self,
@@ -236,76 +235,53 @@ class Encoder(nn.Module):
             ConfigError: unknown features or layer.
         """
         features, layer = parse_enum(Features, features, "features"), parse_enum(Layer, layer, "layer")
-        both = features is Features.CONCAT or self.config.tasks == 1
-        if both and not normalized:
-            return self(waveforms, layer).select(features)  # type: ignore[no-any-return]
-
-        def embed(rows: Tensor) -> Tensor:
-            rows = rows if normalized else self.normalize(rows)
-            return self.encode(rows, layer).select(features) if both else self._single(rows, features, layer)
-
-        return torch.cat(self._side_by_side(embed, waveforms)) if self._divisible(waveforms) else embed(waveforms)
-
-    def _single(self, waveforms: Tensor, features: Features, layer: Layer) -> Tensor:
+        if features is Features.CONCAT or self.config.tasks == 1:
+            found = self.encode(waveforms, layer) if normalized else self(waveforms, layer)
+            return found.select(features)
         task = 0 if features is Features.INVARIANT else self.config.tasks - 1
-        [pooled] = self.paths(self.frontend(waveforms), [task])
-        return pooled if layer is Layer.POOLED else self.head(min(task, self.config.heads - 1), pooled)
+        [pooled] = self.paths(self.frontend(waveforms if normalized else self.normalize(waveforms)), [task])
+        return pooled if layer is Layer.POOLED else self.project(pooled, features)
 
-    def _side_by_side(self, function: Callable[[Tensor], R], waveforms: Tensor) -> list[R]:
-        if self.engine is None or len(waveforms) > 1:
-            return side_by_side(function, waveforms)
-        return [sparing(function, waveforms)]
+    def project(self, pooled: Tensor, features: Features | str = Features.CONCAT) -> Tensor:
+        """What the heads make of pooled features.
 
-    def _divisible(self, waveforms: Tensor) -> bool:
-        """Whether parts of a batch may be encoded on threads of their own: a row is the same whatever the others."""
-        trained = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
-        plain = plain_inference(waveforms) and not torch.is_autocast_enabled("cpu")
-        alike = self.engine is not None or (fused_operators() and self.folded)
-        return plain and alike and waveforms.ndim == 2 and not (self.training or trained)
+        Args:
+            pooled: (B, D) as `embedding` gives it for the same features and the layer "pooled".
+            features: "invariant", "variant" or "concat".
+        Returns:
+            What `embedding` gives for the layer "head".
+        """
+        features = parse_enum(Features, features, "features")
+        if features is not Features.CONCAT:
+            return self.heads[0 if features is Features.INVARIANT else -1](pooled)  # type: ignore[no-any-return]
+        widths = [sum(blocks) for blocks in self.config.pooled_blocks]
+        parts = torch.split(pooled, widths, dim=1) if self.config.tasks == 2 else (pooled,)
+        return torch.cat([self.heads[i](parts[i]) for i in (0, -1)[: self.config.outputs]], dim=1)
 
     def paths(self, spectrogram: Tensor, tasks: Sequence[int]) -> list[Tensor]:
         """What the heads of some tasks read; see `pooled`."""
-        if self.engine is None:
-            with exact_float32(spectrogram.device):
-                shared = self.shared(spectrogram)
-                return [self.pooled(shared, spectrogram, task) for task in tasks]
-        means = self.engine(spectrogram, tuple(tasks))
-        return [self._with_statistics(mean, spectrogram, task) for mean, task in zip(means, tasks, strict=True)]
-
-    def head(self, index: int, pooled: Tensor) -> Tensor:
-        """(B, head_dim) of one head.
-
-        On a CPU in evaluation mode by blocks of one size: for another number of rows a matrix product rounds otherwise.
-        """
-        linear = self.heads[index]
-        if self.training or pooled.device.type != "cpu" or len(pooled) == 0:
-            return linear(pooled)  # type: ignore[no-any-return]
-        blocks = [F.pad(block, (0, 0, 0, _HEAD_ROWS - len(block))) for block in torch.split(pooled, _HEAD_ROWS)]
-        return torch.cat([linear(block) for block in blocks])[: len(pooled)]
+        with exact_float32(spectrogram.device):
+            shared = self.shared(spectrogram)
+            return [self.pooled(shared, spectrogram, task) for task in tasks]
 
     def shared(self, spectrogram: Tensor) -> Tensor:
         """What both tasks read: the trunk's output for (B, channels, n_mels, frames)."""
         dtype = next(self.trunk.parameters()).dtype
-
-        def trunk(rows: Tensor) -> Tensor:
-            # Two steps: torch takes twice as long to change dtype and order in one.
-            shared: Tensor = self.trunk(rows.to(dtype).to(memory_format=torch.channels_last))
-            return shared
-
-        if not (self.folded and plain_inference(spectrogram) and fused_operators()):
-            return trunk(spectrogram)
-        parts = [trunk(rows) for rows in torch.split(spectrogram, _TRUNK_ROWS)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        # Two steps: torch takes twice as long to change dtype and order in one.
+        return self.trunk(spectrogram.to(dtype).to(memory_format=torch.channels_last))  # type: ignore[no-any-return]
 
     def pooled(self, shared: Tensor, spectrogram: Tensor, task: int) -> Tensor:
         """What one task's head reads: (B, 512) means, or what `EncoderConfig.pooled_blocks` says.
 
         With spectral statistics more for the variant one.
         """
-        return self._with_statistics(self.read(shared, task), spectrogram, task)
+        read = self.read(shared, task)
+        if self.config.spectral_statistics and task == self.config.tasks - 1:
+            return torch.cat([read, spectral_statistics(spectrogram).to(read.dtype)], dim=1)
+        return read
 
     def read(self, shared: Tensor, task: int) -> Tensor:
-        """`pooled` without spectral statistics: what an engine gives."""
+        """`pooled` without spectral statistics."""
         rows = self.config.rows[task]
         dtype = next(self.heads.parameters()).dtype
         if rows is None:
@@ -316,11 +292,6 @@ class Encoder(nn.Module):
         if rows.means:
             read.extend(x.mean(dim=3, dtype=dtype).flatten(1) for x in parts)
         return torch.cat(read, dim=1)
-
-    def _with_statistics(self, read: Tensor, spectrogram: Tensor, task: int) -> Tensor:
-        if self.config.spectral_statistics and task == self.config.tasks - 1:
-            return torch.cat([read, spectral_statistics(spectrogram).to(read.dtype)], dim=1)
-        return read
 
     def train(self, mode: bool | None = None) -> Encoder:
         """Training mode, or evaluation mode with False, as of any module.
@@ -342,13 +313,13 @@ class Encoder(nn.Module):
             An encoder in evaluation mode with channels_last weights; equal to this one in evaluation mode to
             1e-5 relative in float32, and no longer trainable.
         """
-        folded = copy.deepcopy(self).eval().requires_grad_(False)
+        folded = copy.deepcopy(self).requires_grad_(False)
         for module in list(folded.modules()):
             for name, child in list(module.named_children()):
                 if isinstance(child, AdaptedConv):
                     setattr(module, name, child.fold())
         folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
-        return folded
+        return folded.eval()
 
     def save(
         self, folder: str | os.PathLike[str], *, dtype: torch.dtype = torch.float16, card: str | None = None

@@ -1,10 +1,12 @@
 """Audio to embeddings: batches of windows of many files, encoded on all cores; in order, in bounded memory.
 
-The last stage: joins `decode`, which gives the windows, and `encoder`; `api` and the command line only call it.
+The last stage: joins `decode`, which gives the windows, and `encoder`; `api` and the command line only call it. The one
+place where a batch is divided over threads.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import os
@@ -16,6 +18,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from .config import EncoderConfig, Features, Layer, Normalization
 from .decode import Source as Source
@@ -23,12 +26,13 @@ from .decode import decode_ahead
 from .encoder import Encoder
 from .errors import AudioError, ConfigError
 from .recordings import Notes
-from .windows import Float32, Float64, Pool, Pooling, iter_windows, window_length
-from .workers import Workers
+from .windows import Float32, Float64, Pool, Pooling, iter_windows
+from .workers import Lanes, on_one_thread
 
 _INPUTS = 256  # without a window in a batch
 _RUNNING = 2  # batches, while the next one fills
-_WARMING_UP = 8  # windows, or as many as a worker gets: then an engine compiles what it uses for many
+_FEWEST = 2  # windows that torch convolves in the same way as more; a single small image in another one
+_PIECE = 16  # windows that a thread encodes at once: fewer cost more each, for torch lays out weights at each call
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,9 @@ class ExtractConfig:
         hop_seconds: None is `window_seconds`.
         batch_size: windows at once through the encoder.
         threads: files decoded side by side.
-        fixed_batches: fill a short batch with silence. A GPU picks its kernels, and so its rounding, by the size of a
-            batch; this way a window has the same numbers whatever comes with it, at the cost of one batch a run.
+        fixed_batches: a window has the same numbers whatever comes with it, to the last bit, at the cost of silence
+            encoded with it. A GPU picks its kernels, and so its rounding, by the size of a batch, so a short one is
+            filled; a CPU by whether there is one window or more, so one that is alone gets another.
     Raises:
         ConfigError: unknown name or a value outside its range.
     """
@@ -66,9 +71,9 @@ class ExtractConfig:
                 raise ConfigError(f"{name}={value!r}: must be an integer from 1 to {most}")
             object.__setattr__(self, name, int(value))
 
-    def on(self, device: torch.device) -> ExtractConfig:
-        """The same for a device, with `fixed_batches` where it rounds by the size of a batch."""
-        return dataclasses.replace(self, fixed_batches=device.type != "cpu")
+    def for_output(self) -> ExtractConfig:
+        """The same with `fixed_batches`, as outputs are made that are gone on with and merged."""
+        return dataclasses.replace(self, fixed_batches=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,22 +179,6 @@ def encode_batches(sources: Iterable[Source], encoder: Encoder, config: ExtractC
         yield from map(with_notes, encoding.rest())
 
 
-def warm_up(encoder: Encoder, config: ExtractConfig) -> None:
-    """Encode silence, as `encode_batches` would, so that its first batch need not wait for what is done once.
-
-    An engine compiles its network, libraries plan their transforms and choose their kernels.
-
-    Args:
-        encoder: see `extract`.
-        config: see `extract`.
-    Raises:
-        ConfigError: see `encode_batches`.
-    """
-    seconds, _ = check_windows(encoder.config, config)
-    with _Encoding(encoder, config) as encoding:
-        encoding.warm_up(np.zeros(window_length(seconds, encoder.sample_rate), np.float32))
-
-
 def _batches(sources: Iterable[Source], encoder: Encoder, config: ExtractConfig) -> Iterator[_Batch]:
     seconds = check_windows(encoder.config, config)
     batch = _Batch()
@@ -258,29 +247,31 @@ class _Batch:
         return parts
 
 
+def for_inference(encoder: Encoder) -> Encoder:
+    """The encoder itself, or a copy in evaluation mode where it computes otherwise in training mode and is in it."""
+    if not any(module.training for module in encoder.modules()) or encoder.folded:
+        return encoder
+    copied: Encoder = on_one_thread(copy.deepcopy, encoder)
+    return copied.eval()
+
+
 class _Encoding:
     """Batches go in, their parts come out in the same order, a few batches later."""
 
     def __init__(self, encoder: Encoder, config: ExtractConfig) -> None:
-        self._encoder, self._config = encoder, config
-        self._workers = Workers(_worker_count(encoder, config), "encode")
-        self._most = config.batch_size
+        self._encoder, self._config = for_inference(encoder), config
+        on_cpu = encoder.device.type == "cpu"
+        self._lanes = Lanes(None if on_cpu else 1)  # a GPU shares out a batch itself
+        self._most = min(_PIECE, config.batch_size) if on_cpu else config.batch_size
+        self._filled = config.fixed_batches and not on_cpu
         self._running: deque[tuple[_Batch, list[Future[Float32]]]] = deque()
 
     def put(self, batch: _Batch) -> Iterator[list[Part]]:
         """Take a batch, which begins now."""
-        if len(batch.windows) == 1 < self._config.batch_size and not self._running:
-            yield batch.parts(self._encode(batch.windows))  # with all threads
-            return
-        self._running.append((batch, self._workers.submit(self._encode, self._split(batch.windows))))
+        pieces = [self._lanes.submit(self._encode, piece) for piece in self._split(batch.windows)]
+        self._running.append((batch, pieces))
         while len(self._running) > _RUNNING:
             yield self._oldest()
-
-    def warm_up(self, window: Float32) -> None:
-        """Encode a few windows with each worker."""
-        windows = [window] * min(_WARMING_UP, self._size(self._config.batch_size))
-        for chunk in self._workers.submit(self._encode, [windows] * self._workers.count):
-            chunk.result()
 
     def rest(self) -> Iterator[list[Part]]:
         """No batch follows."""
@@ -292,12 +283,13 @@ class _Encoding:
         return [windows[start : start + size] for start in range(0, len(windows), size)]
 
     def _size(self, windows: int) -> int:
-        """How many of a batch's windows a worker gets."""
-        whole = self._config.batch_size if self._config.fixed_batches else windows
-        return max(1, min(-(-whole // self._workers.count), self._most))
+        """Of how many windows a piece of a batch is: nearly equal ones, as many for each thread."""
+        whole = self._config.batch_size if self._filled else windows
+        share = max(1, -(-whole // self._lanes.count))
+        return -(-share // -(-share // self._most))
 
     def _stacked(self, windows: list[Float32]) -> Float32:
-        missing = self._size(0) - len(windows) if self._config.fixed_batches else 0
+        missing = self._size(0) - len(windows) if self._filled else 0
         return np.pad(np.stack(windows), ((0, max(0, missing)), (0, 0)))
 
     def _oldest(self) -> list[Part]:
@@ -329,14 +321,7 @@ class _Encoding:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._workers.close()
-
-
-def _worker_count(encoder: Encoder, config: ExtractConfig) -> int:
-    """A GPU shares out a batch itself."""
-    if encoder.device.type != "cpu":
-        return 1
-    return min(torch.get_num_threads(), config.batch_size)
+        self._lanes.close()
 
 
 def check_windows(encoder: EncoderConfig, config: ExtractConfig) -> tuple[float, float]:
@@ -362,6 +347,11 @@ def _encode(encoder: Encoder, windows: Float32, config: ExtractConfig) -> Float3
     # Windows of `Normalization.FILE` come normalised from their decoder, which has seen the whole file.
     normalized = encoder.config.normalization is Normalization.FILE
     with torch.inference_mode():
-        selected = encoder.embedding(batch.to(encoder.device), config.features, config.layer, normalized=normalized)
-        encoded: Float32 = selected.float().cpu().numpy()
+        fewest = _FEWEST if config.fixed_batches else 1
+        filled = F.pad(batch.to(encoder.device), (0, 0, 0, max(0, fewest - len(windows))))
+        pooled = encoder.embedding(filled, config.features, Layer.POOLED, normalized=normalized)
+        rows = pooled
+        if config.layer is Layer.HEAD:  # always of so many rows, for a matrix product of fewer may round otherwise
+            rows = encoder.project(F.pad(pooled, (0, 0, 0, max(0, _PIECE - len(pooled)))), config.features)
+        encoded: Float32 = rows[: len(windows)].float().cpu().numpy()
     return encoded

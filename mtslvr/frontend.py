@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .config import FrontendConfig, Phase
 from .errors import AudioError
 
-_CPU_FRAMES = 320  # at once on a CPU, so that what passes from step to step stays in its caches: two windows of 5 s
+_BANDS = 16  # mel bands that are projected together, by the few bins that they cover
 
 
 def mel_filterbank(config: FrontendConfig) -> Tensor:
@@ -26,8 +26,11 @@ def mel_filterbank(config: FrontendConfig) -> Tensor:
     def to_mel(hertz: float) -> float:
         return 2595.0 * math.log10(1.0 + hertz / 700.0)
 
-    bins = torch.linspace(0, config.sample_rate // 2, 1 + config.n_fft // 2)
-    mels = torch.linspace(to_mel(config.f_min), to_mel(config.f_max), config.n_mels + 2)
+    def linspace(start: float, end: float, steps: int) -> Tensor:
+        return torch.linspace(start, end, steps, dtype=torch.float32, device="cpu")  # whatever torch's defaults are
+
+    bins = linspace(0, config.sample_rate // 2, 1 + config.n_fft // 2)
+    mels = linspace(to_mel(config.f_min), to_mel(config.f_max), config.n_mels + 2)
     corners = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
     width = corners.diff()
     distance = corners[None, :] - bins[:, None]
@@ -69,11 +72,8 @@ def by_bin(spectrum: Tensor) -> Tensor:
         (3 + N // 2, 2 n): real and imaginary parts of the frames side by side. The frames are real, so the bins beyond
         the ends are the conjugates of bins 1 and N // 2 - 1.
     """
-    frames = spectrum.flatten(0, -2)
-    bins = frames.new_empty(2 + frames.shape[1], len(frames))
-    bins[1:-1].copy_(frames.T)
-    bins[0], bins[-1] = bins[2].conj(), bins[-3].conj()
-    return torch.view_as_real(bins).flatten(1)
+    bins = spectrum.flatten(0, -2).T
+    return torch.view_as_real(torch.cat([bins[1:2].conj(), bins, bins[-2:-1].conj()])).flatten(1)
 
 
 def hann_from_rectangular(bins: Tensor) -> Tensor:
@@ -99,31 +99,19 @@ class Frontend(nn.Module):
     """
 
     _filters: Tensor
-    _places: Tensor
-    _weights: Tensor
 
     def __init__(self, config: FrontendConfig) -> None:
         super().__init__()
         self.config = config
         filters = mel_filterbank(config).T.contiguous()
-        places = filters.nonzero().T.contiguous()
         self.register_buffer("_filters", filters, persistent=False)
-        self.register_buffer("_places", places, persistent=False)
-        self.register_buffer("_weights", filters[places[0], places[1]], persistent=False)
+        covered = [bands.any(dim=0).nonzero().flatten().tolist() for bands in torch.split(filters, _BANDS)]
+        self._covered = [slice(bins[0], bins[-1] + 1) if bins else slice(0, 1) for bins in covered]
 
     def project(self, bins: Tensor) -> Tensor:
-        """(1 + n_fft // 2, n) real to (n_mels, n); on a CPU by the few bins alone that a filter covers."""
-        if bins.device.type != "cpu":
-            return self._filters.to(bins.dtype) @ bins
-        filters = torch.sparse_coo_tensor(
-            self._places,
-            self._weights.to(bins.dtype),
-            self._filters.shape,
-            device=bins.device,
-            check_invariants=False,
-            is_coalesced=True,
-        )
-        return torch.sparse.mm(filters, bins)  # type: ignore[no-any-return]
+        """(1 + n_fft // 2, n) real to (n_mels, n)."""
+        groups = zip(torch.split(self._filters.to(bins.dtype), _BANDS), self._covered, strict=True)
+        return torch.cat([filters[:, covered] @ bins[covered] for filters, covered in groups])
 
     def log_power(self, bins: Tensor) -> Tensor:
         """Channel 0, (n_mels, n) in dB, from the rectangular STFT's `by_bin`."""
@@ -154,12 +142,9 @@ class Frontend(nn.Module):
         with torch.autocast(waveform.device.type, enabled=False):
             if waveform.dtype is not torch.float64:
                 waveform = waveform.float()
-            if waveform.ndim == 2 and len(waveform) == 0:
+            if waveform.ndim == 2 and waveform.shape[0] == 0:
                 return self._spectrogram(waveform.new_zeros(1, waveform.shape[1]))[:0]
-            if waveform.device.type != "cpu" or waveform.ndim != 2:
-                return self._spectrogram(waveform)
-            rows = max(1, _CPU_FRAMES // (1 + waveform.shape[1] // self.config.hop_length))
-            return torch.cat([self._spectrogram(part) for part in torch.split(waveform, rows)])
+            return self._spectrogram(waveform)
 
     def _spectrogram(self, waveform: Tensor) -> Tensor:
         spectrum = rectangular_stft(waveform, self.config)
@@ -167,7 +152,7 @@ class Frontend(nn.Module):
         channels = [self.log_power(bins)]
         if self.config.channels == 3:
             channels.extend(self.magnitude_and_phase(bins))
-        spectrogram = torch.stack([_by_row(channel, len(waveform)) for channel in channels], dim=1)
+        spectrogram = torch.stack([_by_row(channel, waveform.shape[0]) for channel in channels], dim=1)
         if self.config.channels == 3 and self.config.phase is Phase.STABLE:
             # Frame 0 is reflected about its own centre: real in exact arithmetic, so its phase is the sign of
             # rounding noise.

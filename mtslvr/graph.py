@@ -1,4 +1,4 @@
-"""Trunk and branches of a folded encoder, step by step in another library's operations; next: `openvino`, `onnx`."""
+"""Trunk and branches of a folded encoder, step by step in another library's operations; next: `onnx`."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def features(
         operations: of the library that the graph is for.
     """
     if any(path is not None and path.means for path in rows):
-        raise ConfigError("rows.means: heads that read means of rows run in torch alone; use engine='torch'")
+        raise ConfigError("rows.means: heads that read means of rows run in torch alone")
     x = operations.max_pool(operations.relu(_conv(trunk.stem, x, 0, operations)))
     for block in trunk.layer1:
         x = _block(block, x, 0, operations)

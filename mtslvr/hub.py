@@ -12,8 +12,8 @@ import torch
 from . import checkpoint
 from .encoder import Encoder
 from .errors import ConfigError, HubError
-from .onednn import fused_operators, has_bfloat16
 from .registry import bundled as bundled
+from .workers import on_one_thread
 
 DEFAULT_MODEL = "parallel-simclr"
 # Every part begins with a letter, a digit or an underscore: no "..", no absolute path, no option.
@@ -28,7 +28,6 @@ def load(
     device: str | torch.device = "auto",
     dtype: str = "float32",
     fold: bool = True,
-    engine: str = "torch",
     token: str | bool | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
@@ -45,54 +44,38 @@ def load(
             and rounded to 8 bits. Embeddings are float32 either way.
         fold: fold adapters and batch norms into plain convolutions: the same embeddings, about twice as fast;
             False keeps the network trainable.
-        engine: what runs trunk and branches: "torch", or "openvino" on CPUs (`pip install 'mtslvr[openvino]'`), whose
-            float32 embeddings are equal to 1e-5.
         token: for private repositories; by default the one that `hf auth login` stored.
         cache_dir: of the hub; by default HF_HOME's.
         local_files_only: never ask the hub.
     Raises:
         HubError: unknown name, or weights that can be neither found nor downloaded.
         CheckpointError: files that do not make an encoder.
-        ConfigError: unknown or absent device, unknown dtype or engine, bfloat16 without folding or on a processor
-            that has none, OpenVINO without folding, on another device than the CPU or not installed.
+        ConfigError: unknown or absent device, unknown dtype, bfloat16 without folding or on a processor that has none.
     """
-    target, half, openvino = resolve(device, dtype, engine, fold)
+    target, half = resolve(device, dtype, fold)
     folder = find(name, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
-    encoder = checkpoint.load(folder)
-    encoder = (encoder.fold() if fold else encoder).to(target)
-    if openvino:
-        from .openvino import OpenVINOEngine
+    return on_one_thread(_build, folder, fold, half).to(target)
 
-        encoder.engine = OpenVINOEngine(encoder, torch.bfloat16 if half else torch.float32)
-    elif half:
+
+def _build(folder: Path, fold: bool, half: bool) -> Encoder:
+    encoder = checkpoint.load(folder)
+    encoder = encoder.fold() if fold else encoder
+    if half:
         encoder.trunk.bfloat16()
         encoder.branches.bfloat16()
-    if fold and not openvino and target.type == "cpu" and fused_operators():
-        _lay_out(encoder)
     return encoder
 
 
-@torch.inference_mode()
-def _lay_out(encoder: Encoder) -> None:
-    """Have weights laid out for windows of the encoder's own length now, where the first call would."""
-    frontend = encoder.config.frontend
-    silence = torch.zeros(1, frontend.channels, frontend.n_mels, encoder.config.window_frames)
-    encoder.paths(silence, range(encoder.config.tasks))
-
-
-def resolve(
-    device: str | torch.device, dtype: str = "float32", engine: str = "torch", fold: bool = True
-) -> tuple[torch.device, bool, bool]:
-    """The device that an encoder runs on, whether in bfloat16 and by OpenVINO; nothing is loaded for it.
+def resolve(device: str | torch.device, dtype: str = "float32", fold: bool = True) -> tuple[torch.device, bool]:
+    """The device that an encoder runs on, and whether in bfloat16; nothing is loaded for it.
 
     Raises:
         ConfigError: see `load`.
     """
     half = parse_dtype(dtype, fold)
-    openvino = parse_engine(engine, fold)
-    target = parse_device("cpu" if openvino and device == "auto" else device)
-    check_processor(target, half, openvino)
-    return target, half, openvino
+    target = parse_device(device)
+    check_processor(target, half)
+    return target, half
 
 
 @functools.cache
@@ -164,42 +147,27 @@ def parse_dtype(dtype: str, fold: bool) -> bool:
     return dtype == "bfloat16"
 
 
-def parse_engine(engine: str, fold: bool) -> bool:
-    """Whether `engine` asks for OpenVINO.
-
-    Raises:
-        ConfigError: unknown, or OpenVINO for a network that is not folded.
-    """
-    if engine not in ("torch", "openvino"):
-        raise ConfigError(f"engine={engine!r}: unknown; use 'torch' or 'openvino'")
-    if engine == "openvino" and not fold:
-        raise ConfigError("engine='openvino' with fold=False: it runs folded networks only; leave fold=True")
-    return engine == "openvino"
-
-
-def check_processor(device: torch.device, half: bool, openvino: bool) -> None:
+def check_processor(device: torch.device, half: bool) -> None:
     """See that the device runs what it is to run.
 
     Args:
         device: from `parse_device`.
         half: bfloat16 is asked for.
-        openvino: OpenVINO is, which checks bfloat16 itself.
     Raises:
         ConfigError: it does not.
     """
-    if openvino and device.type != "cpu":
-        raise ConfigError(f"device={str(device)!r} with engine='openvino': use device='cpu', or engine='torch'")
-    if half and not openvino and not computes_bfloat16(device):
+    if half and not computes_bfloat16(device):
         raise ConfigError(f"dtype='bfloat16': device {str(device)!r} has no bfloat16 arithmetic; use dtype='float32'")
 
 
 def computes_bfloat16(device: torch.device) -> bool:
-    """Whether `device` has bfloat16 arithmetic."""
+    """Whether torch computes convolutions in bfloat16 there, and not by way of float32."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             return bool(torch.cuda.is_bf16_supported())  # type: ignore[no-untyped-call,unused-ignore]
     if device.type == "cpu":
-        return has_bfloat16()
+        vectors = torch.backends.cpu.get_cpu_capability()  # type: ignore[no-untyped-call,unused-ignore]
+        return torch.backends.mkldnn.is_available() and vectors.startswith(("AVX512", "SVE"))  # type: ignore
     return True
 
 

@@ -33,7 +33,6 @@ def describe(
     encoder: EncoderConfig | None = None,
     *,
     dtype: str = "float32",
-    engine: str = "torch",
 ) -> dict[str, Any]:
     """The settings that go with an output: everything that its rows depend on.
 
@@ -43,7 +42,6 @@ def describe(
         config: how files become embeddings.
         encoder: None reads it from `folder`.
         dtype: of `mtslvr.load`; stored where it is not float32.
-        engine: likewise, where it is not torch.
     Raises:
         CheckpointError: no checkpoint.
     """
@@ -61,7 +59,6 @@ def describe(
         "hop_seconds": window if config.hop_seconds is None else config.hop_seconds,
         "encoder": encoder.to_dict(),
         **({} if dtype == DEFAULTS["dtype"] else {"dtype": dtype}),
-        **({} if engine == DEFAULTS["engine"] else {"engine": engine}),
     }
 
 

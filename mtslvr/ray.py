@@ -52,13 +52,12 @@ class AudioEmbedder:
         pool: "mean", a row a file, or "none", a row a window.
         device: "auto", "cpu", "cuda" ...
         dtype: see `mtslvr.load`.
-        engine: see `mtslvr.load`.
         batch_size: windows at once through the encoder, whatever the size of Ray's batches.
         threads: files decoded side by side.
         path_column: column of paths, or of the bytes of whole files, as `ray.data.read_binary_files` has them, or of
             both, {"path", "bytes"}, as data sets of Hugging Face are stored.
     Raises:
-        ConfigError: unknown features, layer, pool, device, dtype or engine, numbers outside their range.
+        ConfigError: unknown features, layer, pool, device or dtype, numbers outside their range.
         HubError, CheckpointError: see `mtslvr.load`.
     """
 
@@ -73,7 +72,6 @@ class AudioEmbedder:
         pool: Pool | str = Pool.MEAN,
         device: str = "auto",
         dtype: str = "float32",
-        engine: str = "torch",
         batch_size: int = 32,
         threads: int = 2,
         path_column: str = "path",
@@ -87,8 +85,8 @@ class AudioEmbedder:
             batch_size,
             threads,
         )
-        self.encoder = load(model, device=device, dtype=dtype, engine=engine)
-        self.config = config.on(self.encoder.device)
+        self.encoder = load(model, device=device, dtype=dtype)
+        self.config = config.for_output()
         self.path_column = path_column
 
     def __call__(self, batch: Mapping[str, npt.NDArray[Any]] | Table) -> Table:

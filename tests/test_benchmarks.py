@@ -8,14 +8,12 @@ import pytest
 import torch
 
 import mtslvr
-import mtslvr.winograd
 from mtslvr import hub
-from mtslvr.onednn import fused_operators
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-from speed import candidates, ceiling, int8, report, targets, timing, winograd  # noqa: E402
+from speed import candidates, report, targets, timing  # noqa: E402
 from speed.baseline import Baseline  # noqa: E402
 from speed.sounds import clips  # noqa: E402
 
@@ -30,7 +28,9 @@ def record(data):
 
 def engines(**seconds):
     named = {name.replace("_", " "): values for name, values in seconds.items()}
-    return {"1": {"seconds": {"32": named}, "absent": {"openvino float32": "no openvino"}, "compile_seconds": None}}
+    return {
+        "1": {"seconds": {"32": named}, "absent": {"torch bfloat16": "no such arithmetic"}, "compile_seconds": None}
+    }
 
 
 def found_by_name(records):
@@ -61,7 +61,7 @@ def test_the_baseline_runs_the_trunk_once_a_task_and_the_package_once():
     counts = {}
     encoder, unfolded = mtslvr.load(device="cpu"), mtslvr.load(device="cpu", fold=False)
     for name, call, trunk in (
-        ("package", candidates.embedder(encoder), encoder.trunk),
+        ("package", lambda waveforms: encoder.embedding(waveforms), encoder.trunk),
         ("baseline", Baseline(unfolded), unfolded.trunk),
     ):
         seen = []
@@ -70,18 +70,6 @@ def test_the_baseline_runs_the_trunk_once_a_task_and_the_package_once():
             call(clips(1, seconds=1.0))
         counts[name] = len(seen)
     assert counts == {"package": 1, "baseline": 2}
-
-
-def test_all_convolutions_are_direct_while_winograd_is_switched_off(encoder, monkeypatch):
-    calls, convolve = [], mtslvr.winograd.convolve
-    monkeypatch.setattr(mtslvr.winograd, "convolve", lambda *args: calls.append(1) or convolve(*args))
-    spectrogram = torch.randn(1, 3, 128, 64, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        pooled = encoder.paths(spectrogram, [0])[0]
-        used = len(calls)
-        direct = winograd.direct(lambda: encoder.paths(spectrogram, [0])[0])()
-        assert len(calls) == used and used == (6 if fused_operators() else 0)
-    assert (direct - pooled).abs().max() <= 1e-5 * pooled.abs().max()
 
 
 def test_candidates_take_turns_and_warm_up_does_not_count():
@@ -100,21 +88,6 @@ def test_a_verdict_is_that_of_the_median_of_the_ratios_of_the_same_round():
     assert found["torch float32, batch 32, 1 thread"].measured == "2.00 (2.00 to 4.00)"
     assert found["torch float32, batch 32, 1 thread"].reached == "yes"
     assert found["torch bfloat16, batch 32, 1 thread"].reached == "no"
-    assert found["openvino float32, batch 32, 1 thread"].reached == "not measured"
-
-
-def test_the_limits_are_the_network_at_the_rates_of_the_best_convolution_and_of_each():
-    # 4 clips of 1 GFLOP each; the better convolution, two calls of which are timed, does 8 GFLOP a second, so 8 clips;
-    # the baseline does 32 in 16 s. The other does 2, so 1 GFLOP of it and 3 of the better take 7/8 s for 4 clips.
-    layer = {"gflop": {"a": 1.0, "b": 3.0, "network": 4.0}, "counts": {"a": 1, "b": 1}, "calls": 2}
-    layer["work"] = {"a": 1.0, "b": 3.0}
-    layer["seconds"] = {"a": [1.0], "b": [0.75], "network": [2.0]}
-    ceiling = {"threads": {"1": {"layers": {"torch float32": layer}}}, "batch": 4}
-    records = {"engines": record(engines(baseline=[16.0], torch_float32=[8.0])), "ceiling": record(ceiling)}
-    found = found_by_name(records)
-    assert found["torch float32, batch 32, 1 thread"].limit == "4.00"
-    assert found["torch float32, batch 32, 1 thread"].own_limit == "2.29"
-    assert found["torch bfloat16, batch 32, 1 thread"].limit == ""
 
 
 def test_the_ideal_of_a_folder_is_its_summed_cost_over_the_cores():
@@ -128,6 +101,23 @@ def test_the_ideal_of_a_folder_is_its_summed_cost_over_the_cores():
     verdict = found_by_name({"folder": record(data)})["whole folder, wav, torch float32"]
     assert verdict.measured == "80.00 (80.00 to 80.00)"
     assert verdict.reached == "yes"
+
+
+@bundled
+def test_what_is_timed_are_the_embeddings_of_the_encoder():
+    waveforms, encoder = clips(3, seconds=1.0), mtslvr.load(device="cpu")
+    with torch.inference_mode():
+        wanted = encoder.embedding(waveforms, "concat")
+        for embed in (candidates.embedder(encoder), candidates.undivided()):
+            assert (embed(waveforms) - wanted).norm() <= 1e-5 * wanted.norm()
+
+
+def test_a_window_beside_busy_processes_is_held_against_the_same_round():
+    seconds = {"embed": {"idle": [0.1, 0.2, 0.1], "busy": [0.15, 0.3, 0.4]}}
+    [found] = [
+        verdict for verdict in targets.verdicts({"busy": record({"seconds": seconds})}) if "busy" in verdict.what
+    ]
+    assert found.measured == "1.50 (1.50 to 4.00)" and found.reached == "yes"
 
 
 @pytest.mark.parametrize(("front_end", "reached"), [(0.14, "yes"), (0.16, "no")])
@@ -144,37 +134,11 @@ def test_results_tell_what_is_missing_and_why():
         "decode": {**record(None), "error": "OSError: full"},
     })  # fmt: skip
     assert "| torch float32 | 32.0 (32.0 to 32.0) | 2.00 (2.00 to 2.00) | 1.50 (1.50 to 1.50) |" in text
-    assert "openvino float32: not measured (no openvino)." in text
+    assert "torch bfloat16: not measured (no such arithmetic)." in text
     assert "Not measured: no GPU at hand." in text
     assert "Not measured: it failed (OSError: full)." in text
     assert "## Peers\n\nNot measured." in text
     assert "Commit 0123456789ab, 2000-01-01" in text
-
-
-@bundled
-@torch.inference_mode()
-def test_pooled_features_of_another_network_make_embeddings():
-    encoder = mtslvr.load(device="cpu")
-    spectrogram = int8.spectrograms(encoder, 2, seed=0)
-    found = int8.embeddings(encoder, spectrogram, lambda: int8.Paths(encoder)(spectrogram))
-    torch.testing.assert_close(found, int8.embeddings(encoder, spectrogram, None))
-    assert encoder.engine is None
-
-
-def test_what_passes_the_ceiling_is_written_below_the_layers():
-    layer = {"gflop": {"a": 1.0, "network": 4.0, "network, all direct": 4.0}, "counts": {"a": 1}, "calls": 2}
-    layer |= {"work": {"a": 4.0}, "seconds": {"a": [1.0], "network": [2.0], "network, all direct": [4.0]}}
-    compared = {"seconds": {"direct": [3.0], "winograd": [1.5]}, "errors": {"direct": 1e-7, "winograd": 2e-7}}
-    measured = {
-        "layers": {"torch float32": layer, "torch bfloat16": {"absent": "no such arithmetic"}},
-        "winograd": {"torch float32": [{"layer": "64 to 64, on 32x40", "used": True, **compared}]},
-        "networks": {"openvino float32": compared},
-    }
-    text = ceiling.render({"threads": {"1": measured}, "batch": 4, "int8": {"absent": "no OpenVINO"}})
-    assert "| a | 1 | 2 |" in text and "| network, all direct, of the ceiling |  | 100% |" in text
-    assert "| 64 to 64, on 32x40 | float32 | 1 | yes | 2.00 (2.00 to 2.00) | 2.0e-07 | 1.0e-07 |" in text
-    assert "| float32 | 1 | 2.00 (2.00 to 2.00) | 2.0e-07 | 1.0e-07 |" in text
-    assert "no such arithmetic" in text and "no OpenVINO" in text
 
 
 def test_nothing_measured_reaches_no_target():

@@ -39,7 +39,7 @@ SLURM = {
     "SLURM_ARRAY_TASK_COUNT": "1",
     "SLURM_CPUS_PER_TASK": "2",
 }
-MODULES = ("sklearn", "pyarrow", "matplotlib", "plotly", "openvino", "onnx", "onnxruntime")
+MODULES = ("sklearn", "pyarrow", "matplotlib", "plotly", "onnx", "onnxruntime")
 
 RELAY = """\
 #!{python} -IS
@@ -131,7 +131,7 @@ def remember_windows(monkeypatch):
     known, encode, load = {}, extract._encode, mtslvr.load  # looked up here, or the package would keep the stand-in
 
     def remembering(encoder, windows, config):
-        how = config.features, config.layer, encoder.dtype, encoder.engine is None
+        how = config.features, config.layer, encoder.dtype
         keys = [(*how, window.tobytes()) for window in windows]
         new = [i for i, key in enumerate(keys) if key not in known]
         if new:

@@ -1,4 +1,7 @@
+import copy
+import io
 import threading
+import time
 import warnings
 
 import numpy as np
@@ -7,10 +10,9 @@ import soundfile
 import torch
 
 from mtslvr import extract
-from mtslvr.config import Features
+from mtslvr.config import Features, Layer
 from mtslvr.errors import ConfigError
 from mtslvr.extract import ExtractConfig, Source
-from mtslvr.onednn import fused_operators
 from mtslvr.windows import Pool
 
 RATE = 16000
@@ -50,68 +52,93 @@ def test_neither_batches_nor_threads_show_in_the_embeddings(files, encoder, torc
     for batch_size, threads, count in [(1, 3, 1), (5, 2, 2), (32, 8, 3), (3, 1, 4)]:
         torch_threads(count)
         found = rows(embed(files, encoder, features=features, batch_size=batch_size, threads=threads))
-        if fused_operators():
-            assert np.array_equal(found, expected)
-        else:
-            np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
 
-def test_parts_of_a_batch_run_side_by_side(files, encoder, torch_threads, monkeypatch):
+def watched(encoder, look):
+    """A copy of an encoder that calls `look` with each piece of a batch."""
+    copied = copy.deepcopy(encoder)
+    copied.trunk.register_forward_pre_hook(lambda module, inputs: look(inputs[0]))
+    return copied
+
+
+def test_parts_of_a_batch_run_side_by_side_with_one_torch_thread_each(files, encoder, torch_threads):
     torch_threads(3)
-    encode, seen = extract._encode, []
-    together = threading.Barrier(3, timeout=60)
+    together, seen = threading.Barrier(3, timeout=60), []
 
-    def waiting(encoder, windows, config):
-        seen.append((len(windows), torch.get_num_threads(), threading.current_thread().name.split("_")[0]))
+    def look(piece):
+        seen.append((len(piece), torch.get_num_threads()))
         together.wait()
-        return encode(encoder, windows, config)
 
-    monkeypatch.setattr(extract, "_encode", waiting)
-    embed(files[4:5], encoder, batch_size=8)  # 8 windows
-    assert sorted(seen) == [(2, 1, "encode"), (3, 1, "encode"), (3, 1, "encode")]
+    embed(files[4:5], watched(encoder, look), batch_size=8)  # 8 windows
+    assert sorted(seen) == [(2, 1), (3, 1), (3, 1)]
     assert torch.get_num_threads() == 3
 
 
-def test_a_single_window_has_all_threads(encoder, files, torch_threads, monkeypatch):
+def test_a_single_window_waits_for_no_other_thread(encoder, files, torch_threads):
     torch_threads(2)
-    encode, seen = extract._encode, []
-
-    def noting(*arguments):
-        seen.append((torch.get_num_threads(), threading.current_thread()))
-        return encode(*arguments)
-
-    monkeypatch.setattr(extract, "_encode", noting)
-    embed(files[:1], encoder)
-    assert seen == [(2, threading.current_thread())]
+    seen = []
+    embed(files[:1], watched(encoder, lambda piece: seen.append((len(piece), torch.get_num_threads()))))
+    assert seen == [(1, 1)]
 
 
-def test_a_full_batch_begins_before_the_next_is_read(encoder, files, monkeypatch):
-    encode, begun = extract._encode, threading.Event()
+@torch.inference_mode()
+def test_rows_are_those_of_the_encoder_itself(files, encoder):
+    windows = np.random.default_rng(0).uniform(-1, 1, (5, 16000)).astype(np.float32)
+    for features in Features:
+        for layer in Layer:
+            config = ExtractConfig(features, layer, Pool.NONE)
+            [found] = [
+                result.embeddings for result in extract.extract([Source(windows.ravel(), RATE)], encoder, config)
+            ]
+            expected = encoder(torch.from_numpy(windows), layer).select(features).numpy()
+            np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
-    def noting(*arguments):
-        begun.set()
-        return encode(*arguments)
+
+def test_an_encoder_in_training_mode_is_evaluated_and_left_as_it_is(files, unfolded_encoder):
+    expected = rows(embed(files[:3], unfolded_encoder))
+    trained = copy.deepcopy(unfolded_encoder).train()
+    trained.heads.eval()
+    before = {name: value.clone() for name, value in trained.state_dict().items()}
+    assert np.array_equal(rows(embed(files[:3], trained)), expected)
+    assert all(torch.equal(value, before[name]) for name, value in trained.state_dict().items())
+    assert trained.training and trained.trunk.stem.norms[0].training and not trained.heads.training
+
+
+@pytest.mark.parametrize("as_file", [io.BytesIO, io.BufferedReader])
+def test_one_open_file_given_several_times_has_the_same_row_each_time(encoder, files, as_file):
+    data = files[4].read_bytes()
+    file = io.BytesIO(data) if as_file is io.BytesIO else io.BufferedReader(io.BytesIO(data))
+    config = ExtractConfig(window_seconds=0.5, threads=4)
+    found = extract.extract([Source(audio) for audio in (file, str(files[2]), file, file)], encoder, config)
+    expected = extract.extract([Source(str(files[i])) for i in (4, 2, 4, 4)], encoder, config)
+    for result, wanted in zip(found, expected, strict=True):
+        assert result.error is None and np.array_equal(result.spans, wanted.spans)
+        np.testing.assert_array_equal(result.embeddings, wanted.embeddings)
+
+
+def test_a_full_batch_begins_before_the_next_is_read(encoder, files):
+    begun = threading.Event()
 
     def sources():
         yield Source(str(files[4]))  # 8 windows
         assert begun.wait(60)
         yield Source(str(files[2]))
 
-    monkeypatch.setattr(extract, "_encode", noting)
     config = ExtractConfig(window_seconds=0.5, batch_size=8, threads=1)
-    assert len(list(extract.extract(sources(), encoder, config))) == 2
+    assert len(list(extract.extract(sources(), watched(encoder, lambda _: begun.set()), config))) == 2
 
 
-def test_threads_end_with_the_iteration(files, encoder):
-    def alive():
-        return [thread for thread in threading.enumerate() if thread.name.startswith("encode")]
-
+def test_nothing_is_encoded_after_the_iteration_was_ended(files, encoder):
+    seen = []
     sources = [Source(str(file)) for file in files]
-    results = extract.extract(sources, encoder, ExtractConfig(window_seconds=0.5, batch_size=2))
+    counting = watched(encoder, lambda piece: seen.append(len(piece)))
+    results = extract.extract(sources, counting, ExtractConfig(window_seconds=0.5, batch_size=2))
     next(results)
-    assert len(alive()) == torch.get_num_threads() or torch.get_num_threads() > 2
     results.close()
-    assert alive() == []
+    before = len(seen)
+    time.sleep(0.1)
+    assert len(seen) == before
 
 
 def test_sources_are_read_no_further_ahead_than_asked(files, encoder):

@@ -256,7 +256,7 @@ def test_dtypes_that_cannot_be(bundled, arguments, message):
 
 
 def test_bfloat16_where_there_is_none(bundled, monkeypatch):
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     with pytest.raises(ConfigError, match=r"dtype='bfloat16': device 'cpu' has no bfloat16 .*use dtype='float32'"):
         mtslvr.load(device="cpu", dtype="bfloat16")
 

@@ -53,8 +53,11 @@ class Stub:
 
     config = EncoderConfig(window_seconds=0.1)
     sample_rate = 16000
-    device, engine = torch.device("cpu"), None
+    device = torch.device("cpu")
     encoded = None
+
+    def modules(self):
+        return []
 
     def embedding_dim(self, features=None, layer=None):
         return 4

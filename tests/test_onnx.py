@@ -212,7 +212,6 @@ def test_unfolded_rounded_and_training_encoders(unfolded_encoder, encoder, tmp_p
     half = encoder.fold()
     half.trunk.bfloat16()
     half.branches.bfloat16()
-    half.engine = None
     assert export(half, tmp_path / "half.onnx") <= 1e-5
     assert half.dtype is torch.bfloat16
     assert_equal(run(session((tmp_path / "half.onnx").read_bytes()), x), half(x), 5e-2)

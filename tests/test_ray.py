@@ -132,7 +132,6 @@ def test_every_batch_has_one_schema(model, audio):
         ({"batch_size": 0}, "batch_size=0"),
         ({"device": "abacus"}, "device='abacus'"),
         ({"dtype": "int8"}, "dtype='int8'"),
-        ({"engine": "abacus"}, "engine='abacus'"),
     ],
 )
 def test_wrong_settings_are_refused_at_once(model, settings, message):

@@ -1,114 +1,143 @@
 import os
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from mtslvr import workers
-from mtslvr.workers import Workers, parts_of, side_by_side, sparing, threads_here
+from mtslvr.workers import Lanes, on_one_thread
 
 
-@pytest.fixture
-def torch_threads():
+def in_python(script, timeout=120):
+    """What a script prints in a process of its own, where torch has two threads."""
+    threads = {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
+    env = {**os.environ, **threads, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_each_call_has_one_torch_thread_and_the_caller_keeps_its_own():
     before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
+    assert Lanes(3).map(lambda _: torch.get_num_threads(), range(6)) == [1] * 6
+    assert torch.get_num_threads() == before
+    assert on_one_thread(torch.get_num_threads) == 1
 
 
-def test_workers_share_the_threads_and_give_them_back(torch_threads):
-    torch_threads(4)
-    pool = Workers(2)
-    both = threading.Barrier(2, timeout=60)
+def test_as_many_calls_run_side_by_side_as_there_are_lanes_and_no_more():
+    together, counted, lock = threading.Barrier(3, timeout=60), [0, 0], threading.Lock()
 
-    def threads(_):
-        both.wait()
-        return torch.get_num_threads()
+    def call(_):
+        with lock:
+            counted[0] += 1
+            counted[1] = max(counted)
+        together.wait()  # fewer than three would wait here without end
+        with lock:
+            counted[0] -= 1
 
-    try:
-        assert [future.result() for future in pool.submit(threads, range(2))] == [2, 2]
-        assert torch.get_num_threads() == 4
-    finally:
-        pool.close()
+    Lanes(3).map(call, range(9))
+    assert counted == [0, 3]
 
 
-def test_torch_leaves_its_threads_to_an_engine(torch_threads):
-    def look(rows):
-        return torch.get_num_threads(), threads_here(), torch.is_inference_mode_enabled(), rows.sum().item()
+def test_lanes_of_two_callers_share_the_threads():
+    first, second = Lanes(2), Lanes(2)
+    done = []
+    slow = [first.submit(lambda i=i: (time.sleep(0.02), done.append(i))) for i in range(10)]
+    second.map(lambda i: done.append(-1), range(2))
+    assert done.index(-1) < 9  # it need not wait for all of the first
+    for future in slow:
+        future.result()
 
-    torch_threads(3)
-    assert sparing(look, torch.ones(2)) == (1, 3, False, 2)
-    with torch.inference_mode():
-        assert sparing(look, torch.ones(2)) == (1, 3, True, 2)
-    assert torch.get_num_threads() == threads_here() == 3
+
+def test_results_come_in_order_and_an_error_is_the_callers():
+    assert Lanes(2).map(lambda x: x * x, range(20)) == [x * x for x in range(20)]
     with pytest.raises(ZeroDivisionError):
-        sparing(lambda rows: 1 / 0, torch.ones(1))
-    torch_threads(4)
-    assert sparing(look, torch.ones(2))[:2] == (1, 4)
-    torch_threads(1)
-    assert sparing(lambda _: threading.current_thread(), torch.ones(1)) is threading.current_thread()
+        Lanes(2).map(lambda x: 1 // x, [1, 0])
 
 
-@pytest.mark.parametrize(
-    ("rows", "threads", "parts"), [(0, 4, 1), (1, 4, 1), (3, 2, 2), (9, 3, 2), (16, 16, 16), (12, 64, 8), (100, 6, 4)]
-)
-def test_parts_are_a_power_of_two_and_no_more_than_rows_or_threads(rows, threads, parts):
-    assert parts_of(rows, threads) == parts
+def test_a_call_may_itself_divide_its_work():
+    lanes = Lanes(1)
+    assert lanes.submit(lambda: lanes.map(lambda x: x + 1, range(3))).result(timeout=60) == [1, 2, 3]
 
 
-@pytest.mark.parametrize(
-    ("rows", "threads", "sizes"),
-    [
-        *[(8, 2, [4, 4]), (11, 2, [6, 5]), (3, 2, [3]), (8, 1, [8]), (1, 2, [1]), (9, 4, [9])],
-        *[(40, 1, [14, 14, 12]), (70, 2, [12, 12, 12, 12, 12, 10]), (32, 2, [16, 16]), (0, 2, [0])],
-    ],
-)
-def test_rows_are_divided_where_parts_come_out_nearly_equal(torch_threads, rows, threads, sizes):
-    torch_threads(threads)
-    x = torch.arange(rows)
-    parts = side_by_side(lambda part: part.clone(), x)
-    assert [len(part) for part in parts] == sizes
-    assert torch.equal(torch.cat(parts), x)
+def test_close_drops_what_has_not_begun_and_waits_for_what_has():
+    lanes, begun, seen = Lanes(1), threading.Event(), []
+
+    def call(i):
+        begun.set()
+        time.sleep(0.05)
+        seen.append(i)
+
+    for i in range(5):
+        lanes.submit(call, i)
+    begun.wait(60)
+    lanes.close()
+    assert seen in ([0], [0, 1])
 
 
-def test_parts_run_at_once_in_the_mode_of_the_caller(torch_threads):
-    torch_threads(2)
-    both = threading.Barrier(2, timeout=60)
+OVERLAPPING = """
+import threading
+import numpy as np, torch
+import mtslvr
+from mtslvr.encoder import Encoder
 
-    def mode(_):
-        both.wait()
-        return torch.is_inference_mode_enabled(), torch.is_grad_enabled(), torch.get_num_threads()
+torch.manual_seed(0)
+encoder = Encoder(mtslvr.EncoderConfig(window_seconds=0.2)).eval().fold()
+wave = np.random.default_rng(0).standard_normal(8000).astype(np.float32)
+rows, counts = [], []
 
-    assert side_by_side(mode, torch.zeros(4)) == [(False, False, 1)] * 2
-    with torch.inference_mode():
-        assert side_by_side(mode, torch.zeros(4)) == [(True, False, 1)] * 2
+def embed():
+    rows.append(mtslvr.embed(wave, 16000, encoder=encoder))
+
+def count():
+    counts.append(torch.get_num_threads())
+
+def run(threads):
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+before = torch.get_num_threads()
+run([threading.Thread(target=embed) for _ in range(8)])
+run([threading.Thread(target=count) for _ in range(8)])
+assert all(np.allclose(row, rows[0], rtol=0, atol=1e-5) for row in rows) and len(rows) == 8
+print(before, sorted(set(counts)), torch.get_num_threads())
+"""
 
 
-def test_a_worker_divides_nothing_further(torch_threads):
-    torch_threads(4)
-
-    def divide(part):
-        return len(side_by_side(lambda rows: rows, part))
-
-    assert side_by_side(divide, torch.zeros(8)) == [1, 1, 1, 1]
+def test_embedding_from_many_threads_leaves_later_threads_torchs_number():
+    assert in_python(OVERLAPPING) == "2 [2] 2\n"
 
 
-def test_an_error_of_a_part_is_the_callers(torch_threads):
-    torch_threads(2)
+FORKED = """
+import os, sys, warnings
+import numpy as np, torch
+import mtslvr
+from mtslvr.encoder import Encoder
 
-    def fail(part):
-        raise ValueError(f"{len(part)} rows")
-
-    with pytest.raises(ValueError, match="2 rows"):
-        side_by_side(fail, torch.zeros(4))
+warnings.simplefilter("ignore")
+torch.manual_seed(0)
+Encoder(mtslvr.EncoderConfig(window_seconds=0.2)).save(sys.argv[1])
+wave = np.random.default_rng(0).standard_normal(16000).astype(np.float32)
+BEFORE
+child = os.fork()
+if child == 0:
+    encoder = mtslvr.load(sys.argv[1])
+    row = mtslvr.embed(wave, 16000, encoder=encoder)
+    assert row.shape == (1000,) and np.isfinite(row).all() and torch.get_num_threads() == 2
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_process_starts_its_own_threads(torch_threads):
-    torch_threads(2)
-    side_by_side(len, torch.zeros(4))
-    assert workers._shared.cache_info().currsize > 0
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if workers._shared.cache_info().currsize == 0 else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+@pytest.mark.parametrize(
+    "before", ["torch.randn(2000, 2000) @ torch.randn(2000, 2000)", "mtslvr.embed(wave, 16000)", ""]
+)
+def test_a_forked_process_loads_and_embeds(tmp_path, before):
+    script = FORKED.replace("sys.argv[1]", repr(str(tmp_path / "model"))).replace("BEFORE", before)
+    in_python(script)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -17,12 +16,11 @@ from .baseline import Baseline
 Embed = Callable[[Tensor], Tensor]
 
 BASELINE, SUMMED, COMPILED = "baseline", "baseline, kernels summed", "torch.compile float32"
+UNDIVIDED = "torch float32, one call"
 # Name to the arguments of `mtslvr.load`.
 ENGINES: dict[str, dict[str, str]] = {
     "torch float32": {},
     "torch bfloat16": {"dtype": "bfloat16"},
-    "openvino float32": {"engine": "openvino"},
-    "openvino bfloat16": {"engine": "openvino", "dtype": "bfloat16"},
 }
 
 
@@ -37,9 +35,6 @@ def load(name: str, device: str = "cpu") -> Encoder:
         Absent: not there.
     """
     arguments: dict[str, Any] = ENGINES[name]
-    missing = [key for key in arguments if key not in inspect.signature(mtslvr.load).parameters]
-    if missing:
-        raise Absent(f"mtslvr.load of this version has no {missing[0]}=")
     try:
         encoder = mtslvr.load(device=device, **arguments)
         with torch.inference_mode():
@@ -50,7 +45,19 @@ def load(name: str, device: str = "cpu") -> Encoder:
 
 
 def embedder(encoder: Encoder) -> Embed:
-    """(B, T) to (B, D)."""
+    """(B, T) to (B, D) as `mtslvr.embed_windows` does it: rows are the windows of one recording."""
+
+    def embed(waveforms: Tensor) -> Tensor:
+        seconds, wave = waveforms.shape[1] / encoder.sample_rate, waveforms.flatten().numpy()
+        rows, _ = mtslvr.embed_windows(wave, encoder.sample_rate, encoder=encoder, window_seconds=seconds)
+        return torch.from_numpy(rows)
+
+    return embed
+
+
+def undivided() -> Embed:
+    """A call of the encoder with the whole batch, divided by torch itself."""
+    encoder = mtslvr.load(device="cpu")
     return lambda waveforms: encoder.embedding(waveforms, "concat")
 
 
@@ -75,16 +82,12 @@ def baselines() -> dict[str, Embed]:
 
 
 def compiled(**how: Any) -> Embed:
-    """Trunk and branches through torch.compile, for each size of batch; compiled when called.
+    """The encoder through torch.compile, for each size of batch; compiled when called.
 
     Args:
         how: arguments of torch.compile; by default its own compiler with frozen weights.
     """
-    encoder = mtslvr.load(device="cpu")
-
-    def pooled(spectrogram: Tensor, tasks: tuple[int, ...]) -> list[Tensor]:
-        shared = encoder.shared(spectrogram)
-        return [encoder.read(shared, task) for task in tasks]
-
-    encoder.engine = torch.compile(pooled, dynamic=False, fullgraph=True, **(how or {"options": {"freezing": True}}))
-    return embedder(encoder)
+    encoder = torch.compile(
+        mtslvr.load(device="cpu"), dynamic=False, fullgraph=True, **(how or {"options": {"freezing": True}})
+    )
+    return lambda waveforms: encoder(waveforms).concat

@@ -14,11 +14,6 @@ from typing import Any
 from mtslvr.cli.embed import embed_command
 
 
-def has_options(*names: str) -> bool:
-    """Whether this version's command has them all."""
-    return set(names) <= {option for parameter in embed_command.params for option in parameter.opts}
-
-
 def embed(source: str, output: str, options: list[str]) -> dict[str, Any]:
     """Embed a file or folder anew.
 

@@ -33,7 +33,7 @@ def measure(plan: Plan) -> dict[str, Any]:
 def time_engines(rounds: list[tuple[int, int]], seed: int, with_compile: bool) -> dict[str, Any]:
     """Seconds by batch and candidate."""
     found, absent = candidates.available(list(ENGINES))
-    found = {**candidates.baselines(), **found}
+    found = {**candidates.baselines(), **found, candidates.UNDIVIDED: candidates.undivided()}
     compile_seconds = None
     if not with_compile:
         absent[COMPILED] = "left out of a quick run"
@@ -72,14 +72,16 @@ def render(data: dict[str, Any]) -> str:
         f"unfolded network run once a task, trunk included, with each adapter a 1x1 convolution of its own, as the "
         f"authors' code does, behind a plain front end (two STFTs, dense mel products) whose spectrogram both passes "
         f"read, in contiguous memory, float32. *{SUMMED}* is the same, but for adding each adapter's kernel to the 3x3 "
-        f"one before the convolution, as `load(fold=False)` does. Ratios are to both, in the same round."
+        f"one before the convolution, as `load(fold=False)` does. *{candidates.UNDIVIDED}* is "
+        f"`encoder.embedding(waveforms)`, divided by torch's own threads; the others are `embed_windows` on a "
+        f"recording of as many windows, a part a thread. Ratios are to both, in the same round."
     ]
     for threads, found in data.items():
         parts.append(f"### {threads} thread{'s' if threads != '1' else ''}")
         parts += [batch_table(int(batch), seconds) for batch, seconds in found["seconds"].items()]
         if found["compile_seconds"] is not None:
             seconds = f"{found['compile_seconds']:.0f} s"
-            parts.append(f"{COMPILED} (trunk and branches, weights frozen): its first call takes {seconds}.")
+            parts.append(f"{COMPILED} (weights frozen): its first call takes {seconds}.")
         parts += [f"{name}: not measured ({reason})." for name, reason in found["absent"].items()]
     return "\n\n".join(parts)
 

@@ -10,7 +10,7 @@ from model_card import table
 from torch import Tensor
 
 from mtslvr.encoder import Encoder
-from mtslvr.workers import side_by_side
+from mtslvr.workers import Lanes
 
 from . import candidates, timing
 from .plan import Plan
@@ -52,22 +52,25 @@ def stages(encoder: Encoder, waveforms: Tensor) -> dict[str, Callable[[], Any]]:
     stage: dict[str, Callable[[slice], Any]] = {
         FRONTEND: lambda rows: encoder.frontend(encoder.normalize(waveforms[rows]))
     }
-    if encoder.engine is None:
-        shared = encoder.shared(spectrogram)
-        stage["trunk"] = lambda rows: encoder.shared(spectrogram[rows])
-        for task, name in zip(tasks, ("invariant branch", "variant branch"), strict=False):
-            stage[name] = lambda rows, task=task: encoder.pooled(shared[rows], spectrogram[rows], task)
-    else:
-        stage["trunk and branches"] = lambda rows: encoder.paths(spectrogram[rows], tasks)
-    stage["heads"] = lambda rows: [encoder.head(index, read[rows]) for index, read in enumerate(pooled)]
+    shared = encoder.shared(spectrogram)
+    stage["trunk"] = lambda rows: encoder.shared(spectrogram[rows])
+    for task, name in zip(tasks, ("invariant branch", "variant branch"), strict=False):
+        stage[name] = lambda rows, task=task: encoder.pooled(shared[rows], spectrogram[rows], task)
+    stage["heads"] = lambda rows: [encoder.heads[index](read[rows]) for index, read in enumerate(pooled)]
     calls = {name: divided(function, len(waveforms)) for name, function in stage.items()}
-    return calls | {WHOLE: lambda: encoder.embedding(waveforms, "concat")}
+    return calls | {WHOLE: divided(lambda rows: encoder.embedding(waveforms[rows], "concat"), len(waveforms))}
 
 
 def divided(function: Callable[[slice], Any], count: int) -> Callable[[], Any]:
-    """Calls `function` for parts of `count` rows side by side."""
-    rows = torch.arange(count)
-    return lambda: side_by_side(lambda part: function(slice(int(part[0]), int(part[-1]) + 1)), rows)
+    """Calls `function` for equal parts of `count` rows side by side, one a thread."""
+    lanes = Lanes()
+    size = -(-count // lanes.count)
+
+    def part(first: int) -> Any:
+        with torch.inference_mode():
+            return function(slice(first, first + size))
+
+    return lambda: lanes.map(part, range(0, count, size))
 
 
 def shares(seconds: dict[str, list[float]]) -> dict[str, float]:

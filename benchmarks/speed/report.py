@@ -13,8 +13,8 @@ from mtslvr.training.run import environment
 
 from . import targets
 
-SECTIONS = ("engines", "parts", "ceiling", "decode", "folder", "length", "count", "peers", "bf16", "gpu")
-LIBRARIES = ("openvino", "soundfile", "soxr")
+SECTIONS = ("engines", "parts", "busy", "decode", "folder", "length", "count", "peers", "bf16", "gpu")
+LIBRARIES = ("soundfile", "soxr")
 
 
 def facts() -> dict[str, Any]:

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
-
-from mtslvr.workers import Workers
-
 cpu_seconds = time.process_time  # of all threads of this process
-REPEATS = 4  # of a call by each thread, so that starting the threads does not count
 Calls = Mapping[str, Callable[[], Any]]
 
 
@@ -37,29 +31,6 @@ def alternate(
             if turn >= 0:
                 seconds[name].append(clock() - began)
     return seconds
-
-
-def on_all_threads(call: Callable[[], Any]) -> Callable[[], Any]:
-    """Each of torch's threads calls at the same time, `REPEATS` times: parts of a batch are encoded so, too."""
-    workers = Workers(torch.get_num_threads())
-
-    def repeated(_: int) -> None:
-        with torch.inference_mode():
-            for _ in range(REPEATS):
-                call()
-
-    return lambda: [future.result() for future in workers.submit(repeated, range(workers.count))]
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch has one thread in here, so that a batch is not divided."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def ratios(base: Sequence[float], other: Sequence[float]) -> list[float]:

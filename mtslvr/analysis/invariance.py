@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from ..audio import find_audio, load_audio
-from ..config import Layer, parse_enum
+from ..config import Layer, Normalization, parse_enum
 from ..encoder import Encoder, standardize
 from ..errors import AudioError, ConfigError
+from ..extract import for_inference
 from ..fewshot.command import load_encoders
 from ..fewshot.features import Progress
 from ..fewshot.results import check_kind, environment, read_json
@@ -259,6 +260,10 @@ def _embed(
     paths: Sequence[Path], encoder: Encoder, config: InvarianceConfig, progress: Progress | None
 ) -> dict[str, tuple[Float64, Float64]]:
     """Branch to embeddings of originals (n, D) and copies (7, draws, n, D)."""
+    encoder = for_inference(encoder)
+    by_training_data = encoder.config.normalization is Normalization.GLOBAL
+    # Statistics of the training data are applied once, before the transformation as in training.
+    normalize, encode = (encoder.normalize, encoder.encode) if by_training_data else (standardize, encoder)
     make = AugmentConfig if config.published else AugmentConfig.fast
     ranges = make(sample_rate=encoder.sample_rate)
     generator = torch.Generator().manual_seed(config.seed)
@@ -266,7 +271,7 @@ def _embed(
     wrapped = batches if progress is None else progress(batches, len(batches), "transforming")
     parts: list[list[Tensor]] = []
     for batch in wrapped:
-        windows = standardize(torch.stack([_first_window(path, encoder) for path in batch])).to(encoder.device)
+        windows = normalize(torch.stack([_first_window(path, encoder) for path in batch])).to(encoder.device)
         versions = [windows]
         for number in range(len(TRANSFORMATIONS)):
             order = torch.full((len(windows), len(TRANSFORMATIONS)), -1)
@@ -275,7 +280,7 @@ def _embed(
                 parameters = draw_parameters(generator, len(windows), windows.shape[1], ranges)
                 versions.append(augment(windows, order, parameters, ranges))
         with torch.inference_mode():
-            encoded = [encoder(version, layer=config.layer) for version in versions]
+            encoded = [encode(version, layer=config.layer) for version in versions]
         parts.append([torch.stack([e.invariant for e in encoded]), torch.stack([e.variant for e in encoded])])
     single = encoder.config.embedding_dim(layer=Layer(config.layer)) == parts[0][0].shape[-1]
     names = ["both"] if single else ["invariant", "variant"]

@@ -59,13 +59,6 @@ Exit codes: 0 every file embedded, 1 some files failed and the rest is written, 
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
 @click.option(
-    "--engine",
-    type=click.Choice(["torch", "openvino"]),
-    default="torch",
-    show_default=True,
-    help="What runs the network; openvino on CPUs only.",
-)
-@click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16"]),
     default="float32",
@@ -118,7 +111,6 @@ def embed_command(
     hop: float | None,
     pool: str,
     device: str,
-    engine: str,
     dtype: str,
     batch_size: int,
     threads: int,
@@ -171,6 +163,4 @@ def embed_command(
         raise Failure(f"{', '.join(inputs)}: no audio found{told}", EXIT_NO_AUDIO)
     if found.repeated and not quiet:
         report.say(f"{found.repeated} files are named more than once; each is embedded once")
-    Run(Weights(model, device, dtype, engine), config, chosen.value, overwrite, on_truncated == "error", report).start(
-        found
-    )
+    Run(Weights(model, device, dtype), config, chosen.value, overwrite, on_truncated == "error", report).start(found)

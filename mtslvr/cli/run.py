@@ -30,7 +30,6 @@ class Weights:
     model: str | None
     device: str
     dtype: str
-    engine: str
 
     def find(self, local_files_only: bool) -> Path:
         """The folder of the checkpoint, once it is sure that this machine can run it.
@@ -41,7 +40,7 @@ class Weights:
         """
         from ..hub import find, resolve
 
-        resolve(self.device, self.dtype, self.engine)
+        resolve(self.device, self.dtype)
         return find(self.model, local_files_only=local_files_only)
 
     def name(self, folder: Path) -> str:
@@ -51,16 +50,12 @@ class Weights:
         name = self.model or DEFAULT_MODEL
         return os.path.abspath(folder) if folder == Path(os.path.expanduser(name)) else name
 
-    def load(self, folder: Path, config: ExtractConfig) -> Encoder:
+    def load(self, folder: Path) -> Encoder:
         """The encoder, ready for its first batch."""
-        from ..extract import warm_up
         from ..hub import load
 
         share_memory_pools()
-        encoder = load(folder, device=self.device, dtype=self.dtype, engine=self.engine)
-        if encoder.engine is not None:  # which has a network to compile
-            warm_up(encoder, config.on(encoder.device))
-        return encoder
+        return load(folder, device=self.device, dtype=self.dtype)
 
 
 @dataclass(frozen=True)
@@ -92,7 +87,7 @@ class Run:
         weights, report = self.weights, self.report
         folder = weights.find(local_files_only=report.dry_run)
         name = weights.name(folder)
-        described = describe(name, folder, self.config, dtype=weights.dtype, engine=weights.engine)
+        described = describe(name, folder, self.config, dtype=weights.dtype)
         settings = {**described, "format": self.form}
         encoder = EncoderConfig.from_dict(settings["encoder"])
         check_windows(encoder, self.config)
@@ -117,7 +112,7 @@ class Run:
             return report.dry(make_plan(report.output, found.files, state, retry=retry))
         with Recorder(target, settings, width, overwrite=self.overwrite) as recorder:
             plan = make_plan(report.output, found.files, recorder.state, retry=self._retry(recorder.state))
-            encoder = self.weights.load(folder, self.config) if plan.todo else None
+            encoder = self.weights.load(folder) if plan.todo else None
             report.open_log(ErrorLog(target), plan)
             summary.skipped, summary.kept = len(plan.done), len(plan.kept)
             if plan.todo or plan.moved or recorder.relisted or recorder.state.complete is None:
@@ -159,7 +154,7 @@ class Run:
         from ..job import embed_files
 
         report, summary = self.report, self.report.summary
-        config = self.config.on(encoder.device)
+        config = self.config.for_output()
         with report.embedding(plan.todo) as progress:
             for step in embed_files(plan, recorder, encoder, config, stop=report.stop, whole=self.whole):
                 finished = step.entry is not None or step.error is not None
@@ -190,10 +185,10 @@ class Run:
         report, summary = self.report, self.report.summary
         if report.dry_run:
             return report.dry(make_plan(report.output, found.files, None, retry=True))
-        encoder = self.weights.load(folder, self.config)
+        encoder = self.weights.load(folder)
         lines: Callable[..., Iterable[str]] = csv_lines if self.form == "csv" else jsonl_lines
         files = [stat(file) for file in found.files]
-        sources, config = (Source(file.path, whole=self.whole) for file in found.files), self.config.on(encoder.device)
+        sources, config = (Source(file.path, whole=self.whole) for file in found.files), self.config.for_output()
         try:
             with report.embedding(files) as progress:
                 for result in extract(sources, encoder, config):

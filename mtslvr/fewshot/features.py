@@ -202,13 +202,11 @@ def log_mel_rows(
 
 
 def fingerprint(encoder: Encoder) -> str:
-    """Hash what an encoder computes: its configuration, every stored number and how another engine rounds them."""
+    """Hash what an encoder computes: its configuration and every stored number."""
     digest = hashlib.sha256(json.dumps(encoder.config.to_dict(), sort_keys=True).encode())
     for name, tensor in encoder.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    if encoder.engine is not None:
-        digest.update(f"engine {encoder.dtype}".encode())
     return digest.hexdigest()
 
 

@@ -119,10 +119,8 @@ def build(
 
 
 def _plain(encoder: Encoder) -> Encoder:
-    """A folded copy in float32 on the CPU, run by torch."""
-    plain = encoder.fold().cpu().float()
-    plain.engine = None
-    return plain
+    """A folded copy in float32 on the CPU."""
+    return encoder.fold().cpu().float()
 
 
 def _length(config: EncoderConfig, window_seconds: float | None) -> int | None:

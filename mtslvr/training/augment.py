@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..config import parse_enum
 from ..errors import AudioError, ConfigError
-from ..workers import in_parts
+from ..workers import Lanes
 from . import transforms
 
 # The columns of the published label vector, in the order of the official code (not of its yaml file).
@@ -268,10 +268,8 @@ def augment(x: Tensor, order: Tensor, parameters: AugmentParameters, config: Aug
     order = order.cpu()
     if x.device.type != "cpu":
         return _augment(x.clone(), order, parameters, config)
-    parts = in_parts(
-        lambda rows: _augment(x[rows], order[rows], parameters.rows(rows), config), torch.arange(len(x)), _CPU_ROWS
-    )
-    return torch.cat(parts)
+    parts = torch.split(torch.arange(len(x)), _CPU_ROWS)
+    return torch.cat(Lanes().map(lambda rows: _augment(x[rows], order[rows], parameters.rows(rows), config), parts))
 
 
 def _augment(out: Tensor, order: Tensor, parameters: AugmentParameters, config: AugmentConfig) -> Tensor:

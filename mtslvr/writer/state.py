@@ -15,8 +15,7 @@ from ..errors import ConfigError
 
 # The same in all runs that add to one output.
 FIXED = ("format", "features", "layer", "pool", "window_seconds", "hop_seconds", "dtype")
-# Of settings that are stored only where they are others. Engines differ by rounding, so rows of both may go together.
-DEFAULTS = {"dtype": "float32", "engine": "torch"}
+DEFAULTS = {"dtype": "float32"}  # of settings that are stored only where they are others
 JOURNAL = "journal.jsonl"  # of mtslvr 0.2
 _PIECES, _PIECE = 8, 2048  # of a file's content, and bytes of each
 

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,8 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 
 from mtslvr.analysis import InvarianceConfig, invariance, read_invariance
 from mtslvr.analysis.invariance import AVERAGE, ledoit_wolf, mahalanobis
+from mtslvr.config import Normalization
+from mtslvr.encoder import Encoder
 from mtslvr.errors import AudioError, ConfigError
 from mtslvr.training.augment import TRANSFORMATIONS
 
@@ -99,6 +102,18 @@ def test_the_bundled_weights_have_learned_to_be_invariant():
         one, other = cells["invariant", transformation], cells["variant", transformation]
         assert one.cosine > (0.9 if transformation in edits else other.cosine + 0.05), transformation
     assert edits < set(TRANSFORMATIONS)
+
+
+def test_statistics_of_the_training_data_are_applied_once(clips, unfolded_encoder):
+    settings = {"normalization": Normalization.GLOBAL, "global_mean": 0.01, "global_std": 0.2}
+    trained = Encoder(dataclasses.replace(unfolded_encoder.config, **settings))  # in training mode, which stays
+    seen = []
+    trained.frontend.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    invariance(clips, {"global": trained}, InvarianceConfig(clips=12, batch_size=12))
+    clip, _ = soundfile.read(sorted(clips.iterdir())[0], dtype="float32")
+    expected = (np.resize(clip, seen[0].shape[1]) - 0.01) / 0.2
+    assert min(np.abs(row - expected).max() for row in seen[0].numpy()) <= 1e-5
+    assert trained.training and trained.trunk.stem.norms[0].num_batches_tracked == 0
 
 
 @pytest.mark.parametrize(

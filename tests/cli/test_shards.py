@@ -227,7 +227,9 @@ class Card:
     config = mtslvr.EncoderConfig(window_seconds=0.25)
     sample_rate = 16000
     device = torch.device("cuda")
-    engine = None
+
+    def modules(self):
+        return []
 
     def embedding_dim(self, features, layer):
         return 1000

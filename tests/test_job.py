@@ -68,6 +68,9 @@ class Stub:
         rows = [windows[:, 0], windows[:, 9], windows.mean(axis=1), windows.sum() + windows[:, 3]]
         return torch.from_numpy(np.stack(rows, 1))
 
+    def project(self, pooled, features):
+        return pooled
+
 
 @pytest.fixture
 def encoded(tmp_path_factory, monkeypatch):

@@ -26,7 +26,7 @@ _MAGIC = (
 )  # fmt: skip
 # Playlists, which name other files, are not among them.
 _DEMUXERS = "mov,matroska,webm,aac,asf,asf_o,amr,ac3,eac3,ape,wv,tta,mpc,mpc8,ogg,avi,flv,dsf,shn,rm,wav"
-_HEADER = struct.Struct(">6I")  # of an AU stream: magic, where samples begin, their bytes, encoding, rate, channels
+_HEADER = ">6I"  # of an AU stream: magic, where samples begin, their bytes, encoding, rate, channels
 
 
 def available() -> bool:
@@ -54,10 +54,10 @@ class FfmpegStream:
         self._lines: deque[bytes] = deque(maxlen=1)
         self._listener = threading.Thread(target=self._lines.extend, args=(process.stderr,), daemon=True)
         self._listener.start()
-        _, start, _, _, self.rate, self._channels = _HEADER.unpack(
-            self._output.read(_HEADER.size).ljust(_HEADER.size, b"\0")
+        _, start, _, _, self.rate, self._channels = struct.unpack(
+            _HEADER, self._output.read(struct.calcsize(_HEADER)).ljust(struct.calcsize(_HEADER), b"\0")
         )
-        self._output.read(max(0, start - _HEADER.size))
+        self._output.read(max(0, start - struct.calcsize(_HEADER)))
 
     @property
     def complaint(self) -> str | None:

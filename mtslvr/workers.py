@@ -18,15 +18,25 @@ import torch
 R = TypeVar("R")
 
 
-class _Here(threading.local):
-    """What a thread is."""
-
-    worker = False
+_NAME = "mtslvr worker"
 
 
-_here = _Here()
-_starting = threading.Lock()
-_pools: dict[int, ThreadPoolExecutor] = {}  # by the number of their threads; the largest is in use
+class _Process:
+    """The pools of this process, by the number of their threads; the largest is in use."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Have no pools, as in a forked process, which has none of the threads."""
+        self.starting = threading.Lock()
+        self.pools: dict[int, ThreadPoolExecutor] = {}
+
+    def __reduce__(self) -> tuple[type[_Process], tuple[()]]:
+        return _Process, ()  # dill takes a function with the globals that it refers to, and another process has none
+
+
+_here = _Process()
 
 
 class Lanes:
@@ -52,7 +62,7 @@ class Lanes:
             except BaseException as error:  # raised where the result is asked for
                 future.set_exception(error)
 
-        if _here.worker:
+        if threading.current_thread().name.startswith(_NAME):
             call()
             return future
         with self._changed:
@@ -93,13 +103,13 @@ def on_one_thread(function: Callable[..., R], *args: Any) -> R:
 
 
 def _pool_of(count: int | None) -> tuple[int, ThreadPoolExecutor]:
-    with _starting:  # a thread's first call of torch must not come while a pool starts
+    with _here.starting:  # a thread's first call of torch must not come while a pool starts
         count = count or torch.get_num_threads()
-        if count > max(_pools, default=0):
+        if count > max(_here.pools, default=0):
             starter = threading.Thread(target=_start, args=(count,))
             starter.start()
             starter.join()
-        return count, _pools[max(_pools)]
+        return count, _here.pools[max(_here.pools)]
 
 
 def _start(count: int) -> None:
@@ -112,27 +122,18 @@ def _start(count: int) -> None:
     begun, set_up = threading.Barrier(count), threading.Barrier(count + 1)
 
     def begin() -> None:
-        _here.worker = True
         torch.get_num_threads()
         begun.wait()
         torch.set_num_threads(1)
         set_up.wait()
 
-    pool = ThreadPoolExecutor(count, "mtslvr", initializer=begin)
+    pool = ThreadPoolExecutor(count, _NAME, initializer=begin)
     for _ in range(count):
         pool.submit(int)  # starts a thread, for none that began is idle yet
     set_up.wait()
     torch.set_num_threads(total)
-    _pools[count] = pool
-
-
-def _forget() -> None:
-    """In a forked process, which has none of the threads."""
-    global _starting
-    _starting = threading.Lock()
-    _pools.clear()
-    _here.worker = False
+    _here.pools[count] = pool
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_here.forget)

@@ -84,13 +84,19 @@ class Lanes:
 
     def _next(self) -> None:
         with self._changed:
-            call = self._waiting.popleft() if self._waiting else None
-            if call is None:
-                self._running -= 1
-                self._changed.notify_all()
-                return
+            if not self._waiting:
+                return self._end()
+            call = self._waiting.popleft()
         call()
-        self._pool.submit(self._next)  # behind what other callers wait for
+        try:
+            self._pool.submit(self._next)  # behind what other callers wait for
+        except RuntimeError:  # Python ends, and nothing follows
+            with self._changed:
+                self._end()
+
+    def _end(self) -> None:
+        self._running -= 1
+        self._changed.notify_all()
 
 
 def on_one_thread(function: Callable[..., R], *args: Any) -> R:

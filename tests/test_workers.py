@@ -113,6 +113,22 @@ def test_embedding_from_many_threads_leaves_later_threads_torchs_number():
     assert in_python(OVERLAPPING) == "2 [2] 2\n"
 
 
+UNFINISHED = """
+import numpy as np
+import mtslvr
+from mtslvr.encoder import Encoder
+
+encoder = Encoder(mtslvr.EncoderConfig(window_seconds=0.2)).eval().fold()
+waves = [np.random.default_rng(0).standard_normal(64000).astype(np.float32)] * 20
+results = mtslvr.embed_files(((wave, 16000) for wave in waves), encoder=encoder, batch_size=2)
+print(next(results).error)
+"""
+
+
+def test_python_ends_where_results_were_not_all_taken():
+    assert in_python(UNFINISHED) == "None\n"
+
+
 FORKED = """
 import os, sys, warnings
 import numpy as np, torch

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 if _TYPE_CHECKING:
     from .api import embed, embed_files, embed_windows, list_models
+    from .classify import Classifier
     from .config import AdapterKind, EncoderConfig, Features, FrontendConfig, Layer, Normalization, Phase
     from .encoder import Embeddings, Encoder
     from .errors import AudioError, CheckpointError, ConfigError, HubError, MTSLVRError, TrainingError
@@ -34,6 +35,7 @@ if _TYPE_CHECKING:
 # Names are looked up when first used, so that `mtslvr --help` need not import torch.
 _MODULES = {
     "api": ("embed", "embed_files", "embed_windows", "list_models"),
+    "classify": ("Classifier",),
     "config": ("AdapterKind", "EncoderConfig", "Features", "FrontendConfig", "Layer", "Normalization", "Phase"),
     "encoder": ("Embeddings", "Encoder"),
     "errors": ("AudioError", "CheckpointError", "ConfigError", "HubError", "MTSLVRError", "TrainingError"),
@@ -46,6 +48,7 @@ __all__ = [
     "AdapterKind",
     "AudioError",
     "CheckpointError",
+    "Classifier",
     "ConfigError",
     "Embeddings",
     "Encoder",

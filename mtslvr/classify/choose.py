@@ -1,0 +1,176 @@
+"""Which features a task wants, found from its labelled examples alone; next: `classifier`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from .logistic import fit_dual
+
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+
+# How much of the inner product of two rows comes from the invariant embedding, the rest from the variant one.
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+# scikit-learn's C. Of 1, 10 and 100, measured on the visible validation sets, 100 is best from five examples a class on
+# and no worse with fewer.
+INVERSE_PENALTY = 100.0
+_NAMES = {0.0: "variant", 0.5: "concat", 1.0: "invariant"}
+_TEMPERATURES = np.geomspace(0.1, 10.0, 41)
+_MOST_FOLDS = 20
+_MOST_ROWS = 400  # of the examples that the choice is measured on
+_TRUSTED = 20  # examples at which the measured temperature counts half
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What the cross-validation says of one choice of features.
+
+    Attributes:
+        share: of the invariant embedding, see `SHARES`.
+        accuracy: of examples held out, 0 to 1, the mean over classes.
+        log_loss: of examples held out, in nats, at the best temperature.
+        temperature: by which decision values are divided for calibrated probabilities.
+    """
+
+    share: float
+    accuracy: float
+    log_loss: float
+    temperature: float
+
+    @property
+    def name(self) -> str:
+        """invariant, variant, concat, or both with the weight of each."""
+        return _NAMES.get(self.share, f"{self.share:.0%} invariant + {1 - self.share:.0%} variant")
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The features for a task.
+
+    Attributes:
+        chosen: the features; its figures are NaN where nothing could be measured.
+        candidates: all that were tried.
+        rows: (m,) which of the examples were held out in turn.
+        probabilities: (m, C) of these by classifiers that had not seen their recording.
+        reason: for people.
+    """
+
+    chosen: Candidate
+    candidates: tuple[Candidate, ...]
+    rows: Int64
+    probabilities: Float64
+    reason: str
+
+
+def unit_rows(embeddings: npt.NDArray[Any], share: float, halves: int = 2) -> Float64:
+    """Bring embeddings to length 1, the squared lengths of both halves being `share` and 1 - `share`.
+
+    Args:
+        embeddings: (n, D); with two halves the invariant one first.
+        share: of the invariant half, 0 to 1.
+        halves: 1 where the embedding is one feature.
+    Returns:
+        (n, D) float64; a half of zeros stays so.
+    """
+    parts = np.split(np.asarray(embeddings, np.float64), halves, axis=1)
+    shares = (share, 1 - share) if halves == 2 else (1.0,)
+    lengths = (np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12) for part in parts)
+    scaled = [part * (math.sqrt(s) / n) for part, s, n in zip(parts, shares, lengths, strict=True)]
+    return np.concatenate(scaled, axis=1)
+
+
+def fit_linear(kernels: Float64, targets: Int64, classes: int) -> tuple[Float64, Float64]:
+    """Fit logistic regressions with L2 penalty for several kernels of the same examples.
+
+    Args:
+        kernels: (E, n, n) inner products of the examples.
+        targets: (n,) classes 0 .. `classes` - 1, each there at least once.
+        classes: how many.
+    Returns:
+        Factors (E, n, classes), the weights being the sum of the examples times these, and intercepts (E, classes).
+        Intercepts are for classes that are equally frequent, however many examples each has.
+    """
+    one_hot = torch.eye(classes, dtype=torch.float64)[torch.from_numpy(targets)]
+    point = fit_dual(INVERSE_PENALTY * torch.from_numpy(kernels), one_hot).numpy()
+    frequency = np.bincount(targets, minlength=classes) / len(targets)
+    return INVERSE_PENALTY * point[:, :-1], point[:, -1] - np.log(frequency * classes)
+
+
+def softmax(scores: Float64) -> Float64:
+    """Probabilities (..., C) of decision values."""
+    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+
+
+def folds(targets: Int64, recordings: Sequence[str]) -> list[npt.NDArray[np.bool_]]:
+    """Which examples are held out together: those of one recording, or of several where there are many.
+
+    Returns:
+        Masks (n,), at most 20. Examples whose class has no other recording are in none of them.
+    """
+    names = {name: i for i, name in enumerate(dict.fromkeys(recordings))}
+    fold = np.array([names[name] for name in recordings]) % _MOST_FOLDS
+    masks = []
+    for number in np.unique(fold):
+        out = fold == number
+        out &= np.isin(targets, targets[~out])
+        if out.any():
+            masks.append(out)
+    return masks
+
+
+def choose(embeddings: npt.NDArray[Any], targets: Int64, recordings: Sequence[str], halves: int = 2) -> Choice:
+    """Measure by cross-validation whether a task wants the invariant features, the variant ones, or both.
+
+    Args:
+        embeddings: (n, D) of the examples; with two halves the invariant one first.
+        targets: (n,) classes from 0 on.
+        recordings: n names; rows of one recording never stand on both sides.
+        halves: 1 where there is one feature, and so nothing to choose, but probabilities to calibrate.
+    """
+    shares = SHARES if halves == 2 else (1.0,)
+    rows = np.arange(len(targets))[:: -(-len(targets) // _MOST_ROWS)]
+    targets, names, classes = targets[rows], [recordings[row] for row in rows], int(targets.max()) + 1
+    x = np.stack([unit_rows(embeddings[rows], share, halves) for share in shares])
+    kernels = x @ x.transpose(0, 2, 1)
+    scores = np.full((len(shares), len(targets), classes), -np.inf)
+    measured = np.zeros(len(targets), dtype=bool)
+    for held_out in folds(targets, names):
+        present, inner = np.unique(targets[~held_out], return_inverse=True)
+        factors, intercepts = fit_linear(kernels[:, ~held_out][:, :, ~held_out], inner, len(present))
+        given = kernels[:, held_out][:, :, ~held_out] @ factors + intercepts[:, None]
+        scores[np.ix_(np.arange(len(shares)), held_out.nonzero()[0], present)] = given
+        measured |= held_out
+    if not measured.any():
+        unknown = Candidate(0.5 if halves == 2 else 1.0, math.nan, math.nan, 1.0)
+        told = "no class has examples of two recordings, so nothing can be measured: concat"
+        return Choice(unknown, (), np.empty(0, np.int64), np.empty((0, classes)), told)
+    scores, targets = scores[:, measured], targets[measured]
+    candidates = tuple(_candidate(share, s, targets) for share, s in zip(shares, scores, strict=True))
+    best = min(range(len(shares)), key=lambda i: (candidates[i].log_loss, abs(shares[i] - 0.5)))
+    told = f"lowest log loss over {len(targets)} examples, each held out with its recording"
+    probabilities = softmax(scores[best] / candidates[best].temperature)
+    return Choice(candidates[best], candidates, rows[measured], probabilities, told)
+
+
+def _candidate(share: float, scores: Float64, targets: Int64) -> Candidate:
+    right = scores.argmax(axis=1) == targets
+    accuracy = float(np.mean([right[targets == k].mean() for k in np.unique(targets)]))
+    losses = [log_loss(softmax(scores / temperature), targets) for temperature in _TEMPERATURES]
+    best = int(np.argmin(losses))
+    # Few examples say little of a temperature, so it is drawn towards 1.
+    trust = len(targets) / (len(targets) + _TRUSTED)
+    return Candidate(share, accuracy, losses[best], float(_TEMPERATURES[best] ** trust))
+
+
+def log_loss(probabilities: Float64, targets: Int64) -> float:
+    """Mean of -log of the true class's probability, in nats."""
+    true = np.take_along_axis(probabilities, targets[:, None], axis=1)
+    return float(-np.log(np.maximum(true, 1e-6)).mean())

@@ -1,0 +1,291 @@
+"""A linear classifier of windows that stands in one file; made by `Classifier.fit`; next: `events`."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ..api import embed_windows
+from ..encoder import Encoder
+from ..errors import ConfigError
+from ..search import table_encoder
+from ..writer import EmbeddingTable
+from .choose import Choice, Float64, Int64, choose, fit_linear, softmax, unit_rows
+from .events import EventConfig, find_events
+from .examples import Examples, collect
+from .labels import Label
+
+Float32 = npt.NDArray[np.float32]
+
+NEGATIVES = ("background", "_noise")
+FORMAT_VERSION = 1
+_MOST_ROWS = 3000  # of the examples: time grows with their third power
+_KEY = "mtslvr.classifier"
+_ABOUT = ("classes", "share", "temperature", "least_similarity", "settings", "figures")
+_OUTLIERS = 0.05  # share of the examples that may be farther from the others than what is still labelled
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """Classes of sound, learned from a few labelled examples.
+
+    Attributes:
+        classes: their names; negative ones ("background", "_noise") last.
+        weights: (D + 1, C) of rows of length 1, the intercepts in the last row.
+        examples: (n, D) rows of length 1 that it was made from.
+        share: how much of the inner product of two rows is from the invariant embedding, 0 to 1.
+        temperature: by which decision values are divided before softmax.
+        least_similarity: cosine to the nearest example below which a window is none of the classes; None where negative
+            examples say what is not.
+        settings: the model, its weights' sum, window, hop and features that rows must be made with.
+        figures: what the cross-validation found, for people.
+    """
+
+    classes: tuple[str, ...]
+    weights: Float32
+    examples: Float32
+    share: float
+    temperature: float
+    least_similarity: float | None
+    settings: Mapping[str, Any]
+    figures: Mapping[str, Any]
+
+    @property
+    def positive(self) -> tuple[str, ...]:
+        """The classes that are labelled."""
+        return tuple(name for name in self.classes if name not in NEGATIVES)
+
+    @property
+    def halves(self) -> int:
+        """2 where rows are an invariant and a variant embedding side by side."""
+        return 2 if self.settings.get("features") == "concat" else 1
+
+    @classmethod
+    def fit(
+        cls,
+        examples: str | os.PathLike[str] | EmbeddingTable | Sequence[str | os.PathLike[str]],
+        labels: Sequence[str] | None = None,
+        *,
+        model: str | os.PathLike[str] | None = None,
+        window_seconds: float | None = None,
+        hop_seconds: float | None = None,
+        device: str = "auto",
+    ) -> Classifier:
+        """Learn from labelled examples, and choose the features by them.
+
+        Args:
+            examples: a folder with a folder a class, or a table of labels, see `find_examples`; paths of files; or
+                a table of embeddings, see `read_table`.
+            labels: one for each path, or for each row of embeddings; a folder has its own.
+            model: what `mtslvr.load` takes; None is the bundled default. A table of embeddings has its own.
+            window_seconds: length of the windows; None is the median of the examples, from 0.5 s to the model's own.
+            hop_seconds: from one window to the next; None is half a window.
+            device: see `mtslvr.load`.
+        Raises:
+            AudioError: an example that cannot be read, or is silent.
+            ConfigError: one class only, the same clip in two classes, times outside a recording, or another number of
+                labels than of examples.
+        """
+        return cls.choose(
+            examples, labels, model=model, window_seconds=window_seconds, hop_seconds=hop_seconds, device=device
+        )[0]
+
+    @staticmethod
+    def choose(
+        examples: str | os.PathLike[str] | EmbeddingTable | Sequence[str | os.PathLike[str]],
+        labels: Sequence[str] | None = None,
+        *,
+        model: str | os.PathLike[str] | None = None,
+        window_seconds: float | None = None,
+        hop_seconds: float | None = None,
+        device: str = "auto",
+    ) -> tuple[Classifier, Examples, Choice]:
+        """`fit`, with the embedded examples and how the features were chosen; arguments as there."""
+        found = collect(examples, labels, model, window_seconds, hop_seconds, device)
+        classifier, choice = fit_examples(found)
+        return classifier, found, choice
+
+    def probabilities(self, embeddings: npt.NDArray[Any], *, reject: bool = True) -> Float32:
+        """Classify windows.
+
+        Args:
+            embeddings: (n, D) made with `settings`.
+            reject: give windows far from every example no class, where there are no negative examples.
+        Returns:
+            (n, C) in the order of `classes`, each row with the sum 1; zeros for a window that is none of them.
+        Raises:
+            ConfigError: another width.
+        """
+        width = self.examples.shape[1]
+        if embeddings.ndim != 2 or embeddings.shape[1] != width:
+            raise ConfigError(f"embeddings of shape {embeddings.shape}: this classifier takes (n, {width})")
+        found = np.empty((len(embeddings), len(self.classes)), np.float32)
+        for first in range(0, len(embeddings), 4096):
+            rows = unit_rows(embeddings[first : first + 4096], self.share, self.halves).astype(np.float32)
+            scores = (rows @ self.weights[:-1] + self.weights[-1]).astype(np.float64)
+            found[first : first + 4096] = softmax(scores / self.temperature)
+            if reject and self.least_similarity is not None:
+                far = (rows @ self.examples.T).max(axis=1) < self.least_similarity
+                found[first : first + 4096][far] = 0
+        return found
+
+    def predict_windows(
+        self, file: str | os.PathLike[str], config: EventConfig | None = None, *, device: str = "auto"
+    ) -> list[Label]:
+        """The events of one recording.
+
+        Args:
+            file: any length.
+            config: threshold and how windows are joined.
+            device: see `mtslvr.load`.
+        Returns:
+            Labels with start and end in seconds, by start.
+        Raises:
+            AudioError: see `mtslvr.embed`.
+            ConfigError: the weights that the classifier was made with are not here.
+        """
+        embeddings, spans = self._embed(file, device)
+        return find_events(
+            os.fspath(file), self.probabilities(embeddings), spans, self.classes, config or EventConfig()
+        )
+
+    def predict(self, files: Sequence[str | os.PathLike[str]], *, device: str = "auto") -> list[str | None]:
+        """The class of each file: that of its likeliest window; None where no window is any of the classes.
+
+        Args:
+            files: paths.
+            device: see `mtslvr.load`.
+        Raises:
+            AudioError, ConfigError: see `predict_windows`.
+        """
+        positive = len(self.positive)
+        found: list[str | None] = []
+        for file in files:
+            probabilities = self.probabilities(self._embed(file, device)[0])
+            best = int(probabilities.max(axis=0).argmax())
+            found.append(self.classes[best] if best < positive and probabilities[:, best].any() else None)
+        return found
+
+    def _embed(self, file: str | os.PathLike[str], device: str) -> tuple[Float32, npt.NDArray[np.float64]]:
+        found: tuple[Float32, npt.NDArray[np.float64]] = embed_windows(
+            file,
+            features=self.settings["features"],
+            layer=self.settings["layer"],
+            window_seconds=self.settings["window_seconds"],
+            hop_seconds=self.settings["hop_seconds"],
+            encoder=_encoder(json.dumps(self.settings), device),
+        )
+        return found
+
+    def check_settings(self, settings: Mapping[str, Any], name: str) -> None:
+        """See that embeddings were made as the examples were.
+
+        Args:
+            settings: of the embeddings.
+            name: what errors call them.
+        Raises:
+            ConfigError: another model, layer, feature, window or hop.
+        """
+        for key in ("model_sha256", "features", "layer", "window_seconds", "pool"):
+            ours, theirs = self.settings.get(key), settings.get(key)
+            if ours != theirs:
+                raise ConfigError(
+                    f"{name}: made with {key}={theirs!r}, and the classifier with {ours!r}; embed the recordings "
+                    "anew, or make the classifier with the settings of these embeddings"
+                )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one file: safetensors, with what is not numbers as JSON in its header.
+
+        Raises:
+            ConfigError: the file cannot be written.
+        """
+        about = {name: getattr(self, name) for name in _ABOUT}
+        header = {_KEY: json.dumps({"format_version": FORMAT_VERSION, **about})}
+        try:
+            save_file({"weights": self.weights, "examples": self.examples}, os.fspath(path), metadata=header)
+        except (OSError, SafetensorError) as error:
+            raise ConfigError(f"{path}: the classifier cannot be written ({error}); choose another place") from None
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Classifier:
+        """Read what `save` wrote.
+
+        Raises:
+            ConfigError: missing, another kind of file, or of a later version.
+        """
+        try:
+            with safe_open(os.fspath(path), "numpy") as file:
+                about = json.loads((file.metadata() or {})[_KEY])
+                weights, examples = file.get_tensor("weights"), file.get_tensor("examples")
+            version = about["format_version"]
+            if version == FORMAT_VERSION:
+                values = {name: about[name] for name in _ABOUT}
+                return cls(weights=weights, examples=examples, **{**values, "classes": tuple(values["classes"])})
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"{path}: not a classifier ({error}); write one with mtslvr classify --save") from None
+        raise ConfigError(f"{path}: in format {version}, and this reads {FORMAT_VERSION}; upgrade mtslvr")
+
+
+@functools.lru_cache(maxsize=2)
+def _encoder(settings: str, device: str) -> Encoder:
+    return table_encoder("classifier", json.loads(settings), device=device)
+
+
+def fit_examples(examples: Examples) -> tuple[Classifier, Choice]:
+    """Make a classifier from embedded examples.
+
+    Raises:
+        ConfigError: fewer than two classes, or no positive one.
+    """
+    names = sorted(set(examples.labels), key=lambda name: (name in NEGATIVES, name))
+    if len(names) < 2 or all(name in NEGATIVES for name in names):
+        raise ConfigError(
+            f"examples of {', '.join(map(repr, names)) or 'no class'} only: give two classes, or one and a folder "
+            f"{NEGATIVES[0]!r} with sounds that are not it"
+        )
+    kept = np.arange(len(examples.labels))[:: -(-len(examples.labels) // _MOST_ROWS)]
+    targets: Int64 = np.array([names.index(examples.labels[i]) for i in kept])
+    recordings = [examples.recordings[i] for i in kept]
+    choice = choose(examples.embeddings[kept], targets, recordings, examples.halves)
+    rows = unit_rows(examples.embeddings[kept], choice.chosen.share, examples.halves)
+    factors, intercepts = fit_linear((rows @ rows.T)[None], targets, len(names))
+    weights = np.concatenate([rows.T @ factors[0], intercepts]).astype(np.float32)
+    negative = any(name in NEGATIVES for name in names)
+    figures = {
+        "classes": {name: int((targets == i).sum()) for i, name in enumerate(names)},
+        "recordings": len(set(recordings)),
+        "features": choice.chosen.name,
+        "reason": choice.reason,
+        "candidates": [{"features": c.name, **vars(c)} for c in choice.candidates],
+    }
+    made = Classifier(
+        classes=tuple(names),
+        weights=weights,
+        examples=rows.astype(np.float32),
+        share=choice.chosen.share,
+        temperature=choice.chosen.temperature,
+        least_similarity=None if negative else _least_similarity(rows, targets, recordings),
+        settings=examples.settings,
+        figures=figures,
+    )
+    return made, choice
+
+
+def _least_similarity(rows: Float64, targets: Int64, recordings: Sequence[str]) -> float:
+    """Cosine to the nearest other recording's example of its class that nearly all examples reach."""
+    number = np.unique(np.array(recordings), return_inverse=True)[1]
+    cosine = rows @ rows.T
+    cosine[(targets[:, None] != targets) | (number[:, None] == number)] = -1
+    nearest = cosine.max(axis=1)
+    known = nearest[nearest > -1]
+    return float(np.quantile(known, _OUTLIERS)) if known.size else -1.0

@@ -1,0 +1,75 @@
+"""Probabilities of windows to events: which class, from when to when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ConfigError
+from .labels import Label
+
+
+@dataclass(frozen=True)
+class EventConfig:
+    """How windows become events.
+
+    Attributes:
+        threshold: probability from which a window counts, 0 to 1.
+        top_k: classes that a window may have, the likeliest first.
+        min_duration: seconds; shorter events are left out.
+        merge_gap: seconds; events of a class with no more between them are one.
+    Raises:
+        ConfigError: a value outside its range.
+    """
+
+    threshold: float = 0.5
+    top_k: int = 1
+    min_duration: float = 0.0
+    merge_gap: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise ConfigError(f"threshold={self.threshold!r}: must be a probability from 0 to 1")
+        if not self.top_k >= 1:
+            raise ConfigError(f"top_k={self.top_k!r}: must be 1 or more")
+        for name in ("min_duration", "merge_gap"):
+            value = getattr(self, name)
+            if not 0 <= value < float("inf"):
+                raise ConfigError(f"{name}={value!r}: must be a number of seconds, 0 or more")
+
+
+def find_events(
+    file: str,
+    probabilities: npt.NDArray[np.float32],
+    spans: npt.NDArray[np.float64],
+    classes: tuple[str, ...],
+    config: EventConfig,
+) -> list[Label]:
+    """Join neighbouring windows of one recording that have the same class.
+
+    Args:
+        file: name of the recording.
+        probabilities: (k, C) of each window; columns beyond `classes` stand for none of them.
+        spans: (k, 2), start and end of each window in seconds, in order.
+        classes: names of the first columns.
+        config: see `EventConfig`.
+    Returns:
+        Events by start, then class; the score of an event is the highest probability in it.
+    """
+    counted = np.zeros(probabilities.shape, dtype=bool)
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, : config.top_k]
+    np.put_along_axis(counted, best, True, axis=1)
+    counted &= probabilities >= config.threshold
+    events = []
+    for column, name in enumerate(classes):
+        rows = np.flatnonzero(counted[:, column])
+        if rows.size == 0:
+            continue
+        apart = spans[rows[1:], 0] - np.maximum.accumulate(spans[rows, 1])[:-1] > config.merge_gap + 1e-9
+        for group in np.split(rows, np.flatnonzero(apart) + 1):
+            start, end = float(spans[group[0], 0]), float(spans[group, 1].max())
+            if end - start >= config.min_duration:
+                events.append(Label(file, start, end, name, float(probabilities[group, column].max())))
+    return sorted(events, key=lambda event: (event.start, event.label))

@@ -1,0 +1,256 @@
+"""Labels with times: csv, jsonl and parquet tables, Audacity label tracks, Raven selection tables; read and written."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+
+CSV_COLUMNS = ("file", "start", "end", "label", "score")
+FILE_COLUMNS = ("file", "path", "filename", "Begin Path", "Begin File")
+LABEL_COLUMNS = ("label", "class", "species", "annotation", "common name", "species code", "tags", "call type")
+_RAVEN_BEGIN, _RAVEN_END, _RAVEN_OFFSET = "Begin Time (s)", "End Time (s)", "File Offset (s)"
+_RAVEN_COLUMNS = (
+    "Selection", "View", "Channel", _RAVEN_BEGIN, _RAVEN_END, "Low Freq (Hz)", "High Freq (Hz)", "Begin Path",
+    "Begin File", _RAVEN_OFFSET, "Label", "Score",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Label:
+    """A stretch of a recording and what is heard in it.
+
+    Attributes:
+        file: name or path of the recording.
+        start: seconds from its beginning; None is the beginning.
+        end: seconds from its beginning; None is its end.
+        label: the class.
+        score: probability of the class, 0 to 1; 1 where a person has said so.
+    """
+
+    file: str
+    start: float | None
+    end: float | None
+    label: str
+    score: float = 1.0
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What selection tables say of a recording beside its labels.
+
+    Attributes:
+        name: as `Label.file` has it.
+        path: where it is.
+        seconds: how long it is.
+        sample_rate: Hz.
+    """
+
+    name: str
+    path: str
+    seconds: float
+    sample_rate: int
+
+
+def read_labels(table: str | os.PathLike[str]) -> list[Label]:
+    """Read a table of labels; its form is told from its first line.
+
+    Args:
+        table: csv or tsv with the columns file, label and, for parts of a recording, start and end in seconds; a Raven
+            selection table; or an Audacity label track, whose recording has the same name with another suffix.
+    Returns:
+        Labels with the paths of their recordings, those of a relative name below the table's folder.
+    Raises:
+        ConfigError: a file that is no such table, a column that is missing, a time that is no number, negative or not
+            before the end; with the line.
+    """
+    path = Path(table)
+    try:
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    first = text.split("\n", 1)[0]
+    if _RAVEN_BEGIN in first:
+        labels = list(_raven_rows(path, text))
+    elif _is_track(first):
+        labels = list(_track_rows(path, text))
+    else:
+        labels = list(_csv_rows(path, text))
+    if not labels:
+        raise ConfigError(f"{path}: no labels in it; give a table with a line a label")
+    return labels
+
+
+def _is_track(line: str) -> bool:
+    parts = line.split("\t")
+    try:
+        return len(parts) >= 2 and math.isfinite(float(parts[0])) and math.isfinite(float(parts[1]))
+    except ValueError:
+        return False
+
+
+def _csv_rows(path: Path, text: str) -> Iterator[Label]:
+    first = text.split("\n", 1)[0]
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if "\t" in first else ",")
+    names = [name or "" for name in rows.fieldnames or ()]
+    file = _column(path, names, FILE_COLUMNS, "the recording: file")
+    label = _column(path, names, LABEL_COLUMNS, "the class: label")
+    for row in rows:
+        times = (row.get("start") or None, row.get("end") or None)
+        yield _label(path, rows.line_num, row[file], *times, row[label], row.get("score") or None)
+
+
+def _raven_rows(path: Path, text: str) -> Iterator[Label]:
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
+    names = [name or "" for name in rows.fieldnames or ()]
+    label = _column(path, names, LABEL_COLUMNS, "the class: Label")
+    file = next((name for name in FILE_COLUMNS if name in names), None)
+    alone = None if file else _recording_beside(path)
+    seen = set()
+    for row in rows:
+        begin, end = row[_RAVEN_BEGIN], row[_RAVEN_END] if _RAVEN_END in names else None
+        key = (row.get("Selection"), begin, end, row[label])
+        if key in seen:  # a selection has a line for each view
+            continue
+        seen.add(key)
+        if row.get(_RAVEN_OFFSET):  # the other times go on over all the recordings of the table
+            length = _seconds(path, rows.line_num, "end", end) - _seconds(path, rows.line_num, "start", begin)
+            begin, end = row[_RAVEN_OFFSET], str(length + float(row[_RAVEN_OFFSET]))
+        yield _label(
+            path, rows.line_num, row[file] if file else alone, begin, end, row[label], row.get("Score") or None
+        )
+
+
+def _track_rows(path: Path, text: str) -> Iterator[Label]:
+    recording = _recording_beside(path)
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.startswith("\\"):  # a second line holds the frequencies of a label
+            continue
+        start, end, *name = line.split("\t")
+        yield _label(path, number, recording, start, end, name[0] if name else None, None)
+
+
+def _recording_beside(track: Path) -> str:
+    from ..audio import AUDIO_SUFFIXES
+
+    stem = track.name.split(".Table.")[0] if ".Table." in track.name else track.stem
+    found = [p for p in sorted(track.parent.glob("*")) if p.stem == stem and p.suffix.lower() in AUDIO_SUFFIXES]
+    if len(found) != 1:
+        told = f"{len(found)} recordings" if found else "no recording"
+        raise ConfigError(
+            f"{track}: names no recording, and {told} of the name {stem!r} beside it; name the table as the recording, "
+            "or give a csv with the columns file, start, end, label"
+        )
+    return str(found[0])
+
+
+def _column(path: Path, names: Sequence[str], known: Sequence[str], what: str) -> str:
+    lower = {name.lower(): name for name in reversed(names)}
+    found = next((lower[name.lower()] for name in known if name.lower() in lower), None)
+    if found is None:
+        has = ", ".join(map(repr, names)) or "none"
+        raise ConfigError(f"{path}: no column for {what}; its columns are {has}; name one {known[0]!r}")
+    return found
+
+
+def _label(
+    path: Path, line: int, file: str | None, start: str | None, end: str | None, label: str | None, score: str | None
+) -> Label:
+    if not file:
+        raise ConfigError(f"{path}, line {line}: no recording named; fill in its file")
+    if not label or not label.strip():
+        raise ConfigError(f"{path}, line {line}: no label; fill it in, or take the line out")
+    first = None if start is None else _seconds(path, line, "start", start)
+    last = None if end is None else _seconds(path, line, "end", end)
+    if first is not None and last is not None and not first < last:
+        raise ConfigError(f"{path}, line {line}: end {last:g} s is not after start {first:g} s; correct the times")
+    value = 1.0 if score is None else _seconds(path, line, "score", score)
+    return Label(str(path.parent / file), first, last, label.strip(), value)
+
+
+def _seconds(path: Path, line: int, name: str, value: str | None) -> float:
+    try:
+        seconds = float(value or "")
+    except ValueError:
+        seconds = -1.0
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise ConfigError(f"{path}, line {line}: {name} {value!r}: must be a number of seconds from 0 on")
+    return seconds
+
+
+def csv_text(labels: Iterable[Label]) -> str:
+    """The table that `read_labels` reads: file, start, end, label, score."""
+    out = io.StringIO(newline="")
+    writer = csv.writer(out)
+    writer.writerow(CSV_COLUMNS)
+    writer.writerows((x.file, _plain(x.start), _plain(x.end), x.label, f"{x.score:.4f}") for x in labels)
+    return out.getvalue()
+
+
+def jsonl_text(labels: Iterable[Label]) -> str:
+    """A JSON object a label, with the keys of the csv."""
+    rows = (
+        {"file": x.file, "start": x.start, "end": x.end, "label": x.label, "score": round(x.score, 4)} for x in labels
+    )
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def audacity_text(labels: Iterable[Label]) -> str:
+    """A label track of one recording: start, end and label with its score, parted by tabs."""
+    lines = (f"{x.start or 0.0:.6f}\t{x.end or 0.0:.6f}\t{_one_field(x.label)} {x.score:.2f}\n" for x in labels)
+    return "".join(lines)
+
+
+def raven_text(labels: Iterable[Label], recordings: Sequence[Recording]) -> str:
+    """A selection table of one or more recordings, which Raven opens one after the other in the order given.
+
+    Args:
+        labels: of these recordings.
+        recordings: their lengths say where each begins in the table's time, their rates the highest frequency.
+    """
+    begins, total = {}, 0.0
+    for recording in recordings:
+        begins[recording.name] = total, recording
+        total += recording.seconds
+    lines = ["\t".join(_RAVEN_COLUMNS)]
+    for number, x in enumerate(labels, 1):
+        begin, recording = begins[x.file]
+        start, end = x.start or 0.0, x.end if x.end is not None else recording.seconds
+        row: list[Any] = [number, "Spectrogram 1", 1, f"{begin + start:.6f}", f"{begin + end:.6f}", "0.0"]
+        row += [f"{recording.sample_rate / 2:.1f}", os.path.abspath(recording.path), os.path.basename(recording.path)]
+        lines.append("\t".join(map(str, [*row, f"{start:.6f}", _one_field(x.label), f"{x.score:.4f}"])))
+    return "\n".join(lines) + "\n"
+
+
+def write_parquet(labels: Sequence[Label], path: Path) -> None:
+    """The columns of the csv, for pandas, polars and DuckDB.
+
+    Raises:
+        ConfigError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise ConfigError(f"{path}: parquet needs pyarrow; pip install 'mtslvr[parquet]'") from None
+    columns = {name: [getattr(x, name) for x in labels] for name in CSV_COLUMNS}
+    kinds = [("file", pyarrow.string()), ("start", pyarrow.float64()), ("end", pyarrow.float64())]
+    schema = pyarrow.schema([*kinds, ("label", pyarrow.string()), ("score", pyarrow.float64())])
+    parquet.write_table(pyarrow.table(columns, schema=schema), path)
+
+
+def _plain(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.3f}"
+
+
+def _one_field(text: str) -> str:
+    """Text without tabs and line breaks, which part the fields of these tables."""
+    return " ".join(text.split())

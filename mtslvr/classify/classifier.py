@@ -154,9 +154,8 @@ class Classifier:
             ConfigError: the weights that the classifier was made with are not here.
         """
         embeddings, spans = self._embed(file, device)
-        return find_events(
-            os.fspath(file), self.probabilities(embeddings), spans, self.classes, config or EventConfig()
-        )
+        rows = self.probabilities(embeddings)
+        return find_events(os.fspath(file), rows, spans, self.positive, config or EventConfig())
 
     def predict(self, files: Sequence[str | os.PathLike[str]], *, device: str = "auto") -> list[str | None]:
         """The class of each file: that of its likeliest window; None where no window is any of the classes.

@@ -1,0 +1,117 @@
+"""Features chosen by examples, and the classifier that is made with them."""
+
+import numpy as np
+import pytest
+
+from mtslvr.classify import Classifier
+from mtslvr.errors import ConfigError
+from mtslvr.writer import EmbeddingTable
+
+SETTINGS = {"features": "concat", "layer": "head", "model_sha256": "0", "window_seconds": 1.0, "pool": "none"}
+
+
+def table(n=60, informative=0, seed=0, classes=3):
+    """Rows of two halves, one of which tells the classes; each row from a recording of its own."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % classes
+    halves = [rng.normal(size=(n, 8)) for _ in range(2)]
+    halves[informative][np.arange(n), labels] += 2
+    rows = np.concatenate(halves, axis=1).astype(np.float32)
+    spans = np.tile([0.0, 1.0], (n, 1))
+    names = tuple(f"{i}.wav" for i in range(n))
+    return EmbeddingTable(rows, names, spans[:, 0], spans[:, 1], dict(SETTINGS)), [f"class {k}" for k in labels]
+
+
+@pytest.mark.parametrize(("half", "name"), [(0, "invariant"), (1, "variant")])
+def test_the_half_that_tells_the_classes_is_chosen(half, name):
+    classifier = Classifier.fit(*table(informative=half))
+    assert classifier.figures["features"] == name
+    assert len(classifier.figures["candidates"]) == 5
+
+
+def test_new_rows_are_told_apart():
+    classifier = Classifier.fit(*table())
+    fresh, labels = table(seed=1)
+    probabilities = classifier.probabilities(fresh.embeddings, reject=False)
+    assert np.mean([classifier.classes[i] for i in probabilities.argmax(axis=1)] == np.array(labels)) > 0.8
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_copies_of_a_clip_say_nothing_when_recordings_are_held_out():
+    """Rows of one recording on both sides would make even pure noise look learnable."""
+    rng = np.random.default_rng(0)
+    rows = np.repeat(rng.normal(size=(12, 16)), 5, axis=0).astype(np.float32)
+    names = tuple(f"{i}.wav" for i in np.repeat(np.arange(12), 5))
+    labels = [f"class {i}" for i in np.repeat(np.arange(12) % 2, 5)]
+    zeros = np.zeros(60)
+    made = Classifier.fit(EmbeddingTable(rows, names, zeros, zeros + 1, dict(SETTINGS)), labels)
+    assert max(c["accuracy"] for c in made.figures["candidates"]) < 0.9
+
+
+def test_one_example_a_class_leaves_nothing_to_choose():
+    classifier = Classifier.fit(*table(n=3))
+    assert classifier.figures["features"] == "concat"
+    assert "nothing can be measured" in classifier.figures["reason"]
+
+
+def test_a_row_far_from_all_examples_is_none_of_the_classes():
+    classifier = Classifier.fit(*table())
+    opposite = -classifier.examples.mean(axis=0, keepdims=True)
+    assert not classifier.probabilities(opposite).any()
+    assert classifier.probabilities(opposite, reject=False).any()
+
+
+def test_negative_examples_are_no_class_to_label():
+    rows, labels = table()
+    labels = ["background" if label == "class 0" else label for label in labels]
+    classifier = Classifier.fit(rows, labels)
+    assert classifier.positive == ("class 1", "class 2")
+    assert classifier.classes[-1] == "background"
+    assert classifier.least_similarity is None
+
+
+def test_classes_count_alike_however_many_examples_they_have():
+    rows, labels = table(n=60)
+    few = [i for i, label in enumerate(labels) if label != "class 1" or i < 6]
+    part = EmbeddingTable(
+        rows.embeddings[few], tuple(rows.paths[i] for i in few), rows.start[few], rows.end[few], rows.settings
+    )
+    classifier = Classifier.fit(part, [labels[i] for i in few])
+    fresh, true = table(n=90, seed=2)
+    found = classifier.probabilities(fresh.embeddings, reject=False).argmax(axis=1)
+    assert np.mean(found[np.array(true) == "class 1"] == 1) > 0.5
+
+
+def test_a_saved_classifier_gives_the_same(tmp_path):
+    classifier = Classifier.fit(*table())
+    classifier.save(tmp_path / "birds.mtslvr")
+    again = Classifier.load(tmp_path / "birds.mtslvr")
+    rows = table(seed=3)[0].embeddings
+    np.testing.assert_array_equal(again.probabilities(rows), classifier.probabilities(rows))
+    assert again.settings == classifier.settings
+    assert again.figures == classifier.figures
+
+
+def test_another_file_is_no_classifier(tmp_path):
+    (tmp_path / "x.mtslvr").write_bytes(b"not safetensors")
+    with pytest.raises(ConfigError, match=r"x\.mtslvr: not a classifier"):
+        Classifier.load(tmp_path / "x.mtslvr")
+    with pytest.raises(ConfigError, match=r"missing\.mtslvr: not a classifier"):
+        Classifier.load(tmp_path / "missing.mtslvr")
+
+
+def test_what_cannot_be_learned_from_is_said():
+    rows, labels = table()
+    with pytest.raises(ConfigError, match="examples of 'owl' only"):
+        Classifier.fit(rows, ["owl"] * len(labels))
+    with pytest.raises(ConfigError, match="2 labels for 60 rows"):
+        Classifier.fit(rows, ["owl", "fox"])
+    with pytest.raises(ConfigError, match=r"shape \(4, 3\): this classifier takes \(n, 16\)"):
+        Classifier.fit(rows, labels).probabilities(np.zeros((4, 3)))
+
+
+def test_embeddings_made_otherwise_are_refused():
+    classifier = Classifier.fit(*table())
+    classifier.check_settings(SETTINGS, "night.npz")
+    with pytest.raises(ConfigError, match=r"night\.npz: made with window_seconds=5\.0, and the classifier with 1\.0"):
+        classifier.check_settings({**SETTINGS, "window_seconds": 5.0}, "night.npz")

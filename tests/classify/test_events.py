@@ -1,0 +1,47 @@
+"""Windows to events: neighbours of a class are one event."""
+
+import numpy as np
+import pytest
+
+from mtslvr.classify import EventConfig, find_events
+from mtslvr.errors import ConfigError
+
+SPANS = np.array([[0, 2], [1, 3], [2, 4], [3, 5], [6, 8]], float)
+
+
+def events(owl, config=None, fox=None):
+    fox = np.zeros(5) if fox is None else np.array(fox)
+    probabilities = np.stack([np.array(owl), fox, 1 - np.array(owl) - fox], axis=1).astype(np.float32)
+    found = find_events("a.wav", probabilities, SPANS, ("owl", "fox"), config or EventConfig())
+    return [(x.label, x.start, x.end, round(x.score, 2)) for x in found]
+
+
+def test_neighbouring_windows_of_a_class_are_one_event_with_the_highest_score():
+    assert events([0.6, 0.9, 0.1, 0.0, 0.7]) == [("owl", 0, 3, 0.9), ("owl", 6, 8, 0.7)]
+
+
+def test_windows_below_the_threshold_are_no_event():
+    assert events([0.6, 0.9, 0.1, 0.0, 0.7], EventConfig(threshold=0.8)) == [("owl", 1, 3, 0.9)]
+
+
+def test_a_gap_is_closed_and_short_events_are_left_out():
+    assert events([0.9, 0, 0, 0.9, 0.9], EventConfig(merge_gap=1)) == [("owl", 0, 8, 0.9)]
+    assert events([0.9, 0, 0, 0.9, 0.9], EventConfig(min_duration=2.5)) == []
+
+
+def test_a_window_has_the_likeliest_classes_only():
+    owl, fox = [0.5, 0, 0, 0, 0], [0.4, 0, 0, 0, 0]
+    assert events(owl, EventConfig(threshold=0.3), fox) == [("owl", 0, 2, 0.5)]
+    assert events(owl, EventConfig(threshold=0.3, top_k=2), fox) == [("fox", 0, 2, 0.4), ("owl", 0, 2, 0.5)]
+
+
+def test_a_recording_without_a_window_has_no_events():
+    assert find_events("a", np.empty((0, 2), np.float32), np.empty((0, 2)), ("owl",), EventConfig()) == []
+
+
+@pytest.mark.parametrize(
+    "values", [{"threshold": 1.5}, {"top_k": 0}, {"merge_gap": -1}, {"min_duration": float("nan")}]
+)
+def test_a_value_outside_its_range_is_named(values):
+    with pytest.raises(ConfigError, match=next(iter(values))):
+        EventConfig(**values)

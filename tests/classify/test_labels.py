@@ -1,0 +1,83 @@
+"""Tables of labels in the forms of this package, Audacity and Raven: what is written is read again."""
+
+import numpy as np
+import pytest
+import soundfile
+
+from mtslvr.classify.labels import Label, Recording, audacity_text, csv_text, jsonl_text, raven_text, read_labels
+from mtslvr.errors import ConfigError
+
+LABELS = [Label("a.wav", 0.5, 1.25, "owl", 0.9), Label("a.wav", 3.0, 4.0, "two words", 0.75)]
+
+
+@pytest.fixture
+def recording(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(80_000), 16_000)
+    return Recording("a.wav", str(tmp_path / "a.wav"), 5.0, 16_000)
+
+
+def read(folder, name, text):
+    (folder / name).write_text(text)
+    return read_labels(folder / name)
+
+
+def test_a_csv_is_read_as_it_was_written(tmp_path):
+    found = read(tmp_path, "labels.csv", csv_text(LABELS))
+    assert [(x.file, x.start, x.end, x.label, x.score) for x in found] == [
+        (str(tmp_path / "a.wav"), x.start, x.end, x.label, x.score) for x in LABELS
+    ]
+
+
+def test_a_csv_needs_no_times(tmp_path):
+    [label] = read(tmp_path, "labels.csv", "file,label\nsub/b.wav,owl\n")
+    assert (label.file, label.start, label.end) == (str(tmp_path / "sub" / "b.wav"), None, None)
+
+
+def test_an_audacity_track_is_of_the_recording_beside_it(tmp_path, recording):
+    found = read(tmp_path, "a.txt", audacity_text(LABELS) + "\\\t100.0\t2000.0\n")
+    assert [(x.file, x.start, x.end, x.label) for x in found] == [
+        (recording.path, 0.5, 1.25, "owl 0.90"),
+        (recording.path, 3.0, 4.0, "two words 0.75"),
+    ]
+
+
+def test_a_raven_table_names_its_recordings_in_the_order_of_time(tmp_path):
+    recordings = [Recording(name, str(tmp_path / name), 10.0, 48_000) for name in ("a.wav", "b.wav")]
+    text = raven_text([Label("a.wav", 1.0, 2.0, "owl", 0.5), Label("b.wav", 1.0, 2.5, "fox", 0.25)], recordings)
+    assert text.splitlines()[2].split("\t")[3:7] == ["11.000000", "12.500000", "0.0", "24000.0"]
+    found = read(tmp_path, "all.txt", text)
+    assert [(x.file, x.start, x.end, x.label, x.score) for x in found] == [
+        (recordings[0].path, 1.0, 2.0, "owl", 0.5),
+        (recordings[1].path, 1.0, 2.5, "fox", 0.25),
+    ]
+
+
+def test_a_raven_table_with_two_views_has_each_selection_once(tmp_path, recording):
+    head = "Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tSpecies\n"
+    rows = "1\tWaveform 1\t1\t0.5\t1.0\towl\n1\tSpectrogram 1\t1\t0.5\t1.0\towl\n"
+    assert len(read(tmp_path, "a.Table.1.selections.txt", head + rows)) == 1
+
+
+def test_jsonl_has_a_line_a_label():
+    assert jsonl_text(LABELS).splitlines()[0] == (
+        '{"file": "a.wav", "start": 0.5, "end": 1.25, "label": "owl", "score": 0.9}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("path,when\na.wav,1\n", "no column for the class: label; its columns are 'path', 'when'"),
+        ("file,start,end,label\na.wav,2,1,owl\n", "line 2: end 1 s is not after start 2 s"),
+        ("file,start,end,label\na.wav,x,1,owl\n", "line 2: start 'x'"),
+        ("file,start,end,label\na.wav,-1,1,owl\n", "line 2: start '-1'"),
+        ("file,label\na.wav,\n", "line 2: no label"),
+        ("file,label\n", "no labels in it"),
+        ("1.0\t2.0\towl\n", "names no recording, and no recording of the name"),
+    ],
+)
+def test_a_fault_is_named_with_its_line(tmp_path, text, told):
+    with pytest.raises(ConfigError) as error:
+        read(tmp_path, "labels.csv", text)
+    assert told in str(error.value)
+    assert "labels.csv" in str(error.value)

@@ -15,17 +15,17 @@ def table(n=60, informative=0, seed=0, classes=3):
     rng = np.random.default_rng(seed)
     labels = np.arange(n) % classes
     halves = [rng.normal(size=(n, 8)) for _ in range(2)]
-    halves[informative][np.arange(n), labels] += 2
+    halves[informative][np.arange(n), labels] += 3
     rows = np.concatenate(halves, axis=1).astype(np.float32)
     spans = np.tile([0.0, 1.0], (n, 1))
     names = tuple(f"{i}.wav" for i in range(n))
     return EmbeddingTable(rows, names, spans[:, 0], spans[:, 1], dict(SETTINGS)), [f"class {k}" for k in labels]
 
 
-@pytest.mark.parametrize(("half", "name"), [(0, "invariant"), (1, "variant")])
-def test_the_half_that_tells_the_classes_is_chosen(half, name):
+@pytest.mark.parametrize("half", [0, 1])
+def test_the_half_that_tells_the_classes_is_chosen(half):
     classifier = Classifier.fit(*table(informative=half))
-    assert classifier.figures["features"] == name
+    assert abs(classifier.share - (1 - half)) <= 0.25
     assert len(classifier.figures["candidates"]) == 5
 
 

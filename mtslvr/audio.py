@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numbers
 import os
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Any, BinaryIO, TypeAlias, Union
 
@@ -90,6 +90,35 @@ def iter_blocks(
         raise AudioError(f"{label}: at {rate} Hz shorter than one sample at {target_rate} Hz; leave it out")
     if made == 0:
         raise AudioError(f"{label}: {notes.incomplete or 'zero samples'}; leave it out")
+
+
+def load_parts(
+    source: AudioInput, target_rate: int, parts: Sequence[tuple[float | None, float | None]]
+) -> tuple[list[Block], float]:
+    """Read parts of a file in one pass, holding no more than these.
+
+    Args:
+        source: see `load_audio`.
+        target_rate: Hz.
+        parts: start and end of each in seconds; None is the beginning and the end.
+    Returns:
+        A waveform (n,) each, shorter than asked for, or empty, where the file ends before; and the file's seconds.
+    Raises:
+        AudioError: see `load_audio`.
+    """
+    pieces: list[list[Block]] = [[np.empty(0, np.float32)] for _ in parts]
+    bounds = [(_sample(start or 0, target_rate), _sample(end, target_rate)) for start, end in parts]
+    position = 0
+    for block in iter_blocks(source, target_rate):
+        for piece, (first, last) in zip(pieces, bounds, strict=True):
+            if first < position + block.size and last > position:
+                piece.append(block[max(0, first - position) : last - position])
+        position += block.size
+    return [np.concatenate(piece) for piece in pieces], position / target_rate
+
+
+def _sample(seconds: float | None, rate: int) -> int:
+    return 1 << 62 if seconds is None else round(seconds * rate)
 
 
 def audio_label(source: object, index: int | None = None) -> str:

@@ -33,7 +33,7 @@ def check_picture(path: Path) -> None:
         raise ConfigError(f"{path}: unknown picture format {path.suffix!r}; end the name in {', '.join(SUFFIXES)}")
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: folder {str(path.parent)!r} does not exist; make it with mkdir -p")
-    _figure(1, 1)
+    new_figure(1, 1)
 
 
 def accuracy(rows: Sequence[Row]) -> Figure:
@@ -54,7 +54,9 @@ def bars(rows: Sequence[Row]) -> Figure:
     named = labels_of(rows)
     labels = list(dict.fromkeys(named))
     colours = _colours(labels)
-    figure = _figure(max(5.5, 1.5 + 0.28 * len(labels) * len(datasets) + 0.5 * len(datasets)), 0.9 + 2.4 * len(kinds))
+    figure = new_figure(
+        max(5.5, 1.5 + 0.28 * len(labels) * len(datasets) + 0.5 * len(datasets)), 0.9 + 2.4 * len(kinds)
+    )
     panels = figure.subplots(len(kinds), 1, sharex=True, squeeze=False)[:, 0]
     width = 0.84 / len(labels)
     for panel, kind in zip(panels, kinds, strict=True):
@@ -91,7 +93,7 @@ def curves(rows: Sequence[Row]) -> Figure:
     labels = list(dict.fromkeys(named))
     colours = _colours(labels)
     shots = sorted({row.n_shot for row in rows})
-    figure = _figure(1.6 + 3.4 * len(datasets), 0.9 + 2.6 * len(kinds))
+    figure = new_figure(1.6 + 3.4 * len(datasets), 0.9 + 2.6 * len(kinds))
     grid = figure.subplots(len(kinds), len(datasets), sharex=True, sharey=True, squeeze=False)
     for line, kind in zip(grid, kinds, strict=True):
         for panel, dataset in zip(line, datasets, strict=True):
@@ -131,7 +133,7 @@ def weight_shares(rows: Sequence[Row]) -> Figure:
         raise ConfigError("no weight shares in these results; measure them with `mtslvr fewshot --weights`")
     branches = list(dict.fromkeys(name for row in shared for name in row.result.weight_share))
     names = [literal(f"{row.dataset}, {row.model}, {row.classifier} {row.n_shot}-shot") for row in shared]
-    figure = _figure(6.5, 1.1 + 0.32 * len(shared))
+    figure = new_figure(6.5, 1.1 + 0.32 * len(shared))
     panel = figure.subplots()
     left = np.zeros(len(shared))
     for branch, colour in zip(branches, _COLOURS, strict=False):
@@ -154,7 +156,7 @@ def heat_map(measured: Invariance) -> Figure:
     cells = {(row.model, row.branch, row.transformation): row for row in measured.rows}
     several = len({model for model, _ in columns}) > 1
     names = [literal(f"{model}\n{branch}") if several else branch for model, branch in columns]
-    figure = _figure(3.0 + 2 * 1.15 * len(columns), 4.2)
+    figure = new_figure(3.0 + 2 * 1.15 * len(columns), 4.2)
     panels = figure.subplots(1, 2, sharey=True)
     shown = (
         ("relative", "distance to the original / distance\nbetween clips (low: invariant)", "viridis_r"),
@@ -196,7 +198,12 @@ def svg(figure: Figure) -> str:
     return text.getvalue()
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, its sides in inches.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

@@ -83,9 +83,14 @@ def report(sources: Sequence[str | os.PathLike[str]], title: str = "mtslvr resul
         else:
             raise ConfigError(f"{source}: kind {data['kind']!r}: expected {FEWSHOT!r} or {INVARIANCE!r}")
     body = "".join([f"<h1>{escape(title)}</h1>", *parts, _environments(environments)])
+    return html_page(title, body)
+
+
+def html_page(title: str, body: str, style: str = "") -> str:
+    """A page of its own, with `style` added to that of all pages."""
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}{style}</style></head>'
         f"<body>{body}</body></html>\n"
     )
 
@@ -102,11 +107,11 @@ def _fewshot(results: Results, name: str) -> str:
         parts.append(
             f'<h3>{escape(kind)}, {shots}-shot</h3><p class="small">{escape(said)}. Scaling of rows {scaling}.</p>'
         )
-        parts.append(_table(comparison(mine), marked=True))
-    parts.append(_picture(pictures.accuracy(rows), "Accuracy with 95% intervals"))
+        parts.append(html_table(comparison(mine), marked=True))
+    parts.append(html_picture(pictures.accuracy(rows), "Accuracy with 95% intervals"))
     if any(row.result.weight_share for row in rows):
-        parts.append(f"<h3>Feature selection</h3><p>{_SHARE_TEXT}</p>{_table(weight_shares(rows))}")
-        parts.append(_picture(pictures.weight_shares(rows), "Share of the weight norm on each branch"))
+        parts.append(f"<h3>Feature selection</h3><p>{_SHARE_TEXT}</p>{html_table(weight_shares(rows))}")
+        parts.append(html_picture(pictures.weight_shares(rows), "Share of the weight norm on each branch"))
     parts += [_classes(heading, mine) for heading, mine in groups(rows).items()]
     return "".join(parts)
 
@@ -122,14 +127,14 @@ def _datasets(results: Results) -> str:
     for name, facts in results.datasets.items():
         how = "one window a support, majority of a query's windows" if facts["pieces"] else "mean over windows"
         lines.append([name, f"{facts['classes']:,}", f"{facts['clips']:,}", how, str(facts.get("note") or "")])
-    return _table(lines)
+    return html_table(lines)
 
 
 def _classes(heading: str, rows: Sequence[Row]) -> str:
     if not any(row.result.per_class for row in rows):
         return ""
     summary = f"Accuracy of each class: {escape(heading)}"
-    return f"<details><summary>{summary}</summary>{_table(per_class(rows))}</details>"
+    return f"<details><summary>{summary}</summary>{html_table(per_class(rows))}</details>"
 
 
 def _invariance(measured: Invariance, name: str) -> str:
@@ -143,8 +148,8 @@ def _invariance(measured: Invariance, name: str) -> str:
         [
             f"<h2>Learned invariance: {escape(name)}</h2><p>{_INVARIANCE_TEXT}</p><p>{escape(said)}</p>",
             f"<ul>{conclusions}</ul>" if conclusions else "",
-            _picture(pictures.heat_map(measured), "Relative distance and cosine by transformation and branch"),
-            _table(measured.table()),
+            html_picture(pictures.heat_map(measured), "Relative distance and cosine by transformation and branch"),
+            html_table(measured.table()),
         ]
     )
 
@@ -152,10 +157,11 @@ def _invariance(measured: Invariance, name: str) -> str:
 def _environments(environments: Sequence[tuple[str, dict[str, str]]]) -> str:
     keys = list(dict.fromkeys(key for _, values in environments for key in values))
     lines = [["results", *keys], *([name, *(values.get(key, "") for key in keys)] for name, values in environments)]
-    return f"<h2>Versions and machines</h2>{_table(lines)}"
+    return f"<h2>Versions and machines</h2>{html_table(lines)}"
 
 
-def _table(lines: Sequence[Sequence[str]], marked: bool = False) -> str:
+def html_table(lines: Sequence[Sequence[str]], marked: bool = False) -> str:
+    """A table whose first line is its head; `marked` sets the best of each column apart."""
     best = _best(lines) if marked else set()
     numeric = [all(_number(line[j]) is not None or line[j] == "-" for line in lines[1:]) for j in range(len(lines[0]))]
     html = []
@@ -189,6 +195,7 @@ def _number(cell: str) -> float | None:
         return None
 
 
-def _picture(figure: Figure, alt: str) -> str:
+def html_picture(figure: Figure, alt: str) -> str:
+    """A picture inside the page."""
     data = base64.b64encode(pictures.svg(figure).encode()).decode()
     return f'<p><img alt="{escape(alt)}" src="data:image/svg+xml;base64,{data}"></p>'

@@ -69,18 +69,19 @@ class Choice:
     reason: str
 
 
-def unit_rows(embeddings: npt.NDArray[Any], share: float, halves: int = 2) -> Float64:
+def unit_rows(embeddings: npt.NDArray[Any], share: float, invariant: int) -> Float64:
     """Bring embeddings to length 1, the squared lengths of both halves being `share` and 1 - `share`.
 
     Args:
-        embeddings: (n, D); with two halves the invariant one first.
+        embeddings: (n, D), the invariant embedding first.
         share: of the invariant half, 0 to 1.
-        halves: 1 where the embedding is one feature.
+        invariant: width of the invariant half; D where there is one feature, whose length is 1 whatever the share.
     Returns:
         (n, D) float64; a half of zeros stays so.
     """
-    parts = np.split(np.asarray(embeddings, np.float64), halves, axis=1)
-    shares = (share, 1 - share) if halves == 2 else (1.0,)
+    rows = np.asarray(embeddings, np.float64)
+    parts = (rows,) if invariant == rows.shape[1] else (rows[:, :invariant], rows[:, invariant:])
+    shares = (1.0,) if len(parts) == 1 else (share, 1 - share)
     lengths = (np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12) for part in parts)
     scaled = [part * (math.sqrt(s) / n) for part, s, n in zip(parts, shares, lengths, strict=True)]
     return np.concatenate(scaled, axis=1)
@@ -126,19 +127,21 @@ def folds(targets: Int64, recordings: Sequence[str]) -> list[npt.NDArray[np.bool
     return masks
 
 
-def choose(embeddings: npt.NDArray[Any], targets: Int64, recordings: Sequence[str], halves: int = 2) -> Choice:
+def choose(embeddings: npt.NDArray[Any], targets: Int64, recordings: Sequence[str], invariant: int) -> Choice:
     """Measure by cross-validation whether a task wants the invariant features, the variant ones, or both.
 
     Args:
-        embeddings: (n, D) of the examples; with two halves the invariant one first.
+        embeddings: (n, D) of the examples, the invariant embedding first.
         targets: (n,) classes from 0 on.
         recordings: n names; rows of one recording never stand on both sides.
-        halves: 1 where there is one feature, and so nothing to choose, but probabilities to calibrate.
+        invariant: width of the invariant half; D where there is one feature, and so nothing to choose, but
+            probabilities to calibrate.
     """
-    shares = SHARES if halves == 2 else (1.0,)
+    single = invariant == embeddings.shape[1]
+    shares = (1.0,) if single else SHARES
     rows = np.arange(len(targets))[:: -(-len(targets) // _MOST_ROWS)]
     targets, names, classes = targets[rows], [recordings[row] for row in rows], int(targets.max()) + 1
-    x = np.stack([unit_rows(embeddings[rows], share, halves) for share in shares])
+    x = np.stack([unit_rows(embeddings[rows], share, invariant) for share in shares])
     kernels = x @ x.transpose(0, 2, 1)
     scores = np.full((len(shares), len(targets), classes), -np.inf)
     measured = np.zeros(len(targets), dtype=bool)
@@ -149,8 +152,8 @@ def choose(embeddings: npt.NDArray[Any], targets: Int64, recordings: Sequence[st
         scores[np.ix_(np.arange(len(shares)), held_out.nonzero()[0], present)] = given
         measured |= held_out
     if not measured.any():
-        unknown = Candidate(0.5 if halves == 2 else 1.0, math.nan, math.nan, 1.0)
-        told = "no class has examples of two recordings, so nothing can be measured: concat"
+        unknown = Candidate(1.0 if single else 0.5, math.nan, math.nan, 1.0)
+        told = "no class has examples of two recordings, so nothing can be measured"
         return Choice(unknown, (), np.empty(0, np.int64), np.empty((0, classes)), told)
     scores, targets = scores[:, measured], targets[measured]
     candidates = tuple(_candidate(share, s, targets) for share, s in zip(shares, scores, strict=True))

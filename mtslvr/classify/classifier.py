@@ -21,16 +21,17 @@ from ..search import table_encoder
 from ..writer import EmbeddingTable
 from .choose import Choice, Float64, Int64, choose, fit_linear, softmax, unit_rows
 from .events import EventConfig, find_events
-from .examples import Examples, collect
+from .examples import NEGATIVES, Examples, class_names, collect, invariant_width
 from .labels import Label
 
 Float32 = npt.NDArray[np.float32]
 
-NEGATIVES = ("background", "_noise")
 FORMAT_VERSION = 1
 _MOST_ROWS = 3000  # of the examples: time grows with their third power
+_BLOCK = 4096  # windows at once
 _KEY = "mtslvr.classifier"
 _ABOUT = ("classes", "share", "temperature", "least_similarity", "settings", "figures")
+_MOST_DOUBTFUL = 20
 _OUTLIERS = 0.05  # share of the examples that may be farther from the others than what is still labelled
 
 
@@ -63,11 +64,6 @@ class Classifier:
     def positive(self) -> tuple[str, ...]:
         """The classes that are labelled."""
         return tuple(name for name in self.classes if name not in NEGATIVES)
-
-    @property
-    def halves(self) -> int:
-        """2 where rows are an invariant and a variant embedding side by side."""
-        return 2 if self.settings.get("features") == "concat" else 1
 
     @classmethod
     def fit(
@@ -125,18 +121,24 @@ class Classifier:
         Raises:
             ConfigError: another width.
         """
+        found, near = self.judge(embeddings)
+        return found * near[:, None] if reject else found
+
+    def judge(self, embeddings: npt.NDArray[Any]) -> tuple[Float32, npt.NDArray[np.bool_]]:
+        """The probabilities (n, C) of windows, none rejected, and which of them (n,) are near an example."""
         width = self.examples.shape[1]
         if embeddings.ndim != 2 or embeddings.shape[1] != width:
             raise ConfigError(f"embeddings of shape {embeddings.shape}: this classifier takes (n, {width})")
         found = np.empty((len(embeddings), len(self.classes)), np.float32)
-        for first in range(0, len(embeddings), 4096):
-            rows = unit_rows(embeddings[first : first + 4096], self.share, self.halves).astype(np.float32)
+        near = np.ones(len(embeddings), dtype=bool)
+        invariant = invariant_width(self.settings, width)
+        for first in range(0, len(embeddings), _BLOCK):
+            rows = unit_rows(embeddings[first : first + _BLOCK], self.share, invariant).astype(np.float32)
             scores = (rows @ self.weights[:-1] + self.weights[-1]).astype(np.float64)
-            found[first : first + 4096] = softmax(scores / self.temperature)
-            if reject and self.least_similarity is not None:
-                far = (rows @ self.examples.T).max(axis=1) < self.least_similarity
-                found[first : first + 4096][far] = 0
-        return found
+            found[first : first + _BLOCK] = softmax(scores / self.temperature)
+            if self.least_similarity is not None:
+                near[first : first + _BLOCK] = (rows @ self.examples.T).max(axis=1) >= self.least_similarity
+        return found, near
 
     def predict_windows(
         self, file: str | os.PathLike[str], config: EventConfig | None = None, *, device: str = "auto"
@@ -185,6 +187,23 @@ class Classifier:
         )
         return found
 
+    def describe(self) -> list[str]:
+        """Lines for people: classes, which features were tried and how they did, and what scores are worth."""
+        figures = self.figures
+        counts = ", ".join(f"{name} ({count})" for name, count in figures["classes"].items())
+        lines = [f"examples: {counts}, of {figures['recordings']} recordings"]
+        if figures["candidates"]:
+            lines.append(f"{'features':32} accuracy  log loss")
+        for found in figures["candidates"]:
+            mark = "  <- chosen" if found["share"] == self.share else ""
+            lines.append(f"{found['features']:32} {found['accuracy']:7.1%} {found['log_loss']:9.3f}{mark}")
+        lines.append(f"features: {figures['features']} ({figures['reason']})")
+        calibrated = f"calibrated on {len(figures['candidates']) and sum(map(sum, figures['confusion']))} examples"
+        lines.append(
+            f"scores: {calibrated if figures['candidates'] else 'not calibrated, there being nothing to do it on'}"
+        )
+        return lines
+
     def check_settings(self, settings: Mapping[str, Any], name: str) -> None:
         """See that embeddings were made as the examples were.
 
@@ -192,7 +211,7 @@ class Classifier:
             settings: of the embeddings.
             name: what errors call them.
         Raises:
-            ConfigError: another model, layer, feature, window or hop.
+            ConfigError: another model, layer, feature or window, or a row a file. The hop may be another.
         """
         for key in ("model_sha256", "features", "layer", "window_seconds", "pool"):
             ours, theirs = self.settings.get(key), settings.get(key)
@@ -246,26 +265,29 @@ def fit_examples(examples: Examples) -> tuple[Classifier, Choice]:
     Raises:
         ConfigError: fewer than two classes, or no positive one.
     """
-    names = sorted(set(examples.labels), key=lambda name: (name in NEGATIVES, name))
-    if len(names) < 2 or all(name in NEGATIVES for name in names):
-        raise ConfigError(
-            f"examples of {', '.join(map(repr, names)) or 'no class'} only: give two classes, or one and a folder "
-            f"{NEGATIVES[0]!r} with sounds that are not it"
-        )
+    names = class_names(examples.labels)
     kept = np.arange(len(examples.labels))[:: -(-len(examples.labels) // _MOST_ROWS)]
     targets: Int64 = np.array([names.index(examples.labels[i]) for i in kept])
     recordings = [examples.recordings[i] for i in kept]
-    choice = choose(examples.embeddings[kept], targets, recordings, examples.halves)
-    rows = unit_rows(examples.embeddings[kept], choice.chosen.share, examples.halves)
+    embeddings = examples.embeddings[kept]
+    invariant = invariant_width(examples.settings, embeddings.shape[1])
+    choice = choose(embeddings, targets, recordings, invariant)
+    rows = unit_rows(embeddings, choice.chosen.share, invariant)
     factors, intercepts = fit_linear((rows @ rows.T)[None], targets, len(names))
     weights = np.concatenate([rows.T @ factors[0], intercepts]).astype(np.float32)
     negative = any(name in NEGATIVES for name in names)
+    single = invariant == embeddings.shape[1]  # what there is, whatever the share
+    shown = [{"features": examples.settings["features"] if single else c.name, **vars(c)} for c in choice.candidates]
+    clips = [examples.names[i] for i in kept]
     figures = {
-        "classes": {name: int((targets == i).sum()) for i, name in enumerate(names)},
+        "classes": {
+            name: len({c for c, t in zip(clips, targets, strict=True) if t == i}) for i, name in enumerate(names)
+        },
         "recordings": len(set(recordings)),
-        "features": choice.chosen.name,
+        "features": examples.settings["features"] if single else choice.chosen.name,
         "reason": choice.reason,
-        "candidates": [{"features": c.name, **vars(c)} for c in choice.candidates],
+        "candidates": shown,
+        **_held_out(choice, targets, clips, names),
     }
     made = Classifier(
         classes=tuple(names),
@@ -278,6 +300,32 @@ def fit_examples(examples: Examples) -> tuple[Classifier, Choice]:
         figures=figures,
     )
     return made, choice
+
+
+def _held_out(choice: Choice, targets: Int64, clips: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
+    """What classifiers that had not seen a clip's recording took it for; a clip's windows count together.
+
+    Returns:
+        confusion: clips, a row a class and a column what it was taken for.
+        doubtful: clips that were taken for another class, the surest first: perhaps mislabelled.
+    """
+    number = {clip: i for i, clip in enumerate(dict.fromkeys(clips[row] for row in choice.rows))}
+    total = np.zeros((len(number), len(names)))
+    true = np.zeros(len(number), np.int64)
+    for row, probabilities in zip(choice.rows, choice.probabilities, strict=True):
+        total[number[clips[row]]] += probabilities
+        true[number[clips[row]]] = targets[row]
+    taken = total.argmax(axis=1)
+    confusion = np.zeros((len(names), len(names)), np.int64)
+    np.add.at(confusion, (true, taken), 1)
+    sure = total.max(axis=1) / np.maximum(total.sum(axis=1), 1e-12)
+    order = [i for i in np.argsort(-sure, kind="stable") if taken[i] != true[i]][:_MOST_DOUBTFUL]
+    listed = list(number)
+    doubtful = [
+        {"clip": listed[i], "label": names[true[i]], "taken_for": names[taken[i]], "probability": float(sure[i])}
+        for i in order
+    ]
+    return {"confusion": confusion.tolist(), "doubtful": doubtful}
 
 
 def _least_similarity(rows: Float64, targets: Int64, recordings: Sequence[str]) -> float:

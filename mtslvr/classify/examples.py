@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..audio import find_audio, iter_blocks
+from .. import checkpoint
+from ..audio import find_audio, load_parts
+from ..config import EncoderConfig, Features, Layer
 from ..encoder import Encoder
 from ..errors import AudioError, ConfigError
-from ..extract import ExtractConfig, Source, extract
+from ..extract import ExtractConfig, Source, check_windows, extract
 from ..hub import DEFAULT_MODEL, find, load
 from ..job import describe
 from ..windows import Pool
@@ -29,6 +32,29 @@ Float32 = npt.NDArray[np.float32]
 SHORTEST = 0.1  # seconds of an example
 _SHORTEST_WINDOW = 0.5
 _TABLES = (".csv", ".tsv", ".txt")
+_CUT_OUT = re.compile(r"(.+)@\d+\.\d+s_.*\.wav")  # see `clip_name`
+NEGATIVES = ("background", "_noise")
+
+
+def clip_name(recording: str, start: float, label: str, score: float) -> str:
+    """Name of a clip of a recording, by which people see what it is, and `recording_of` where it is from."""
+    flat, guess = (re.sub(r"[^\w.-]+", "_", part).strip("_") for part in (recording, label))
+    return f"{flat}@{start:.2f}s_{guess}_{score:.2f}.wav"
+
+
+def class_names(labels: Iterable[str]) -> list[str]:
+    """The classes of examples, negative ones last.
+
+    Raises:
+        ConfigError: fewer than two, or no positive one.
+    """
+    names = sorted(set(labels), key=lambda name: (name in NEGATIVES, name))
+    if len(names) < 2 or all(name in NEGATIVES for name in names):
+        raise ConfigError(
+            f"examples of {', '.join(map(repr, names)) or 'no class'} only: give two classes, or one and a folder "
+            f"{NEGATIVES[0]!r} with sounds that are not it"
+        )
+    return names
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,35 +125,34 @@ def cut_examples(labels: Sequence[Label], sample_rate: int) -> list[Clip]:
 
 
 def _cut(file: str, labels: Sequence[Label], sample_rate: int) -> Iterator[Clip]:
-    pieces: list[list[Float32]] = [[] for _ in labels]
-    bounds = [(round((x.start or 0) * sample_rate), _end(x, sample_rate)) for x in labels]
-    position = 0
-    for block in iter_blocks(file, sample_rate):
-        for piece, (start, end) in zip(pieces, bounds, strict=True):
-            inside = block[max(0, start - position) : max(0, end - position)]
-            if inside.size:
-                piece.append(inside)
-        position += block.size
-    length = position / sample_rate
-    for label, piece in zip(labels, pieces, strict=True):
-        whole = label.start is None and label.end is None
-        name = file if whole else f"{file} from {label.start or 0:g} s"
+    waveforms, length = load_parts(file, sample_rate, [(label.start, label.end) for label in labels])
+    for label, waveform in zip(labels, waveforms, strict=True):
+        name = part_name(label)
         if (label.start or 0) >= length or (label.end or 0) > length + 0.1:
             told = f"{label.start or 0:g} to {label.end or length:g} s"
             raise ConfigError(
-                f"{file}: the label {label.label!r} is at {told}, and the recording is {length:.1f} s long"
+                f"{file}: the label {label.label!r} is at {told}, and the recording is {length:.1f} s long; correct "
+                "the times"
             )
-        waveform = np.concatenate(piece)
         seconds = waveform.size / sample_rate
         if seconds < SHORTEST:
             raise ConfigError(f"{name}: an example of {seconds:.3f} s; give at least {SHORTEST} s, or take it out")
         if np.ptp(waveform) == 0:
             raise AudioError(f"{name}: a silent example; take it out")
-        yield Clip(label.label, file, name, waveform, seconds)
+        yield Clip(label.label, recording_of(file), name, waveform, seconds)
 
 
-def _end(label: Label, sample_rate: int) -> int:
-    return 1 << 62 if label.end is None else round(label.end * sample_rate)
+def part_name(label: Label) -> str:
+    """What a label is of, for people: the file, or the file with the times."""
+    if label.start is None and label.end is None:
+        return label.file
+    return f"{label.file} from {label.start or 0:g} s"
+
+
+def recording_of(file: str) -> str:
+    """The recording that a file is of: of one that --suggest cut out, that which it names."""
+    cut = _CUT_OUT.fullmatch(os.path.basename(file))
+    return cut[1] if cut else file
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,10 +173,16 @@ class Examples:
     names: list[str]
     settings: Mapping[str, Any]
 
-    @property
-    def halves(self) -> int:
-        """2 where a row is an invariant and a variant embedding side by side."""
-        return 2 if self.settings.get("features") == "concat" and self.embeddings.shape[1] % 2 == 0 else 1
+
+def invariant_width(settings: Mapping[str, Any], width: int) -> int:
+    """How many of the `width` numbers of a row are the invariant embedding; all of them where there is one feature."""
+    if settings.get("features") != "concat":
+        return width
+    try:
+        encoder = EncoderConfig.from_dict(settings["encoder"])
+    except (KeyError, ConfigError):
+        return width // 2
+    return encoder.embedding_dim(Features.INVARIANT, Layer(settings.get("layer", "head")))
 
 
 def collect(
@@ -161,8 +192,11 @@ def collect(
     window_seconds: float | None,
     hop_seconds: float | None,
     device: str,
+    *,
+    features: str = "concat",
+    layer: str = "head",
 ) -> Examples:
-    """Find and embed examples; arguments as in `Classifier.fit`.
+    """Find and embed examples; arguments as in `Classifier.fit`, `features` and `layer` as in `mtslvr.embed`.
 
     Raises:
         AudioError, ConfigError: see `Classifier.fit`.
@@ -173,8 +207,9 @@ def collect(
         if labels is None or len(labels) != len(examples.paths):
             told = "none" if labels is None else len(labels)
             raise ConfigError(f"{told} labels for {len(examples.paths)} rows of embeddings; give one for each")
-        names = list(examples.paths)
-        return Examples(np.asarray(examples.embeddings), list(labels), names, names, examples.settings)
+        recordings = list(examples.paths)
+        names = [f"{path} from {start:g} s" for path, start in zip(recordings, examples.start, strict=True)]
+        return Examples(np.asarray(examples.embeddings), list(labels), recordings, names, examples.settings)
     if labels is None:
         if not isinstance(examples, (str, os.PathLike)):
             raise ConfigError(
@@ -182,17 +217,22 @@ def collect(
             )
         found = find_examples(examples)
     else:
-        paths = [examples] if isinstance(examples, (str, os.PathLike)) else list(examples)
+        paths = [examples] if isinstance(examples, (str, os.PathLike)) else [*examples]
         if len(labels) != len(paths):
             raise ConfigError(f"{len(labels)} labels for {len(paths)} paths; give one for each")
         found = [Label(os.fspath(path), None, None, label) for path, label in zip(paths, labels, strict=True)]
+    class_names(label.label for label in found)
     folder = find(model)
-    encoder = load(folder, device=device)
-    clips = cut_examples(found, encoder.sample_rate)
-    window = window_seconds or fitting_window(clips, encoder.config.window_seconds)
-    config = ExtractConfig(pool=Pool.NONE, window_seconds=window, hop_seconds=hop_seconds or window / 2)
-    settings = describe(os.fspath(model or DEFAULT_MODEL), folder, config, encoder.config)
-    return embed_clips(clips, encoder, config, settings)
+    about = checkpoint.read_config(folder / checkpoint.CONFIG_NAME)
+    clips = cut_examples(found, about.frontend.sample_rate)
+    window = fitting_window(clips, about.window_seconds) if window_seconds is None else window_seconds
+    hop = window / 2 if hop_seconds is None else hop_seconds
+    config = ExtractConfig(Features(features), Layer(layer), Pool.NONE, window, hop)
+    check_windows(about, config)
+    name = os.fspath(model or DEFAULT_MODEL)
+    named = os.path.abspath(folder) if folder == Path(name).expanduser() else name
+    settings = describe(named, folder, config, about)
+    return embed_clips(clips, load(folder, device=device), config, settings)
 
 
 def fitting_window(clips: Sequence[Clip], longest: float) -> float:

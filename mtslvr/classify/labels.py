@@ -10,9 +10,10 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..errors import ConfigError
+from ..writer.table import as_utf8
 
 CSV_COLUMNS = ("file", "start", "end", "label", "score")
 FILE_COLUMNS = ("file", "path", "filename", "Begin Path", "Begin File")
@@ -186,20 +187,26 @@ def _seconds(path: Path, line: int, name: str, value: str | None) -> float:
     return seconds
 
 
-def csv_text(labels: Iterable[Label]) -> str:
-    """The table that `read_labels` reads: file, start, end, label, score."""
+Row: TypeAlias = dict[str, Any]
+
+
+def label_row(label: Label) -> Row:
+    """The columns of a label: file, start, end, label, score."""
+    times = (None if x is None else round(x, 3) for x in (label.start, label.end))
+    return dict(zip(CSV_COLUMNS, (label.file, *times, label.label, round(label.score, 4)), strict=True))
+
+
+def csv_text(rows: Sequence[Row], columns: Sequence[str] = CSV_COLUMNS) -> str:
+    """A table; with the columns of labels one that `read_labels` reads."""
     out = io.StringIO(newline="")
-    writer = csv.writer(out)
-    writer.writerow(CSV_COLUMNS)
-    writer.writerows((x.file, _plain(x.start), _plain(x.end), x.label, f"{x.score:.4f}") for x in labels)
+    writer = csv.DictWriter(out, columns)
+    writer.writeheader()
+    writer.writerows(rows)
     return out.getvalue()
 
 
-def jsonl_text(labels: Iterable[Label]) -> str:
-    """A JSON object a label, with the keys of the csv."""
-    rows = (
-        {"file": x.file, "start": x.start, "end": x.end, "label": x.label, "score": round(x.score, 4)} for x in labels
-    )
+def jsonl_text(rows: Iterable[Row]) -> str:
+    """A JSON object a row."""
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
@@ -230,25 +237,16 @@ def raven_text(labels: Iterable[Label], recordings: Sequence[Recording]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_parquet(labels: Sequence[Label], path: Path) -> None:
-    """The columns of the csv, for pandas, polars and DuckDB.
+def parquet_bytes(rows: Sequence[Row], columns: Sequence[str] = CSV_COLUMNS) -> bytes:
+    """The table of `csv_text` for pandas, polars and DuckDB; needs pyarrow."""
+    import pyarrow
+    from pyarrow import parquet
 
-    Raises:
-        ConfigError: pyarrow is not installed.
-    """
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise ConfigError(f"{path}: parquet needs pyarrow; pip install 'mtslvr[parquet]'") from None
-    columns = {name: [getattr(x, name) for x in labels] for name in CSV_COLUMNS}
-    kinds = [("file", pyarrow.string()), ("start", pyarrow.float64()), ("end", pyarrow.float64())]
-    schema = pyarrow.schema([*kinds, ("label", pyarrow.string()), ("score", pyarrow.float64())])
-    parquet.write_table(pyarrow.table(columns, schema=schema), path)
-
-
-def _plain(seconds: float | None) -> str:
-    return "" if seconds is None else f"{seconds:.3f}"
+    kinds = {name: pyarrow.string() if name.startswith(("file", "label")) else pyarrow.float64() for name in columns}
+    named = [{**row, "file": as_utf8(row["file"])} for row in rows]
+    out = io.BytesIO()
+    parquet.write_table(pyarrow.Table.from_pylist(named, pyarrow.schema(kinds.items())), out)
+    return out.getvalue()
 
 
 def _one_field(text: str) -> str:

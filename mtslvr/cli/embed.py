@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import click
 
-from .common import EXIT_NO_AUDIO, EXIT_SOME_FAILED, Command, Failure, check_stdout
-from .inputs import gather
+from .common import Command, check_stdout
 from .process import embed as main  # noqa: F401  # the program
-from .run import Run, Weights
+from .run import Run, Weights, find_inputs
 from .summary import Report
 
 EXIT_CODES = """\b
@@ -150,17 +149,5 @@ def embed_command(
     report = Report(output, target, part, on_error, dry_run, as_json, quiet, verbose)
     if target is None or dry_run or as_json:
         check_stdout()
-    everything = gather(inputs, stdin)
-    found = everything if part is None else everything.part(part)
-    for path, message in found.missing:
-        if report.stop:
-            raise Failure(f"{message}; nothing is embedded (--on-error stop)", EXIT_SOME_FAILED)
-        report.skip(path, "find", message)
-    if everything.left_out and not quiet:
-        report.say(everything.left_out)
-    if not everything.files:
-        told = "" if everything.missing else ": no file with a known suffix (wav, flac, ogg, opus, mp3, aiff ...)"
-        raise Failure(f"{', '.join(inputs)}: no audio found{told}", EXIT_NO_AUDIO)
-    if found.repeated and not quiet:
-        report.say(f"{found.repeated} files are named more than once; each is embedded once")
+    found = find_inputs(inputs, stdin, report)
     Run(Weights(model, device, dtype), config, chosen.value, overwrite, on_truncated == "error", report).start(found)

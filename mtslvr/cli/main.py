@@ -12,6 +12,7 @@ from .common import LazyGroup
     lazy={
         "embed": ".embed:embed_command",
         "merge": ".merge:merge_command",
+        "classify": ".classify:classify_command",
         "similar": ".similar:similar_command",
         "plot": ".plot:plot_command",
         "fewshot": ".fewshot:fewshot_command",

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import EXIT_INTERRUPTED, EXIT_SOME_FAILED, Failure
-from .inputs import Inputs
+from .common import EXIT_INTERRUPTED, EXIT_NO_AUDIO, EXIT_SOME_FAILED, Failure
+from .inputs import Inputs, gather
 from .summary import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from ..encoder import Encoder
     from ..extract import ExtractConfig
@@ -50,6 +50,12 @@ class Weights:
         name = self.model or DEFAULT_MODEL
         return os.path.abspath(folder) if folder == Path(os.path.expanduser(name)) else name
 
+    def describe(self, folder: Path, config: ExtractConfig) -> dict[str, Any]:
+        """The settings of what is embedded with the checkpoint in `folder`."""
+        from ..job import describe
+
+        return describe(self.name(folder), folder, config, dtype=self.dtype)
+
     def load(self, folder: Path) -> Encoder:
         """The encoder, ready for its first batch."""
         from ..hub import load
@@ -82,13 +88,11 @@ class Run:
         """Embed, write, tell."""
         from ..config import EncoderConfig
         from ..extract import check_windows
-        from ..job import describe
 
         weights, report = self.weights, self.report
         folder = weights.find(local_files_only=report.dry_run)
         name = weights.name(folder)
-        described = describe(name, folder, self.config, dtype=weights.dtype)
-        settings = {**described, "format": self.form}
+        settings = {**weights.describe(folder, self.config), "format": self.form}
         encoder = EncoderConfig.from_dict(settings["encoder"])
         check_windows(encoder, self.config)
         if report.shard is not None:
@@ -219,6 +223,29 @@ class Run:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             said = f"stdout was closed by its reader after {self.report.summary.rows} rows"
             raise Failure(f"{said}; to keep what is embedded, write to a file", EXIT_SOME_FAILED) from None
+
+
+def find_inputs(arguments: Sequence[str], stdin: str, report: Report) -> Inputs:
+    """The audio files of all arguments, or the shard's part of them; what is not there is told.
+
+    Raises:
+        ConfigError: see `gather`.
+        Failure: no audio, or something is not there and the first failure ends the run.
+    """
+    everything = gather(arguments, stdin)
+    found = everything if report.shard is None else everything.part(report.shard)
+    for path, message in found.missing:
+        if report.stop:
+            raise Failure(f"{message}; nothing is embedded (--on-error stop)", EXIT_SOME_FAILED)
+        report.skip(path, "find", message)
+    if everything.left_out and not report.quiet:
+        report.say(everything.left_out)
+    if not everything.files:
+        told = "" if everything.missing else ": no file with a known suffix (wav, flac, ogg, opus, mp3, aiff ...)"
+        raise Failure(f"{', '.join(arguments)}: no audio found{told}", EXIT_NO_AUDIO)
+    if found.repeated and not report.quiet:
+        report.say(f"{found.repeated} files are named more than once; each is embedded once")
+    return found
 
 
 def share_memory_pools() -> None:

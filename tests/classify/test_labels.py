@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from mtslvr.classify.labels import Label, Recording, audacity_text, csv_text, jsonl_text, raven_text, read_labels
+from mtslvr.classify.labels import Label, Recording, audacity_text, csv_text, jsonl_text, label_row, raven_text, read_labels
 from mtslvr.errors import ConfigError
 
 LABELS = [Label("a.wav", 0.5, 1.25, "owl", 0.9), Label("a.wav", 3.0, 4.0, "two words", 0.75)]
+ROWS = [label_row(x) for x in LABELS]
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def read(folder, name, text):
 
 
 def test_a_csv_is_read_as_it_was_written(tmp_path):
-    found = read(tmp_path, "labels.csv", csv_text(LABELS))
+    found = read(tmp_path, "labels.csv", csv_text(ROWS))
     assert [(x.file, x.start, x.end, x.label, x.score) for x in found] == [
         (str(tmp_path / "a.wav"), x.start, x.end, x.label, x.score) for x in LABELS
     ]
@@ -59,7 +60,7 @@ def test_a_raven_table_with_two_views_has_each_selection_once(tmp_path, recordin
 
 
 def test_jsonl_has_a_line_a_label():
-    assert jsonl_text(LABELS).splitlines()[0] == (
+    assert jsonl_text(ROWS).splitlines()[0] == (
         '{"file": "a.wav", "start": 0.5, "end": 1.25, "label": "owl", "score": 0.9}'
     )
 

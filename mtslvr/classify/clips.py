@@ -1,0 +1,65 @@
+"""Parts of recordings as wav clips: windows to label, and what the report plays."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from ..audio import load_parts
+from ..errors import AudioError
+from .examples import clip_name
+from .labels import Label, Recording
+from .output import write_file
+
+
+def read_clip(recording: Recording, start: float, end: float) -> tuple[npt.NDArray[np.float32], int]:
+    """A part of a recording, mono, and its rate: the recording's own where libsndfile can go to the place.
+
+    Raises:
+        AudioError: it cannot be read.
+    """
+    try:
+        with soundfile.SoundFile(os.fsencode(recording.path) if os.name == "posix" else recording.path) as file:
+            if file.seekable() and 0 < file.frames < 1 << 40:
+                file.seek(min(round(start * file.samplerate), file.frames))
+                samples = file.read(round((end - start) * file.samplerate), "float32", always_2d=True).mean(axis=1)
+                if samples.size:
+                    return samples, file.samplerate
+    except (OSError, RuntimeError):
+        pass
+    [samples], _ = load_parts(recording.path, recording.sample_rate, [(start, end)])
+    if samples.size == 0:
+        raise AudioError(f"{recording.path}: ends before {start:g} s; embed it again")
+    return samples, recording.sample_rate
+
+
+def wav_bytes(samples: npt.NDArray[np.float32], rate: int) -> bytes:
+    """A wav file of 16 bits."""
+    out = io.BytesIO()
+    soundfile.write(out, np.clip(samples, -1, 1), rate, format="WAV", subtype="PCM_16")
+    return out.getvalue()
+
+
+def write_clips(places: Sequence[Label], recordings: Mapping[str, Recording], folder: Path) -> list[Path]:
+    """Write each place as a clip named by its recording, time, class and probability.
+
+    Returns:
+        The files.
+    Raises:
+        AudioError: a recording that cannot be read.
+        ConfigError: a clip cannot be written.
+    """
+    paths = []
+    for place in places:
+        start, end = place.start or 0.0, place.end or 0.0
+        samples, rate = read_clip(recordings[place.file], start, end)
+        stem = os.path.splitext(place.file)[0]
+        paths.append(folder / clip_name(stem, start, place.label, place.score))
+        write_file(paths[-1], wav_bytes(samples, rate))
+    return paths

@@ -1,0 +1,152 @@
+"""Stored embeddings of windows to the labels of all their recordings, one recording at a time; next: `output`."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from ..writer import EmbeddingTable
+from .classifier import Classifier, Float32
+from .events import EventConfig, find_events
+from .labels import Label, Recording, Row
+
+Float64 = npt.NDArray[np.float64]
+BINS = 20  # of the histogram of scores
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A window whose label would help.
+
+    Attributes:
+        place: with the likeliest class and its probability.
+        margin: between the two likeliest classes.
+    """
+
+    place: Label
+    margin: float
+
+
+@dataclass
+class Found:
+    """What a classifier says of recordings.
+
+    Attributes:
+        recordings: all, in the order of the table.
+        events: of one recording after the other.
+        best: for each recording its likeliest classes over the threshold, each with the highest probability.
+        doubts: for each recording the windows whose label would help most, that first.
+        histogram: (20,) of windows by the probability of their likeliest class to be labelled.
+    """
+
+    recordings: list[Recording] = field(default_factory=list)
+    events: list[Label] = field(default_factory=list)
+    best: list[list[Label]] = field(default_factory=list)
+    doubts: list[list[Doubt]] = field(default_factory=list)
+    histogram: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
+
+
+def predict_table(
+    classifier: Classifier,
+    table: EmbeddingTable,
+    config: EventConfig,
+    *,
+    path_of: Callable[[str], str],
+    only: Collection[str] | None = None,
+    reject: bool = True,
+    doubts: int = 0,
+) -> Found:
+    """Classify the windows of a table.
+
+    Args:
+        classifier: made with the table's settings.
+        table: a row a window, those of a recording one after the other, as `mtslvr-embed --pool none` writes it.
+        config: threshold and how windows are joined.
+        path_of: gives the path of a recording by its name in the table.
+        only: names of the recordings; None is all.
+        reject: see `Classifier.probabilities`.
+        doubts: how many windows to suggest for labelling.
+    """
+    found, spans = Found(), np.stack([table.start, table.end], axis=1)
+    rate = (table.settings.get("encoder") or {}).get("frontend", {}).get("sample_rate", 16_000)
+    first = 0
+    for name, group in itertools.groupby(table.paths):
+        last = first + sum(1 for _ in group)
+        part, first = slice(first, last), last
+        if only is not None and name not in only:
+            continue
+        probabilities, near = classifier.judge(table.embeddings[part])
+        shown = probabilities * near[:, None] if reject else probabilities
+        positive = len(classifier.positive)
+        found.recordings.append(_recording(name, path_of(name), float(spans[part, 1].max()), rate))
+        found.events += find_events(name, shown, spans[part], classifier.positive, config)
+        found.best.append(_best(name, shown[:, :positive].max(axis=0), classifier.positive, config))
+        found.doubts.append(list(_doubts(name, probabilities, spans[part], classifier.classes, doubts)))
+        found.histogram += np.histogram(shown[:, :positive].max(axis=1), BINS, (0, 1))[0]
+    return found
+
+
+def _recording(name: str, path: str, seconds: float, rate: int) -> Recording:
+    try:
+        info = soundfile.info(os.fsencode(path) if os.name == "posix" else path)
+    except (OSError, RuntimeError, UnicodeError):  # not here, or read by ffmpeg
+        return Recording(name, path, seconds, rate)
+    return Recording(
+        name, path, max(seconds, float(info.duration)) if info.frames < 1 << 40 else seconds, info.samplerate
+    )
+
+
+def _best(name: str, scores: Float32, classes: Sequence[str], config: EventConfig) -> list[Label]:
+    order = [i for i in np.argsort(-scores, kind="stable")[: config.top_k] if scores[i] >= config.threshold]
+    return [Label(name, None, None, classes[i], float(scores[i])) for i in order]
+
+
+def _doubts(name: str, probabilities: Float32, spans: Float64, classes: Sequence[str], count: int) -> Iterator[Doubt]:
+    """The windows with the smallest margins, none over another."""
+    ordered = np.sort(probabilities, axis=1)
+    margins = ordered[:, -1] - ordered[:, -2]
+    taken: list[tuple[float, float]] = []
+    for row in np.argsort(margins, kind="stable"):
+        if len(taken) == count:
+            return
+        start, end = map(float, spans[row])
+        if all(end <= before or start >= after for before, after in taken):
+            taken.append((start, end))
+            guess = int(probabilities[row].argmax())
+            label = Label(name, start, end, classes[guess], float(probabilities[row, guess]))
+            yield Doubt(label, float(margins[row]))
+
+
+def spread(doubts: Iterable[Sequence[Doubt]], count: int) -> list[Label]:
+    """The `count` windows to label: the first of each recording, then the second of each, the least certain first."""
+    rounds = itertools.zip_longest(*doubts)
+    chosen = [
+        doubt.place
+        for turn in rounds
+        for doubt in sorted((doubt for doubt in turn if doubt is not None), key=lambda doubt: doubt.margin)
+    ]
+    return chosen[:count]
+
+
+def file_rows(found: Found, top_k: int) -> tuple[list[Row], tuple[str, ...]]:
+    """A row a recording with its best classes, those after the first in columns label_2, score_2 and so on.
+
+    Returns:
+        Rows, and the names of the columns.
+    """
+    numbers = ["", *(f"_{i}" for i in range(2, top_k + 1))]
+    columns = ("file", "start", "end", *(f"{name}{n}" for n in numbers for name in ("label", "score")))
+    rows = []
+    for recording, best in zip(found.recordings, found.best, strict=True):
+        row: Row = {"file": recording.name, "start": 0.0, "end": round(recording.seconds, 3)}
+        for number, label in itertools.zip_longest(numbers, best[: len(numbers)]):
+            row[f"label{number}"] = None if label is None else label.label
+            row[f"score{number}"] = None if label is None else round(label.score, 4)
+        rows.append(row)
+    return rows, columns

@@ -42,7 +42,7 @@ _MODULES = {
     "hub": ("load",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
-_SUBMODULES = ("analysis", "fewshot", "hear", "onnx", "ray", "sklearn", "training", "writer")
+_SUBMODULES = ("analysis", "classify", "fewshot", "hear", "onnx", "ray", "search", "sklearn", "training", "writer")
 
 __all__ = [
     "AdapterKind",

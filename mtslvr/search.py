@@ -1,34 +1,42 @@
-"""Which rows of an embeddings file are nearest to a sound; `mtslvr similar` prints them."""
+"""Which places of an embeddings file are nearest to a sound; `mtslvr similar` prints them."""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from . import checkpoint
 from .api import embed
+from .audio import iter_blocks, load_parts
 from .config import EncoderConfig
 from .encoder import Encoder
 from .errors import ConfigError
 from .hub import find, load
-from .writer import EmbeddingTable
+from .writer import EmbeddingTable, read_table
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
 
 _BLOCK = 8192  # rows at once
+_TOUCHING = 1e-6  # seconds
+_PART = re.compile(r"(.+):(\d+(?:\.\d*)?)-(\d+(?:\.\d*)?)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A file that is near.
+    """A place, or a file, that is near.
 
     Attributes:
         rank: from 1.
         score: cosine similarity, -1 to 1.
         file: its name in the table.
-        start: of the row that is nearest, in seconds.
+        start: in seconds, of the nearest row, or of all that were joined.
         end: likewise.
     """
 
@@ -39,24 +47,140 @@ class Hit:
     end: float
 
 
-def nearest(table: EmbeddingTable, query: npt.NDArray[np.float32], k: int = 10) -> list[Hit]:
+class Query(NamedTuple):
+    """A sound, or the part of it from `start` to `end` in seconds."""
+
+    path: str
+    start: float | None = None
+    end: float | None = None
+
+    @classmethod
+    def parse(cls, text: str | os.PathLike[str]) -> Query:
+        """Read `call.wav`, or `call.wav:12.5-14` for a part, unless a file has that name.
+
+        Raises:
+            ConfigError: an end that is not after the start.
+        """
+        path = os.fspath(text)
+        found = None if os.path.exists(path) else _PART.fullmatch(path)
+        if found is None:
+            return cls(path)
+        start, end = float(found[2]), float(found[3])
+        if not start < end:
+            raise ConfigError(f"{path}: end {end:g} s is not after start {start:g} s; correct the times")
+        return cls(found[1], start, end)
+
+
+def similar(
+    table: EmbeddingTable | str | os.PathLike[str],
+    queries: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    k: int = 10,
+    threshold: float | None = None,
+    per_file: bool = False,
+    model: str | None = None,
+    device: str = "auto",
+) -> list[Hit]:
+    """The places of a table that sound most like a query, nearest first.
+
+    Args:
+        table: an output of mtslvr-embed, or what `read_table` makes of it.
+        queries: a path, or several, a row's score being that of the nearest; "call.wav:12.5-14" is a part of a file.
+        k: how many.
+        threshold: the least cosine; see `nearest_places`.
+        per_file: each file once, by its nearest row.
+        model: where the weights are, if not where they were.
+        device: see `mtslvr.load`.
+    Raises:
+        AudioError: a query that cannot be read.
+        ConfigError: see `nearest_places` and `table_encoder`; a part outside its file.
+    """
+    path = "table" if isinstance(table, EmbeddingTable) else table
+    found = table if isinstance(table, EmbeddingTable) else read_table(table)
+    given = [queries] if isinstance(queries, (str, os.PathLike)) else queries
+    parsed = [Query.parse(query) for query in given]
+    if not parsed:
+        raise ConfigError("no queries; give at least one sound")
+    for query in parsed:
+        next(iter_blocks(query.path, 16_000))  # raises where it is no audio
+    encoder = table_encoder(path, found.settings, model, device)
+    rows = np.stack([embed_query(query, found, encoder) for query in parsed])
+    return nearest(found, rows, k, threshold) if per_file else nearest_places(found, rows, k, threshold)
+
+
+def nearest_places(table: EmbeddingTable, queries: Float32, k: int = 10, threshold: float | None = None) -> list[Hit]:
+    """The places of a table nearest to queries by cosine; rows that touch or overlap a nearer one are the same place.
+
+    Args:
+        table: from `read_table`, the rows of a file one after the other, in order.
+        queries: (D,) or (q, D), of which the nearest counts.
+        k: how many places.
+        threshold: the least cosine. A place then reaches over all neighbouring rows that have it.
+    Raises:
+        ConfigError: see `nearest`.
+    """
+    scores = _scores(table, queries, k, threshold)
+    taken = np.zeros(len(scores), dtype=bool)
+    hits: list[Hit] = []
+    for row in _order(scores, threshold):
+        if taken[row]:
+            continue
+        joined = [row, *_neighbours(table, scores, row, -1, threshold), *_neighbours(table, scores, row, 1, threshold)]
+        taken[joined] = True
+        shown = [row] if threshold is None else joined
+        start, end = float(table.start[shown].min()), float(table.end[shown].max())
+        hits.append(Hit(len(hits) + 1, float(scores[row]), table.paths[row], start, end))
+        if len(hits) == k:
+            break
+    return hits
+
+
+def _neighbours(table: EmbeddingTable, scores: Float64, row: int, step: int, threshold: float | None) -> Iterator[int]:
+    """Rows on one side of a row that belong to its place."""
+    start, end, at = table.start[row], table.end[row], row + step
+    while 0 <= at < len(scores) and table.paths[at] == table.paths[row]:
+        if table.start[at] > end + _TOUCHING or table.end[at] < start - _TOUCHING:
+            return
+        if threshold is not None:
+            if scores[at] < threshold:
+                return
+            start, end = min(start, table.start[at]), max(end, table.end[at])
+        yield at
+        at += step
+
+
+def _order(scores: Float64, threshold: float | None) -> npt.NDArray[np.int64]:
+    order = np.argsort(-scores, kind="stable")
+    return order if threshold is None else order[scores[order] >= threshold]
+
+
+def _scores(table: EmbeddingTable, queries: Float32, k: int, threshold: float | None) -> Float64:
+    if k < 1:
+        raise ConfigError(f"k={k}: must be at least 1")
+    if threshold is not None and not -1 <= threshold <= 1:
+        raise ConfigError(f"threshold={threshold!r}: must be a cosine from -1 to 1")
+    width = table.embeddings.shape[1]
+    if len(table.paths) == 0 or queries.shape[-1] != width:
+        raise ConfigError(
+            f"query of {queries.shape[-1]} numbers, {len(table.paths)} rows of {width}: cannot be compared"
+        )
+    return np.max([cosine(table.embeddings, query) for query in np.atleast_2d(queries)], axis=0)  # type: ignore[no-any-return]
+
+
+def nearest(table: EmbeddingTable, query: Float32, k: int = 10, threshold: float | None = None) -> list[Hit]:
     """The files of a table nearest to a query by cosine, each by its best row.
 
     Args:
         table: from `read_table`.
-        query: (D,).
+        query: (D,), or (q, D), of which the nearest counts.
         k: how many files.
+        threshold: the least cosine.
     Raises:
-        ConfigError: `k` below 1, no rows, or another width.
+        ConfigError: `k` below 1, no rows, another width, or a threshold that is no cosine.
     """
-    if k < 1:
-        raise ConfigError(f"k={k}: must be at least 1")
-    width = table.embeddings.shape[1]
-    if len(table.paths) == 0 or query.shape != (width,):
-        raise ConfigError(f"query of {query.shape[-1]} numbers, {len(table.paths)} rows of {width}: cannot be compared")
-    scores = cosine(table.embeddings, query)
+    scores = _scores(table, query, k, threshold)
     hits: dict[str, Hit] = {}
-    for row in np.argsort(-scores, kind="stable"):
+    for row in _order(scores, threshold):
         name = table.paths[row]
         if name not in hits:
             place = float(table.start[row]), float(table.end[row])
@@ -77,14 +201,22 @@ def cosine(embeddings: npt.NDArray[np.float32], query: npt.NDArray[np.float32]) 
     return scores
 
 
-def embed_query(audio: str | os.PathLike[str], table: EmbeddingTable, encoder: Encoder) -> npt.NDArray[np.float32]:
+def embed_query(query: str | os.PathLike[str] | Query, table: EmbeddingTable, encoder: Encoder) -> Float32:
     """Embed a sound as the rows of a table were: same features, layer and windows, mean over the windows.
 
     Raises:
         AudioError: see `mtslvr.embed`.
+        ConfigError: a part outside the file.
     """
     settings = table.settings
-    return embed(
+    path, start, end = query if isinstance(query, Query) else Query(os.fspath(query))
+    audio: Any = path
+    if start is not None:
+        [waveform], seconds = load_parts(path, encoder.sample_rate, [(start, end)])
+        if waveform.size == 0:
+            raise ConfigError(f"{path}: {start:g} s is beyond its end at {seconds:.1f} s; correct the times")
+        audio = (waveform, encoder.sample_rate)
+    row: Float32 = embed(
         audio,
         features=settings.get("features", "concat"),
         layer=settings.get("layer", "head"),
@@ -92,6 +224,7 @@ def embed_query(audio: str | os.PathLike[str], table: EmbeddingTable, encoder: E
         hop_seconds=settings.get("hop_seconds"),
         encoder=encoder,
     )
+    return row
 
 
 def table_encoder(

@@ -13,7 +13,7 @@ import mtslvr
 from mtslvr import checkpoint
 from mtslvr.cli.main import main
 from mtslvr.errors import ConfigError
-from mtslvr.search import cosine, nearest
+from mtslvr.search import Query, cosine, nearest, nearest_places
 from mtslvr.writer import EmbeddingTable, read_table, write_npz
 
 
@@ -49,6 +49,56 @@ def test_nearest_files_by_cosine_each_once():
     assert (hits[1].start, hits[1].end) == (2.0, 3.0)
 
 
+def windows(cosines, hop=1.0, name="night.wav"):
+    """A table with a window of 2 s every `hop` s whose cosines to (1, 0) are these."""
+    rows = np.array([[c, np.sqrt(1 - c * c)] for c in cosines], np.float32)
+    start = np.arange(len(rows)) * hop
+    return EmbeddingTable(rows, (name,) * len(rows), start, start + 2, {})
+
+
+X = np.array([1, 0], np.float32)
+
+
+def places(hits):
+    return [(hit.rank, hit.start, hit.end) for hit in hits]
+
+
+def test_windows_over_one_event_are_one_place():
+    scores = [0.1, 0.8, 0.9, 0.7, 0.1, 0.2, 0.1, 0.3, 0.6]
+    assert places(nearest_places(windows(scores), X, 2)) == [(1, 2.0, 4.0), (2, 8.0, 10.0)]
+
+
+def test_with_a_threshold_a_place_lasts_as_long_as_windows_reach_it():
+    scores = [0.1, 0.8, 0.9, 0.7, 0.1, 0.2, 0.1, 0.3, 0.6]
+    assert places(nearest_places(windows(scores), X, 10, 0.5)) == [(1, 1.0, 5.0), (2, 8.0, 10.0)]
+    assert nearest_places(windows(scores), X, 10, 0.95) == []
+
+
+def test_windows_apart_and_of_other_files_are_places_of_their_own():
+    assert len(nearest_places(windows([0.9, 0.8, 0.7], hop=3.0), X)) == 3
+    assert len(nearest_places(table([[1, 0], [1, 0]]), X)) == 2
+
+
+def test_of_several_queries_the_nearest_counts():
+    hits = nearest_places(table([[1, 0], [0, 1], [-1, -1]]), np.eye(2, dtype=np.float32), 2)
+    assert [round(hit.score, 3) for hit in hits] == [1, 1]
+
+
+def test_a_threshold_that_is_no_cosine_is_named():
+    with pytest.raises(ConfigError, match=r"threshold=1\.5"):
+        nearest_places(windows([0.5]), X, 1, 1.5)
+
+
+def test_a_part_of_a_file_as_query(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Query.parse("call.wav:12.5-14") == ("call.wav", 12.5, 14.0)
+    assert Query.parse("call.wav") == ("call.wav", None, None)
+    (tmp_path / "a.wav:1-2").touch()
+    assert Query.parse("a.wav:1-2") == ("a.wav:1-2", None, None)
+    with pytest.raises(ConfigError, match="end 12 s is not after start 14 s"):
+        Query.parse("call.wav:14-12")
+
+
 def test_cosine_of_zeros_is_0():
     assert cosine(np.zeros((2, 3), np.float32), np.ones(3, np.float32)).tolist() == [0, 0]
     assert cosine(np.ones((2, 3), np.float32), np.zeros(3, np.float32)).tolist() == [0, 0]
@@ -70,6 +120,16 @@ def test_similar_lists_the_query_itself_first(folder):
     found = json.loads(run("similar", folder / "x.npz", folder / "audio" / "high" / "c.wav", "--json").stdout)
     assert len(found) == 5 and found[0]["file"] == "high/c.wav" and found[0]["score"] == pytest.approx(1, abs=1e-3)
     assert [hit["score"] for hit in found] == sorted((hit["score"] for hit in found), reverse=True)
+
+
+def test_similar_finds_the_place_of_a_part_of_a_file(folder):
+    part = f"{folder / 'audio' / 'high' / 'c.wav'}:0.25-0.5"
+    found = mtslvr.search.similar(folder / "x.npz", part, k=1, per_file=True)[0]
+    assert found.file == "high/c.wav" and found.score == pytest.approx(1, abs=1e-3)
+    several = run("similar", folder / "x.npz", part, folder / "audio" / "low" / "a.wav", "--threshold", 0.999, "--json")
+    assert {"high/c.wav", "low/a.wav"} <= {hit["file"] for hit in json.loads(several.stdout)}
+    beyond = run("similar", folder / "x.npz", f"{folder / 'audio' / 'high' / 'c.wav'}:7-8")
+    assert beyond.exit_code == 2 and "7 s is beyond its end at 0.5 s" in beyond.output
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def check_page(path: Path) -> None:
 
 
 def page(classifier: Classifier, found: Found, threshold: float) -> str:
-    """HTML with its pictures and sounds inside, the latter at most 24 of 4 s, some 10 MB in all.
+    """HTML with its pictures and sounds inside, the latter at most 24 of 4 s, some 6 MB in all.
 
     Args:
         classifier: with the figures of its cross-validation.
@@ -68,8 +68,8 @@ def page(classifier: Classifier, found: Found, threshold: float) -> str:
         "<h2>Scores of windows</h2><p>How many windows had which probability of their likeliest class. Where two hills "
         "stand apart, the threshold belongs between them.</p>",
         html_picture(_histogram(found.histogram, threshold), "Histogram of window scores"),
-        f"<h2>Best hits</h2><p>The events with the highest scores, all classes in turn, {len(best)} at most "
-        f"{LONGEST:g} s long here.</p>{_hits(best, recordings)}",
+        f"<h2>Best hits</h2><p>The events with the highest scores, all classes in turn; at most "
+        f"{LONGEST:g} s of each.</p>{_hits(best, recordings)}",
         "<h2>Least certain hits</h2><p>The events with the lowest scores. Where these are wrong, raise the threshold, "
         f"or label some of them and run again.</p>{_hits(worst, recordings)}",
     ]
@@ -106,7 +106,7 @@ def _confusion(names: Sequence[str], counts: npt.NDArray[np.int64]) -> str:
 
 
 def _histogram(counts: npt.NDArray[np.int64], threshold: float) -> Any:
-    figure = new_figure(7, 2.6)
+    figure = new_figure(5.5, 2.6)
     axes = figure.subplots()
     middles = (np.arange(BINS) + 0.5) / BINS
     axes.bar(middles, counts, 0.9 / BINS, color=["#0072B2" if x >= threshold else "#BBBBBB" for x in middles])
@@ -139,14 +139,14 @@ def _hit(event: Label, recording: Recording) -> str:
     image = base64.b64encode(_spectrogram(samples)).decode()
     sound = base64.b64encode(wav_bytes(samples, rate)).decode()
     return (
-        f'<figure><img alt="Spectrogram, 0 to {rate / 2000:g} kHz" src="data:image/png;base64,{image}">'
+        f'<figure><img alt="Spectrogram, 0 to {rate / 2000:g} kHz" src="data:image/jpeg;base64,{image}">'
         f'<audio controls preload="none" src="data:audio/wav;base64,{sound}"></audio>'
         f"<figcaption>{caption}</figcaption></figure>"
     )
 
 
 def _spectrogram(samples: npt.NDArray[np.float32]) -> bytes:
-    """A png of the magnitude in dB, over a range of 70."""
+    """A jpeg of the magnitude in dB, over a range of 70."""
     from matplotlib.image import imsave
 
     padded = np.pad(samples, (0, max(0, _WINDOW - samples.size)))
@@ -155,5 +155,5 @@ def _spectrogram(samples: npt.NDArray[np.float32]) -> bytes:
     decibels = 20 * np.log10(np.abs(np.fft.rfft(frames, axis=1)) + 1e-6)
     out = io.BytesIO()
     top = float(decibels.max())
-    imsave(out, decibels.T, format="png", origin="lower", cmap="magma", vmin=top - 70, vmax=top)
+    imsave(out, decibels.T, format="jpeg", origin="lower", cmap="magma", vmin=top - 70, vmax=top)
     return out.getvalue()

@@ -1,4 +1,4 @@
-"""`mtslvr similar`: the files of an embeddings file that sound most like another."""
+"""`mtslvr similar`: the places of an embeddings file that sound most like another."""
 
 from __future__ import annotations
 
@@ -14,32 +14,39 @@ if TYPE_CHECKING:
     from ..search import Hit
 
 
-@click.command("similar", cls=Command, short_help="Find the files of an embeddings file that sound like another.")
+@click.command("similar", cls=Command, short_help="Find the places of an embeddings file that sound like a query.")
 @click.argument("embeddings", type=click.Path(path_type=Path))
-@click.argument("query", type=click.Path())
+@click.argument("queries", nargs=-1, required=True, metavar="QUERY...", type=click.Path())
 @click.option(
-    "-k", "count", type=click.IntRange(min=1), default=10, show_default=True, metavar="N", help="How many files."
+    "-k", "count", type=click.IntRange(min=1), default=10, show_default=True, metavar="N", help="How many places."
 )
+@click.option("--threshold", type=float, help="The least cosine; neighbouring windows that have it are one place.")
+@click.option("--per-file", is_flag=True, help="Each file once, by its nearest window.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.option("--model", help="Where the weights are, if not where they were.  [default: those of EMBEDDINGS]")
 @click.option("--device", default="auto", show_default=True)
-def similar_command(embeddings: Path, query: str, count: int, as_json: bool, model: str | None, device: str) -> None:
-    """List the files of EMBEDDINGS nearest to the audio file QUERY by cosine similarity, nearest first.
+def similar_command(
+    embeddings: Path,
+    queries: tuple[str, ...],
+    count: int,
+    threshold: float | None,
+    per_file: bool,
+    as_json: bool,
+    model: str | None,
+    device: str,
+) -> None:
+    """List the places of EMBEDDINGS nearest to the audio file QUERY by cosine similarity, nearest first.
 
-    QUERY is embedded as EMBEDDINGS was, with the same weights. Where EMBEDDINGS has a row a window, each file
-    stands for its nearest window.
+    QUERY is embedded as EMBEDDINGS was, with the same weights; call.wav:12.5-14 is the part from 12.5 to 14 s. Of
+    several queries the nearest counts. Where EMBEDDINGS has a row a window, windows that touch or overlap a nearer one
+    are the same place.
     """
-    from ..audio import iter_blocks
     from ..hub import parse_device
-    from ..search import embed_query, nearest, table_encoder
-    from ..writer import read_table
+    from ..search import similar
 
     check_stdout()
     parse_device(device)
-    table = read_table(embeddings)
-    next(iter_blocks(query, 16_000))  # raises where it is no audio
-    encoder = table_encoder(embeddings, table.settings, model, device)
-    hits = nearest(table, embed_query(query, table, encoder), count)
+    hits = similar(embeddings, queries, k=count, threshold=threshold, per_file=per_file, model=model, device=device)
     if as_json:
         click.echo(json.dumps([vars(hit) for hit in hits], indent=2))
     else:

@@ -252,8 +252,8 @@ variant.
 
 {args.repeats} recordings of {args.minutes:g} minutes: five synthetic calls of 0.6 to 1.2 s at 0 to 20 dB over wind, as
 many other sounds (bursts, clicks, hum, thuds). Five examples a class at the same loudness, windows of 1.2 s every
-0.6 s, threshold 0.5. An event is right where it overlaps a call of its class. *By hand* is scikit-learn's logistic regression
-on concat; *background examples* are five of the other sounds.
+0.6 s, threshold 0.5. An event is right where it overlaps a call of its class. *By hand* is scikit-learn's logistic
+regression on concat; *background examples* are five of the other sounds.
 
 {table(["", "precision", "recall"], [[name, f"{p:.1f}", f"{r:.1f}"] for name, (p, r) in found.items()])}
 ## Speed

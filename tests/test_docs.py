@@ -31,7 +31,7 @@ from mtslvr.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = ["cli.md", "outputs.md", "recipes.md", "scale.md", "troubleshooting.md", "speed.md", "onnx.md"]
+PAGES = ["cli.md", "outputs.md", "recipes.md", "labels.md", "scale.md", "troubleshooting.md", "speed.md", "onnx.md"]
 # The only task of an array.
 SLURM = {
     "SLURM_ARRAY_TASK_ID": "1",
@@ -82,6 +82,10 @@ def shell(tmp_path, monkeypatch, request):
     if os.name != "posix" or shutil.which("bash") is None:
         pytest.skip("the commands are for bash")
     shutil.copytree(ROOT / "examples" / "audio", tmp_path / "work" / "recordings")
+    for label, folder in (("birds", "birds"), ("rain", "rain"), ("background", "machine")):
+        shutil.copytree(ROOT / "examples" / "audio" / folder, tmp_path / "work" / "calls" / label)
+    (tmp_path / "work" / "nights").mkdir()
+    shutil.copy(ROOT / "examples" / "audio" / "bells" / "church.ogg", tmp_path / "work" / "nights" / "one.ogg")
     (tmp_path / "work" / "broken.wav").write_bytes(b"RIFF of nothing")
     monkeypatch.chdir(tmp_path / "work")
     remember_windows(monkeypatch)

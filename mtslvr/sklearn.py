@@ -25,6 +25,13 @@ class MTSLVRTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc] 
     grid search over the steps that follow; that cache goes by the names of model and files, so empty it when what is
     in them has changed.
 
+    A pipeline of short clips labels the windows of a long recording by the steps after this one:
+
+        pipeline = make_pipeline(MTSLVRTransformer(window_seconds=2), Normalizer(), LogisticRegression(C=100))
+        pipeline.fit(clips, labels)
+        windows, spans = mtslvr.embed_windows("night.flac", window_seconds=2, hop_seconds=1)
+        pipeline[1:].predict(windows)  # spans[i] is when, in seconds
+
     Args:
         model: what `mtslvr.load` takes, or an encoder; None is the bundled default. It is loaded once, and again when
             the files in its folder have changed.

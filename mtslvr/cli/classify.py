@@ -305,6 +305,8 @@ class _Call:
             folder = self._suggestions(output)
             places = spread(found.doubts, self.suggest)
             clips = write_clips(places, by_name, folder)
+            for clip in clips:
+                self._say(f"  {clip}")
             self._say(f"{len(clips)} windows to label are in {folder}: move each into its class's folder and run again")
         if self.page is not None:
             write_file(self.page, page(classifier, found, self.threshold))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import sys
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -119,7 +120,7 @@ def _read_npy(path: Path) -> EmbeddingTable:
     rows, names, start, end = [], [], [], []
     for row, name, first, last in _csv_rows(sidecar(path, INDEX), ["row", "file", "start", "end"]):
         rows.append(int(row))
-        names.append(name)
+        names.append(sys.intern(name))  # one string for all rows of a file
         start.append(float(first))
         end.append(float(last))
     # Rows that the index does not list are those of files that have others now, or of a run that was killed.

@@ -14,7 +14,7 @@ import mtslvr
 from mtslvr import checkpoint, extract
 from mtslvr.classify import Classifier, read_labels
 from mtslvr.cli.main import main
-from mtslvr.writer import read_table
+from mtslvr.writer import read_table, write_npz
 
 RATE = 16_000
 HERTZ = {"low": 300, "high": 3000}
@@ -294,3 +294,25 @@ def test_embeddings_of_one_feature_are_enough(done, tmp_path):
     assert CliRunner().invoke(main, [str(a) for a in embed]).exit_code == 0
     result = run(root / "examples", tmp_path / "x.npz", "-o", tmp_path / "x.csv")
     assert result.exit_code == 0 and "features: variant" in result.stderr, result.output
+
+
+def test_recordings_without_a_window(done, tmp_path):
+    root, _ = done
+    columns = {"embeddings": np.empty((0, 1000), np.float32), "paths": [], "start": [], "end": []}
+    write_npz(tmp_path / "none.npz", **columns, settings={"pool": "none"})
+    result = run(root / "tones.mtslvr", tmp_path / "none.npz", "-o", tmp_path / "x.csv")
+    assert result.exit_code == 2 and "holds no windows; embed recordings" in result.output
+
+
+def test_labels_of_an_earlier_call_outlive_one_that_fails(made, tmp_path):
+    (tmp_path / "labels.csv").write_text("file,start,end,label,score\n")
+    (tmp_path / "nights").mkdir()
+    (tmp_path / "nights" / "broken.wav").write_bytes(b"no audio")
+    result = run(made / "examples", tmp_path / "nights", "-o", tmp_path / "labels.csv", "--model", made / "model")
+    assert result.exit_code == 1 and "1 of 1 inputs failed" in result.output
+    assert (tmp_path / "labels.csv").read_text() == "file,start,end,label,score\n"
+
+
+def test_without_recordings_or_an_output_usage_is_told(made, tmp_path):
+    assert "give --save alone" in run(made / "examples").output
+    assert "give -o labels.csv" in run(made / "examples", made / "nights").output

@@ -10,7 +10,7 @@ import soxr
 import torch
 
 from mtslvr import audio
-from mtslvr.audio import AUDIO_SUFFIXES, audio_label, find_audio, iter_blocks, load_audio
+from mtslvr.audio import AUDIO_SUFFIXES, audio_label, find_audio, iter_blocks, load_audio, load_parts
 from mtslvr.cli.inputs import gather
 from mtslvr.errors import AudioError
 from mtslvr.find import search
@@ -513,3 +513,16 @@ def test_a_folder_that_cannot_be_listed_is_named_and_the_rest_found(tmp_path, mo
         find_audio(tmp_path)
     inputs = gather([str(tmp_path)])
     assert [file.name for file in inputs.files] == ["a.wav", "z/c.wav"] and inputs.missing == found.unlisted
+
+
+# Parts
+
+
+def test_parts_of_a_file_are_those_of_the_whole(tmp_path):
+    path = write(tmp_path / "a.wav", noise(50_000), 16_000)
+    whole = load_audio(path, 8_000)
+    parts, seconds = load_parts(path, 8_000, [(None, None), (0.5, 1.25), (2.0, None), (3.0, 9.0), (9.0, 10.0)])
+    assert seconds == pytest.approx(50_000 / 16_000, abs=1e-3)
+    expected = [whole, whole[4_000:10_000], whole[16_000:], whole[24_000:], whole[:0]]
+    for part, right in zip(parts, expected, strict=True):
+        np.testing.assert_array_equal(part, right)

@@ -176,4 +176,4 @@ def _candidate(share: float, scores: Float64, targets: Int64) -> Candidate:
 def log_loss(probabilities: Float64, targets: Int64) -> float:
     """Mean of -log of the true class's probability, in nats."""
     true = np.take_along_axis(probabilities, targets[:, None], axis=1)
-    return float(-np.log(np.maximum(true, 1e-6)).mean())
+    return float(-np.log(np.maximum(true, 1e-6)).mean()) + 0.0  # not -0

@@ -1,0 +1,69 @@
+"""Where labels go: names of tracks, recordings of any name, suggestions over all recordings."""
+
+import numpy as np
+import pytest
+
+from mtslvr.classify import Classifier, EventConfig, Label
+from mtslvr.classify.examples import clip_name, recording_of
+from mtslvr.classify.labels import Recording
+from mtslvr.classify.output import LabelFormat, check_labels_output, write_labels
+from mtslvr.classify.predict import Doubt, predict_table, spread
+from mtslvr.errors import ConfigError
+from mtslvr.writer import EmbeddingTable
+
+
+def recording(name):
+    return Recording(name, f"/nowhere/{name}", 10.0, 48_000)
+
+
+def test_each_recording_has_a_track_of_its_own_within_the_folder(tmp_path):
+    recordings = [recording(name) for name in ("a.wav", "a.flac", "deep/b.wav", "../c.wav", "/abs/d.wav")]
+    labels = [Label(x.name, 1.0, 2.0, "owl", 0.5) for x in recordings]
+    write_labels(tmp_path / "out", LabelFormat.AUDACITY, labels, recordings)
+    found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.txt")}
+    assert found == {f"out/{name}.txt" for name in ("a.wav", "a.flac", "deep/b", "c", "abs/d")}
+
+
+def test_a_recording_without_events_has_an_empty_track(tmp_path):
+    (tmp_path / "a.txt").write_text("1.0\t2.0\tof an earlier run\n")
+    write_labels(tmp_path, LabelFormat.AUDACITY, [], [recording("a.wav")])
+    assert (tmp_path / "a.txt").read_text() == ""
+
+
+def test_the_format_is_that_of_the_suffix(tmp_path):
+    assert check_labels_output(tmp_path / "x.JSONL", None) is LabelFormat.JSONL
+    with pytest.raises(ConfigError, match="no format by the suffix"):
+        check_labels_output(tmp_path / "x", None)
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="exists and is not a folder"):
+        check_labels_output(tmp_path / "file", "raven")
+    with pytest.raises(ConfigError, match="mkdir -p"):
+        check_labels_output(tmp_path / "no" / "folder", "raven")
+
+
+def test_a_clip_tells_the_recording_that_it_is_of():
+    name = clip_name("day 1/night@3", 12.5, "barn owl", 0.5)
+    assert name == "day_1_night_3@12.50s_barn_owl_0.50.wav"
+    assert recording_of(f"folder/{name}") == "day_1_night_3"
+    assert recording_of("folder/night.wav") == "folder/night.wav"
+
+
+def test_suggestions_take_all_recordings_in_turn():
+    def doubt(name, margin):
+        return Doubt(Label(name, 0.0, 1.0, "owl", 0.5), margin)
+
+    doubts = [[doubt("a", 0.1), doubt("a", 0.2)], [doubt("b", 0.05)], []]
+    assert [(x.file) for x in spread(doubts, 3)] == ["b", "a", "a"]
+    assert [(x.file) for x in spread(doubts, 1)] == ["b"]
+
+
+def test_only_the_recordings_asked_for_are_classified():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(12, 8)).astype(np.float32)
+    start = np.arange(12.0)
+    names = ("a",) * 6 + ("b",) * 6
+    table = EmbeddingTable(rows, names, start, start + 1, {"features": "variant"})
+    made = Classifier.fit(table, ["owl", "fox"] * 6)
+    found = predict_table(made, table, EventConfig(threshold=0), path_of=str, only={"b"}, reject=False, doubts=2)
+    assert [x.name for x in found.recordings] == ["b"] and {x.file for x in found.events} == {"b"}
+    assert len(found.doubts[0]) == 2 and found.histogram.sum() == 6

@@ -177,7 +177,7 @@ class _Call:
 
     def _is_table(self) -> bool:
         [first, *more] = self.recordings
-        return not more and Path(first).suffix.lower() in _TABLES and os.path.isfile(first)
+        return not more and Path(first).suffix.lower() in _TABLES and not os.path.isdir(first)
 
     def _check_outputs(self, output: Path) -> LabelFormat:
         from ..classify.output import check_folder, check_labels_output
@@ -247,7 +247,7 @@ class _Call:
         classifier = self._learn(earlier)
         ours = classifier.settings
         window = ours["window_seconds"] if self.window is None else self.window
-        hop = self.hop or earlier.get("hop_seconds") or ours["hop_seconds"]
+        hop = earlier.get("hop_seconds", ours["hop_seconds"]) if self.hop is None else self.hop
         config = ExtractConfig(Features(ours["features"]), Layer(ours["layer"]), Pool.NONE, window, hop)
         weights = Weights(self.model or ours["model"], self.device, "float32", "torch")
         classifier.check_settings(weights.describe(weights.find(False), config), ", ".join(self.recordings))

@@ -249,7 +249,7 @@ class _Call:
         window = ours["window_seconds"] if self.window is None else self.window
         hop = earlier.get("hop_seconds", ours["hop_seconds"]) if self.hop is None else self.hop
         config = ExtractConfig(Features(ours["features"]), Layer(ours["layer"]), Pool.NONE, window, hop)
-        weights = Weights(self.model or ours["model"], self.device, "float32", "torch")
+        weights = Weights(self.model or ours["model"], self.device, "float32")
         classifier.check_settings(weights.describe(weights.find(False), config), ", ".join(self.recordings))
         run = Run(weights, config, parse_format(source).value, self.overwrite, self.on_truncated == "error", report)
         failure = None

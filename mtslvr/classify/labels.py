@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from ..writer.table import as_utf8
 CSV_COLUMNS = ("file", "start", "end", "label", "score")
 FILE_COLUMNS = ("file", "path", "filename", "Begin Path", "Begin File")
 LABEL_COLUMNS = ("label", "class", "species", "annotation", "common name", "species code", "tags", "call type")
+_SCORED = re.compile(r"(.+) ([01]\.\d\d)")  # a label of `audacity_text`
 _RAVEN_BEGIN, _RAVEN_END, _RAVEN_OFFSET = "Begin Time (s)", "End Time (s)", "File Offset (s)"
 _RAVEN_COLUMNS = (
     "Selection", "View", "Channel", _RAVEN_BEGIN, _RAVEN_END, "Low Freq (Hz)", "High Freq (Hz)", "Begin Path",
@@ -136,7 +138,9 @@ def _track_rows(path: Path, text: str) -> Iterator[Label]:
         if not line.strip() or line.startswith("\\"):  # a second line holds the frequencies of a label
             continue
         start, end, *name = line.split("\t")
-        yield _label(path, number, recording, start, end, name[0] if name else None, None)
+        label = name[0] if name else None
+        scored = _SCORED.fullmatch(label or "")
+        yield _label(path, number, recording, start, end, *(scored.groups() if scored else (label, None)))
 
 
 def _recording_beside(track: Path) -> str:

@@ -45,10 +45,12 @@ def test_a_csv_needs_no_times(tmp_path):
 
 def test_an_audacity_track_is_of_the_recording_beside_it(tmp_path, recording):
     found = read(tmp_path, "a.txt", audacity_text(LABELS) + "\\\t100.0\t2000.0\n")
-    assert [(x.file, x.start, x.end, x.label) for x in found] == [
-        (recording.path, 0.5, 1.25, "owl 0.90"),
-        (recording.path, 3.0, 4.0, "two words 0.75"),
+    assert [(x.file, x.start, x.end, x.label, x.score) for x in found] == [
+        (recording.path, 0.5, 1.25, "owl", 0.9),
+        (recording.path, 3.0, 4.0, "two words", 0.75),
     ]
+    [by_hand] = read(tmp_path, "a.txt", "1.0\t2.0\towl 2\n")
+    assert (by_hand.label, by_hand.score) == ("owl 2", 1.0)
 
 
 def test_a_raven_table_names_its_recordings_in_the_order_of_time(tmp_path):

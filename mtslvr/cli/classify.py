@@ -188,6 +188,11 @@ class _Call:
         ours = {os.path.realpath(x) for x in (str(self.examples), *self.recordings)}
         if places & ours:
             raise ConfigError(f"{(places & ours).pop()}: is both read and to be written; choose another name")
+        within = [x for x in (output, self._suggestions(output)) if self.examples.resolve() in x.resolve().parents]
+        if within:
+            raise ConfigError(
+                f"{within[0]}: is within EXAMPLES, whose part it would be next time; choose another place"
+            )
         if self.suggest is not None:
             check_folder(self._suggestions(output))
         if self.page is not None:

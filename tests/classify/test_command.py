@@ -214,6 +214,8 @@ def test_an_output_without_a_known_format_is_refused(refused, tmp_path):
 def test_what_is_read_is_not_written_over(made):
     result = run(made / "examples" / "x.csv", made / "nights", "-o", made / "examples" / "x.csv")
     assert result.exit_code == 2 and "is both read and to be written" in result.output
+    result = run(made / "examples", made / "nights", "-o", made / "examples" / "x.csv")
+    assert result.exit_code == 2 and "is within EXAMPLES" in result.output
 
 
 def copied(made, tmp_path):

@@ -125,7 +125,8 @@ def audio_label(source: object, index: int | None = None) -> str:
     """Name `source` in an error.
 
     Returns:
-        The path as given, `<file object>` or `<array>`; the latter two with `index`, their place in a list.
+        The path as given, `<file object>`, `<array>` or the name of another type in angle brackets; all but a path with
+        `index`, their place in a list.
     """
     if isinstance(source, (str, os.PathLike)):
         return os.fsdecode(source)

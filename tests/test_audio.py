@@ -369,9 +369,9 @@ def test_a_file_name_that_is_not_unicode(tmp_path):
         (io.BytesIO(b""), "<file object>: not an audio file (libsndfile: Format not recognised)"),
         (io.BytesIO(b"junk" * 99), "<file object>: not an audio file (libsndfile: Format not recognised)"),
         (io.StringIO("text"), "<file object>: a text file object; open it in binary mode, open(path, 'rb')"),
-        (None, "<file object>: type NoneType: pass a path, a binary file object, an array or a tensor"),
-        (b"RIFF", "<file object>: type bytes: pass a path, a binary file object"),
-        ([0.0, 1.0], "<file object>: type list: pass a path"),
+        (None, "<NoneType>: type NoneType: pass a path, a binary file object, an array or a tensor"),
+        (b"RIFF", "<bytes>: type bytes: pass a path, a binary file object"),
+        ([0.0, 1.0], "<list>: type list: pass a path"),
     ],
 )
 def test_bad_file_objects(source, message):

@@ -43,13 +43,18 @@ def good(paths):
     return [path for path in paths if not path.endswith("c.wav")]
 
 
+def check_embeddings(found, expected):
+    """Equal but for the rounding of a window that is encoded alone, 1e-6 of the largest number."""
+    np.testing.assert_allclose(np.array(found, np.float32), expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+
+
 def check_rows(rows, paths, expected):
-    """Rows in any order: those of `embed` to the last bit, and an error for the broken file."""
+    """Rows in any order: those of `embed`, and an error for the broken file."""
     assert sorted(row["path"] for row in rows) == paths
     rows = {row["path"]: row for row in rows}
     for path, embedding in zip(good(paths), expected, strict=True):
         row = rows[path]
-        np.testing.assert_array_equal(np.array(row["embedding"], np.float32), embedding)
+        check_embeddings(row["embedding"], embedding)
         assert row["start"] == 0 and row["end"] == SECONDS[os.path.basename(path)] and row["error"] is None
     broken = rows[paths[2]]
     assert broken["embedding"] is broken["start"] is broken["end"] is None
@@ -75,8 +80,7 @@ def test_without_pooling_a_row_is_a_window(model, audio):
     assert table.column("path").to_pylist() == [path for path, n in zip(audio, counts, strict=True) for _ in range(n)]
     assert table.column("vector").to_pylist()[-1] == [6, 7] and table.column("error").null_count == sum(counts) - 1
     kept = table.filter(pa.compute.is_null(table.column("error")))
-    found = np.array(kept.column("embedding").to_pylist(), np.float32)
-    np.testing.assert_array_equal(found, np.concatenate([rows for rows, _ in expected]))
+    check_embeddings(kept.column("embedding").to_pylist(), np.concatenate([rows for rows, _ in expected]))
     spans = np.stack([kept.column(name).to_numpy() for name in ("start", "end")], 1)
     np.testing.assert_array_equal(spans, np.concatenate([times for _, times in expected]))
 
@@ -88,7 +92,7 @@ def test_tables_bytes_and_broken_values(model, audio):
     expected = mtslvr.embed(audio[0], encoder=mtslvr.load(model))
     for batch in (pa.table({"sound": sound}), {"sound": np.array(sound, object)}):
         rows = embedder(batch).to_pylist()
-        np.testing.assert_array_equal(np.array(rows[0]["embedding"], np.float32), expected)
+        check_embeddings(rows[0]["embedding"], expected)
         assert rows[0]["error"] is None and rows[1]["error"] and rows[2]["error"]
     rows = embedder(pa.table({"sound": pa.array([None, audio[0], "nowhere.wav"])})).to_pylist()
     assert [bool(row["error"]) for row in rows] == [True, False, True] and "nowhere.wav" in rows[2]["error"]
@@ -112,7 +116,7 @@ def test_columns_of_hugging_face_data_sets(model, audio):
         columns = [{"path": "a.wav", "bytes": file.read()}, {"path": audio[0], "bytes": None}, {"path": "gone.wav"}]
     rows = AudioEmbedder(model, path_column="audio")(pa.table({"audio": columns})).to_pylist()
     expected = mtslvr.embed(audio[0], encoder=mtslvr.load(model))
-    np.testing.assert_array_equal(np.array([row["embedding"] for row in rows[:2]], np.float32), [expected] * 2)
+    check_embeddings([row["embedding"] for row in rows[:2]], [expected] * 2)
     assert "gone.wav: no such file" in rows[2]["error"]
 
 

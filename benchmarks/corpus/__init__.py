@@ -1,0 +1,1 @@
+"""A corpus of audio that is free for any use: `python -m benchmarks.corpus OUT` collects it."""

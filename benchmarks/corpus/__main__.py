@@ -1,0 +1,7 @@
+"""`python -m benchmarks.corpus`."""
+
+import sys
+
+from .build import main
+
+sys.exit(main())

@@ -201,7 +201,9 @@ def write_clip(folder: Path, name: str, i: int, clip: np.ndarray) -> None:
         target = folder / ("_".join(parts) + ".flac")
     target.parent.mkdir(parents=True, exist_ok=True)
     file = io.BytesIO()  # libsndfile does not say that there is no space left
-    soundfile.write(file, np.round(clip.clip(-1, 1) * 32767).astype(np.int16), RATE, format="FLAC")
+    soundfile.write(
+        file, np.round(clip.clip(-1, 1) * 32767).astype(np.int16), RATE, format="FLAC", compression_level=0.0
+    )
     target.write_bytes(file.getvalue())
 
 

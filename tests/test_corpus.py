@@ -140,6 +140,20 @@ def test_a_build_goes_on_from_the_sources_it_has(tmp_path):
     assert records["second"]["left_out"] == {"copy": 1}
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no file that is always full")
+def test_a_full_disk_stops_the_build_and_the_same_command_goes_on_later(tmp_path, capsys):
+    rows = [row("game", archive(tmp_path / "game.zip", {"a.wav": wav(babble(0))}))]
+    full = tmp_path / "out" / "report.json"
+    full.parent.mkdir()
+    full.symlink_to("/dev/full")
+    with pytest.raises(SystemExit) as stop:
+        run(tmp_path, rows)
+    assert stop.value.code == 1 and "no space left" in capsys.readouterr().err
+    full.unlink()
+    clips, _ = run(tmp_path, rows)
+    assert len(clips) == 1
+
+
 def test_a_repository_is_read_at_its_commit_from_a_local_mirror(tmp_path):
     commit = repository(tmp_path / "mirrors" / "someone+sounds", {"x/ä b.wav": wav(babble(0)), "c.wav": wav(babble(1))})
     source = {"kind": "git", "origin": "someone/sounds", "commit": commit}

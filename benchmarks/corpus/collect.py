@@ -183,7 +183,8 @@ def _git_files(source: Source, place: Path, missing: list[str]) -> Iterator[tupl
         ["git", "-C", place, "ls-tree", "-r", "-z", source["commit"]], capture_output=True, check=True
     ).stdout.decode("utf-8", "surrogateescape")
     entries = [entry.split("\t", 1) for entry in listed.split("\0") if entry]
-    blobs = [(name, head.split()[2]) for head, name in entries if wanted(source, name)]
+    links = "120000"  # a symbolic link's mode
+    blobs = [(name, head.split()[2]) for head, name in entries if head[:6] != links and wanted(source, name)]
     reader = subprocess.Popen(
         ["git", "-C", place, "cat-file", "--batch"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )

@@ -120,7 +120,7 @@ def test_a_build_drops_copies_silence_and_held_out_clips_and_goes_on_without_wha
     assert records["game"]["left_out"] == {
         "copy": 1, "held out": 1, "unreadable": 1, "without sound or too short": 1
     }  # fmt: skip
-    assert [path.name for path in (tmp_path / "out/report-sets/voices/ann").iterdir()] == ["voices_ann_1.wav.flac"]
+    assert [path.name for path in (tmp_path / "out/report-sets/voices/ann").iterdir()] == ["game+voices_ann_1.wav.flac"]
     assert "nowhere.zip" in records["gone"]["missing"]
     assert "5eed" in records["changed"]["missing"]
     assert hashlib.sha256((tmp_path / "other.zip").read_bytes()).hexdigest() in records["changed"]["missing"]
@@ -138,6 +138,9 @@ def test_a_build_goes_on_from_the_sources_it_has(tmp_path):
     clips, records = run(tmp_path, [first, second])
     assert sorted(clips.names) == ["first/a.wav-0.flac", "second/b.wav-0.flac"]
     assert records["second"]["left_out"] == {"copy": 1}
+
+    clips, _ = run(tmp_path, [first, row("second", second, include=["*.wav"], exclude=["b.wav"], sound="speech")])
+    assert clips.names == ["first/a.wav-0.flac"]  # the row has changed, and all that is left of the source is a copy
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no file that is always full")

@@ -8,8 +8,8 @@ import io
 import json
 import re
 import shutil
-import tempfile
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -71,30 +71,51 @@ def build(table: Path, out: Path, options: argparse.Namespace) -> list[dict[str,
     sources = read_table(table)
     held_out = HeldOut([load_audio(path, RATE) for path, _ in find_audio(options.held_out)] if options.held_out else [])
     known = Known()
+    done = complete(sources, out, known)
     records = []
-    for path in sorted((out / "records").glob("*.json")):
-        stored = np.load(path.with_suffix(".npz"))
-        for frames, row in zip(stored["frames"], stored["rows"].astype(np.float32), strict=True):
-            known.add(int(frames), row)
     for source in sources:
-        if options.only and source["name"] not in options.only:
-            continue
-        record_path = out / "records" / f"{source['name']}.json"
-        if record_path.exists():
-            records.append(json.loads(record_path.read_text()))
-            continue
-        try:
-            fetched = fetch(source, options.sources or out / "sources", options.mirrors, options.accept_changed)
-            with tempfile.TemporaryDirectory(dir=out / "records") as folder:
-                unpack(source, fetched, Path(folder))
-                record = collect(source, fetched, Path(folder), out, known, held_out)
-        except SourceError as error:
-            record = {"name": source["name"], "missing": str(error)}
-        else:
-            record_path.write_text(json.dumps(record, indent=1))
-        records.append(record)
-        print(summary(record), flush=True)
+        if source["name"] in done:
+            records.append(done[source["name"]])
+        elif not options.only or source["name"] in options.only:
+            records.append(make(source, out, options, known, held_out))
+            print(summary(records[-1]), flush=True)
     return records
+
+
+def complete(sources: list[Source], out: Path, known: Known) -> dict[str, dict[str, Any]]:
+    """Records of the sources that `out` holds; `known` learns their clips, and those of another row are removed."""
+    done = {}
+    for source in sources:
+        path = out / "records" / f"{source['name']}.json"
+        record = json.loads(path.read_text()) if path.exists() else {}
+        if record.get("row") == source:
+            done[source["name"]] = record
+            stored = np.load(path.with_suffix(".npz"))
+            for frames, row in zip(stored["frames"], stored["rows"].astype(np.float32), strict=True):
+                known.add(int(frames), row)
+            continue
+        path.unlink(missing_ok=True)
+        shutil.rmtree(out / "clips" / source["name"], ignore_errors=True)
+        for clip in (out / "report-sets").glob(f"*/*/{source['name']}+*"):
+            clip.unlink()
+    return done
+
+
+def make(source: Source, out: Path, options: argparse.Namespace, known: Known, held_out: HeldOut) -> dict[str, Any]:
+    """Collect one source; what goes wrong is the record's "missing"."""
+    part = out / "part"
+    shutil.rmtree(part, ignore_errors=True)  # of an interrupted source
+    try:
+        fetched = fetch(source, options.sources or out / "sources", options.mirrors, options.accept_changed)
+        (part / "unpacked").mkdir(parents=True)
+        unpack(source, fetched, part / "unpacked")
+        record = collect(source, fetched, out, known, held_out)
+    except SourceError as error:
+        return {"name": source["name"], "missing": str(error)}
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    (out / "records" / f"{source['name']}.json").write_text(json.dumps(record, indent=1))
+    return record
 
 
 def summary(record: dict[str, Any]) -> str:
@@ -106,23 +127,72 @@ def summary(record: dict[str, Any]) -> str:
     return f"{record['name']}: {sum(record['clips'].values())} clips, {hours:.2f} h; left out: {left or 'none'}"
 
 
-def collect(source: Source, fetched: Path, folder: Path, out: Path, known: Known, held_out: HeldOut) -> dict[str, Any]:
+def collect(source: Source, fetched: Path, out: Path, known: Known, held_out: HeldOut) -> dict[str, Any]:
     """Write a source's clips below `out`/clips, what belongs to report sets below `out`/report-sets.
 
     A source that is interrupted leaves nothing that counts: its clips are moved into place once it is complete.
     """
-    place = out / "part" / source["name"]
-    shutil.rmtree(place, ignore_errors=True)
-    stanzas = None
-    if source["licence"] == "per file":
-        stanzas = parse_copyright(copyright_text(folder))
-        if not stanzas:
-            raise SourceError("its copyright file names no licences by file; give the licence in the table")
+    made = out / "part" / "made"
     left_out: dict[str, list[str]] = defaultdict(list)
     seconds: Counter[tuple[str, str]] = Counter()
     clips: Counter[str] = Counter()
     reported: Counter[str] = Counter()
     keys: list[tuple[int, np.ndarray]] = []
+    for name, i, licence, clip in clips_of(source, fetched, out / "part" / "unpacked", left_out):
+        prints = fingerprints(clip)
+        key = (len(clip) // FRAME, prints[0])
+        if prints in held_out or key in known:
+            left_out["held out" if prints in held_out else "copy"].append(f"{name}#{i}")
+            continue
+        known.add(*key)
+        keys.append(key)
+        parts = [re.sub(r"[^\w.,+=-]", "_", part).lstrip(".") or "_" for part in PurePosixPath(name).parts[-4:]]
+        if report := report_class(source, name):
+            reported[report] += 1
+            write_clip(made / "report-sets" / report / f"{source['name']}+{'_'.join(parts)}.flac", clip)
+        else:
+            kind = kind_of(source, name)
+            clips[kind] += 1
+            seconds[kind, licence] += len(clip) / RATE
+            write_clip(made.joinpath("clips", source["name"], *parts[:-1], f"{parts[-1]}-{i}.flac"), clip)
+    if not keys:
+        raise SourceError(f"not one clip ({ {reason: len(names) for reason, names in left_out.items()} })")
+    move(made, out)
+    np.savez(
+        out / "records" / f"{source['name']}.npz",
+        frames=np.array([frames for frames, _ in keys]),
+        rows=np.array([row for _, row in keys], np.float16),
+    )
+    return {
+        "name": source["name"],
+        "row": source,
+        "file": fetched.name,
+        "clips": dict(clips),
+        "seconds": [[kind, licence, round(s, 2)] for (kind, licence), s in sorted(seconds.items())],
+        "report_sets": dict(reported),
+        "left_out": {reason: len(names) for reason, names in left_out.items()},
+        "named": {reason: names[:NAMED] for reason, names in left_out.items()},
+    }
+
+
+def clips_of(
+    source: Source, fetched: Path, folder: Path, left_out: dict[str, list[str]]
+) -> Iterator[tuple[str, int, str, np.ndarray]]:
+    """Clips with sound of files under free licences.
+
+    Args:
+        source: a row of the table.
+        fetched: what `fetch` returned.
+        folder: what `unpack` filled.
+        left_out: takes the names of all others by the reason.
+    Yields:
+        The file's name, the clip's number in it, licence, (n,) float32.
+    """
+    stanzas = None
+    if source["licence"] == "per file":
+        stanzas = parse_copyright(copyright_text(folder))
+        if not stanzas:
+            raise SourceError("its copyright file names no licences by file; give the licence in the table")
     gone: list[str] = []
     for name, content in islice(files(source, fetched, folder, gone), 0, None, source.get("every", 1)):
         licence = source["licence"] if stanzas is None else licence_of(name, stanzas)
@@ -134,48 +204,13 @@ def collect(source: Source, fetched: Path, folder: Path, out: Path, known: Known
         except AudioError:
             left_out["unreadable"].append(name)
             continue
-        report = report_class(source, name)
-        for i, clip in enumerate(pieces(waveform, 1 if report else source.get("most", 36))):
+        for i, clip in enumerate(pieces(waveform, 1 if report_class(source, name) else source.get("most", 36))):
             if len(clip) < SHORTEST * RATE or np.abs(clip).max() < SILENCE:
                 left_out["without sound or too short"].append(f"{name}#{i}")
-                continue
-            prints = fingerprints(clip)
-            key = (len(clip) // FRAME, prints[0])
-            if prints in held_out:
-                left_out["held out"].append(f"{name}#{i}")
-            elif key in known:
-                left_out["copy"].append(f"{name}#{i}")
             else:
-                known.add(*key)
-                keys.append(key)
-                target = place / ("report-sets" if report else "clips") / (report or source["name"])
-                write_clip(target, name, i, clip)
-                if report:
-                    reported[report] += 1
-                else:
-                    clips[kind_of(source, name)] += 1
-                    seconds[kind_of(source, name), licence] += len(clip) / RATE
-    left_out |= {"gone": gone} if gone else {}
-    if not keys:
-        raise SourceError(f"not one clip ({ {reason: len(names) for reason, names in left_out.items()} })")
-    move(place, out)
-    np.savez(
-        out / "records" / f"{source['name']}.npz",
-        frames=np.array([frames for frames, _ in keys]),
-        rows=np.array([row for _, row in keys], np.float16),
-    )
-    return {
-        "name": source["name"],
-        "origin": source["origin"],
-        "kind": source["kind"],
-        "version": source.get("commit") or fetched.name,
-        "why": source.get("left_out", ""),
-        "clips": dict(clips),
-        "seconds": [[kind, licence, round(s, 2)] for (kind, licence), s in sorted(seconds.items())],
-        "report_sets": dict(reported),
-        "left_out": {reason: len(names) for reason, names in left_out.items()},
-        "named": {reason: names[:NAMED] for reason, names in left_out.items()},
-    }
+                yield name, i, licence, clip
+    if gone:
+        left_out["gone"] = gone
 
 
 def kind_of(source: Source, name: str) -> str:
@@ -193,17 +228,13 @@ def report_class(source: Source, name: str) -> str | None:
     return None
 
 
-def write_clip(folder: Path, name: str, i: int, clip: np.ndarray) -> None:
-    """Store a clip as FLAC under a name made of the file's own."""
-    parts = [re.sub(r"[^\w.,+=-]", "_", part).lstrip(".") or "_" for part in PurePosixPath(name).parts[-4:]]
-    target = folder.joinpath(*parts[:-1], f"{parts[-1]}-{i}.flac")
-    if "report-sets" in folder.parts:
-        target = folder / ("_".join(parts) + ".flac")
-    target.parent.mkdir(parents=True, exist_ok=True)
+def write_clip(target: Path, clip: np.ndarray) -> None:
+    """Store a clip as FLAC."""
     file = io.BytesIO()  # libsndfile does not say that there is no space left
     soundfile.write(
         file, np.round(clip.clip(-1, 1) * 32767).astype(np.int16), RATE, format="FLAC", compression_level=0.0
     )
+    target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(file.getvalue())
 
 
@@ -213,7 +244,6 @@ def move(place: Path, out: Path) -> None:
         target = out / path.relative_to(place)
         target.parent.mkdir(parents=True, exist_ok=True)
         path.replace(target)
-    shutil.rmtree(place)
 
 
 def pack_corpus(out: Path, packed: Path) -> None:

@@ -37,7 +37,7 @@ def markdown(records: list[Record]) -> str:
         terms = ", ".join(sorted({licence for _, licence, _ in r["seconds"]}))
         sounds, count = ", ".join(sorted(r["clips"])), sum(r["clips"].values())
         hours = _h(sum(seconds for *_, seconds in r["seconds"]))
-        rows.append(f"{r['name']} | {r['kind']} | {sounds} | {count:,} | {hours} | {terms} | {left}")
+        rows.append(f"{r['name']} | {r['row']['kind']} | {sounds} | {count:,} | {hours} | {terms} | {left}")
     lines += _table("source | origin | sound | clips | hours | licences | files or clips left out", rows)
     by_set: dict[str, list[tuple[str, int]]] = {}
     for name, count in sorted(sets.items()):

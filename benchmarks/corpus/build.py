@@ -166,7 +166,7 @@ def collect(source: Source, fetched: Path, out: Path, known: Known, held_out: He
     return {
         "name": source["name"],
         "row": source,
-        "file": fetched.name,
+        "file": source.get("commit", fetched.name),
         "clips": dict(clips),
         "seconds": [[kind, licence, round(s, 2)] for (kind, licence), s in sorted(seconds.items())],
         "report_sets": dict(reported),

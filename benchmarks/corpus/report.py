@@ -47,6 +47,8 @@ def markdown(records: list[Record]) -> str:
         "set | classes | clips",
         [f"{name} | {len(held)} | {sum(n for _, n in held)}" for name, held in by_set.items()],
     )
+    lines += ["## Left out by choice", ""]
+    lines += [f"- {r['name']}: {r['row']['left_out']}" for r in made if r["row"].get("left_out")] + [""]
     lines += ["## Missing", ""]
     lines += [f"- {record['name']}: {record['missing']}" for record in gone] or ["Nothing."]
     return "\n".join(lines) + "\n"

@@ -142,6 +142,9 @@ def test_a_build_goes_on_from_the_sources_it_has(tmp_path):
     clips, _ = run(tmp_path, [first, row("second", second, include=["*.wav"], exclude=["b.wav"], sound="speech")])
     assert clips.names == ["first/a.wav-0.flac"]  # the row has changed, and all that is left of the source is a copy
 
+    clips, records = run(tmp_path, [row("second", second)])
+    assert sorted(clips.names) == ["second/a.wav-0.flac", "second/b.wav-0.flac"] and set(records) == {"second"}
+
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no file that is always full")
 def test_a_full_disk_stops_the_build_and_the_same_command_goes_on_later(tmp_path, capsys):

@@ -83,20 +83,27 @@ def build(table: Path, out: Path, options: argparse.Namespace) -> list[dict[str,
 
 
 def complete(sources: list[Source], out: Path, known: Known) -> dict[str, dict[str, Any]]:
-    """Records of the sources that `out` holds; `known` learns their clips, and those of another row are removed."""
+    """Records of the sources that `out` holds; `known` learns their clips.
+
+    What a source that has left the table or whose row has changed had made is removed.
+    """
+    rows = {source["name"]: source for source in sources}
     done = {}
-    for source in sources:
-        path = out / "records" / f"{source['name']}.json"
-        record = json.loads(path.read_text()) if path.exists() else {}
-        if record.get("row") == source:
-            done[source["name"]] = record
+    for path in sorted((out / "records").glob("*.json")):
+        record = json.loads(path.read_text())
+        name = record["name"]
+        if record["row"] == rows.get(name):
+            done[name] = record
             stored = np.load(path.with_suffix(".npz"))
             for frames, row in zip(stored["frames"], stored["rows"].astype(np.float32), strict=True):
                 known.add(int(frames), row)
-            continue
-        path.unlink(missing_ok=True)
-        shutil.rmtree(out / "clips" / source["name"], ignore_errors=True)
-        for clip in (out / "report-sets").glob(f"*/*/{source['name']}+*"):
+        else:
+            path.unlink()
+    for folder in (out / "clips").glob("*"):
+        if folder.name not in done:
+            shutil.rmtree(folder)
+    for clip in (out / "report-sets").glob("*/*/*"):
+        if clip.name.split("+")[0] not in done:
             clip.unlink()
     return done
 

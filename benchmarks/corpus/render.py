@@ -86,12 +86,12 @@ def speak(source: dict[str, Any], out: Path) -> None:
     out.mkdir()
     rng = np.random.default_rng(0)
     listed = subprocess.run(["espeak-ng", "--voices"], capture_output=True, text=True, check=True).stdout
-    voices = sorted({line.split()[1] for line in listed.splitlines()[1:]})
+    voices = sorted({line.split()[4] for line in listed.splitlines()[1:]})
     variants = ["", *(f"+{kind}{i}" for kind, count in (("m", 7), ("f", 5)) for i in range(1, count + 1))]
     for voice in voices:
         for i in range(source["voices"]):
             text = " ".join(str(rng.integers(0, 10 ** int(rng.integers(1, 5)))) for _ in range(rng.integers(1, 6)))
             pitch, speed = str(rng.integers(20, 80)), str(rng.integers(120, 210))
-            name = out / f"{voice}-{i}.wav"
+            name = out / f"{voice.replace('/', '-')}-{i}.wav"
             variant = voice + str(rng.choice(variants))
             run(["espeak-ng", "-v", variant, "-p", pitch, "-s", speed, "-w", str(name), text], out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,10 @@ def render_soundfont(source: dict[str, Any], font: Path, out: Path) -> None:
 
 def speak(source: dict[str, Any], out: Path) -> None:
     """Numbers, which every voice reads in its own language, by each voice of espeak-ng in several variants."""
-    from .collect import run
+    from .collect import SourceError, run
 
     out.mkdir()
+    run(["espeak-ng", "--version"], out)
     rng = np.random.default_rng(0)
     listed = subprocess.run(["espeak-ng", "--voices"], capture_output=True, text=True, check=True).stdout
     voices = sorted({line.split()[4] for line in listed.splitlines()[1:]})
@@ -94,4 +96,5 @@ def speak(source: dict[str, Any], out: Path) -> None:
             pitch, speed = str(rng.integers(20, 80)), str(rng.integers(120, 210))
             name = out / f"{voice.replace('/', '-')}-{i}.wav"
             variant = voice + str(rng.choice(variants))
-            run(["espeak-ng", "-v", variant, "-p", pitch, "-s", speed, "-w", str(name), text], out)
+            with suppress(SourceError):  # espeak-ng 1.51 crashes on a few numbers in a few languages
+                run(["espeak-ng", "-v", variant, "-p", pitch, "-s", speed, "-w", str(name), text], out)

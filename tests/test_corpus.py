@@ -161,11 +161,14 @@ def test_a_full_disk_stops_the_build_and_the_same_command_goes_on_later(tmp_path
 
 
 def test_a_repository_is_read_at_its_commit_from_a_local_mirror(tmp_path):
-    commit = repository(tmp_path / "mirrors" / "someone+sounds", {"x/ä b.wav": wav(babble(0)), "c.wav": wav(babble(1))})
+    commit = repository(
+        tmp_path / "mirrors" / "someone+sounds",
+        {"x/ä b.wav": wav(babble(0)), "x/ä_b.wav": wav(babble(2)), "c.wav": wav(babble(1))},
+    )
     source = {"kind": "git", "origin": "someone/sounds", "commit": commit}
     rows = [row("sounds", source, exclude=["c.wav"]), row("later", source | {"commit": "0" * 40})]
     clips, records = run(tmp_path, rows, "--mirrors", str(tmp_path / "mirrors"))
-    assert clips.names == ["sounds/x/ä_b.wav-0.flac"]
+    assert clips.names == ["sounds/x/ä_b.wav-0+.flac", "sounds/x/ä_b.wav-0.flac"]
     assert "0" * 40 in records["later"]["missing"]
 
 

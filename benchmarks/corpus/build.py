@@ -236,7 +236,9 @@ def report_class(source: Source, name: str) -> str | None:
 
 
 def write_clip(target: Path, clip: np.ndarray) -> None:
-    """Store a clip as FLAC."""
+    """Store a clip as FLAC, under another name where names of files become the same one."""
+    while target.exists():
+        target = target.with_name(f"{target.stem}+.flac")
     file = io.BytesIO()  # libsndfile does not say that there is no space left
     soundfile.write(
         file, np.round(clip.clip(-1, 1) * 32767).astype(np.int16), RATE, format="FLAC", compression_level=0.0

@@ -105,6 +105,8 @@ def complete(sources: list[Source], out: Path, known: Known) -> dict[str, dict[s
     for clip in (out / "report-sets").glob("*/*/*"):
         if clip.name.split("+")[0] not in done:
             clip.unlink()
+            if not any(clip.parent.iterdir()):
+                clip.parent.rmdir()
     return done
 
 

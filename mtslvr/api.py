@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
 import os
 import warnings
 from collections import deque
@@ -215,6 +216,17 @@ def embed_files(
     return iter(tqdm(results, total=len(paths) if isinstance(paths, Sized) else None, unit="file"))
 
 
+class _Unreadable(io.BytesIO):
+    """An input that could not be taken up, which says so where it is read."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        raise OSError(f"{type(self._error).__name__}: {self._error}")
+
+
 def _results(
     inputs: Iterable[Input], sample_rate: float | None, encoder: Encoder, config: ExtractConfig, *, stop: bool
 ) -> Iterator[FileEmbeddings]:
@@ -222,7 +234,10 @@ def _results(
 
     def sources() -> Iterator[Source]:
         for index, audio in enumerate(inputs):
-            source = make_source(audio, sample_rate, index)
+            try:
+                source = make_source(audio, sample_rate, index)
+            except Exception as error:  # of any library that the input comes from; the rest goes on
+                source = Source(_Unreadable(error), label=audio_label(audio, index))
             names.append(audio if isinstance(audio, (str, os.PathLike)) else source.label or "")
             yield source
 

@@ -153,8 +153,14 @@ def _claim(window: Window, kind: bytes, start: int, length: int, empty: int, lay
     if length > present and (length >= 1 << 62 or any(low <= length < high for low, high in _OPEN)):
         return Claim(kind, start, None, present, 0, empty)
     at = start + length if layout is None else _behind(start, length, layout)
-    behind = 0 if layout is not None and _chunk(window, at, layout) is not None else max(0, window.size - at)
+    behind = 0 if layout is not None and _is_chunk(window, at, layout) else max(0, window.size - at)
     return Claim(kind, start, length, present, behind, empty)
+
+
+def _is_chunk(window: Window, at: int, layout: _Layout) -> bool:
+    """Whether there is a chunk that fits into the file, and neither samples that look like one nor another file."""
+    chunk = _chunk(window, at, layout)
+    return chunk is not None and chunk[0][:4] not in _LAYOUTS and chunk[1] + chunk[2] <= window.size
 
 
 def _behind(start: int, length: int, layout: _Layout) -> int:

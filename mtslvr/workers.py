@@ -28,7 +28,12 @@ class _Process:
         self.forget()
 
     def forget(self) -> None:
-        """Have no pools, as in a forked process, which has none of the threads."""
+        """Have no pools, as in a forked process, which has none of the threads.
+
+        Torch's own threads are gone there, too, and a call that is divided over them would wait for them without end.
+        """
+        if getattr(self, "pools", None):
+            torch.set_num_threads(1)
         self.starting = threading.Lock()
         self.pools: dict[int, ThreadPoolExecutor] = {}
 

@@ -265,6 +265,15 @@ def test_embed_files_gives_every_input_in_order_and_goes_on_past_broken_ones(enc
     assert list(mtslvr.embed_files([], encoder=encoder)) == []
 
 
+@pytest.mark.parametrize(
+    "broken", [{"array": [[1.0, 2.0], [3.0]], "sampling_rate": 16000}, {"path": None, "bytes": "text"}]
+)
+def test_embed_files_goes_on_past_what_is_no_audio_at_all(encoder, wav, broken):
+    results = list(mtslvr.embed_files([wav, broken, wav], encoder=encoder))
+    assert [result.error is None for result in results] == [True, False, True]
+    assert "<dict 1>: cannot be read" in str(results[1].error)
+
+
 def test_embed_files_by_window(encoder, wav):
     [result] = mtslvr.embed_files([wav], encoder=encoder, pool="none", hop_seconds=0.5, features="variant")
     windows, spans = mtslvr.embed_windows(wav, encoder=encoder, hop_seconds=0.5, features="variant")

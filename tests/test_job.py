@@ -484,6 +484,20 @@ def test_a_file_of_the_same_name_size_and_time_is_another_file(tmp_path, encoded
     assert table.paths == ("7.wav",) and len(encoded) == 1
 
 
+def test_files_that_differ_in_few_samples_are_told_apart(tmp_path, encoded):
+    one, two, out = tmp_path / "one" / "7.wav", tmp_path / "two" / "7.wav", tmp_path / "all.npz"
+    for place, path in ((30_000, one), (31_000, two)):  # a click in silence
+        path.parent.mkdir()
+        samples = np.zeros(32_000)
+        samples[place] = 0.5
+        soundfile.write(path, samples, 16000)
+    alike(one, two)
+    run(one.parent, out, "npz")
+    one.unlink()
+    with pytest.raises(ConfigError, match="would go by the name"):
+        run(two.parent, out, "npz")
+
+
 @pytest.mark.parametrize("form", ["npz", "npy"])
 def test_a_folder_and_then_the_one_around_it(tmp_path, encoded, form):
     inner, outer = tmp_path / "P" / "a" / "x.wav", tmp_path / "P" / "x.wav"

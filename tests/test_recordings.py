@@ -359,3 +359,17 @@ def test_the_real_ffmpeg(tmp_path, name):
     codec = ["-c:a", "alac", "-f", "ipod"] if name != "a.mka" else ["-c:a", "pcm_s16le"]
     subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", *codec, tmp_path / name], check=True)
     np.testing.assert_array_equal(load_audio(tmp_path / name, 16000), load_audio(tmp_path / "a.wav", 16000))
+
+
+def test_samples_behind_the_length_of_a_wav_that_look_like_a_chunk_are_told():
+    wav = encode(noise(1, 16000), 16000, format="WAV")
+    wav = wav[:40] + struct.pack("<I", 16000) + wav[44:16044] + b"abcd" + wav[16048:]
+    assert "16000 bytes behind the length" in load(wav)[1]
+
+
+def test_a_second_wav_behind_the_first_is_told(tmp_path):
+    wav = encode(noise(1, 16000), 16000, format="WAV")
+    (tmp_path / "joined.wav").write_bytes(wav + wav)
+    notes = Notes()
+    assert sum(block.size for block in iter_blocks(tmp_path / "joined.wav", 16000, notes=notes)) == 16000
+    assert f"{len(wav)} bytes behind the length" in notes.incomplete

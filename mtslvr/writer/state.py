@@ -17,7 +17,8 @@ from ..errors import ConfigError
 FIXED = ("format", "features", "layer", "pool", "window_seconds", "hop_seconds", "dtype")
 DEFAULTS = {"dtype": "float32"}  # of settings that are stored only where they are others
 JOURNAL = "journal.jsonl"  # of mtslvr 0.2
-_PIECES, _PIECE = 8, 2048  # of a file's content, and bytes of each
+_WHOLE = 64 << 20  # bytes of a file up to which all of its content is compared
+_PIECES, _PIECE = 4096, 2048  # of the content of a larger one, and bytes of each
 
 
 @dataclass(frozen=True)
@@ -96,14 +97,18 @@ class State:
 
 
 def content_digest(path: str) -> bytes:
-    """A digest of pieces evenly spaced over a file; empty where it cannot be read."""
+    """A digest of a file's content, beyond 64 MiB of pieces evenly spaced; empty where it cannot be read."""
     try:
         with open(path, "rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
             digest = hashlib.blake2b(str(size).encode(), digest_size=16)
-            for i in range(_PIECES):
-                file.seek(max(0, size - _PIECE) * i // (_PIECES - 1))
-                digest.update(file.read(_PIECE))
+            if size <= _WHOLE:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+            else:
+                for i in range(_PIECES):
+                    file.seek((size - _PIECE) * i // (_PIECES - 1))
+                    digest.update(file.read(_PIECE))
     except OSError:
         return b""
     return digest.digest()

@@ -41,12 +41,16 @@ def ogg_links(file: BinaryIO) -> list[Link]:
             at += max(len(data) - start - 3, 1) if found < 0 else found - start
             continue
         end = at + 27 + head[26] + sum(head[27 : 27 + head[26]])
+        whole = end <= window.size
+        if end < window.size and window.read(end, 4) != b"OggS":
+            cut = window.read(at, end - at).find(b"OggS", 4)  # another stream behind a page that is cut
+            end, whole = (end, whole) if cut < 0 else (at + cut, False)
         begins = bool(head[5] & _BEGIN)
         if begins and not beginning:
             links.append(Link(at, window.size, False))
         if links:
             previous = links.pop()
-            finished = previous.finished or (bool(head[5] & _END) and end <= window.size)
+            finished = previous.finished or (bool(head[5] & _END) and whole)
             links.append(Link(previous.start, end, finished))
         at, beginning = end, begins
     return links

@@ -180,6 +180,14 @@ def test_an_ogg_without_its_last_page(subtype):
     assert out.size and incomplete == f"{out.size / 16000:.1f} s: the file ends before its audio does"
 
 
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_an_ogg_cut_within_a_page_hides_no_stream_behind_it(subtype):
+    first, second = (encode(noise(2, 16000, seed=i), 16000, format="OGG", subtype=subtype) for i in range(2))
+    out, incomplete = load(first[: first.rindex(b"OggS") + 100] + second)
+    np.testing.assert_array_equal(out[-32000:], whole(second))
+    assert "the file ends before its audio does" in incomplete
+
+
 @pytest.mark.parametrize("size", [0, 36, 0xFFFFFFFF])
 def test_a_wav_that_was_never_finished(size):
     wav = encode(noise(1, 16000), 16000, format="WAV")

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -19,6 +19,9 @@ from ..writer.table import as_utf8
 CSV_COLUMNS = ("file", "start", "end", "label", "score")
 FILE_COLUMNS = ("file", "path", "filename", "Begin Path", "Begin File")
 LABEL_COLUMNS = ("label", "class", "species", "annotation", "common name", "species code", "tags", "call type")
+_TIME = r"(?:[ _]?time)?[ _]?(?:\(?(?:s|sec|seconds)\)?)?"
+_START, _END = (re.compile(f"(?:{names}){_TIME}") for names in ("start|begin|onset", "end|stop|offset"))
+_PERHAPS_TIME = re.compile(r"start|begin|onset|offset|duration|(?<![a-z])(?:end|stop|time)(?![a-z])|(?:end|stop)time")
 _SCORED = re.compile(r"(.+) ([01]\.\d\d)")  # a label of `audacity_text`
 _RAVEN_BEGIN, _RAVEN_END, _RAVEN_OFFSET = "Begin Time (s)", "End Time (s)", "File Offset (s)"
 _RAVEN_COLUMNS = (
@@ -67,21 +70,28 @@ def read_labels(table: str | os.PathLike[str]) -> list[Label]:
     """Read a table of labels; its form is told from its first line.
 
     Args:
-        table: csv or tsv with the columns file, label and, for parts of a recording, start and end in seconds; a Raven
-            selection table; or an Audacity label track, whose recording has the same name with another suffix.
+        table: csv, parted by commas, semicolons or tabs, with the columns file, label and, for parts of a recording,
+            start and end in seconds; a Raven selection table; or an Audacity label track, whose recording has the same
+            name with another suffix. Columns are known in any case and by other usual names.
     Returns:
         Labels with the paths of their recordings, those of a relative name below the table's folder.
     Raises:
-        ConfigError: a file that is no such table, a column that is missing, a time that is no number, negative or not
-            before the end; with the line.
+        ConfigError: a file that is no such table or not in UTF-8, a column that is missing or may be a time, a time
+            that is no number, negative or not before the end; with the line.
     """
     path = Path(table)
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path}, line {line}: not in UTF-8; save the table as UTF-8") from None
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise ConfigError(f"{path}, line {line}: no text in UTF-8; save the table as UTF-8")
     first = text.split("\n", 1)[0]
-    if _RAVEN_BEGIN in first:
+    if _RAVEN_BEGIN in first and "\t" in first:
         labels = list(_raven_rows(path, text))
     elif _is_track(first):
         labels = list(_track_rows(path, text))
@@ -102,13 +112,37 @@ def _is_track(line: str) -> bool:
 
 def _csv_rows(path: Path, text: str) -> Iterator[Label]:
     first = text.split("\n", 1)[0]
-    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if "\t" in first else ",")
-    names = [name or "" for name in rows.fieldnames or ()]
+    delimiter = max("\t,;", key=first.count)
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    names = [(name or "").strip() for name in rows.fieldnames or ()]
+    rows.fieldnames = names
     file = _column(path, names, FILE_COLUMNS, "the recording: file")
     label = _column(path, names, LABEL_COLUMNS, "the class: label")
+    times = _time_columns(path, names, {file, label})
+    score = next((name for name in names if name.lower() == "score"), "score")
     for row in rows:
-        times = (row.get("start") or None, row.get("end") or None)
-        yield _label(path, rows.line_num, row[file], *times, row[label], row.get("score") or None)
+        numbers = [row.get(name) or None for name in (*times, score)]
+        if delimiter == ";":  # where numbers may have a decimal comma
+            numbers = [number and number.replace(",", ".") for number in numbers]
+        start, end, value = numbers
+        yield _label(path, rows.line_num, row[file], start, end, row[label], value)
+
+
+def _time_columns(path: Path, names: Sequence[str], others: Collection[str]) -> list[str]:
+    """The columns of start and end; "" for one that is not there.
+
+    Raises:
+        ConfigError: one is not there, and another column may be it.
+    """
+    left = [name for name in names if name not in others]
+    times = [next((x for x in left if known.fullmatch(x.lower())), "") for known in (_START, _END)]
+    perhaps = [name for name in left if name not in times and _PERHAPS_TIME.search(name.lower())]
+    if perhaps and not all(times):
+        raise ConfigError(
+            f"{path}: {', '.join(map(repr, perhaps))} may be times, and are not known; name the columns of times "
+            "'start' and 'end', in seconds, or take the others out to have whole recordings"
+        )
+    return times
 
 
 def _raven_rows(path: Path, text: str) -> Iterator[Label]:
@@ -154,7 +188,7 @@ def _recording_beside(track: Path) -> str:
             f"{track}: names no recording, and {told} of the name {stem!r} beside it; name the table as the recording, "
             "or give a csv with the columns file, start, end, label"
         )
-    return str(found[0])
+    return found[0].name
 
 
 def _column(path: Path, names: Sequence[str], known: Sequence[str], what: str) -> str:

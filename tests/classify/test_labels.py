@@ -43,6 +43,39 @@ def test_a_csv_needs_no_times(tmp_path):
     assert (label.file, label.start, label.end) == (str(tmp_path / "sub" / "b.wav"), None, None)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "File,Start,End,label\na.wav,1,2.5,owl\n",
+        "Start (s),End (s),Scientific name,Common name,Confidence,File\n1.0,2.5,Strix aluco,owl,0.9,a.wav\n",
+        "filename,begin,stop,class\na.wav,1,2.5,owl\n",
+        "file;onset;offset;label\na.wav;1,0;2,5;owl\n",
+        "file\tstart_time\tEndTime\tlabel\na.wav\t1\t2.5\towl\n",
+        "Begin Time (s),End Time (s),Begin File,Species\n1,2.5,a.wav,owl\n",
+    ],
+)
+def test_times_are_known_by_their_usual_names(tmp_path, text):
+    [label] = read(tmp_path, "labels.csv", text)
+    assert (label.file, label.start, label.end, label.label) == (str(tmp_path / "a.wav"), 1.0, 2.5, "owl")
+
+
+def test_a_table_in_another_encoding_is_refused_with_its_line(tmp_path):
+    text = "file,label\na.wav,owl\nb.wav,K\u00e4uzchen\n"
+    for encoding, line, written in (("latin-1", 3, text), ("utf-16", 1, text), ("utf-16-le", 1, text[:22])):
+        (tmp_path / "labels.csv").write_bytes(written.encode(encoding))
+        with pytest.raises(ConfigError, match=f"labels.csv, line {line}: .* save the table as UTF-8"):
+            read_labels(tmp_path / "labels.csv")
+
+
+def test_a_table_with_a_relative_path_names_the_recording_beside_it(tmp_path, recording, monkeypatch):
+    monkeypatch.chdir(tmp_path.parent)
+    (tmp_path / "a.txt").write_text(audacity_text(LABELS))
+    (tmp_path / "a.Table.1.selections.txt").write_text("Begin Time (s)\tEnd Time (s)\tLabel\n1\t2\towl\n")
+    for name in ("a.txt", "a.Table.1.selections.txt"):
+        [label, *_] = read_labels(f"{tmp_path.name}/{name}")
+        assert label.file == f"{tmp_path.name}/a.wav"
+
+
 def test_an_audacity_track_is_of_the_recording_beside_it(tmp_path, recording):
     found = read(tmp_path, "a.txt", audacity_text(LABELS) + "\\\t100.0\t2000.0\n")
     assert [(x.file, x.start, x.end, x.label, x.score) for x in found] == [
@@ -80,6 +113,8 @@ def test_jsonl_has_a_line_a_label():
     ("text", "told"),
     [
         ("path,when\na.wav,1\n", "no column for the class: label; its columns are 'path', 'when'"),
+        ("file,start_ms,end_ms,label\na.wav,1,2,owl\n", "'start_ms', 'end_ms' may be times"),
+        ("file,start,duration,label\na.wav,1,2,owl\n", "'duration' may be times"),
         ("file,start,end,label\na.wav,2,1,owl\n", "line 2: end 1 s is not after start 2 s"),
         ("file,start,end,label\na.wav,x,1,owl\n", "line 2: start 'x'"),
         ("file,start,end,label\na.wav,-1,1,owl\n", "line 2: start '-1'"),

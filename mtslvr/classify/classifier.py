@@ -21,7 +21,7 @@ from ..search import table_encoder
 from ..writer import EmbeddingTable
 from .choose import Choice, Float64, Int64, choose, fit_linear, softmax, unit_rows
 from .events import EventConfig, find_events
-from .examples import NEGATIVES, Examples, class_names, collect, invariant_width
+from .examples import Examples, class_names, collect, invariant_width, is_negative
 from .labels import Label
 
 Float32 = npt.NDArray[np.float32]
@@ -35,6 +35,7 @@ _MOST_DOUBTFUL = 20
 _OUTLIERS = 0.05  # share of the examples that may be farther from the others than the distance that counts
 # Times that distance. Of 1, 1.25, 1.5 and 2, on synthetic recordings, 1 has a higher precision and 2 a higher recall.
 _SLACK = 1.5
+_SILENT = 1 - 1e-5  # cosine to the embedding of silence from which a window is taken for it
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +43,7 @@ class Classifier:
     """Classes of sound, learned from a few labelled examples.
 
     Attributes:
-        classes: their names; negative ones ("background", "_noise") last.
+        classes: their names; negative ones (`is_negative`) last.
         weights: (D + 1, C) of rows of length 1, the intercepts in the last row.
         examples: (n, D) rows of length 1 that it was made from.
         share: how much of the inner product of two rows is from the invariant embedding, 0 to 1.
@@ -51,6 +52,8 @@ class Classifier:
             examples say what is not.
         settings: the model, its weights' sum, window, hop and features that rows must be made with.
         figures: what the cross-validation found, for people.
+        silence: (D,) of length 1, of a window of constant samples, which is none of the classes; None where it is not
+            known.
     """
 
     classes: tuple[str, ...]
@@ -61,11 +64,12 @@ class Classifier:
     least_similarity: float | None
     settings: Mapping[str, Any]
     figures: Mapping[str, Any]
+    silence: Float32 | None = None
 
     @property
     def positive(self) -> tuple[str, ...]:
         """The classes that are labelled."""
-        return tuple(name for name in self.classes if name not in NEGATIVES)
+        return tuple(name for name in self.classes if not is_negative(name))
 
     @classmethod
     def fit(
@@ -89,7 +93,7 @@ class Classifier:
             hop_seconds: from one window to the next; None is half a window.
             device: see `mtslvr.load`.
         Raises:
-            AudioError: an example that cannot be read, or is silent.
+            AudioError: an example that cannot be read, or is silent and of a positive class.
             ConfigError: one class only, the same clip in two classes, times outside a recording, or another number of
                 labels than of examples.
         """
@@ -127,7 +131,7 @@ class Classifier:
         return found * near[:, None] if reject else found
 
     def judge(self, embeddings: npt.NDArray[Any]) -> tuple[Float32, npt.NDArray[np.bool_]]:
-        """The probabilities (n, C) of windows, none rejected, and which of them (n,) are near an example."""
+        """The probabilities (n, C) of windows, zeros for silence alone, and which of them (n,) are near an example."""
         width = self.examples.shape[1]
         if embeddings.ndim != 2 or embeddings.shape[1] != width:
             raise ConfigError(f"embeddings of shape {embeddings.shape}: this classifier takes (n, {width})")
@@ -138,6 +142,8 @@ class Classifier:
             rows = unit_rows(embeddings[first : first + _BLOCK], self.share, invariant).astype(np.float32)
             scores = (rows @ self.weights[:-1] + self.weights[-1]).astype(np.float64)
             found[first : first + _BLOCK] = softmax(scores / self.temperature)
+            if self.silence is not None:
+                found[first : first + _BLOCK][rows @ self.silence > _SILENT] = 0
             if self.least_similarity is not None:
                 near[first : first + _BLOCK] = (rows @ self.examples.T).max(axis=1) >= self.least_similarity
         return found, near
@@ -161,21 +167,22 @@ class Classifier:
         rows = self.probabilities(embeddings)
         return find_events(os.fspath(file), rows, spans, self.positive, config or EventConfig())
 
-    def predict(self, files: Sequence[str | os.PathLike[str]], *, device: str = "auto") -> list[str | None]:
-        """The class of each file: that of its likeliest window; None where no window is any of the classes.
+    def predict(
+        self, files: Sequence[str | os.PathLike[str]], *, threshold: float = EventConfig.threshold, device: str = "auto"
+    ) -> list[str | None]:
+        """The class of each file: the positive one with the highest probability of a window, as `--per-file` gives it.
 
         Args:
             files: paths.
+            threshold: probability from which a window counts; None is returned for a file where none does.
             device: see `mtslvr.load`.
         Raises:
             AudioError, ConfigError: see `predict_windows`.
         """
-        positive = len(self.positive)
         found: list[str | None] = []
         for file in files:
-            probabilities = self.probabilities(self._embed(file, device)[0])
-            best = int(probabilities.max(axis=0).argmax())
-            found.append(self.classes[best] if best < positive and probabilities[:, best].any() else None)
+            scores = self.probabilities(self._embed(file, device)[0])[:, : len(self.positive)].max(axis=0)
+            found.append(self.positive[int(scores.argmax())] if scores.max() >= threshold else None)
         return found
 
     def _embed(self, file: str | os.PathLike[str], device: str) -> tuple[Float32, npt.NDArray[np.float64]]:
@@ -231,8 +238,9 @@ class Classifier:
         """
         about = {name: getattr(self, name) for name in _ABOUT}
         header = {_KEY: json.dumps({"format_version": FORMAT_VERSION, **about})}
+        arrays = {"weights": self.weights, "examples": self.examples, "silence": self.silence}
         try:
-            save_file({"weights": self.weights, "examples": self.examples}, os.fspath(path), metadata=header)
+            save_file({name: x for name, x in arrays.items() if x is not None}, os.fspath(path), metadata=header)
         except (OSError, SafetensorError) as error:
             raise ConfigError(f"{path}: the classifier cannot be written ({error}); choose another place") from None
 
@@ -246,11 +254,12 @@ class Classifier:
         try:
             with safe_open(os.fspath(path), "numpy") as file:
                 about = json.loads((file.metadata() or {})[_KEY])
-                weights, examples = file.get_tensor("weights"), file.get_tensor("examples")
+                arrays = {name: file.get_tensor(name) for name in ("weights", "examples")}
+                arrays |= {name: file.get_tensor(name) for name in {"silence"}.intersection(file.keys())}
             version = about["format_version"]
             if version == FORMAT_VERSION:
                 values = {name: about[name] for name in _ABOUT}
-                return cls(weights=weights, examples=examples, **{**values, "classes": tuple(values["classes"])})
+                return cls(**arrays, **{**values, "classes": tuple(values["classes"])})
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"{path}: not a classifier ({error}); write one with mtslvr classify --save") from None
         raise ConfigError(f"{path}: in format {version}, and this reads {FORMAT_VERSION}; upgrade mtslvr")
@@ -277,7 +286,7 @@ def fit_examples(examples: Examples) -> tuple[Classifier, Choice]:
     rows = unit_rows(embeddings, choice.chosen.share, invariant)
     factors, intercepts = fit_linear((rows @ rows.T)[None], targets, len(names))
     weights = np.concatenate([rows.T @ factors[0], intercepts]).astype(np.float32)
-    negative = any(name in NEGATIVES for name in names)
+    negative = any(map(is_negative, names))
     single = invariant == embeddings.shape[1]  # what there is, whatever the share
     shown = [{"features": examples.settings["features"] if single else c.name, **vars(c)} for c in choice.candidates]
     clips = [examples.names[i] for i in kept]
@@ -291,6 +300,7 @@ def fit_examples(examples: Examples) -> tuple[Classifier, Choice]:
         "candidates": shown,
         **_held_out(choice, targets, clips, names),
     }
+    silence = None if examples.silence is None else unit_rows(examples.silence[None], choice.chosen.share, invariant)
     made = Classifier(
         classes=tuple(names),
         weights=weights,
@@ -300,6 +310,7 @@ def fit_examples(examples: Examples) -> tuple[Classifier, Choice]:
         least_similarity=None if negative else _least_similarity(rows, targets, recordings),
         settings=examples.settings,
         figures=figures,
+        silence=None if silence is None else silence[0].astype(np.float32),
     )
     return made, choice
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 import statistics
@@ -33,7 +34,12 @@ SHORTEST = 0.1  # seconds of an example
 _SHORTEST_WINDOW = 0.5
 _TABLES = (".csv", ".tsv", ".txt")
 _CUT_OUT = re.compile(r"(.+)@\d+\.\d+s_.*\.wav")  # see `clip_name`
-NEGATIVES = ("background", "_noise")
+_NEGATIVES = ("background", "noise", "_noise")
+
+
+def is_negative(name: str) -> bool:
+    """Whether a class is what is not to be labelled: background, noise or _noise, in any case."""
+    return name.lower() in _NEGATIVES
 
 
 def clip_name(recording: str, start: float, label: str, score: float) -> str:
@@ -48,11 +54,11 @@ def class_names(labels: Iterable[str]) -> list[str]:
     Raises:
         ConfigError: fewer than two, or no positive one.
     """
-    names = sorted(set(labels), key=lambda name: (name in NEGATIVES, name))
-    if len(names) < 2 or all(name in NEGATIVES for name in names):
+    names = sorted(set(labels), key=lambda name: (is_negative(name), name))
+    if len(names) < 2 or all(map(is_negative, names)):
         raise ConfigError(
             f"examples of {', '.join(map(repr, names)) or 'no class'} only: give two classes, or one and a folder "
-            f"{NEGATIVES[0]!r} with sounds that are not it"
+            f"{_NEGATIVES[0]!r} with sounds that are not it"
         )
     return names
 
@@ -106,7 +112,7 @@ def cut_examples(labels: Sequence[Label], sample_rate: int) -> list[Clip]:
         labels: from `find_examples`.
         sample_rate: Hz of the waveforms.
     Raises:
-        AudioError: a recording that cannot be read, or an example that is silent.
+        AudioError: a recording that cannot be read, or a positive example that is silent.
         ConfigError: times outside the recording, an example shorter than 0.1 s, or the same audio in two classes.
     """
     of_recording: dict[str, list[Label]] = defaultdict(list)
@@ -137,7 +143,7 @@ def _cut(file: str, labels: Sequence[Label], sample_rate: int) -> Iterator[Clip]
         seconds = waveform.size / sample_rate
         if seconds < SHORTEST:
             raise ConfigError(f"{name}: an example of {seconds:.3f} s; give at least {SHORTEST} s, or take it out")
-        if np.ptp(waveform) == 0:
+        if np.ptp(waveform) == 0 and not is_negative(label.label):
             raise AudioError(f"{name}: a silent example; take it out")
         yield Clip(label.label, recording_of(file), name, waveform, seconds)
 
@@ -165,6 +171,7 @@ class Examples:
         recordings: n names of the recordings they come from.
         names: n, for people: the file, with the times of a part.
         settings: what the rows were made with, as `read_table` has them.
+        silence: (D,) embedding of a window of constant samples; None where it is not known.
     """
 
     embeddings: Float32
@@ -172,6 +179,7 @@ class Examples:
     recordings: list[str]
     names: list[str]
     settings: Mapping[str, Any]
+    silence: Float32 | None = None
 
 
 def invariant_width(settings: Mapping[str, Any], width: int) -> int:
@@ -244,18 +252,22 @@ def fitting_window(clips: Sequence[Clip], longest: float) -> float:
 def embed_clips(
     clips: Sequence[Clip], encoder: Encoder, config: ExtractConfig, settings: Mapping[str, Any]
 ) -> Examples:
-    """Embed every window of the clips."""
-    sources = (Source(clip.waveform, encoder.sample_rate, clip.name) for clip in clips)
+    """Embed every window of the clips, and silence."""
+    sources = [Source(clip.waveform, encoder.sample_rate, clip.name) for clip in clips]
+    nothing = np.zeros(round((config.window_seconds or SHORTEST) * encoder.sample_rate), np.float32)
+    sources.append(Source(nothing, encoder.sample_rate, "silence"))
     rows, kept = [], []
-    for clip, result in zip(clips, extract(sources, encoder, config), strict=True):
+    for clip, result in itertools.zip_longest(clips, extract(sources, encoder, config)):
         if result.error is not None:
             raise result.error
         rows.append(result.embeddings)
-        kept += [clip] * len(result.embeddings)
+        kept += [clip] * len(result.embeddings) if clip else []
+    silence = rows.pop()[0]
     return Examples(
         np.concatenate(rows),
         [clip.label for clip in kept],
         [clip.recording for clip in kept],
         [clip.name for clip in kept],
         settings,
+        silence,
     )

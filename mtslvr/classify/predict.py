@@ -108,12 +108,12 @@ def _best(name: str, scores: Float32, classes: Sequence[str], config: EventConfi
 
 
 def _doubts(name: str, probabilities: Float32, spans: Float64, classes: Sequence[str], count: int) -> Iterator[Doubt]:
-    """The windows with the smallest margins, none over another."""
+    """The windows with the smallest margins, none over another, silence left out."""
     ordered = np.sort(probabilities, axis=1)
     margins = ordered[:, -1] - ordered[:, -2]
     taken: list[tuple[float, float]] = []
-    for row in np.argsort(margins, kind="stable"):
-        if len(taken) == count:
+    for row in np.argsort(np.where(ordered[:, -1] > 0, margins, np.inf), kind="stable"):
+        if len(taken) == count or not ordered[row, -1]:
             return
         start, end = map(float, spans[row])
         if all(end <= before or start >= after for before, after in taken):

@@ -63,10 +63,10 @@ def test_a_row_far_from_all_examples_is_none_of_the_classes():
 
 def test_negative_examples_are_no_class_to_label():
     rows, labels = table()
-    labels = ["background" if label == "class 0" else label for label in labels]
-    classifier = Classifier.fit(rows, labels)
-    assert classifier.positive == ("class 1", "class 2")
-    assert classifier.classes[-1] == "background"
+    for name in ("background", "Background", "NOISE", "_noise"):
+        classifier = Classifier.fit(rows, [name if label == "class 0" else label for label in labels])
+        assert classifier.positive == ("class 1", "class 2")
+        assert classifier.classes[-1] == name
     assert classifier.least_similarity is None
 
 

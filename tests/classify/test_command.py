@@ -176,6 +176,25 @@ def test_a_table_of_labels_is_examples_and_without_recordings_the_classifier_is_
     assert "not calibrated" in result.stderr
 
 
+@pytest.mark.parametrize("silent_example", [True, False])
+def test_silence_is_none_of_the_classes(made, tmp_path, silent_example):
+    shutil.copytree(made / "examples", tmp_path / "examples")
+    if silent_example:
+        soundfile.write(tmp_path / "examples" / "background" / "silence.wav", np.zeros(RATE), RATE)
+    soundfile.write(tmp_path / "silence.wav", np.full(2 * RATE, 0.1), RATE)
+    Classifier.fit(tmp_path / "examples", model=made / "model").save(tmp_path / "x.mtslvr")
+    classifier = Classifier.load(tmp_path / "x.mtslvr")
+    files = [tmp_path / "silence.wav", made / "nights" / "one.wav"]
+    assert classifier.predict(files, threshold=0.01)[0] is None
+    assert classifier.predict(files) == [None, "low"]
+
+
+def test_a_file_has_the_class_that_any_window_has_though_most_are_background(made):
+    classifier = Classifier.fit(made / "examples", model=made / "model")
+    files = [made / "nights" / "one.wav", made / "nights" / "deep" / "two.flac", made / "examples/background/0.wav"]
+    assert classifier.predict(files) == ["low", "high", None]
+
+
 # What is refused, before anything is written
 
 

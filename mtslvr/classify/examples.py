@@ -7,6 +7,7 @@ import itertools
 import os
 import re
 import statistics
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -86,7 +87,8 @@ def find_examples(examples: str | os.PathLike[str]) -> list[Label]:
     """List the examples of a folder or a table.
 
     Args:
-        examples: a folder with a folder a class; a table that `read_labels` reads; or a folder of such tables.
+        examples: a folder with a folder a class; a table that `read_labels` reads; or a folder of such tables. Beside
+            folders of audio, one that is no such table is passed over with a warning.
     Raises:
         ConfigError: none of these, no examples, or a table with a fault.
     """
@@ -95,8 +97,14 @@ def find_examples(examples: str | os.PathLike[str]) -> list[Label]:
         return read_labels(path)
     folders = sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
     found = [Label(str(file.path), None, None, child.name) for child in folders for file in find_audio(child)]
-    tables = [child for child in sorted(path.iterdir()) if child.suffix.lower() in _TABLES]
-    found += [label for table in tables for label in read_labels(table)]
+    in_folders = bool(found)
+    for table in sorted(child for child in path.iterdir() if child.suffix.lower() in _TABLES):
+        try:
+            found += read_labels(table)
+        except ConfigError as error:
+            if not in_folders:
+                raise
+            warnings.warn(f"passed over: {error}", stacklevel=2)
     if not found:
         raise ConfigError(
             f"{path}: no examples: it has neither folders of audio, one a class, nor tables of labels; see "
@@ -249,10 +257,18 @@ def fitting_window(clips: Sequence[Clip], longest: float) -> float:
     return round(min(max(median, _SHORTEST_WINDOW), longest), 1)
 
 
+def _has_short_tail(spans: npt.NDArray[np.float64], window: float) -> bool:
+    """Whether the last of several windows is not full, and less than half a window of it is in no earlier one."""
+    if len(spans) < 2:
+        return False
+    start, end = spans[-1]
+    return bool(end - start < window - 1e-6 and end - max(start, spans[-2, 1]) < window / 2 - 1e-6)
+
+
 def embed_clips(
     clips: Sequence[Clip], encoder: Encoder, config: ExtractConfig, settings: Mapping[str, Any]
 ) -> Examples:
-    """Embed every window of the clips, and silence."""
+    """Embed the windows of the clips, but for a short tail after others, and silence."""
     sources = [Source(clip.waveform, encoder.sample_rate, clip.name) for clip in clips]
     nothing = np.zeros(round((config.window_seconds or SHORTEST) * encoder.sample_rate), np.float32)
     sources.append(Source(nothing, encoder.sample_rate, "silence"))
@@ -260,8 +276,9 @@ def embed_clips(
     for clip, result in itertools.zip_longest(clips, extract(sources, encoder, config)):
         if result.error is not None:
             raise result.error
-        rows.append(result.embeddings)
-        kept += [clip] * len(result.embeddings) if clip else []
+        count = len(result.embeddings) - _has_short_tail(result.spans, config.window_seconds or 0.0)
+        rows.append(result.embeddings[:count])
+        kept += [clip] * count if clip else []
     silence = rows.pop()[0]
     return Examples(
         np.concatenate(rows),

@@ -11,6 +11,7 @@ import click
 
 from ..errors import ConfigError
 from .common import EXIT_SOME_FAILED, Command, Failure, echo
+from .measuring import warnings_as_lines
 from .run import Run, Weights, find_inputs
 from .summary import Report
 
@@ -215,16 +216,17 @@ class _Call:
         if _is_classifier(self.examples):
             classifier = Classifier.load(self.examples)
         else:
-            examples = collect(
-                self.examples,
-                None,
-                self.model or settings.get("model"),
-                settings.get("window_seconds") if self.window is None else self.window,
-                settings.get("hop_seconds") if self.hop is None else self.hop,
-                self.device,
-                features=settings.get("features", "concat"),
-                layer=settings.get("layer", "head"),
-            )
+            with warnings_as_lines():
+                examples = collect(
+                    self.examples,
+                    None,
+                    self.model or settings.get("model"),
+                    settings.get("window_seconds") if self.window is None else self.window,
+                    settings.get("hop_seconds") if self.hop is None else self.hop,
+                    self.device,
+                    features=settings.get("features", "concat"),
+                    layer=settings.get("layer", "head"),
+                )
             classifier = fit_examples(examples)[0]
         if not self.quiet:
             for line in classifier.describe():

@@ -189,6 +189,25 @@ def test_silence_is_none_of_the_classes(made, tmp_path, silent_example):
     assert classifier.predict(files) == [None, "low"]
 
 
+def test_a_file_beside_class_folders_that_is_no_table_is_passed_over(made, tmp_path):
+    shutil.copytree(made / "examples", tmp_path / "examples")
+    (tmp_path / "examples" / "notes.txt").write_text("Recorded by the lake.\n")
+    result = run(tmp_path / "examples", "--save", tmp_path / "x.mtslvr", "--model", made / "model")
+    assert result.exit_code == 0, result.output
+    assert "warning: passed over: " in result.stderr and "notes.txt: no column for" in result.stderr
+
+
+def test_a_short_tail_of_a_long_example_is_no_example(made, tmp_path):
+    for name, seconds in (("low", 1.1), ("high", 0.3)):
+        (tmp_path / "examples" / name).mkdir(parents=True)
+        soundfile.write(tmp_path / "examples" / name / "a.wav", tone(HERTZ[name], seconds, 0), RATE)
+    fit = {"model": made / "model", "window_seconds": 0.5}
+    _, examples, _ = Classifier.choose(tmp_path / "examples", **fit)
+    assert examples.labels.count("low") == 3 and examples.labels.count("high") == 1
+    _, examples, _ = Classifier.choose(tmp_path / "examples", hop_seconds=0.4, **fit)
+    assert examples.labels.count("low") == 2  # 0 to 0.5 and 0.4 to 0.9 s, 0.8 to 1.1 having 0.2 s that are new
+
+
 def test_a_file_has_the_class_that_any_window_has_though_most_are_background(made):
     classifier = Classifier.fit(made / "examples", model=made / "model")
     files = [made / "nights" / "one.wav", made / "nights" / "deep" / "two.flac", made / "examples/background/0.wav"]

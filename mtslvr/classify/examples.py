@@ -27,7 +27,7 @@ from ..hub import DEFAULT_MODEL, find, load
 from ..job import describe
 from ..windows import Pool
 from ..writer import EmbeddingTable
-from .labels import Label, read_labels
+from .labels import Label, by_name, read_labels
 
 Float32 = npt.NDArray[np.float32]
 
@@ -83,24 +83,26 @@ class Clip:
     seconds: float
 
 
-def find_examples(examples: str | os.PathLike[str]) -> list[Label]:
+def find_examples(examples: str | os.PathLike[str], recordings: Iterable[str] = ()) -> list[Label]:
     """List the examples of a folder or a table.
 
     Args:
         examples: a folder with a folder a class; a table that `read_labels` reads; or a folder of such tables. Beside
             folders of audio, one that is no such table is passed over with a warning.
+        recordings: paths of recordings that tables may name without their folder.
     Raises:
         ConfigError: none of these, no examples, or a table with a fault.
     """
-    path = Path(examples)
+    path, elsewhere = Path(examples), by_name(recordings)
     if not path.is_dir():
-        return read_labels(path)
+        return read_labels(path, elsewhere)
     folders = sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
     found = [Label(str(file.path), None, None, child.name) for child in folders for file in find_audio(child)]
     in_folders = bool(found)
-    for table in sorted(child for child in path.iterdir() if child.suffix.lower() in _TABLES):
+    children = path.iterdir() if in_folders else path.rglob("*")
+    for table in sorted(child for child in children if child.suffix.lower() in _TABLES):
         try:
-            found += read_labels(table)
+            found += read_labels(table, elsewhere, empty=True)
         except ConfigError as error:
             if not in_folders:
                 raise
@@ -211,8 +213,9 @@ def collect(
     *,
     features: str = "concat",
     layer: str = "head",
+    recordings: Iterable[str] = (),
 ) -> Examples:
-    """Find and embed examples; arguments as in `Classifier.fit`, `features` and `layer` as in `mtslvr.embed`.
+    """Find and embed examples; arguments as in `Classifier.fit`, `find_examples` and `mtslvr.embed`.
 
     Raises:
         AudioError, ConfigError: see `Classifier.fit`.
@@ -231,7 +234,7 @@ def collect(
             raise ConfigError(
                 "paths without labels: give labels=[...], one for each, or a folder with a folder a class"
             )
-        found = find_examples(examples)
+        found = find_examples(examples, recordings)
     else:
         paths = [examples] if isinstance(examples, (str, os.PathLike)) else [*examples]
         if len(labels) != len(paths):

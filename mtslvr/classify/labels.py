@@ -8,9 +8,10 @@ import json
 import math
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
 from typing import Any, TypeAlias
 
 from ..errors import ConfigError
@@ -66,13 +67,30 @@ class Recording:
     sample_rate: int
 
 
-def read_labels(table: str | os.PathLike[str]) -> list[Label]:
+Elsewhere: TypeAlias = Mapping[str, Sequence[str]]
+
+
+def by_name(paths: Iterable[str]) -> Elsewhere:
+    """Paths of recordings by their names, with and without the suffix."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        name = os.path.basename(path)
+        for key in (name, os.path.splitext(name)[0]):
+            found[key].append(path)
+    return dict(found)
+
+
+def read_labels(
+    table: str | os.PathLike[str], elsewhere: Elsewhere | None = None, *, empty: bool = False
+) -> list[Label]:
     """Read a table of labels; its form is told from its first line.
 
     Args:
         table: csv, parted by commas, semicolons or tabs, with the columns file, label and, for parts of a recording,
             start and end in seconds; a Raven selection table; or an Audacity label track, whose recording has the same
             name with another suffix. Columns are known in any case and by other usual names.
+        elsewhere: where recordings may be that are not beside the table, from `by_name`.
+        empty: whether the table may have no labels.
     Returns:
         Labels with the paths of their recordings, those of a relative name below the table's folder.
     Raises:
@@ -91,15 +109,34 @@ def read_labels(table: str | os.PathLike[str]) -> list[Label]:
         line = text[: text.index("\0")].count("\n") + 1
         raise ConfigError(f"{path}, line {line}: no text in UTF-8; save the table as UTF-8")
     first = text.split("\n", 1)[0]
+    if empty and not text.strip():
+        return []
     if _RAVEN_BEGIN in first and "\t" in first:
-        labels = list(_raven_rows(path, text))
+        labels = list(_raven_rows(path, text, elsewhere or {}))
     elif _is_track(first):
-        labels = list(_track_rows(path, text))
+        labels = list(_track_rows(path, text, elsewhere or {}))
     else:
         labels = list(_csv_rows(path, text))
-    if not labels:
+    if not labels and not empty:
         raise ConfigError(f"{path}: no labels in it; give a table with a line a label")
-    return labels
+    places = {file: _place(path, file, elsewhere or {}) for file in {label.file for label in labels}}
+    return [replace(label, file=places[label.file]) for label in labels]
+
+
+def _place(table: Path, file: str, elsewhere: Elsewhere) -> str:
+    """The path of a recording that a table names: beside the table, or one elsewhere whose path ends in the name."""
+    beside = table.parent / file
+    if beside.exists():
+        return str(beside)
+    parts = PurePath(file).parts
+    found = [x for x in elsewhere.get(parts[-1] if parts else "", ()) if _ends_in(PurePath(x), parts)]
+    if len(found) > 1:
+        raise ConfigError(f"{table}: {file!r} may be {found[0]} or {found[1]}; give its path")
+    return found[0] if found else str(beside)
+
+
+def _ends_in(path: PurePath, parts: Sequence[str]) -> bool:
+    return any(whole.parts[-len(parts) :] == tuple(parts) for whole in (path, path.with_suffix("")))
 
 
 def _is_track(line: str) -> bool:
@@ -145,12 +182,12 @@ def _time_columns(path: Path, names: Sequence[str], others: Collection[str]) -> 
     return times
 
 
-def _raven_rows(path: Path, text: str) -> Iterator[Label]:
+def _raven_rows(path: Path, text: str, elsewhere: Elsewhere) -> Iterator[Label]:
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
     names = [name or "" for name in rows.fieldnames or ()]
     label = _column(path, names, LABEL_COLUMNS, "the class: Label")
     file = next((name for name in FILE_COLUMNS if name in names), None)
-    alone = None if file else _recording_beside(path)
+    alone = None if file else _recording_of(path, elsewhere)
     seen = set()
     for row in rows:
         begin, end = row[_RAVEN_BEGIN], row[_RAVEN_END] if _RAVEN_END in names else None
@@ -166,8 +203,8 @@ def _raven_rows(path: Path, text: str) -> Iterator[Label]:
         )
 
 
-def _track_rows(path: Path, text: str) -> Iterator[Label]:
-    recording = _recording_beside(path)
+def _track_rows(path: Path, text: str, elsewhere: Elsewhere) -> Iterator[Label]:
+    recording = _recording_of(path, elsewhere)
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith("\\"):  # a second line holds the frequencies of a label
             continue
@@ -177,18 +214,19 @@ def _track_rows(path: Path, text: str) -> Iterator[Label]:
         yield _label(path, number, recording, start, end, *(scored.groups() if scored else (label, None)))
 
 
-def _recording_beside(track: Path) -> str:
+def _recording_of(track: Path, elsewhere: Elsewhere) -> str:
     from ..audio import AUDIO_SUFFIXES
 
     stem = track.name.split(".Table.")[0] if ".Table." in track.name else track.stem
-    found = [p for p in sorted(track.parent.glob("*")) if p.stem == stem and p.suffix.lower() in AUDIO_SUFFIXES]
+    beside = [p for p in sorted(track.parent.glob("*")) if stem in (p.stem, p.name)]
+    found = [p.name for p in beside if p.suffix.lower() in AUDIO_SUFFIXES] or elsewhere.get(stem, ())
     if len(found) != 1:
         told = f"{len(found)} recordings" if found else "no recording"
         raise ConfigError(
-            f"{track}: names no recording, and {told} of the name {stem!r} beside it; name the table as the recording, "
-            "or give a csv with the columns file, start, end, label"
+            f"{track}: names no recording, and {told} of the name {stem!r} beside it or to be labelled; name the table "
+            "as the recording, or give a csv with the columns file, start, end, label"
         )
-    return found[0].name
+    return found[0]
 
 
 def _column(path: Path, names: Sequence[str], known: Sequence[str], what: str) -> str:
@@ -212,7 +250,7 @@ def _label(
     if first is not None and last is not None and not first < last:
         raise ConfigError(f"{path}, line {line}: end {last:g} s is not after start {first:g} s; correct the times")
     value = 1.0 if score is None else _seconds(path, line, "score", score)
-    return Label(str(path.parent / file), first, last, label.strip(), value)
+    return Label(file, first, last, label.strip(), value)
 
 
 def _seconds(path: Path, line: int, name: str, value: str | None) -> float:

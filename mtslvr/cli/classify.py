@@ -16,7 +16,7 @@ from .run import Run, Weights, find_inputs
 from .summary import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from ..classify import Classifier, EventConfig
     from ..classify.output import LabelFormat
@@ -203,11 +203,12 @@ class _Call:
     def _suggestions(self, output: Path) -> Path:
         return self.suggest_to or output.with_name(f"{output.name}.suggestions")
 
-    def _learn(self, settings: Mapping[str, Any]) -> Classifier:
+    def _learn(self, settings: Mapping[str, Any], recordings: Iterable[str] = ()) -> Classifier:
         """The classifier, made with the settings of embeddings that are there already, where the options say no other.
 
         Args:
             settings: of the embeddings; empty where there are none.
+            recordings: paths of those to be labelled, which tables of examples may name.
         """
         from ..classify import Classifier
         from ..classify.classifier import fit_examples
@@ -226,6 +227,7 @@ class _Call:
                     self.device,
                     features=settings.get("features", "concat"),
                     layer=settings.get("layer", "head"),
+                    recordings=recordings,
                 )
             classifier = fit_examples(examples)[0]
         if not self.quiet:
@@ -251,7 +253,7 @@ class _Call:
         inputs = find_inputs(self.recordings, "auto", report)
         state = None if self.overwrite else read_state(target)
         earlier = {} if state is None else state.settings
-        classifier = self._learn(earlier)
+        classifier = self._learn(earlier, [str(file.path) for file in inputs.files])
         ours = classifier.settings
         window = ours["window_seconds"] if self.window is None else self.window
         hop = earlier.get("hop_seconds", ours["hop_seconds"]) if self.hop is None else self.hop

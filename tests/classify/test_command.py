@@ -214,6 +214,18 @@ def test_a_file_has_the_class_that_any_window_has_though_most_are_background(mad
     assert classifier.predict(files) == ["low", "high", None]
 
 
+@pytest.mark.parametrize("form", ["labels.csv", "audacity", "raven"])
+def test_labels_of_one_call_are_examples_of_the_next(done, tmp_path, form):
+    root, _ = done
+    out, options = (tmp_path / form, []) if form.endswith(".csv") else (tmp_path / "tracks", ["--format", form])
+    assert run(root / "tones.mtslvr", root / "labels.csv.embeddings.npy", "-o", out, *options).exit_code == 0
+    if out.is_dir():  # the track of a recording where nothing was found
+        (out / "none.txt").touch()
+    again = run(out, root / "nights", "-o", tmp_path / "again.csv", "--model", root / "model")
+    assert again.exit_code == 0, again.output
+    assert {row["label"] for row in rows(tmp_path / "again.csv")} == {"low", "high"}
+
+
 # What is refused, before anything is written
 
 

@@ -38,7 +38,7 @@ _SLACK = 1.5
 _SILENT = 1 - 1e-5  # cosine to the embedding of silence from which a window is taken for it
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Classifier:
     """Classes of sound, learned from a few labelled examples.
 
@@ -65,6 +65,9 @@ class Classifier:
     settings: Mapping[str, Any]
     figures: Mapping[str, Any]
     silence: Float32 | None = None
+
+    def __repr__(self) -> str:
+        return f"Classifier({', '.join(self.classes)}; {self.figures['features']}; {len(self.examples)} examples)"
 
     @property
     def positive(self) -> tuple[str, ...]:

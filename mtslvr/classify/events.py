@@ -47,7 +47,7 @@ def find_events(
     classes: tuple[str, ...],
     config: EventConfig,
 ) -> list[Label]:
-    """Join neighbouring windows of one recording that have the same class.
+    """Join windows of one recording that have the same class and follow each other, overlap, or are near.
 
     Args:
         file: name of the recording.
@@ -67,7 +67,10 @@ def find_events(
         rows = np.flatnonzero(counted[:, column])
         if rows.size == 0:
             continue
-        apart = spans[rows[1:], 0] - np.maximum.accumulate(spans[rows, 1])[:-1] > config.merge_gap + 1e-9
+        gaps = spans[rows[1:], 0] - np.maximum.accumulate(spans[rows, 1])[:-1]
+        apart = gaps > config.merge_gap + 1e-9
+        if config.merge_gap == 0:  # windows that only touch, with one between that is none of the class
+            apart |= (np.diff(rows) > 1) & (gaps > -1e-9)
         for group in np.split(rows, np.flatnonzero(apart) + 1):
             start, end = float(spans[group[0], 0]), float(spans[group, 1].max())
             if end - start >= config.min_duration:

@@ -195,7 +195,12 @@ class _Call:
                 f"{within[0]}: is within EXAMPLES, whose part it would be next time; choose another place"
             )
         if self.suggest is not None:
-            check_folder(self._suggestions(output))
+            folder = self._suggestions(output)
+            check_folder(folder)
+            if any(folder.glob("*.wav")):
+                raise ConfigError(
+                    f"{folder}: has clips already; move them to their classes or away, or give --suggest-to"
+                )
         if self.page is not None:
             check_page(self.page)
         return form
@@ -231,11 +236,26 @@ class _Call:
                 )
             classifier = fit_examples(examples)[0]
         if not self.quiet:
-            for line in classifier.describe():
+            for line in (*classifier.describe(), self._windows(classifier.settings, settings)):
                 echo(line, err=True)
         if self.save is not None:
             classifier.save(self.save)
         return classifier
+
+    def _windows(self, ours: Mapping[str, Any], stored: Mapping[str, Any]) -> str:
+        """A line for people: how long windows are and how far apart, and what says so."""
+        made = {"window": "the examples' median", "hop": "half the window"}
+        told = []
+        for name, default in made.items():
+            given, key = getattr(self, name), f"{name}_seconds"
+            if key in stored and (given is None or self._is_table()):
+                value, source = stored[key], "as the recordings are embedded"
+            elif given is not None:
+                value, source = given, f"--{name}"
+            else:
+                value, source = ours[key], "the classifier's" if _is_classifier(self.examples) else default
+            told.append(f"{name}: {value:g} s ({source})")
+        return ", ".join(told)
 
     def _embed(self, source: Path) -> tuple[set[str], Classifier, Failure | None]:
         """Embed all windows of the recordings into `source`, but for those that are there.
@@ -306,9 +326,10 @@ class _Call:
 
         if self.per_file:
             write_rows(output, form, *file_rows(found, self.top_k))
+            self._say(f"{len(found.recordings)} rows, one a recording; {output} has them")
         else:
             write_labels(output, form, found.events, found.recordings)
-        self._say(f"{len(found.events)} events in {len(found.recordings)} recordings; {output} has them")
+            self._say(f"{len(found.events)} events in {len(found.recordings)} recordings; {output} has them")
         by_name = {recording.name: recording for recording in found.recordings}
         if self.suggest is not None:
             folder = self._suggestions(output)

@@ -90,6 +90,8 @@ def test_a_saved_classifier_gives_the_same(tmp_path):
     np.testing.assert_array_equal(again.probabilities(rows), classifier.probabilities(rows))
     assert again.settings == classifier.settings
     assert again.figures == classifier.figures
+    assert repr(again) == repr(classifier)
+    assert repr(again).startswith("Classifier(class 0, class 1, class 2; ") and repr(again).endswith("; 60 examples)")
 
 
 def test_another_file_is_no_classifier(tmp_path):

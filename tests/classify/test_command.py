@@ -76,6 +76,7 @@ def test_calls_are_found_where_they_are(done):
         assert float(found[key]["start"]) <= start + 0.25 and float(found[key]["end"]) >= start + 0.25
         assert 0.5 <= float(found[key]["score"]) <= 1
     assert "examples: high (3), low (3), background (3), of 9 recordings" in result.stderr
+    assert "window: 0.5 s (the examples' median), hop: 0.25 s (half the window)" in result.stderr
     assert "<- chosen" in result.stderr and "scores: calibrated on 9 examples" in result.stderr
 
 
@@ -99,6 +100,18 @@ def test_suggestions_are_clips_named_by_recording_time_and_guess(done):
     assert len(clips) == 3 and {clip.name.split("@")[0] for clip in clips} == {"one", "deep_two"}
     assert all(soundfile.info(clip).duration == pytest.approx(0.5) for clip in clips)
     assert clips[0].name.split("_")[-1].endswith(".wav")
+
+
+def test_suggestions_that_nobody_has_moved_yet_are_not_mixed_with_new_ones(done, tmp_path):
+    root, _ = done
+    command = [root / "tones.mtslvr", root / "labels.csv.embeddings.npy", "-o", tmp_path / "x.csv", "--suggest", 1]
+    result = run(*command, "--suggest-to", root / "labels.csv.suggestions")
+    assert result.exit_code == 2 and "labels.csv.suggestions: has clips already" in result.output
+    assert list(tmp_path.iterdir()) == []
+    result = run(*command, "--hop", 0.1)
+    assert (
+        result.exit_code == 0 and "window: 0.5 s (as the recordings are embedded), hop: 0.1 s (--hop)" in result.stderr
+    )
 
 
 def test_clips_of_one_recording_stay_together_in_the_cross_validation(done, tmp_path):
@@ -147,6 +160,7 @@ def test_per_file_gives_each_recording_a_row(done, tmp_path):
     out = tmp_path / "files.csv"
     result = run(root / "tones.mtslvr", root / "labels.csv.embeddings.npy", "-o", out, "--per-file", "--top-k", 2)
     assert result.exit_code == 0, result.output
+    assert "2 rows, one a recording" in result.stderr and "events" not in result.stderr
     found = {row["file"]: row for row in rows(out)}
     assert list(next(iter(found.values()))) == ["file", "start", "end", "label", "score", "label_2", "score_2"]
     assert found["one.wav"]["label"] == "low" and found["deep/two.flac"]["label"] == "high"

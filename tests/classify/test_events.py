@@ -20,6 +20,15 @@ def test_neighbouring_windows_of_a_class_are_one_event_with_the_highest_score():
     assert events([0.6, 0.9, 0.1, 0.0, 0.7]) == [("owl", 0, 3, 0.9), ("owl", 6, 8, 0.7)]
 
 
+def test_windows_that_only_touch_are_two_events_where_one_of_another_class_is_between():
+    assert events([0.9, 0, 0.8, 0, 0], fox=[0, 0.9, 0, 0, 0]) == [
+        ("owl", 0, 2, 0.9),
+        ("fox", 1, 3, 0.9),
+        ("owl", 2, 4, 0.8),
+    ]
+    assert events([0.9, 0, 0.8, 0, 0], EventConfig(merge_gap=0.1)) == [("owl", 0, 4, 0.9)]
+
+
 def test_windows_below_the_threshold_are_no_event():
     assert events([0.6, 0.9, 0.1, 0.0, 0.7], EventConfig(threshold=0.8)) == [("owl", 1, 3, 0.9)]
 

@@ -73,7 +73,7 @@ Elsewhere: TypeAlias = Mapping[str, Sequence[str]]
 def by_name(paths: Iterable[str]) -> Elsewhere:
     """Paths of recordings by their names, with and without the suffix."""
     found: dict[str, list[str]] = defaultdict(list)
-    for path in paths:
+    for path in dict.fromkeys(paths):
         name = os.path.basename(path)
         for key in (name, os.path.splitext(name)[0]):
             found[key].append(path)

@@ -16,7 +16,7 @@ from .run import Run, Weights, find_inputs
 from .summary import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from ..classify import Classifier, EventConfig
     from ..classify.output import LabelFormat
@@ -164,7 +164,7 @@ class _Call:
                 raise ConfigError(f"{source}: holds no windows; embed recordings with mtslvr-embed --pool none")
             if table.settings.get("pool") != "none":
                 raise ConfigError(f"{source}: has a row a file; write a row a window with mtslvr-embed --pool none")
-            classifier = self._learn(table.settings)
+            classifier = self._learn(table.settings, map(self._path_of(source), dict.fromkeys(table.paths)))
             classifier.check_settings(table.settings, str(source))
             names = None
         else:
@@ -290,15 +290,8 @@ class _Call:
             failure = error
         return {file.name for file in inputs.files}, classifier, failure
 
-    def _label(
-        self,
-        classifier: Classifier,
-        table: EmbeddingTable,
-        config: EventConfig,
-        source: Path,
-        names: set[str] | None,
-    ) -> Found:
-        from ..classify.predict import predict_table
+    def _path_of(self, source: Path) -> Callable[[str], str]:
+        """What gives the path of a recording by its name in the embeddings `source`."""
         from ..writer import read_state
         from ..writer.files import resolve
 
@@ -308,11 +301,23 @@ class _Call:
         def path_of(name: str) -> str:
             return paths.get(name, name) if self.audio is None else str(self.audio / name)
 
+        return path_of
+
+    def _label(
+        self,
+        classifier: Classifier,
+        table: EmbeddingTable,
+        config: EventConfig,
+        source: Path,
+        names: set[str] | None,
+    ) -> Found:
+        from ..classify.predict import predict_table
+
         return predict_table(
             classifier,
             table,
             config,
-            path_of=path_of,
+            path_of=self._path_of(source),
             only=names,
             reject=not self.no_reject,
             doubts=self.suggest or 0,

@@ -234,9 +234,10 @@ def test_labels_of_one_call_are_examples_of_the_next(done, tmp_path, form):
     assert run(root / "tones.mtslvr", root / "labels.csv.embeddings.npy", "-o", out, *options).exit_code == 0
     if out.is_dir():  # the track of a recording where nothing was found
         (out / "none.txt").touch()
-    again = run(out, root / "nights", "-o", tmp_path / "again.csv", "--model", root / "model")
-    assert again.exit_code == 0, again.output
-    assert {row["label"] for row in rows(tmp_path / "again.csv")} == {"low", "high"}
+    for recordings in (root / "nights", root / "labels.csv.embeddings.npy"):
+        again = run(out, recordings, "-o", tmp_path / "again.csv", "--model", root / "model")
+        assert again.exit_code == 0, again.output
+        assert {row["label"] for row in rows(tmp_path / "again.csv")} == {"low", "high"}
 
 
 # What is refused, before anything is written

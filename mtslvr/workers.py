@@ -32,7 +32,9 @@ class _Process:
 
         Torch's own threads are gone there, too, and a call that is divided over them would wait for them without end.
         """
+        self.threads = 0  # that torch had before a fork
         if getattr(self, "pools", None):
+            self.threads = torch.get_num_threads()
             torch.set_num_threads(1)
         self.starting = threading.Lock()
         self.pools: dict[int, ThreadPoolExecutor] = {}
@@ -115,7 +117,7 @@ def on_one_thread(function: Callable[..., R], *args: Any) -> R:
 
 def _pool_of(count: int | None) -> tuple[int, ThreadPoolExecutor]:
     with _here.starting:  # a thread's first call of torch must not come while a pool starts
-        count = count or torch.get_num_threads()
+        count = count or max(_here.threads, torch.get_num_threads())
         if count > max(_here.pools, default=0):
             starter = threading.Thread(target=_start, args=(count,))
             starter.start()

@@ -52,6 +52,17 @@ def run(command: Callable[[], Any]) -> NoReturn:
             _leave(128 + number, b"\nError: interrupted\n")
         raise KeyboardInterrupt
 
+    def ignored(exception: sys.UnraisableHookArgs) -> None:
+        """Python drops what is raised in a destructor or a callback of a weak reference: interrupt again after it."""
+        if not received or exception.exc_type is not KeyboardInterrupt:
+            sys.__unraisablehook__(exception)
+            return
+        import _thread
+        import threading
+
+        threading.Timer(0.01, _thread.interrupt_main, (received.pop(),)).start()
+
+    sys.unraisablehook = ignored
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:  # as a shell sets it for what runs in the background

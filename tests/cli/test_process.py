@@ -103,6 +103,20 @@ def test_the_first_signal_saves_and_the_second_ends(tmp_path, signals, code, tol
     assert found == code and told in said
 
 
+def test_a_signal_during_a_callback_is_not_lost(tmp_path):
+    """Python drops exceptions that are raised in destructors and callbacks of weak references."""
+    body = f"""class Ended:
+    def __del__(self):
+        open({str(tmp_path / "ready")!r}, "w").close()
+        for _ in range(100):
+            time.sleep(0.01)
+Ended()
+for _ in range(1000):
+    time.sleep(0.01)"""
+    code, said = stopped(program(tmp_path, body), [signal.SIGINT], tmp_path / "ready")
+    assert (code, said) == (130, "\nError: interrupted\n")
+
+
 def test_a_signal_during_an_import_ends_at_once(tmp_path):
     """Compiled modules abort, or go on without what they wanted, when an import within them is interrupted."""
     (tmp_path / "slow.py").write_text(

@@ -22,12 +22,12 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 import mtslvr
-from mtslvr.audio import find_audio
+from mtslvr.audio.load import find_audio
 from mtslvr.classify import Classifier, EventConfig, Label, find_events
 from mtslvr.classify.choose import choose, fit_linear, unit_rows
 from mtslvr.classify.predict import predict_table
 from mtslvr.fewshot.results import environment
-from mtslvr.writer import EmbeddingTable
+from mtslvr.run.table import EmbeddingTable
 
 SHOTS, WAYS = (2, 5, 10), 5
 METHODS = ("invariant", "variant", "concat", "chosen")

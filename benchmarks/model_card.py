@@ -29,12 +29,12 @@ from typing import Any
 import torch
 from huggingface_hub import EvalResult, ModelCardData
 
-from mtslvr.checkpoint import CONFIG_NAME, read_config
 from mtslvr.config import EncoderConfig, Rows
-from mtslvr.encoder import Encoder
 from mtslvr.fewshot import EpisodeConfig, FewShotResult, labelled_files, labels_from_names
 from mtslvr.fewshot import run as few_shot
 from mtslvr.fewshot.dataset import audio_files
+from mtslvr.models.checkpoint import CONFIG_NAME, read_config
+from mtslvr.nn.encoder import Encoder
 from mtslvr.training.augment import Pitch
 from mtslvr.training.config import TrainConfig
 from mtslvr.training.run import environment

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 import mtslvr
 from mtslvr.classify import Classifier, EventConfig, find_events
-from mtslvr.writer import EmbeddingTable
+from mtslvr.run.table import EmbeddingTable
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "benchmarks"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mtslvr.cli.embed import embed_command
-from mtslvr.writer import read_npz
+from mtslvr.run.table import read_npz
 
 with tempfile.TemporaryDirectory() as folder:
     output = Path(folder, "embeddings.npz")

@@ -14,7 +14,7 @@ import mtslvr
 from mtslvr.audio import load_audio
 from mtslvr.config import FrontendConfig
 from mtslvr.fewshot import EpisodeConfig, evaluate, labelled_files
-from mtslvr.frontend import log_mel
+from mtslvr.nn.frontend import log_mel
 
 
 def mfcc(paths, coefficients=20):

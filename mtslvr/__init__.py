@@ -12,11 +12,11 @@
     e = encoder(waveforms)                     # (B, T) at encoder.sample_rate
     e.invariant, e.variant, e.concat
     mtslvr.list_models()
+    mtslvr.read_table("out.parquet")           # what mtslvr-embed wrote
 
-Audio enters in `audio` (any file or array to a mono waveform) and is sliced in `windows`; `frontend`, `resnet` and
-`encoder` turn windows into embeddings; `extract` joins them for many files, `api` and the command line call it.
-`config` says what an encoder is, `checkpoint` and `hub` find and load its weights. `mtslvr.fewshot` measures
-embeddings on labelled audio; `mtslvr.training` makes the weights. Neither is imported here.
+Audio enters in `audio` (any file or array to mono windows), `nn` turns windows into embeddings, `run` joins both for
+many files; `api` and the command line call it. `config` says what an encoder is, `models` finds and loads its weights.
+`mtslvr.fewshot` measures embeddings on labelled audio; `mtslvr.training` makes the weights. Neither is imported here.
 """
 
 import importlib as _importlib
@@ -26,9 +26,10 @@ if _TYPE_CHECKING:
     from .api import embed, embed_files, embed_windows, list_models
     from .classify import Classifier
     from .config import AdapterKind, EncoderConfig, Features, FrontendConfig, Layer, Normalization, Phase
-    from .encoder import Embeddings, Encoder
     from .errors import AudioError, CheckpointError, ConfigError, HubError, MTSLVRError, TrainingError
-    from .hub import load
+    from .models.hub import load
+    from .nn.encoder import Embeddings, Encoder
+    from .run.table import read_table
 
     __version__: str
 
@@ -37,9 +38,10 @@ _MODULES = {
     "api": ("embed", "embed_files", "embed_windows", "list_models"),
     "classify": ("Classifier",),
     "config": ("AdapterKind", "EncoderConfig", "Features", "FrontendConfig", "Layer", "Normalization", "Phase"),
-    "encoder": ("Embeddings", "Encoder"),
     "errors": ("AudioError", "CheckpointError", "ConfigError", "HubError", "MTSLVRError", "TrainingError"),
-    "hub": ("load",),
+    "models.hub": ("load",),
+    "nn.encoder": ("Embeddings", "Encoder"),
+    "run.table": ("read_table",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 _SUBMODULES = ("analysis", "classify", "fewshot", "hear", "onnx", "ray", "search", "sklearn", "training", "writer")
@@ -66,6 +68,7 @@ __all__ = [
     "embed_windows",
     "list_models",
     "load",
+    "read_table",
 ]
 
 

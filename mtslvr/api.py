@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import hub
-from .audio import audio_label
-from .checkpoint import CONFIG_NAME, WEIGHTS_NAME
+from .audio.load import audio_label
+from .audio.windows import Float32, Float64, Pool
 from .config import Features, Layer, parse_enum
-from .encoder import Encoder
 from .errors import AudioError, ConfigError
-from .extract import ExtractConfig, FileEmbeddings, Source, extract
-from .sources import Input, Rates, as_list, as_pair, is_single, list_rates, make_source
-from .windows import Float32, Float64, Pool
+from .models import hub
+from .models.checkpoint import CONFIG_NAME, WEIGHTS_NAME
+from .nn.encoder import Encoder
+from .run.extract import ExtractConfig, FileEmbeddings, Source, extract
+from .run.sources import Input, Rates, as_list, as_pair, is_single, list_rates, make_source
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from .api import embed
 from .config import Normalization
-from .encoder import Encoder, standardize
 from .errors import AudioError
-from .hub import load
+from .models.hub import load
+from .nn.encoder import Encoder, standardize
 
 HOP_SECONDS = 0.05
 # The last feature map of the encoder has one column in 32 STFT frames, 1.02 s: too coarse for timestamps, so each

@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from .audio.windows import Pool
 from .config import Features, Layer, parse_enum
 from .errors import ConfigError
-from .extract import ExtractConfig, FileEmbeddings, Source, extract
-from .hub import load
-from .sources import make_source
-from .windows import Pool
+from .models.hub import load
+from .run.extract import ExtractConfig, FileEmbeddings, Source, extract
+from .run.sources import make_source
 
 Table: TypeAlias = Any  # pyarrow has no types
 COLUMNS = ("embedding", "start", "end", "error")

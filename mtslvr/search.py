@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from . import checkpoint
 from .api import embed
-from .audio import iter_blocks, load_parts
+from .audio.load import iter_blocks, load_parts
 from .config import EncoderConfig
-from .encoder import Encoder
 from .errors import ConfigError
-from .hub import find, load
-from .writer import EmbeddingTable, read_table
+from .models import checkpoint
+from .models.hub import find, load
+from .nn.encoder import Encoder
+from .run.table import EmbeddingTable, read_table
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]

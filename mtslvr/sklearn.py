@@ -12,10 +12,10 @@ from sklearn.utils import Tags, check_array
 from sklearn.utils.validation import check_is_fitted
 
 from .api import embed, get_encoder
-from .audio import audio_label
+from .audio.load import audio_label
 from .config import Features, Layer, parse_enum
-from .encoder import Encoder
 from .errors import AudioError
+from .nn.encoder import Encoder
 
 
 class MTSLVRTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types

@@ -16,10 +16,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import fill_rule
 
-from mtslvr import checkpoint
+from mtslvr.audio.windows import normalize, slice_windows
 from mtslvr.config import EncoderConfig, FrontendConfig, Normalization, Phase
-from mtslvr.encoder import Encoder
-from mtslvr.windows import normalize, slice_windows
+from mtslvr.models import checkpoint
+from mtslvr.nn.encoder import Encoder
 
 # Mean and standard deviation of the waveforms behind the golden "global" rows (AS_BAL).
 GLOBAL_STATISTICS = (-0.00029522, 0.11652075)

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import mtslvr
-from mtslvr import hub
+from mtslvr.audio.windows import slice_windows
 from mtslvr.errors import AudioError, ConfigError, HubError
-from mtslvr.windows import slice_windows
+from mtslvr.models import hub
 
 RATE = 16000
 WIDTHS = {

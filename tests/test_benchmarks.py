@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import mtslvr
-from mtslvr import hub
+from mtslvr.models import hub
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))

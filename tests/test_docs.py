@@ -25,9 +25,10 @@ import pytest
 from click.testing import CliRunner
 
 import mtslvr
-from mtslvr import extract, hub
 from mtslvr.cli.embed import embed_command
 from mtslvr.cli.main import main
+from mtslvr.models import hub
+from mtslvr.run import extract
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from mtslvr import hub
+from mtslvr.models import hub
 
 ROOT = Path(__file__).parent.parent
 AUDIO = ROOT / "examples" / "audio"

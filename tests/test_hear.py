@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import mtslvr
-from mtslvr import checkpoint, hear
-from mtslvr.encoder import Encoder
+from mtslvr import hear
 from mtslvr.errors import AudioError
+from mtslvr.models import checkpoint
+from mtslvr.nn.encoder import Encoder
 
 SAMPLE_RATES = [16000, 22050, 44100, 48000]
 

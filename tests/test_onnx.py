@@ -10,11 +10,11 @@ import torch
 from click.testing import CliRunner
 
 import mtslvr
-from mtslvr import checkpoint
 from mtslvr.cli.main import main
 from mtslvr.config import AdapterKind, EncoderConfig, FrontendConfig, Layer, Normalization, Phase, Rows
-from mtslvr.encoder import Encoder
 from mtslvr.errors import ConfigError
+from mtslvr.models import checkpoint
+from mtslvr.nn.encoder import Encoder
 from mtslvr.onnx import TOLERANCE, build, deviation, export
 from mtslvr.onnx import check as check_module
 from mtslvr.onnx import model as model_module

@@ -14,8 +14,8 @@ pa = pytest.importorskip("pyarrow")
 from pyarrow import parquet  # noqa: E402  # after the question whether it is there
 
 import mtslvr  # noqa: E402
-from mtslvr import checkpoint  # noqa: E402
 from mtslvr.errors import ConfigError  # noqa: E402
+from mtslvr.models import checkpoint  # noqa: E402
 from mtslvr.ray import AudioEmbedder  # noqa: E402
 
 SECONDS = {"a.wav": 0.5, "b.wav": 0.9, "c.wav": 0.2, "d.wav": 0.3}

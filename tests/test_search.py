@@ -10,11 +10,12 @@ import torch
 from click.testing import CliRunner
 
 import mtslvr
-from mtslvr import checkpoint
 from mtslvr.cli.main import main
 from mtslvr.errors import ConfigError
+from mtslvr.models import checkpoint
+from mtslvr.run.export import write_npz
+from mtslvr.run.table import EmbeddingTable, read_table
 from mtslvr.search import Query, cosine, nearest, nearest_places
-from mtslvr.writer import EmbeddingTable, read_table, write_npz
 
 
 def table(rows, paths=None):
@@ -175,7 +176,7 @@ def test_files_that_are_no_embeddings_or_of_a_later_version(folder, tmp_path, mo
 
 # Maps
 
-plot = pytest.importorskip("mtslvr.plot")
+plot = pytest.importorskip("mtslvr.analysis.plot")
 
 
 def test_pca_is_that_of_a_singular_value_decomposition():

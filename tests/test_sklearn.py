@@ -16,8 +16,9 @@ from sklearn.preprocessing import Normalizer  # noqa: E402
 from sklearn.utils.estimator_checks import check_estimator  # noqa: E402
 
 import mtslvr  # noqa: E402
-from mtslvr import checkpoint, extract  # noqa: E402
 from mtslvr.errors import AudioError, ConfigError  # noqa: E402
+from mtslvr.models import checkpoint  # noqa: E402
+from mtslvr.run import extract  # noqa: E402
 from mtslvr.sklearn import MTSLVRTransformer  # noqa: E402
 
 

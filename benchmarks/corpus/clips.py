@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 from numpy.lib.stride_tricks import sliding_window_view
 
-from mtslvr.audio import load_audio
+from mtslvr.audio.load import load_audio
 from mtslvr.training.data import cut
 
 RATE = 16000

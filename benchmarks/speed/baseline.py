@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtslvr.adapters import AdaptedConv, ParallelAdapter
 from mtslvr.config import Normalization, Phase
-from mtslvr.encoder import Encoder
-from mtslvr.frontend import mel_filterbank
+from mtslvr.nn.adapters import AdaptedConv, ParallelAdapter
+from mtslvr.nn.encoder import Encoder
+from mtslvr.nn.frontend import mel_filterbank
 
 
 class Baseline(nn.Module):

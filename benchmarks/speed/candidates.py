@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import mtslvr
-from mtslvr.encoder import Encoder
+from mtslvr.nn.encoder import Encoder
 
 from .baseline import Baseline
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from model_card import table
 
-from mtslvr.extract import ExtractConfig
+from mtslvr.run.extract import ExtractConfig
 
 from . import candidates, command, timing
 from .decode import TARGET, read

@@ -9,7 +9,7 @@ import torch
 from model_card import table
 from torch import Tensor
 
-from mtslvr.encoder import Encoder
+from mtslvr.nn.encoder import Encoder
 from mtslvr.workers import Lanes
 
 from . import candidates, timing

@@ -20,16 +20,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..audio import find_audio, load_audio
+from ..audio.load import find_audio, load_audio
+from ..audio.windows import slice_windows
 from ..config import Layer, Normalization, parse_enum
-from ..encoder import Encoder, standardize
 from ..errors import AudioError, ConfigError
-from ..extract import for_inference
 from ..fewshot.command import load_encoders
 from ..fewshot.features import Progress
 from ..fewshot.results import check_kind, environment, read_json
+from ..nn.encoder import Encoder, standardize
+from ..run.extract import for_inference
 from ..training.augment import TRANSFORMATIONS, AugmentConfig, augment, draw_parameters
-from ..windows import slice_windows
 
 KIND = "invariance"
 FORMAT = 1

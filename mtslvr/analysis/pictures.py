@@ -11,8 +11,8 @@ import numpy as np
 
 from ..errors import ConfigError
 from ..fewshot.results import Row
-from ..plot import literal
 from .invariance import AVERAGE, Invariance
+from .plot import literal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

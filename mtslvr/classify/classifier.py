@@ -15,10 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..api import embed_windows
-from ..encoder import Encoder
 from ..errors import ConfigError
+from ..nn.encoder import Encoder
+from ..run.table import EmbeddingTable
 from ..search import table_encoder
-from ..writer import EmbeddingTable
 from .choose import Choice, Float64, Int64, choose, fit_linear, softmax, unit_rows
 from .events import EventConfig, find_events
 from .examples import Examples, class_names, collect, invariant_width, is_negative

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from ..audio import load_parts
+from ..audio.load import load_parts
 from ..errors import AudioError
 from .examples import clip_name
 from .labels import Label, Recording

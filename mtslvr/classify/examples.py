@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import checkpoint
-from ..audio import find_audio, load_parts
+from ..audio.load import find_audio, load_parts
+from ..audio.windows import Pool
 from ..config import EncoderConfig, Features, Layer
-from ..encoder import Encoder
 from ..errors import AudioError, ConfigError
-from ..extract import ExtractConfig, Source, check_windows, extract
-from ..hub import DEFAULT_MODEL, find, load
-from ..job import describe
-from ..windows import Pool
-from ..writer import EmbeddingTable
+from ..models import checkpoint
+from ..models.hub import DEFAULT_MODEL, find, load
+from ..nn.encoder import Encoder
+from ..run.extract import ExtractConfig, Source, check_windows, extract
+from ..run.job import describe
+from ..run.table import EmbeddingTable
 from .labels import Label, by_name, read_labels
 
 Float32 = npt.NDArray[np.float32]

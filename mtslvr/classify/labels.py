@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 from typing import Any, TypeAlias
 
 from ..errors import ConfigError
-from ..writer.table import as_utf8
+from ..run.table import as_utf8
 
 CSV_COLUMNS = ("file", "start", "end", "label", "score")
 FILE_COLUMNS = ("file", "path", "filename", "Begin Path", "Begin File")
@@ -215,7 +215,7 @@ def _track_rows(path: Path, text: str, elsewhere: Elsewhere) -> Iterator[Label]:
 
 
 def _recording_of(track: Path, elsewhere: Elsewhere) -> str:
-    from ..audio import AUDIO_SUFFIXES
+    from ..audio.load import AUDIO_SUFFIXES
 
     stem = track.name.split(".Table.")[0] if ".Table." in track.name else track.stem
     beside = [p for p in sorted(track.parent.glob("*")) if stem in (p.stem, p.name)]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from ..errors import ConfigError
-from ..writer.files import atomic, guarded, resolve
+from ..run.files import atomic, guarded, resolve
 from .labels import (
     CSV_COLUMNS,
     Label,

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from ..writer import EmbeddingTable
+from ..run.table import EmbeddingTable
 from .classifier import Classifier, Float32
 from .events import EventConfig, find_events
 from .labels import Label, Recording, Row

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..classify import Classifier, EventConfig
     from ..classify.output import LabelFormat
     from ..classify.predict import Found
-    from ..writer import EmbeddingTable
+    from ..run.table import EmbeddingTable
 
 _TABLES = (".npz", ".npy", ".parquet", ".csv", ".jsonl")
 EXIT_CODES = """\b
@@ -141,8 +141,8 @@ class _Call:
         """Check, learn, embed, label."""
         from ..classify import EventConfig
         from ..classify.output import check_file
-        from ..hub import parse_device
-        from ..writer import read_table
+        from ..models.hub import parse_device
+        from ..run.table import read_table
 
         config = EventConfig(self.threshold, self.top_k, self.min_duration, self.merge_gap)
         parse_device(self.device)
@@ -181,8 +181,8 @@ class _Call:
         return not more and Path(first).suffix.lower() in _TABLES and not os.path.isdir(first)
 
     def _check_outputs(self, output: Path) -> LabelFormat:
+        from ..analysis.labels_page import check_page
         from ..classify.output import check_folder, check_labels_output
-        from ..classify.page import check_page
 
         form = check_labels_output(output, self.form, per_file=self.per_file)
         places = {os.path.realpath(x) for x in (output, self.save, self.page) if x is not None}
@@ -263,10 +263,11 @@ class _Call:
         Returns:
             The names of the recordings there, the classifier, and what is to be raised once the rest is labelled.
         """
+        from ..audio.windows import Pool
         from ..config import Features, Layer
-        from ..extract import ExtractConfig
-        from ..windows import Pool
-        from ..writer import check_output, parse_format, read_state
+        from ..run.extract import ExtractConfig
+        from ..run.files import check_output, parse_format
+        from ..run.store import read_state
 
         target = check_output(source)
         report = Report(str(source), target, None, self.on_error, False, False, self.quiet, False)
@@ -292,8 +293,8 @@ class _Call:
 
     def _path_of(self, source: Path) -> Callable[[str], str]:
         """What gives the path of a recording by its name in the embeddings `source`."""
-        from ..writer import read_state
-        from ..writer.files import resolve
+        from ..run.files import resolve
+        from ..run.store import read_state
 
         state = read_state(resolve(source))
         paths = {} if state is None else {entry.name: entry.path for entry in state.entries.values()}
@@ -324,9 +325,9 @@ class _Call:
         )
 
     def _write(self, output: Path, form: LabelFormat, found: Found, classifier: Classifier) -> None:
+        from ..analysis.labels_page import page
         from ..classify.clips import write_clips
         from ..classify.output import write_file, write_labels, write_rows
-        from ..classify.page import page
         from ..classify.predict import file_rows, spread
 
         if self.per_file:

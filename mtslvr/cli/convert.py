@@ -32,9 +32,9 @@ def convert_command(
     """
     import torch
 
-    from ..checkpoint import convert_official, save
     from ..config import Normalization
     from ..errors import ConfigError
+    from ..models.checkpoint import convert_official, save
 
     if (global_mean is None) != (global_std is None):
         raise ConfigError("--global-mean and --global-std belong together; give both or neither")

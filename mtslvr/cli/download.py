@@ -19,8 +19,8 @@ def download_command(name: str, to: Path | None, cache_dir: Path | None) -> None
     It is then loaded from the cache. With --to, DIR holds config.json, model.safetensors and the model card, as the
     hub does: copy it to a machine without network and use its path as the model there.
     """
-    from .. import checkpoint
-    from ..hub import find
+    from ..models import checkpoint
+    from ..models.hub import find
 
     folder = find(name, cache_dir=cache_dir)
     checkpoint.load(folder)
@@ -38,8 +38,8 @@ def copy(folder: Path, to: Path) -> None:
     import os
     import shutil
 
-    from ..checkpoint import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, sha256
     from ..errors import CheckpointError
+    from ..models.checkpoint import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, sha256
 
     names = [name for name in (CONFIG_NAME, WEIGHTS_NAME, CARD_NAME) if (folder / name).exists()]
     try:

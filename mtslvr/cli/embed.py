@@ -135,11 +135,11 @@ def embed_command(
     Files that are in OUT already are left alone: the same command goes on with an interrupted run, and embeds what
     is new or changed after a finished one.
     """
+    from ..audio.windows import Pool
     from ..config import Features, Layer
-    from ..extract import ExtractConfig
-    from ..shards import Shard
-    from ..windows import Pool
-    from ..writer import STDOUT, check_output, parse_format
+    from ..run.extract import ExtractConfig
+    from ..run.files import STDOUT, check_output, parse_format
+    from ..run.shards import Shard
 
     part = None if shard is None else Shard.parse(shard)
     output = output if part is None or output == STDOUT else part.output(output)

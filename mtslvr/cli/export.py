@@ -35,10 +35,10 @@ def export_command(model: str, out: Path, kind: str, layer: str, window: float |
     Weights are folded and float32, the batch is free. Where onnxruntime is installed, embeddings of noise, silence
     and loud noise are compared with torch's first, and a file that differs by more than 1e-4 is not written.
     """
-    from ..checkpoint import WEIGHTS_NAME, sha256
-    from ..hub import find, load
+    from ..models.checkpoint import WEIGHTS_NAME, sha256
+    from ..models.hub import find, load
+    from ..models.registry import read_card
     from ..onnx import TOLERANCE, check_target, export
-    from ..registry import read_card
 
     check_target(out, overwrite=overwrite)
     folder = find(model)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, BinaryIO
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
-    from ..audio import FoundAudio
-    from ..shards import Shard
+    from ..audio.load import FoundAudio
+    from ..run.shards import Shard
 
 
 _HEAD = 4096  # bytes, by which standard input is told to be audio, a list, or neither
@@ -63,8 +63,8 @@ def gather(arguments: Sequence[str], stdin: str = "auto") -> Inputs:
     Raises:
         ConfigError: a list that cannot be read, or is none.
     """
+    from ..audio.find import search
     from ..errors import AudioError
-    from ..find import search
 
     inputs, usable, listed = Inputs(), [], 0
     for path, origin in expand(arguments, stdin):

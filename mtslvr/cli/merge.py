@@ -30,7 +30,7 @@ def merge_command(
     Each PART is a file or a pattern; without any, those beside OUT are taken: for OUT.npz, OUT-00001-of-00008.npz and
     so on. Parts may be of another format than OUT.
     """
-    from ..merge import merge
+    from ..run.merge import merge
 
     named = [path for part in parts for path in _expand(part)]
     merged = merge(output, named, form=form, allow_missing=allow_missing, overwrite=overwrite)

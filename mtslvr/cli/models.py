@@ -25,7 +25,7 @@ def models_command(name: str | None, as_json: bool, cache_dir: Path | None) -> N
 
     NAME is a name of the list or a checkpoint folder. The hub is not asked.
     """
-    from ..registry import models
+    from ..models.registry import models
 
     check_stdout()
     rows = models(cache_dir)
@@ -47,8 +47,8 @@ def find_model(name: str, cache_dir: Path | None, rows: Sequence[dict[str, Any]]
         HubError: neither in the list nor a folder.
     """
     from ..errors import HubError
-    from ..hub import find
-    from ..registry import read_model
+    from ..models.hub import find
+    from ..models.registry import read_model
 
     try:
         folder = find(name, cache_dir=cache_dir, local_files_only=True)

@@ -39,8 +39,8 @@ def plot_command(embeddings: Path, output: Path, labels: str, method: str, title
 
     Needs `pip install 'mtslvr[plot]'`.
     """
-    from ..plot import check_plot, draw, project, read_labels, row_names
-    from ..writer import read_table
+    from ..analysis.plot import check_plot, draw, project, read_labels, row_names
+    from ..run.table import read_table
 
     check_plot(output, method)
     table = read_table(embeddings)

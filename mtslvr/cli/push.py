@@ -21,7 +21,7 @@ def push_command(folder: Path, repo: str, private: bool) -> None:
     """
     import shlex
 
-    from ..checkpoint import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, sha256
+    from ..models.checkpoint import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, sha256
 
     check(folder, repo)
     names = (CONFIG_NAME, WEIGHTS_NAME, CARD_NAME)
@@ -42,9 +42,9 @@ def check(folder: Path, repo: str) -> None:
     from huggingface_hub import hf_hub_url
     from huggingface_hub.errors import HFValidationError
 
-    from .. import checkpoint
     from ..errors import CheckpointError, HubError
-    from ..registry import read_card
+    from ..models import checkpoint
+    from ..models.registry import read_card
 
     try:
         hf_hub_url(repo, checkpoint.CONFIG_NAME)  # Checks the name.

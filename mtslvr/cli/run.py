@@ -17,10 +17,11 @@ from .summary import Report
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from ..encoder import Encoder
-    from ..extract import ExtractConfig
-    from ..job import Plan
-    from ..writer import Recorder, State
+    from ..nn.encoder import Encoder
+    from ..run.extract import ExtractConfig
+    from ..run.job import Plan
+    from ..run.recorder import Recorder
+    from ..run.state import State
 
 
 @dataclass(frozen=True)
@@ -38,27 +39,27 @@ class Weights:
             ConfigError: it cannot.
             HubError: see `hub.find`.
         """
-        from ..hub import find, resolve
+        from ..models.hub import find, resolve
 
         resolve(self.device, self.dtype)
         return find(self.model, local_files_only=local_files_only)
 
     def name(self, folder: Path) -> str:
         """What the settings of an output call the encoder of `folder`."""
-        from ..hub import DEFAULT_MODEL
+        from ..models.hub import DEFAULT_MODEL
 
         name = self.model or DEFAULT_MODEL
         return os.path.abspath(folder) if folder == Path(os.path.expanduser(name)) else name
 
     def describe(self, folder: Path, config: ExtractConfig) -> dict[str, Any]:
         """The settings of what is embedded with the checkpoint in `folder`."""
-        from ..job import describe
+        from ..run.job import describe
 
         return describe(self.name(folder), folder, config, dtype=self.dtype)
 
     def load(self, folder: Path) -> Encoder:
         """The encoder, ready for its first batch."""
-        from ..hub import load
+        from ..models.hub import load
 
         share_memory_pools()
         return load(folder, device=self.device, dtype=self.dtype)
@@ -87,7 +88,7 @@ class Run:
     def start(self, found: Inputs) -> None:
         """Embed, write, tell."""
         from ..config import EncoderConfig
-        from ..extract import check_windows
+        from ..run.extract import check_windows
 
         weights, report = self.weights, self.report
         folder = weights.find(local_files_only=report.dry_run)
@@ -107,8 +108,8 @@ class Run:
         report.finish(settings, len(found.files) + len(found.missing))
 
     def _to_file(self, found: Inputs, folder: Path, settings: dict[str, Any], width: int, target: Path) -> None:
-        from ..job import ErrorLog, make_plan
-        from ..writer import Recorder
+        from ..run.job import ErrorLog, make_plan
+        from ..run.recorder import Recorder
 
         report, summary = self.report, self.report.summary
         if report.dry_run:
@@ -127,7 +128,8 @@ class Run:
 
     def _earlier(self, target: Path, settings: dict[str, Any]) -> tuple[State | None, bool]:
         """What a real run would find, without writing; and whether it would try again what failed."""
-        from ..writer import check_earlier, read_state
+        from ..run.state import check_earlier
+        from ..run.store import read_state
 
         state = None if self.overwrite else read_state(target)
         if not self.overwrite:
@@ -155,7 +157,7 @@ class Run:
         summary.complete = complete
 
     def _embed(self, plan: Plan, recorder: Recorder, encoder: Encoder) -> bool:
-        from ..job import embed_files
+        from ..run.job import embed_files
 
         report, summary = self.report, self.report.summary
         config = self.config.for_output()
@@ -182,9 +184,9 @@ class Run:
         raise Failure(f"interrupted; {said}, and the same command goes on from there", EXIT_INTERRUPTED)
 
     def _to_stdout(self, found: Inputs, folder: Path) -> None:
-        from ..extract import Source, extract
-        from ..job import make_plan, stat
-        from ..writer.export import csv_lines, encode, jsonl_lines
+        from ..run.export import csv_lines, encode, jsonl_lines
+        from ..run.extract import Source, extract
+        from ..run.job import make_plan, stat
 
         report, summary = self.report, self.report.summary
         if report.dry_run:

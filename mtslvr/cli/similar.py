@@ -41,7 +41,7 @@ def similar_command(
     several queries the nearest counts. Where EMBEDDINGS has a row a window, windows that touch or overlap a nearer one
     are the same place.
     """
-    from ..hub import parse_device
+    from ..models.hub import parse_device
     from ..search import similar
 
     check_stdout()

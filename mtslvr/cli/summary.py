@@ -17,10 +17,10 @@ from .common import EXIT_SOME_FAILED, Failure, echo
 from .progress import Progress
 
 if TYPE_CHECKING:
-    from ..job import ErrorLog, Plan
-    from ..recordings import Notes
-    from ..shards import Shard
-    from ..writer import FileStat
+    from ..audio.recordings import Notes
+    from ..run.job import ErrorLog, Plan
+    from ..run.shards import Shard
+    from ..run.state import FileStat
 
 
 @dataclass

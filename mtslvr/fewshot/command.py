@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..config import parse_enum
-from ..encoder import Encoder
 from ..errors import AudioError, ConfigError
+from ..nn.encoder import Encoder
 from .classifiers import Classifier
 from .dataset import LabelledSet, read_set
 from .episodes import EpisodeConfig, draw_episodes, published_tasks
@@ -215,7 +215,8 @@ def load_encoders(models: Sequence[str | None] | Mapping[str, Encoder], device: 
         HubError, CheckpointError: see `mtslvr.load`.
     """
     import mtslvr
-    from mtslvr.hub import DEFAULT_MODEL
+
+    from ..models.hub import DEFAULT_MODEL
 
     if isinstance(models, Mapping):
         return dict(models)

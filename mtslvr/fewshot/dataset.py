@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..audio import AUDIO_SUFFIXES, find_audio
+from ..audio.load import AUDIO_SUFFIXES, find_audio
+from ..audio.windows import window_length
 from ..config import FrontendConfig
 from ..errors import ConfigError
-from ..windows import window_length
 from .episodes import IntArray
 
 FILE_COLUMNS = ("file", "path", "filename", "file_name", "fname", "name")

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..audio import load_audio
+from ..audio.load import load_audio
+from ..audio.windows import Pool, slice_windows
 from ..config import Features, Layer
-from ..encoder import Encoder
 from ..errors import AudioError, ConfigError
-from ..extract import ExtractConfig, Source, extract
-from ..windows import Pool, slice_windows
+from ..nn.encoder import Encoder
+from ..run.extract import ExtractConfig, Source, extract
 from .cache import FeatureCache, default_cache
 from .episodes import IntArray
 from .linear import FloatArray

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..config import FrontendConfig
-from ..frontend import log_mel
+from ..nn.frontend import log_mel
 
 # Float64 epsilon puts digital silence at -157 dB, where it rules mean and deviation. Of a unit-variance waveform,
 # 1e-4 is a floor at -40 dB and makes the baseline stronger on esc50-val and fsdd-digit.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..config import Layer, Phase
-from ..encoder import Encoder
+from ..nn.encoder import Encoder
 from .nodes import library
 
 TOLERANCE = 1e-4

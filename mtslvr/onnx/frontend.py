@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from ..config import EncoderConfig, FrontendConfig, Normalization, Phase
-from ..frontend import mel_filterbank
-from ..graph import Float32, array
+from ..nn.frontend import mel_filterbank
+from .graph import Float32, array
 from .nodes import Nodes, integers, number
 
 

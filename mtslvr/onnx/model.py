@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..config import EncoderConfig, Features, Layer, parse_enum
-from ..encoder import Encoder
 from ..errors import ConfigError
-from ..writer.files import atomic, guarded
+from ..nn.encoder import Encoder
+from ..run.files import atomic, guarded
 from .check import SPECTROGRAM, TOLERANCE, deviation
 from .frontend import normalize, spectrogram
 from .network import Value, embeddings

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from ..config import Layer
-from ..encoder import Encoder
-from ..graph import Float32, array, features
+from ..nn.encoder import Encoder
 from .frontend import statistics
+from .graph import Float32, array, features
 from .nodes import Nodes, integers
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from .. import find
-from ..audio import load_audio
+from ..audio import find
+from ..audio.load import load_audio
 from ..errors import AudioError, TrainingError
 
 _BLOCK = 1 << 22  # samples read at once

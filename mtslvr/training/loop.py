@@ -18,10 +18,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from .. import checkpoint
-from ..encoder import Encoder
 from ..errors import TrainingError, one_line
-from ..hub import computes_bfloat16
+from ..models import checkpoint
+from ..models.hub import computes_bfloat16
+from ..nn.encoder import Encoder
 from . import distributed, run
 from .config import TrainConfig
 from .objective import Losses, Objective

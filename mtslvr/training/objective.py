@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..encoder import Embeddings, Encoder, exact_float32
+from ..nn.encoder import Embeddings, Encoder, exact_float32
 from .distributed import gather
 from .heads import augmentation_head, simclr_projector, simsiam_predictor, simsiam_projector
 from .losses import augmentation_loss, difference_loss, nt_xent_loss, simsiam_loss

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..config import Normalization
-from ..encoder import standardize
 from ..errors import TrainingError
+from ..nn.encoder import standardize
 from .augment import augment, draw_parameters, draw_selection, labels_from_order, strengths
 from .config import TrainConfig
 from .data import PackedClips

@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from .. import checkpoint
 from ..config import EncoderConfig, Features, Layer
-from ..encoder import Encoder
 from ..errors import TrainingError
+from ..models import checkpoint
+from ..nn.encoder import Encoder
 from .config import HeadsConfig, TrainConfig
 from .run import CONFIG, EXPORT, open_clips, record, recorded
 from .transforms import gaussian_noise

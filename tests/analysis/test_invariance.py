@@ -9,8 +9,8 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 from mtslvr.analysis import InvarianceConfig, invariance, read_invariance
 from mtslvr.analysis.invariance import AVERAGE, ledoit_wolf, mahalanobis
 from mtslvr.config import Normalization
-from mtslvr.encoder import Encoder
 from mtslvr.errors import AudioError, ConfigError
+from mtslvr.nn.encoder import Encoder
 from mtslvr.training.augment import TRANSFORMATIONS
 
 AUDIO = Path(__file__).parents[2] / "examples" / "audio"

@@ -5,7 +5,7 @@ import pytest
 
 from mtslvr.classify import Classifier
 from mtslvr.errors import ConfigError
-from mtslvr.writer import EmbeddingTable
+from mtslvr.run.table import EmbeddingTable
 
 SETTINGS = {"features": "concat", "layer": "head", "model_sha256": "0", "window_seconds": 1.0, "pool": "none"}
 

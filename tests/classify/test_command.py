@@ -11,10 +11,12 @@ import torch
 from click.testing import CliRunner
 
 import mtslvr
-from mtslvr import checkpoint, extract
 from mtslvr.classify import Classifier, read_labels
 from mtslvr.cli.main import main
-from mtslvr.writer import read_table, write_npz
+from mtslvr.models import checkpoint
+from mtslvr.run import extract
+from mtslvr.run.export import write_npz
+from mtslvr.run.table import read_table
 
 RATE = 16_000
 HERTZ = {"low": 300, "high": 3000}

@@ -9,7 +9,7 @@ from mtslvr.classify.labels import Recording
 from mtslvr.classify.output import LabelFormat, check_labels_output, write_labels
 from mtslvr.classify.predict import Doubt, predict_table, spread
 from mtslvr.errors import ConfigError
-from mtslvr.writer import EmbeddingTable
+from mtslvr.run.table import EmbeddingTable
 
 
 def recording(name):

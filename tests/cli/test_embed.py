@@ -14,9 +14,9 @@ import torch
 from click.testing import CliRunner
 
 import mtslvr
-from mtslvr import checkpoint
 from mtslvr.cli.embed import embed_command
-from mtslvr.writer import read_npz
+from mtslvr.models import checkpoint
+from mtslvr.run.table import read_npz
 
 
 @pytest.fixture(scope="module")

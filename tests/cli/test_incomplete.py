@@ -10,9 +10,9 @@ import torch
 from click.testing import CliRunner
 
 import mtslvr
-from mtslvr import checkpoint
 from mtslvr.cli.embed import embed_command
-from mtslvr.writer import read_table
+from mtslvr.models import checkpoint
+from mtslvr.run.table import read_table
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import torch
 from click.testing import CliRunner
 
 import mtslvr
-from mtslvr import checkpoint
 from mtslvr.cli.main import main
+from mtslvr.models import checkpoint
 
 
 def run(*arguments):

@@ -15,10 +15,12 @@ import torch
 from click.testing import CliRunner
 
 import mtslvr
-from mtslvr import checkpoint, extract
 from mtslvr.cli.embed import embed_command
 from mtslvr.cli.progress import Progress, clock
-from mtslvr.writer import read_state, read_table
+from mtslvr.models import checkpoint
+from mtslvr.run import extract
+from mtslvr.run.store import read_state
+from mtslvr.run.table import read_table
 
 COMMAND = [sys.executable, "-c", "from mtslvr.cli.embed import main; main()"]
 

@@ -12,10 +12,12 @@ import torch
 from click.testing import CliRunner
 
 import mtslvr
-from mtslvr import checkpoint, extract, hub
 from mtslvr.cli.embed import embed_command
 from mtslvr.cli.main import main
-from mtslvr.writer import read_state, read_table
+from mtslvr.models import checkpoint, hub
+from mtslvr.run import extract
+from mtslvr.run.store import read_state
+from mtslvr.run.table import read_table
 
 FORMATS = ["npz", "npy", "parquet", "csv", "jsonl"]
 GOOD = ["b.wav", "c.wav", "d.wav", "deep/a.wav", "deep/b.wav"]

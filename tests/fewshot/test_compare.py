@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from mtslvr import checkpoint, embed
+from mtslvr import embed
 from mtslvr.errors import AudioError, ConfigError
 from mtslvr.fewshot import (
     CompareConfig,
@@ -24,6 +24,7 @@ from mtslvr.fewshot import (
 from mtslvr.fewshot.episodes import EpisodeConfig
 from mtslvr.fewshot.results import Results
 from mtslvr.fewshot.table import comparison, per_class, render, to_csv, weight_shares
+from mtslvr.models import checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -266,7 +266,7 @@ def test_log_mel_statistics_ignore_level_and_stay_finite():
 
 
 def test_log_mel_deviation_is_that_over_time():
-    from mtslvr.frontend import log_mel
+    from mtslvr.nn.frontend import log_mel
 
     noise = torch.randn(1, 16000, generator=torch.Generator().manual_seed(1))
     spectrogram = log_mel((noise - noise.mean()) / noise.std(), BASELINE)[0].numpy()

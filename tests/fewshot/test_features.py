@@ -7,10 +7,10 @@ import torch
 
 import mtslvr
 from mtslvr.config import AdapterKind, EncoderConfig, Rows
-from mtslvr.encoder import Encoder
 from mtslvr.errors import AudioError, ConfigError
 from mtslvr.fewshot import extract_features, features
 from mtslvr.fewshot.features import FEATURES, log_mel_rows, pooled_rows
+from mtslvr.nn.encoder import Encoder
 
 
 @pytest.fixture(scope="module")

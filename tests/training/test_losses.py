@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtslvr import checkpoint
+from mtslvr.models import checkpoint
 from mtslvr.training import heads
 from mtslvr.training.losses import augmentation_loss, nt_xent_loss, simsiam_loss
 from mtslvr.training.objective import Objective

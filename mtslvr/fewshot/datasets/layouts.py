@@ -11,7 +11,7 @@ from pathlib import Path
 
 import soundfile
 
-from ...audio import AUDIO_SUFFIXES
+from ...audio.load import AUDIO_SUFFIXES
 from ...errors import ConfigError
 
 Clips = list[tuple[Path, str]]

@@ -1,0 +1,159 @@
+"""A page by which a person judges labels: what the cross-validation found, scores, and hits to see and hear."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import io
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..classify.classifier import Classifier
+from ..classify.clips import read_clip, wav_bytes
+from ..classify.labels import Label, Recording
+from ..classify.output import check_file
+from ..classify.predict import BINS, Found
+from ..errors import AudioError, ConfigError
+from .pictures import new_figure
+from .report import html_page, html_picture, html_table
+
+MOST_HITS = 12  # that are played, of the best and of the least certain each
+LONGEST = 4.0  # seconds of one
+_STYLE = """
+.hits{display:grid;grid-template-columns:repeat(auto-fill,minmax(15rem,1fr));gap:1rem;padding:0}
+.hits figure{margin:0;border:1px solid #ddd;border-radius:6px;padding:.5rem;overflow-wrap:anywhere}
+.hits img{width:100%;height:7rem;margin:0;display:block}.hits audio{width:100%;height:2.2rem;margin-top:.4rem}
+figcaption{font-size:.88rem}td.cell{text-align:center}
+"""
+_WINDOW = 512  # samples of a spectrogram's column
+
+
+def check_page(path: Path) -> None:
+    """Find out before the work starts that a page can be made and written.
+
+    Raises:
+        ConfigError: another suffix, matplotlib is not installed, a folder that is missing or cannot be written.
+    """
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"{path}: unknown format {path.suffix!r}; end the name in .html")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError(f"{path}: pictures need matplotlib: pip install 'mtslvr[plot]'")
+    check_file(path)
+
+
+def page(classifier: Classifier, found: Found, threshold: float) -> str:
+    """HTML with its pictures and sounds inside, the latter at most 24 of 4 s, some 6 MB in all.
+
+    Args:
+        classifier: with the figures of its cross-validation.
+        found: in the recordings.
+        threshold: from which windows were labelled.
+    """
+    recordings = {recording.name: recording for recording in found.recordings}
+    hours = sum(recording.seconds for recording in found.recordings) / 3600
+    counts = {name: sum(event.label == name for event in found.events) for name in classifier.positive}
+    said = f"{len(found.events)} events in {len(found.recordings)} recordings, {hours:.2f} h."
+    best, worst = _best(found.events), sorted(found.events, key=lambda event: event.score)[:MOST_HITS]
+    body = [
+        f"<h1>Labels</h1><p>{said} A window is labelled where a class has a probability of {threshold:g} or more.</p>",
+        html_table([["class", "events"], *([name, str(count)] for name, count in counts.items())]),
+        *_examples(classifier.figures),
+        "<h2>Scores of windows</h2><p>How many windows had which probability of their likeliest class. Where two hills "
+        "stand apart, the threshold belongs between them.</p>",
+        html_picture(_histogram(found.histogram, threshold), "Histogram of window scores"),
+        f"<h2>Best hits</h2><p>The events with the highest scores, all classes in turn; at most "
+        f"{LONGEST:g} s of each.</p>{_hits(best, recordings)}",
+        "<h2>Least certain hits</h2><p>The events with the lowest scores. Where these are wrong, raise the threshold, "
+        f"or label some of them and run again.</p>{_hits(worst, recordings)}",
+    ]
+    return html_page("Labels", "".join(body), _STYLE)
+
+
+def _examples(figures: Mapping[str, Any]) -> Iterator[str]:
+    names = list(figures["classes"])
+    yield f"<h2>Examples</h2><p>Features: {escape(figures['features'])} ({escape(figures['reason'])}).</p>"
+    if not figures["candidates"]:
+        return
+    lines = [[x["features"], f"{x['accuracy']:.1%}", f"{x['log_loss']:.3f}"] for x in figures["candidates"]]
+    yield html_table([["features", "accuracy", "log loss"], *lines])
+    yield "<h3>What examples are taken for</h3><p>By classifiers that had not seen their recording; a row a class.</p>"
+    yield _confusion(names, np.array(figures["confusion"]))
+    if figures["doubtful"]:
+        yield "<h3>Examples that look mislabelled</h3><p>The surest errors first; listen to these.</p>"
+        rows = [[x["clip"], x["label"], x["taken_for"], f"{x['probability']:.0%}"] for x in figures["doubtful"]]
+        yield html_table([["example", "labelled", "taken for", "probability"], *rows])
+
+
+def _confusion(names: Sequence[str], counts: npt.NDArray[np.int64]) -> str:
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    head = "".join(f"<th>{escape(name)}</th>" for name in ("", *names))
+    rows = []
+    for i, name in enumerate(names):
+        colour = [("0,114,178" if i == j else "213,94,0") for j in range(len(names))]
+        cells = (
+            f'<td class="cell" style="background:rgba({colour[j]},{0.5 * shares[i, j]:.2f})">{count}</td>'
+            for j, count in enumerate(counts[i])
+        )
+        rows.append(f'<tr><th class="text">{escape(name)}</th>{"".join(cells)}</tr>')
+    return f'<div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+
+
+def _histogram(counts: npt.NDArray[np.int64], threshold: float) -> Any:
+    figure = new_figure(5.5, 2.6)
+    axes = figure.subplots()
+    middles = (np.arange(BINS) + 0.5) / BINS
+    axes.bar(middles, counts, 0.9 / BINS, color=["#0072B2" if x >= threshold else "#BBBBBB" for x in middles])
+    axes.axvline(threshold, color="#D55E00", linestyle="--")
+    axes.set(xlim=(0, 1), yscale="symlog", xlabel="probability of the likeliest class", ylabel="windows")
+    return figure
+
+
+def _best(events: Iterable[Label]) -> list[Label]:
+    of_class: dict[str, list[Label]] = defaultdict(list)
+    for event in sorted(events, key=lambda event: -event.score):
+        of_class[event.label].append(event)
+    turns = itertools.zip_longest(*(of_class[name] for name in sorted(of_class)))
+    return [event for turn in turns for event in turn if event is not None][:MOST_HITS]
+
+
+def _hits(events: Sequence[Label], recordings: Mapping[str, Recording]) -> str:
+    return f'<div class="hits">{"".join(_hit(event, recordings[event.file]) for event in events)}</div>'
+
+
+def _hit(event: Label, recording: Recording) -> str:
+    start, end = event.start or 0.0, event.end or 0.0
+    caption = f"<b>{escape(event.label)}</b> {event.score:.2f}<br>{escape(event.file)}, {start:.2f} to {end:.2f} s"
+    try:
+        samples, rate = read_clip(recording, start, min(end, start + LONGEST))
+    except AudioError:
+        return f"<figure><figcaption>{caption}<br>The recording is not there to be played.</figcaption></figure>"
+    while rate > 24_000:  # enough to hear by
+        samples, rate = (samples[: samples.size // 2 * 2 : 2] + samples[1::2]) * np.float32(0.5), rate // 2
+    image = base64.b64encode(_spectrogram(samples)).decode()
+    sound = base64.b64encode(wav_bytes(samples, rate)).decode()
+    return (
+        f'<figure><img alt="Spectrogram, 0 to {rate / 2000:g} kHz" src="data:image/jpeg;base64,{image}">'
+        f'<audio controls preload="none" src="data:audio/wav;base64,{sound}"></audio>'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def _spectrogram(samples: npt.NDArray[np.float32]) -> bytes:
+    """A jpeg of the magnitude in dB, over a range of 70."""
+    from matplotlib.image import imsave
+
+    padded = np.pad(samples, (0, max(0, _WINDOW - samples.size)))
+    step = max(128, padded.size // 400)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::step] * np.hanning(_WINDOW)
+    decibels = 20 * np.log10(np.abs(np.fft.rfft(frames, axis=1)) + 1e-6)
+    out = io.BytesIO()
+    top = float(decibels.max())
+    imsave(out, decibels.T, format="jpeg", origin="lower", cmap="magma", vmin=top - 70, vmax=top)
+    return out.getvalue()

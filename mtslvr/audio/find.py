@@ -1,0 +1,169 @@
+"""Files and folders come in, the audio files among them go out, with the names they have in an output."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import NamedTuple
+
+from ..errors import AudioError
+from . import ffmpeg
+
+# What libsndfile reads and finds out by itself.
+AUDIO_SUFFIXES = frozenset({
+    ".wav", ".wave", ".bwf", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".mp1", ".mpga",
+    ".aiff", ".aif", ".aifc", ".au", ".snd", ".caf", ".voc", ".sph", ".nist",
+})  # fmt: skip
+_UNREADABLE = frozenset((".m4p", ".aa", ".aax", ".mid", ".midi", ".dss", ".ds2"))
+
+
+class FoundAudio(NamedTuple):
+    """A file to embed and the name it goes by in the output."""
+
+    path: Path
+    name: str
+
+
+@dataclass
+class Search:
+    """What files and folders hold.
+
+    Attributes:
+        files: audio, each file once.
+        unlisted: folders that cannot be listed, and a message about each.
+        left_out: how many files of other audio formats there are, by suffix.
+    """
+
+    files: list[FoundAudio] = field(default_factory=list)
+    unlisted: list[tuple[str, str]] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def left_out_text(self) -> str:
+        """What is left out, as `12 files left out: 10 .m4a, 2 .wma; install ffmpeg to read them`; "" for nothing."""
+        if not self.left_out:
+            return ""
+        counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(self.left_out.items()))
+        remedy = (
+            "install ffmpeg to read them" if ffmpeg.SUFFIXES & self.left_out.keys() else "convert them to WAV or FLAC"
+        )
+        return f"{self.left_out.total()} files left out: {counts}; {remedy}"
+
+
+def find_audio(inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[FoundAudio]:
+    """List files as given and the audio files of folders; see `search`.
+
+    Raises:
+        AudioError: an input or a folder within it that does not exist or cannot be listed.
+    """
+    found = search(inputs)
+    for _, message in found.unlisted:
+        raise AudioError(message)
+    return found.files
+
+
+def search(inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Search:
+    """List files as given and the audio files of folders, searched recursively and sorted by name.
+
+    A file is listed once, under the first input that holds it. Files and folders whose name starts with
+    a dot are left out of a search; links to folders are followed, each folder being entered once. Audio is known by its
+    suffix: what libsndfile reads, and what ffmpeg reads where there is one.
+
+    Args:
+        inputs: one path or many, to files of any suffix or to folders.
+
+    Returns:
+        Paths with unique names: the posix path relative to the folder given, or the file's name for a
+        file given. Inputs whose names clash have the folder's name, then its path as given, then its
+        absolute path put in front.
+
+    Raises:
+        AudioError: an input that does not exist.
+    """
+    if isinstance(inputs, (str, os.PathLike)):
+        inputs = [inputs]
+    search = Search()
+    seen: set[str] = set()
+    groups: list[_Group] = []
+    for given in inputs:
+        group = _expand(os.fsdecode(given), search)
+        places = {os.path.abspath(group.folder / relative): relative for relative in group.relative}
+        groups.append(_Group(group.folder, [places[place] for place in places if place not in seen]))
+        seen.update(places)
+    names = _unique_names(groups)
+    paths = [group.folder / relative for group in groups for relative in group.relative]
+    search.files = [FoundAudio(path, name) for path, name in zip(paths, names, strict=True)]
+    return search
+
+
+class _Group(NamedTuple):
+    folder: Path
+    relative: list[PurePath]
+
+
+def _expand(given: str, search: Search) -> _Group:
+    path = Path(given)
+    if given and os.path.isdir(path):
+        return _Group(path, sorted(_walk(path, search), key=PurePath.as_posix))
+    if not given or not os.path.lexists(path):
+        raise AudioError(f"{given!r}: no such file or folder; check the path")
+    return _Group(path.parent, [PurePath(path.name)])
+
+
+def _walk(root: Path, search: Search) -> Iterator[PurePath]:
+    def note(error: OSError) -> None:
+        message = f"{error.filename}: cannot be listed ({error.strerror}); make it readable"
+        search.unlisted.append((os.fsdecode(error.filename), message))
+
+    suffixes = AUDIO_SUFFIXES | ffmpeg.SUFFIXES if ffmpeg.available() else AUDIO_SUFFIXES
+    others = (ffmpeg.SUFFIXES | _UNREADABLE) - suffixes
+    # Linked folders wait until the real ones are done, so that a folder met twice keeps its real name.
+    pending, entered = [os.fspath(root)], set()
+    while pending:
+        for folder, subfolders, files in os.walk(pending.pop(0), onerror=note):
+            try:
+                status = os.stat(folder)
+            except OSError as error:  # gone meanwhile
+                note(error)
+                continue
+            if (status.st_dev, status.st_ino) in entered:
+                subfolders.clear()
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+            links = (os.path.join(folder, name) for name in subfolders)
+            pending += [link for link in links if os.path.islink(link)]
+            below = PurePath(os.path.relpath(folder, root))
+            for name in files:
+                suffix = os.path.splitext(name)[1].lower()
+                if suffix in suffixes and _is_readable(folder, name):
+                    yield below / name
+                elif suffix in others and _is_readable(folder, name):
+                    search.left_out[suffix] += 1
+
+
+def _is_readable(folder: str, name: str) -> bool:
+    path = os.path.join(folder, name)
+    # A broken link is listed, to be reported when it is read; a pipe would block and is not.
+    return not name.startswith(".") and (os.path.isfile(path) or not os.path.exists(path))
+
+
+def _unique_names(groups: list[_Group]) -> list[str]:
+    levels = [0] * len(groups)
+    while True:
+        names = [_names(group, level) for group, level in zip(groups, levels, strict=True)]
+        counts = Counter(name for listed in names for name in listed)
+        clashing = [any(counts[name] > 1 for name in listed) for listed in names]
+        raised = [min(3, level + clash) for level, clash in zip(levels, clashing, strict=True)]
+        if raised == levels:
+            return [name for listed in names for name in listed]
+        levels = raised
+
+
+def _names(group: _Group, level: int) -> list[str]:
+    absolute = Path(os.path.abspath(group.folder))
+    prefix = (PurePath(), PurePath(absolute.name), group.folder, absolute)[level]
+    return [(prefix / relative).as_posix() for relative in group.relative]

@@ -1,0 +1,193 @@
+"""A bundled name, a folder or a hub id to an encoder ready for inference; next: `extract`, `api`."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from pathlib import Path
+
+import torch
+
+from ..errors import ConfigError, HubError
+from ..nn.encoder import Encoder
+from ..workers import on_one_thread
+from . import checkpoint
+from .registry import bundled as bundled
+
+DEFAULT_MODEL = "parallel-simclr"
+# Every part begins with a letter, a digit or an underscore: no "..", no absolute path, no option.
+_HUB_ID = re.compile(
+    r"(?:hf-hub:)?(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\w[\w.+-]*(?:/\w[\w.+-]*)*))?", re.ASCII
+)
+
+
+def load(
+    name: str | os.PathLike[str] | None = None,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str = "float32",
+    fold: bool = True,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+) -> Encoder:
+    """An encoder in evaluation mode.
+
+    Args:
+        name: a bundled name, a folder with config.json and model.safetensors, or a hub repository "org/name",
+            "org/name@revision", "hf-hub:org/name@revision"; None is the bundled default. A Path is always a folder.
+            A bundled name that is also another checkpoint's folder in the current directory is refused: write
+            "./name" or Path("name") for the folder. A folder "org/name" is preferred to the hub's.
+        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1" ...
+        dtype: "float32", or "bfloat16" for trunk and branches: faster where the processor has bfloat16 instructions,
+            and rounded to 8 bits. Embeddings are float32 either way.
+        fold: fold adapters and batch norms into plain convolutions: the same embeddings, about twice as fast;
+            False keeps the network trainable.
+        token: for private repositories; by default the one that `hf auth login` stored.
+        cache_dir: of the hub; by default HF_HOME's.
+        local_files_only: never ask the hub.
+    Raises:
+        HubError: unknown name, or weights that can be neither found nor downloaded.
+        CheckpointError: files that do not make an encoder.
+        ConfigError: unknown or absent device, unknown dtype, bfloat16 without folding or on a processor that has none.
+    """
+    target, half = resolve(device, dtype, fold)
+    folder = find(name, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
+    return on_one_thread(_build, folder, fold, half).to(target)
+
+
+def _build(folder: Path, fold: bool, half: bool) -> Encoder:
+    encoder = checkpoint.load(folder)
+    encoder = encoder.fold() if fold else encoder
+    if half:
+        encoder.trunk.bfloat16()
+        encoder.branches.bfloat16()
+    return encoder
+
+
+def resolve(device: str | torch.device, dtype: str = "float32", fold: bool = True) -> tuple[torch.device, bool]:
+    """The device that an encoder runs on, and whether in bfloat16; nothing is loaded for it.
+
+    Raises:
+        ConfigError: see `load`.
+    """
+    half = parse_dtype(dtype, fold)
+    target = parse_device(device)
+    check_processor(target, half)
+    return target, half
+
+
+@functools.cache
+def default_encoder() -> Encoder:
+    """The bundled default, loaded once."""
+    return load()
+
+
+def find(
+    name: str | os.PathLike[str] | None = None,
+    *,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """The local folder of a checkpoint, downloaded where needed.
+
+    Args:
+        name: see `load`, as the others.
+        token: see `load`.
+        cache_dir: see `load`.
+        local_files_only: see `load`.
+    Raises:
+        HubError: see `load`.
+    """
+    names = bundled()
+    if name is None:
+        if DEFAULT_MODEL not in names:
+            raise HubError(f"the bundled weights {DEFAULT_MODEL!r} are not in this installation; reinstall mtslvr")
+        return names[DEFAULT_MODEL]
+    text = os.fspath(name)
+    folder = Path(os.path.expanduser(text))
+    if isinstance(name, str) and text in names:
+        if (folder / checkpoint.CONFIG_NAME).exists() and not folder.samefile(names[text]):
+            raise HubError(
+                f"{text!r}: both a bundled model and a checkpoint folder in {os.getcwd()}; for the folder give "
+                f"'./{text}' or Path({text!r}), for the bundled model rename the folder or start elsewhere"
+            )
+        return names[text]
+    if text and os.path.isdir(folder):
+        return folder
+    if not isinstance(name, str):
+        raise HubError(f"{text!r}: no such folder; a Path is always a folder, give a model's name as a string")
+    match = _HUB_ID.fullmatch(text) if ".." not in text else None
+    if match is None:
+        raise HubError(
+            f"{text!r}: neither a bundled name ({', '.join(names) or 'none'}), nor a folder, nor a hub repository "
+            "like 'org/name' or 'org/name@revision'"
+        )
+    # Hubs are asked by a library that takes a quarter of a second to import, and bundled weights need none of it.
+    from huggingface_hub import constants
+
+    from .remote import Remote, download
+
+    cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
+    return download(Remote(text, match["repo"], match["revision"] or "main", cache, token, local_files_only))
+
+
+def parse_dtype(dtype: str, fold: bool) -> bool:
+    """Whether `dtype` asks for bfloat16.
+
+    Raises:
+        ConfigError: unknown, or bfloat16 for weights that are still to be trained or folded.
+    """
+    if dtype not in ("float32", "bfloat16"):
+        raise ConfigError(f"dtype={dtype!r}: unknown; use 'float32' or 'bfloat16'")
+    if dtype == "bfloat16" and not fold:
+        raise ConfigError("dtype='bfloat16' with fold=False: folding needs float32 weights; leave fold=True")
+    return dtype == "bfloat16"
+
+
+def check_processor(device: torch.device, half: bool) -> None:
+    """See that the device runs what it is to run.
+
+    Args:
+        device: from `parse_device`.
+        half: bfloat16 is asked for.
+    Raises:
+        ConfigError: it does not.
+    """
+    if half and not computes_bfloat16(device):
+        raise ConfigError(f"dtype='bfloat16': device {str(device)!r} has no bfloat16 arithmetic; use dtype='float32'")
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether torch computes convolutions in bfloat16 there, and not by way of float32."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported())  # type: ignore[no-untyped-call,unused-ignore]
+    if device.type == "cpu":
+        vectors = torch.backends.cpu.get_cpu_capability()  # type: ignore[no-untyped-call,unused-ignore]
+        return torch.backends.mkldnn.is_available() and vectors.startswith(("AVX512", "SVE"))  # type: ignore
+    return True
+
+
+def parse_device(device: str | torch.device) -> torch.device:
+    """The torch device; "auto" is CUDA where there is one.
+
+    Raises:
+        ConfigError: unknown, or asked for and absent.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        parsed = torch.device(device)
+    except RuntimeError:
+        raise ConfigError(f"device={device!r}: unknown; use 'auto', 'cpu' or 'cuda'") from None
+    if parsed.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device={device!r}: torch {torch.__version__} sees no CUDA device; use 'cpu'")
+    try:
+        torch.empty(0, device=parsed)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device={str(device)!r}: absent ({reason}); use 'cpu'") from None
+    return parsed

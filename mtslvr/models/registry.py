@@ -1,0 +1,169 @@
+"""Which models there are (bundled and in the hub's cache) and what their cards say; next: `hub`."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import Features
+from ..errors import CheckpointError, one_line
+from . import checkpoint
+
+LARGEST_CARD = 1 << 20
+_LONGEST_TEXT = 200  # of one value in a card
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model card says, as far as mtslvr uses it.
+
+    Attributes:
+        licence: empty where the card names none.
+        training_data: names of data sets.
+        figures: the model-index, a dict a figure: dataset_id, dataset, task, metric, value.
+        library: `library_name`.
+        text: Markdown without the YAML block, control characters removed.
+    """
+
+    licence: str = ""
+    training_data: tuple[str, ...] = ()
+    figures: tuple[dict[str, Any], ...] = ()
+    library: str = ""
+    text: str = ""
+
+
+def bundled() -> dict[str, Path]:
+    """Bundled names and their folders: in the installed package, or in the repository of an editable install."""
+    here = Path(__file__).parent
+    for root in (here / "weights", here.parent / "weights"):
+        found = {path.parent.name: path.parent for path in sorted(root.glob(f"*/{checkpoint.WEIGHTS_NAME}"))}
+        if found:
+            return found
+    return {}
+
+
+def models(cache_dir: str | os.PathLike[str] | None = None) -> list[dict[str, Any]]:
+    """Everything that is bundled or in the hub's cache, as `read_model` tells it; the hub is not asked."""
+    from huggingface_hub import scan_cache_dir  # Slow to import, and most of this module does without.
+    from huggingface_hub.errors import CacheNotFound
+
+    rows = [read_model(name, "bundled", folder) for name, folder in bundled().items()]
+    try:
+        info = scan_cache_dir(None if cache_dir is None else Path(cache_dir))
+    except (CacheNotFound, ValueError, OSError):  # No folder, or a file in its place.
+        return rows
+    for repo in sorted(info.repos, key=lambda repo: repo.repo_id):
+        for revision in sorted(repo.revisions, key=lambda revision: revision.commit_hash):
+            label = "" if "main" in revision.refs else "@" + min(revision.refs, default=revision.commit_hash)
+            if repo.repo_type == "model" and _is_ours(revision.snapshot_path):
+                rows.append(read_model(repo.repo_id + label, "cached", revision.snapshot_path))
+    return rows
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder in the cache, where most are other libraries', is a checkpoint of any version of mtslvr."""
+    path = folder / checkpoint.CONFIG_NAME
+    try:
+        small = path.stat().st_size <= checkpoint.LARGEST_CONFIG and (folder / checkpoint.WEIGHTS_NAME).exists()
+        return small and "format_version" in json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError, TypeError):  # "in" of a number is a TypeError.
+        return False
+
+
+def read_model(name: str, source: str, folder: Path) -> dict[str, Any]:
+    """What `mtslvr models --json` tells of a checkpoint folder; what cannot be read is its "problem".
+
+    Args:
+        name: what `mtslvr.load` takes.
+        source: "bundled", "cached" or "folder".
+        folder: where its files are.
+    """
+    config, card, problems = None, Card(), []
+    try:
+        config = checkpoint.read_config(folder / checkpoint.CONFIG_NAME)
+    except CheckpointError as error:
+        problems.append(str(error))
+    try:
+        card = read_card(folder)
+    except CheckpointError as error:
+        problems.append(str(error))
+    weights = folder / checkpoint.WEIGHTS_NAME
+    return {
+        "name": name,
+        "source": source,
+        "folder": str(folder),
+        "features": [] if config is None else [kind.value for kind in Features],
+        "dims": {} if config is None else {kind.value: config.embedding_dim(kind) for kind in Features},
+        "adapter": None if config is None else config.adapter.value,
+        "sample_rate": None if config is None else config.frontend.sample_rate,
+        "window_seconds": None if config is None else config.window_seconds,
+        "training_data": list(card.training_data),
+        "few_shot": list(card.figures),
+        "size_bytes": weights.stat().st_size if weights.is_file() else 0,
+        "licence": card.licence or None,
+        "problem": "; ".join(problems) or None,
+        "card": card.text,
+    }
+
+
+def read_card(folder: Path) -> Card:
+    """The model card of a checkpoint folder; an empty one where there is no README.md.
+
+    Raises:
+        CheckpointError: too large, or a YAML block that is none or holds something else.
+    """
+    path = folder / checkpoint.CARD_NAME
+    if not path.exists():
+        return Card()
+    from huggingface_hub import ModelCard
+
+    if path.stat().st_size > LARGEST_CARD:
+        raise CheckpointError(f"{path}: {path.stat().st_size} bytes; a model card has at most {LARGEST_CARD}")
+    try:
+        card = ModelCard(path.read_text(encoding="utf-8-sig"))
+    except Exception as error:  # Whatever PyYAML and huggingface_hub raise on text from anywhere.
+        raise CheckpointError(
+            f"{path}: not a model card ({type(error).__name__}: {one_line(error)}); "
+            "correct the YAML between the two lines of ---"
+        ) from None
+    data: Any = card.data
+    return Card(
+        licence=_text(getattr(data, "license_name", None)) or _text(data.license),
+        training_data=tuple(filter(None, map(_text, _list(data.datasets)))),
+        figures=tuple(map(_figure, _list(data.eval_results))),
+        library=_text(data.library_name),
+        text=_printable(card.text).strip(),
+    )
+
+
+def _figure(result: Any) -> dict[str, Any]:
+    return {
+        "dataset_id": _text(result.dataset_type),
+        "dataset": _text(result.dataset_name) or _text(result.dataset_type),
+        "task": _text(result.task_name) or _text(result.task_type),
+        "metric": _text(result.metric_name) or _text(result.metric_type),
+        "value": result.metric_value if _is_number(result.metric_value) else _text(result.metric_value),
+    }
+
+
+def _printable(text: str) -> str:
+    """Text from anywhere without what a terminal would obey."""
+    return "".join(c for c in text if c.isprintable() or c in "\n\t")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _text(value: object) -> str:
+    """Text or a number of a card; nested values, which may be of any size, are dropped."""
+    if isinstance(value, str):
+        return _printable(value[:_LONGEST_TEXT]).strip()
+    return str(value) if _is_number(value) else ""

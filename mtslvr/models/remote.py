@@ -1,0 +1,231 @@
+"""A hub repository's checkpoint in the hub's cache, or an error with its remedy; next: `hub`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from threading import Thread
+from typing import Any, TypeVar
+
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from ..errors import HubError, one_line
+from .checkpoint import CARD_NAME, CONFIG_NAME, LARGEST_CONFIG, LARGEST_WEIGHTS, WEIGHTS_NAME, sha256
+from .registry import LARGEST_CARD
+
+_T = TypeVar("_T")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_ETAG = re.compile(r"[\w+=:-][\w.+=:-]*", re.ASCII)  # The library names files in its cache by it.
+_LIBRARY: dict[str, Any] = {"library_name": "mtslvr", "library_version": metadata.version("mtslvr")}
+_LARGEST = {CONFIG_NAME: LARGEST_CONFIG, WEIGHTS_NAME: LARGEST_WEIGHTS, CARD_NAME: LARGEST_CARD}
+
+# What an error of the library means. The first class that fits counts: gated is also not found.
+_MEANINGS: tuple[tuple[type[Exception], str], ...] = (
+    (GatedRepoError, "gated; ask for access on its page on the hub and log in with `hf auth login`"),
+    (RevisionNotFoundError, "no such revision; check the name after '@'"),
+    (RepositoryNotFoundError, "no such repository, or a private one; check the name or log in with `hf auth login`"),
+    (LocalTokenNotFoundError, "token=True, and no token is stored; log in with `hf auth login`"),
+    (HFValidationError, "not a valid hub id ({error})"),
+    (OfflineModeIsEnabled, "not in the cache {cache}, and HF_HUB_OFFLINE is set, so the hub is not asked; {remedy}"),
+)
+_STATUS = dict.fromkeys((401, 403), "access refused ({error}); check name and token, log in with `hf auth login`")
+_NOT_ASKED = "not in the cache {cache}, and local_files_only is set, so the hub is not asked; {remedy}"
+_FAILS = "not in the cache {cache}, and the hub {hub} fails ({error}); try again later, or {remedy}"
+_UNREACHABLE = "not in the cache {cache}, and the hub {hub} cannot be reached ({error}); {remedy}"
+_BROKEN = "download into {cache} failed ({error}); try again, or choose another cache with cache_dir or HF_HOME"
+_REMEDY = (
+    "run `mtslvr download {name}` here with network, or `mtslvr download {name} --to FOLDER` on another machine, "
+    "copy FOLDER here and load it"
+)
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A hub repository at a revision, and how to get at its files.
+
+    Attributes:
+        name: as the user gave it.
+        repo: "org/name".
+        revision: branch, tag or commit.
+        cache: folder of the hub's cache.
+        token: see `load`.
+        local_files_only: see `load`.
+    """
+
+    name: str
+    repo: str
+    revision: str
+    cache: Path
+    token: str | bool | None = None
+    local_files_only: bool = False
+
+    def error(self, meaning: str, error: object = "") -> HubError:
+        """The error to raise: `meaning`, with what stands in braces filled in, after repository and revision."""
+        remedy = _REMEDY.format(name=self.name)
+        said = meaning.format(cache=self.cache, hub=constants.ENDPOINT, error=error, remedy=remedy)
+        return HubError(f"{self.repo}@{self.revision}: {said}")
+
+
+def download(remote: Remote) -> Path:
+    """The cached folder of a repository's checkpoint, downloaded where needed and checked by sha256.
+
+    A full commit that is in the cache is taken from there without a request. Where the hub cannot be reached, a
+    branch or tag is what it was when it was last downloaded.
+
+    Raises:
+        HubError: names repository, revision, cache and remedy.
+    """
+    folder = _cached(remote)
+    if remote.local_files_only and folder is None:
+        raise remote.error(_NOT_ASKED)
+    if folder is None or not (remote.local_files_only or _COMMIT.fullmatch(remote.revision)):
+        folder = _up_to_date(remote, folder)
+    _check_sha256(remote, folder / WEIGHTS_NAME)
+    return folder
+
+
+def _cached(remote: Remote) -> Path | None:
+    """The folder with both files in the cache, without a request."""
+    try:
+        paths = [
+            try_to_load_from_cache(remote.repo, name, cache_dir=remote.cache, revision=remote.revision)
+            for name in (CONFIG_NAME, WEIGHTS_NAME)
+        ]
+    except HFValidationError as error:
+        raise _explained(remote, error, _UNREACHABLE) from None
+    except OSError:  # The cache is no folder; a download says so.
+        return None
+    return Path(paths[0]).parent if isinstance(paths[0], str) and isinstance(paths[1], str) else None
+
+
+def _up_to_date(remote: Remote, cached: Path | None) -> Path:
+    """The folder of what the hub has now, or of what the cache has where the hub gives no answer."""
+    # The library tries for minutes to reach a hub that does not answer, and downloads whatever size a file has.
+    try:
+        commit = _within(3 * constants.HF_HUB_ETAG_TIMEOUT, lambda: _ask(remote, cached))
+    except HubError:
+        raise
+    except Exception as error:  # Those of httpx or httpx2, by the version of the library, among them.
+        if cached is None or isinstance(error, RevisionNotFoundError):
+            fails = isinstance(error, HfHubHTTPError)
+            raise _explained(remote, error, _FAILS if fails else _UNREACHABLE) from None
+        return cached
+    if cached is not None and cached.name == commit:
+        return cached
+    try:
+        folder = snapshot_download(
+            remote.repo,
+            revision=remote.revision,
+            allow_patterns=list(_LARGEST),
+            cache_dir=remote.cache,
+            token=remote.token,
+            etag_timeout=constants.HF_HUB_ETAG_TIMEOUT,
+            **_LIBRARY,
+        )
+    except Exception as error:  # As above.
+        raise _explained(remote, error, _BROKEN) from None
+    if not (Path(folder) / WEIGHTS_NAME).is_file():  # The hub went between question and download.
+        raise remote.error(_BROKEN, f"{WEIGHTS_NAME} did not come")
+    return Path(folder)
+
+
+def _ask(remote: Remote, cached: Path | None) -> str:
+    """The commit that the revision is now; where it is not the cached one, its files are looked at, too.
+
+    Raises:
+        HubError: a file that is missing or too large.
+        Exception: whatever the library raises, and OSError for an answer that is no hub's.
+    """
+    revision = remote.revision
+    for name, largest in _LARGEST.items():
+        try:
+            found = get_hf_file_metadata(
+                hf_hub_url(remote.repo, name, revision=revision),
+                token=remote.token,
+                timeout=constants.HF_HUB_ETAG_TIMEOUT,
+                **_LIBRARY,
+            )
+        except EntryNotFoundError:
+            if name == CARD_NAME:
+                break
+            lacks = f"no {name} in it, so not an mtslvr checkpoint; only safetensors are loaded"
+            raise remote.error(f"{lacks} (official .pt files: `mtslvr convert`)") from None
+        if _COMMIT.fullmatch(found.commit_hash or "") is None or _ETAG.fullmatch(found.etag or "") is None:
+            raise OSError(
+                f"it does not answer as a hub does, X-Repo-Commit {found.commit_hash!r}, ETag {found.etag!r}; check "
+                "HF_ENDPOINT, proxy and login page of the network"
+            )
+        if found.size is not None and found.size > largest:
+            raise remote.error(
+                f"{name} has {found.size} bytes, an mtslvr checkpoint's at most {largest}; not downloaded: "
+                "check the name"
+            )
+        revision = str(found.commit_hash)
+        if cached is not None and cached.name == revision:
+            break
+    return revision
+
+
+def _within(seconds: float, call: Callable[[], _T]) -> _T:
+    """What `call` returns or raises.
+
+    The library's time limit is for each piece of an answer, and a hub that sends a byte now and then never meets it.
+
+    Raises:
+        TimeoutError: it takes longer; its thread is left behind.
+    """
+    future: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not future.done():
+        raise TimeoutError(f"no whole answer within {seconds:g} s")
+    return future.result()
+
+
+def _explained(remote: Remote, error: Exception, otherwise: str) -> HubError:
+    """What an error of the library means for the user."""
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    known = (meaning for kind, meaning in _MEANINGS if isinstance(error, kind))
+    said = one_line(str(error).strip().partition("\n")[0])  # What a server says, too.
+    name = type(error).__name__
+    return remote.error(next(known, _STATUS.get(status or 0, otherwise)), f"{name}: {said}" if said else name)
+
+
+def _check_sha256(remote: Remote, path: Path) -> None:
+    """Refuse weights that are not the ones that the hub named: the cache links to a file named by its ETag, a sha256.
+
+    Raises:
+        HubError: with both sums.
+    """
+    try:
+        expected = os.path.basename(os.readlink(path))
+    except OSError:  # On systems without links nothing is known.
+        return
+    if re.fullmatch(r"[0-9a-f]{64}", expected) and (found := sha256(path)) != expected:
+        raise remote.error(
+            "{error} and download again; if that does not help, the file on the hub was changed",
+            f"{path.name} has sha256 {found}, expected {expected}; refused. Delete {path.parents[2]}",
+        )

@@ -1,0 +1,187 @@
+"""Waveform to spectrogram, three channels as published: one FFT serves both windows; next: `resnet`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ..config import FrontendConfig, Phase
+from ..errors import AudioError
+
+_BANDS = 16  # mel bands that are projected together, by the few bins that they cover
+
+
+def mel_filterbank(config: FrontendConfig) -> Tensor:
+    """Triangular mel filters on the HTK scale, without area normalisation.
+
+    Returns:
+        (1 + n_fft // 2, n_mels) float32.
+    Source:
+        Same definition as torchaudio.functional.melscale_fbanks(norm=None, mel_scale="htk").
+    """
+
+    def to_mel(hertz: float) -> float:
+        return 2595.0 * math.log10(1.0 + hertz / 700.0)
+
+    def linspace(start: float, end: float, steps: int) -> Tensor:
+        return torch.linspace(start, end, steps, dtype=torch.float32, device="cpu")  # whatever torch's defaults are
+
+    bins = linspace(0, config.sample_rate // 2, 1 + config.n_fft // 2)
+    mels = linspace(to_mel(config.f_min), to_mel(config.f_max), config.n_mels + 2)
+    corners = 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
+    width = corners.diff()
+    distance = corners[None, :] - bins[:, None]
+    rising = -distance[:, :-2] / width[:-1]
+    falling = distance[:, 2:] / width[1:]
+    return torch.minimum(rising, falling).clamp_min(0.0)
+
+
+def rectangular_stft(waveform: Tensor, config: FrontendConfig) -> Tensor:
+    """Centred STFT with reflect padding and a rectangular window.
+
+    Args:
+        waveform: (B, T) float32 or float64.
+    Returns:
+        (B, 1 + T // hop_length, 1 + n_fft // 2) complex; B must not be 0, which the FFT of some libraries refuses.
+    Raises:
+        AudioError: T is at most n_fft // 2, too short for reflect padding.
+    """
+    half = config.n_fft // 2
+    if waveform.ndim != 2:
+        raise AudioError(f"waveform of shape {tuple(waveform.shape)}: expected (batch, samples)")
+    if waveform.shape[1] <= half:
+        raise AudioError(
+            f"waveform of {waveform.shape[1]} samples: shorter than half an STFT frame ({half} samples); "
+            "give a longer window, or embed(), which repeats short audio"
+        )
+    # The same numbers as F.pad(mode="reflect"), which takes several times as long on a CPU.
+    padded = torch.cat([waveform[:, 1 : half + 1].flip(1), waveform, waveform[:, -half - 1 : -1].flip(1)], dim=1)
+    spectrum: Tensor = torch.fft.rfft(padded.unfold(1, config.n_fft, config.hop_length))
+    return spectrum
+
+
+def by_bin(spectrum: Tensor) -> Tensor:
+    """A rectangular STFT bin by bin, with the two bins beyond its ends that `hann_from_rectangular` needs.
+
+    Args:
+        spectrum: (..., 1 + N // 2) complex, n frames in all.
+    Returns:
+        (3 + N // 2, 2 n): real and imaginary parts of the frames side by side. The frames are real, so the bins beyond
+        the ends are the conjugates of bins 1 and N // 2 - 1.
+    """
+    bins = spectrum.flatten(0, -2).T
+    return torch.view_as_real(torch.cat([bins[1:2].conj(), bins, bins[-2:-1].conj()])).flatten(1)
+
+
+def hann_from_rectangular(bins: Tensor) -> Tensor:
+    """Twice the Hann-windowed spectrum of the same frames.
+
+    A periodic Hann window is 1/2 - cos(2 pi n / N) / 2, so windowing is the circular 3-tap filter
+    (-1/4, 1/2, -1/4) along frequency.
+
+    Args:
+        bins: from `by_bin`, (3 + N // 2, 2 n).
+    Returns:
+        (1 + N // 2, 2 n).
+    """
+    return torch.sub(bins[1:-1], bins[:-2] + bins[2:], alpha=0.5)
+
+
+class Frontend(nn.Module):
+    """(B, T) z-normalised waveforms to (B, channels, n_mels, frames) spectrograms.
+
+    Source:
+        Heggan et al. 2023. Channels: log-mel power in dB; 10 log10 of the magnitude of the rectangular STFT
+        whose real and imaginary parts are each projected on the mel filters; the phase of that pair in radians.
+    """
+
+    _filters: Tensor
+
+    def __init__(self, config: FrontendConfig) -> None:
+        super().__init__()
+        self.config = config
+        filters = mel_filterbank(config).T.contiguous()
+        self.register_buffer("_filters", filters, persistent=False)
+        covered = [bands.any(dim=0).nonzero().flatten().tolist() for bands in torch.split(filters, _BANDS)]
+        self._covered = [slice(bins[0], bins[-1] + 1) if bins else slice(0, 1) for bins in covered]
+
+    def project(self, bins: Tensor) -> Tensor:
+        """(1 + n_fft // 2, n) real to (n_mels, n)."""
+        groups = zip(torch.split(self._filters.to(bins.dtype), _BANDS), self._covered, strict=True)
+        return torch.cat([filters[:, covered] @ bins[covered] for filters, covered in groups])
+
+    def log_power(self, bins: Tensor) -> Tensor:
+        """Channel 0, (n_mels, n) in dB, from the rectangular STFT's `by_bin`."""
+        real, imaginary = _parts(self.project(hann_from_rectangular(bins).square_()))
+        power: Tensor = real + imaginary
+        return power.mul_(0.25).add_(self.config.epsilon).log10_().mul_(10.0)
+
+    def magnitude_and_phase(self, bins: Tensor) -> tuple[Tensor, Tensor]:
+        """Channels 1 and 2, each (n_mels, n): dB and radians."""
+        real, imaginary = _parts(self.project(bins[1:-1])).contiguous()
+        magnitude = torch.hypot(real, imaginary)
+        phase = torch.atan2(imaginary, real)
+        level = magnitude + self.config.epsilon
+        if self.config.phase is Phase.STABLE:
+            phase *= magnitude / level  # below epsilon the phase is noise, and fades out
+        return torch.log10(level).mul_(10.0), phase
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Spectrogram of a batch.
+
+        Args:
+            waveform: (B, T) at `config.sample_rate` Hz; computed in float32 (float64 stays float64).
+        Returns:
+            (B, channels, n_mels, 1 + T // hop_length).
+        Raises:
+            AudioError: wrong rank, or shorter than half an STFT frame.
+        """
+        with torch.autocast(waveform.device.type, enabled=False):
+            if waveform.dtype is not torch.float64:
+                waveform = waveform.float()
+            if waveform.ndim == 2 and waveform.shape[0] == 0:
+                return self._spectrogram(waveform.new_zeros(1, waveform.shape[1]))[:0]
+            return self._spectrogram(waveform)
+
+    def _spectrogram(self, waveform: Tensor) -> Tensor:
+        spectrum = rectangular_stft(waveform, self.config)
+        bins = by_bin(spectrum)
+        channels = [self.log_power(bins)]
+        if self.config.channels == 3:
+            channels.extend(self.magnitude_and_phase(bins))
+        spectrogram = torch.stack([_by_row(channel, waveform.shape[0]) for channel in channels], dim=1)
+        if self.config.channels == 3 and self.config.phase is Phase.STABLE:
+            # Frame 0 is reflected about its own centre: real in exact arithmetic, so its phase is the sign of
+            # rounding noise.
+            spectrogram[:, 2, :, 0] = 0.0
+        return spectrogram
+
+
+def _parts(projected: Tensor) -> Tensor:
+    """(n_mels, 2 n) to real and imaginary part, (2, n_mels, n)."""
+    return projected.view(len(projected), -1, 2).movedim(2, 0)
+
+
+def _by_row(channel: Tensor, rows: int) -> Tensor:
+    """(n_mels, rows * frames) to (rows, n_mels, frames)."""
+    return channel.view(len(channel), rows, -1).transpose(0, 1)
+
+
+def log_mel(waveform: Tensor, config: FrontendConfig) -> Tensor:
+    """Log-power mel spectrogram: channel 0 of the front end.
+
+    Args:
+        waveform: (B, T) mono audio at `config.sample_rate` Hz, z-normalised.
+    Returns:
+        (B, n_mels, 1 + T // hop_length) in dB.
+    Raises:
+        AudioError: wrong rank, or shorter than half an STFT frame.
+    Source:
+        Heggan et al. 2023; epsilon is float64 machine epsilon, as published.
+    """
+    frontend = Frontend(dataclasses.replace(config, channels=1)).to(waveform.device)
+    spectrogram: Tensor = frontend(waveform)
+    return spectrogram[:, 0]

@@ -1,0 +1,154 @@
+"""Files and arrays come in, their windows go out in order, the next inputs decoding meanwhile; next: `extract`."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from ..audio.load import AudioInput, audio_label, iter_blocks
+from ..audio.recordings import Notes
+from ..audio.windows import Float32, iter_windows, moments, standardize
+from ..config import Normalization
+from ..errors import AudioError
+from ..nn.encoder import Encoder
+
+_CHUNK = 4  # windows handed over at once by a decoder
+_CHUNKS_AHEAD = 4  # chunks that a decoder may be ahead
+Window: TypeAlias = tuple[Float32, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """One input.
+
+    Attributes:
+        audio: what to read.
+        sample_rate: Hz, when it is an array.
+        label: what errors call it.
+        skip: windows at its beginning that are decoded and left out, being embedded already.
+        whole: it is an error where audio is missing that its header claims.
+        notes: what was noticed, by the time the last window is read.
+    """
+
+    audio: AudioInput
+    sample_rate: int | None = None
+    label: str | None = None
+    skip: int = 0
+    whole: bool = False
+    notes: Notes = field(default_factory=Notes)
+
+
+def _windows(source: Source, encoder: Encoder, seconds: tuple[float, float]) -> Iterator[Window]:
+    rate = encoder.sample_rate
+
+    def fresh() -> Iterator[Window]:
+        notes = source.notes
+        blocks = iter_blocks(source.audio, rate, sample_rate=source.sample_rate, label=source.label, notes=notes)
+        yield from iter_windows(blocks, *seconds, rate)
+        if source.whole and notes.incomplete:
+            label = source.label or audio_label(source.audio)
+            raise AudioError(f"{label}: {notes.incomplete}; repair it, or have what is there embedded")
+
+    if encoder.config.normalization is not Normalization.FILE:
+        yield from itertools.islice(fresh(), source.skip, None)
+        return
+    mean, std = moments(window for window, _, _ in fresh())
+    for window, start, end in itertools.islice(fresh(), source.skip, None):
+        yield standardize(window, mean, std), start, end
+
+
+class _Decoder(threading.Thread):
+    """Decodes one source into a bounded queue."""
+
+    def __init__(self, source: Source, encoder: Encoder, seconds: tuple[float, float]) -> None:
+        super().__init__(daemon=True, name=f"decode {source.label or audio_label(source.audio)}")
+        self.source = source
+        self._arguments = source, encoder, seconds
+        self._queue: queue.Queue[list[Window] | BaseException | None] = queue.Queue(_CHUNKS_AHEAD)
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        try:
+            chunk: list[Window] = []
+            for window in _windows(*self._arguments):
+                chunk.append(window)
+                if len(chunk) == _CHUNK:
+                    self._put(chunk)
+                    chunk = []
+                if self._stopped.is_set():
+                    return
+            self._put(chunk)
+            self._put(None)
+        except BaseException as error:  # handed to the reader, which raises it
+            self._put(error)
+
+    def _put(self, item: list[Window] | BaseException | None) -> None:
+        while not self._stopped.is_set():
+            try:
+                return self._queue.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def windows(self) -> Iterator[Window]:
+        while True:
+            item = self._queue.get()
+            if item is None:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            yield from item
+
+
+def decode_ahead(
+    sources: Iterable[Source], encoder: Encoder, seconds: tuple[float, float], threads: int
+) -> Iterator[Iterator[Window]]:
+    """Decode inputs in threads of their own, a bounded number of windows ahead.
+
+    Args:
+        sources: read lazily, as many as there are threads at once.
+        encoder: says rate and normalisation.
+        seconds: length of a window, and from one to the next.
+        threads: inputs decoded side by side.
+    Yields:
+        For each source, in order, its windows with start and end in seconds.
+    Raises:
+        AudioError: while the windows of a broken source are iterated.
+    """
+    running: deque[_Decoder] = deque()
+    waiting = iter(sources)
+    held: list[Source] = []  # at most one, whose file is still being read for an input before it
+
+    def start_next() -> None:
+        while len(running) < threads:
+            source = held.pop() if held else next(waiting, None)
+            if source is None:
+                return
+            if _is_read(source, running):
+                held.append(source)
+                return
+            decoder = _Decoder(source, encoder, seconds)
+            decoder.start()
+            running.append(decoder)
+
+    try:
+        start_next()
+        while running:
+            yield running[0].windows()
+            running.popleft()
+            start_next()
+    finally:
+        for decoder in running:
+            decoder.stop()
+
+
+def _is_read(source: Source, running: Iterable[_Decoder]) -> bool:
+    """Whether it is an open file that is given twice, which has but one position."""
+    return hasattr(source.audio, "read") and any(decoder.source.audio is source.audio for decoder in running)

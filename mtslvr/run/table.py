@@ -1,0 +1,198 @@
+"""Any output back to arrays; `mtslvr plot`, `mtslvr similar` and `recorder` read with it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ConfigError
+from .files import Format, sidecar
+
+FORMAT_VERSION = 1
+KEYS = ("embeddings", "paths", "start", "end", "settings")
+INDEX, META = ".index.csv", ".meta.json"
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddingTable:
+    """What an output holds: one row a window, or one a file.
+
+    Attributes:
+        embeddings: (n, D) float32.
+        paths: n names of the files the rows come from.
+        start: (n,) float64, seconds.
+        end: (n,) float64, seconds.
+        settings: what the rows were made with; empty where that is not known.
+    """
+
+    embeddings: npt.NDArray[np.float32]
+    paths: tuple[str, ...]
+    start: npt.NDArray[np.float64]
+    end: npt.NDArray[np.float64]
+    settings: dict[str, Any]
+
+
+def read_table(path: str | os.PathLike[str]) -> EmbeddingTable:
+    """Read an output of mtslvr-embed, whatever its format; an npy is mapped, the others are read into memory.
+
+    Args:
+        path: .npz, .npy, .parquet, .csv or .jsonl; those of an npy lie beside it.
+    Returns:
+        Embeddings, names and times of all rows.
+    Raises:
+        ConfigError: missing, not such a file, or of a later version.
+    """
+    file = Path(path)
+    try:
+        table = {
+            Format.NPZ: _read_npz,
+            Format.NPY: _read_npy,
+            Format.PARQUET: _read_parquet,
+            Format.CSV: _read_csv,
+            Format.JSONL: _read_jsonl,
+        }[_sniff(file)](file)
+        counts = {len(table.embeddings), len(table.paths), len(table.start), len(table.end)}
+        if len(counts) > 1 or table.embeddings.ndim != 2:
+            raise ValueError(f"embeddings {table.embeddings.shape} of {len(table.paths)} rows")
+    except ConfigError:
+        raise
+    except _UNREADABLE as error:
+        raise ConfigError(f"{path}: not embeddings ({_said(error)}); write them with mtslvr-embed") from error
+    version = table.settings.get("format_version", 0)
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        by = f"written by mtslvr {table.settings.get('mtslvr', '?')} in format {version}"
+        raise ConfigError(f"{path}: {by}, and this reads up to {FORMAT_VERSION}; upgrade mtslvr")
+    return table
+
+
+def read_npz(path: str | os.PathLike[str]) -> EmbeddingTable:
+    """Read the table that `write_npz` wrote.
+
+    Raises:
+        ConfigError: missing, not such a file, or a key of it missing.
+    """
+    try:
+        return _read_npz(Path(path))
+    except _UNREADABLE as error:
+        remedy = "write one with mtslvr-embed"
+        raise ConfigError(f"{path}: not an npz of embeddings ({error}); {remedy}") from error
+
+
+_UNREADABLE = (
+    OSError, EOFError, KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration, zipfile.BadZipFile
+)  # fmt: skip
+
+
+def _said(error: Exception) -> str:
+    return f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+
+
+def _sniff(path: Path) -> Format:
+    """By the first bytes: a name may say anything with --format."""
+    with open(path, "rb") as file:
+        head = file.read(6)
+    if head[:4] == b"PK\x03\x04":
+        return Format.NPZ
+    if head == b"\x93NUMPY":
+        return Format.NPY
+    if head[:4] == b"PAR1":
+        return Format.PARQUET
+    return Format.JSONL if head[:1] == b"{" or _read_meta(path).get("format") == Format.JSONL else Format.CSV
+
+
+def _read_npz(path: Path) -> EmbeddingTable:
+    with open(path, "rb") as binary, np.load(binary, allow_pickle=False) as file:
+        arrays = {key: file[key] for key in KEYS}
+        settings = json.loads(str(arrays["settings"]))
+    return EmbeddingTable(
+        arrays["embeddings"], tuple(arrays["paths"].tolist()), arrays["start"], arrays["end"], dict(settings)
+    )
+
+
+def _read_npy(path: Path) -> EmbeddingTable:
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    rows, names, start, end = [], [], [], []
+    for row, name, first, last in _csv_rows(sidecar(path, INDEX), ["row", "file", "start", "end"]):
+        rows.append(int(row))
+        names.append(sys.intern(name))  # one string for all rows of a file
+        start.append(float(first))
+        end.append(float(last))
+    # Rows that the index does not list are those of files that have others now, or of a run that was killed.
+    in_order = rows == list(range(len(rows)))
+    embeddings = array[: len(rows)] if in_order else array[np.array(rows)]
+    return EmbeddingTable(embeddings, tuple(names), np.array(start), np.array(end), _read_meta(path))
+
+
+def _read_parquet(path: Path) -> EmbeddingTable:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise ConfigError(f"{path}: parquet needs pyarrow; pip install 'mtslvr[parquet]'") from None
+    try:
+        table = parquet.read_table(path)
+        column = table.column("embedding").combine_chunks()
+        flat, width = column.flatten().to_numpy(), column.type.list_size
+        settings = json.loads((table.schema.metadata or {}).get(b"mtslvr", b"{}"))
+        start, end = (table.column(name).to_numpy() for name in ("start", "end"))
+        return EmbeddingTable(flat.reshape(-1, width), tuple(table.column("file").to_pylist()), start, end, settings)
+    except ArrowException as error:
+        raise ValueError(str(error).splitlines()[0]) from error
+
+
+def _read_csv(path: Path) -> EmbeddingTable:
+    records = _csv_rows(path, ["file", "start", "end", "e0"])
+    return _stacked(path, ((name, start, end, np.array(row, np.float64)) for name, start, end, *row in records))
+
+
+def _read_jsonl(path: Path) -> EmbeddingTable:
+    with open(path, encoding="utf-8") as file:
+        records = map(json.loads, file)
+        return _stacked(path, ((each["file"], each["start"], each["end"], each["embedding"]) for each in records))
+
+
+def _stacked(path: Path, records: Iterable[tuple[str, Any, Any, Any]]) -> EmbeddingTable:
+    """A table of name, start, end and numbers of each row; without rows, its width is not known."""
+    names, spans, rows = [], [], []
+    for name, start, end, row in records:
+        names.append(name)
+        spans.append((float(start), float(end)))
+        rows.append(np.array(row, np.float32))
+    times = np.array(spans, np.float64).reshape(-1, 2)
+    embeddings = np.stack(rows) if rows else np.empty((0, 0), np.float32)
+    return EmbeddingTable(embeddings, tuple(names), times[:, 0], times[:, 1], _read_meta(path))
+
+
+def _csv_rows(path: Path, columns: list[str]) -> Iterator[list[str]]:
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        rows = csv.reader(file)
+        header = next(rows, [])
+        if header[: len(columns)] != columns:
+            raise ValueError(f"{path.name} does not begin with the columns {', '.join(columns)}")
+        for row in rows:
+            if len(row) != len(header):
+                raise ValueError(
+                    f"{path.name}, line {rows.line_num}: {len(row)} columns, where there are {len(header)}"
+                )
+            yield row
+
+
+def as_utf8(name: str) -> str:
+    """A name on Linux may be any bytes, and parquet takes UTF-8 only."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(sidecar(path, META).read_bytes()))
+    except FileNotFoundError:
+        return {}

@@ -1,0 +1,252 @@
+"""What `mtslvr models` tells, and what `mtslvr push` wants to be told; nothing here needs a hub."""
+
+import json
+import shlex
+import shutil
+
+import pytest
+from click.testing import CliRunner
+
+from mtslvr.cli.main import main
+from mtslvr.errors import CheckpointError
+from mtslvr.models import hub, registry
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def folder(made, tmp_path, monkeypatch):
+    """A copy of the checkpoint, which is also the one that is bundled."""
+    copied = tmp_path / "tiny"
+    shutil.copytree(made, copied)
+    for module in (registry, hub):  # `hub` has its own name for it
+        monkeypatch.setattr(module, "bundled", lambda: {"tiny": copied})
+    return copied
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "no cache"
+
+
+def edit_card(folder, old, new):
+    path = folder / "README.md"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+# The table
+
+
+def test_the_table_has_every_column(folder, cache):
+    result = run("models", "--cache-dir", cache)
+    assert result.exit_code == 0, result.output
+    heading, tiny, blank, _, hint = result.output.splitlines()
+    assert heading.split("  ")[0] == "NAME" and heading.endswith("FEW-SHOT") and "mtslvr models NAME" in hint
+    assert not blank
+    size = f"{(folder / 'model.safetensors').stat().st_size / 1e6:.1f} MB"
+    columns = [cell for cell in tiny.split("  ") if cell]
+    assert [cell.strip() for cell in columns] == [
+        "tiny", "bundled", "none", "invariant 8, variant 8, concat 8", size, "cc-by-4.0",
+        "made-up tones, made-up noise and 1 more", "bells 63.25",
+    ]  # fmt: skip
+
+
+def test_json_has_the_same_and_all_figures(folder, cache):
+    [row] = json.loads(run("models", "--json", "--cache-dir", cache).output)
+    assert row == {
+        "name": "tiny",
+        "source": "bundled",
+        "folder": str(folder),
+        "features": ["invariant", "variant", "concat"],
+        "dims": {"invariant": 8, "variant": 8, "concat": 8},
+        "adapter": "none",
+        "sample_rate": 16000,
+        "window_seconds": 5.0,
+        "training_data": ["made-up tones", "made-up noise", "made-up speech"],
+        "few_shot": [
+            {
+                "dataset_id": "bells",
+                "dataset": "Bells, five kinds",
+                "task": "5-way 1-shot classification",
+                "metric": f"accuracy (%), {features}, logistic regression",
+                "value": value,
+            }
+            for features, value in (("invariant", 61.5), ("concat", 63.25))
+        ],
+        "size_bytes": (folder / "model.safetensors").stat().st_size,
+        "licence": "cc-by-4.0",
+        "problem": None,
+    }
+
+
+@pytest.mark.parametrize("how", ["name", "path"])
+def test_one_model_with_its_card(folder, cache, how):
+    given = "tiny" if how == "name" else folder
+    result = run("models", given, "--cache-dir", cache)
+    assert result.exit_code == 0, result.output
+    for text in ("cc-by-4.0", "16000 Hz, windows of 5 s", "made-up speech", "Bells, five kinds (bells), 5-way 1-shot"):
+        assert text in result.output
+    assert [line.split()[-1] for line in result.output.splitlines() if "logistic" in line] == ["61.5", "63.25"]
+    assert result.output.rstrip().endswith("# tiny\n\nA card for tests.")
+    assert json.loads(run("models", given, "--json", "--cache-dir", cache).output)["card"].endswith("A card for tests.")
+
+
+def test_a_model_that_is_not_here(folder, cache):
+    result = run("models", "teeny", "--cache-dir", cache)
+    assert result.exit_code == 3
+    assert "'teeny': neither a bundled" in result.output and "Models here: tiny" in result.output
+
+
+def test_nothing_at_all(folder, cache, monkeypatch):
+    for module in (registry, hub):
+        monkeypatch.setattr(module, "bundled", dict)
+    assert run("models", "--cache-dir", cache).output == "no models; get one with `mtslvr download org/name`\n"
+    assert run("models", "--json", "--cache-dir", cache).output == "[]\n"
+
+
+def test_a_cache_that_is_a_file_or_holds_other_things(folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "odd" / "models--a--b" / "snapshots").mkdir(parents=True)
+    (tmp_path / "odd" / "notes.txt").write_text("")
+    for cache in ("file", "odd"):
+        [row] = json.loads(run("models", "--json", "--cache-dir", tmp_path / cache).stdout)
+        assert row["name"] == "tiny"
+
+
+def test_a_broken_checkpoint_is_listed_with_its_problem(folder, cache):
+    (folder / "config.json").write_text("{}")
+    [row] = json.loads(run("models", "--json", "--cache-dir", cache).output)
+    assert "no key 'format_version'" in row["problem"] and row["dims"] == {} and row["adapter"] is None
+    _, line, _, problem, *_ = run("models", "--cache-dir", cache).output.splitlines()
+    assert len(line) < 150 and problem.startswith("tiny: ") and "no key 'format_version'" in problem
+
+
+# Cards from anywhere
+
+
+def test_no_card_is_an_empty_one(folder, cache):
+    (folder / "README.md").unlink()
+    assert registry.read_card(folder) == registry.Card()
+    assert "none given" in run("models", "--cache-dir", cache).output
+
+
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "\n".join(
+    f"{chr(98 + i)}: &{chr(98 + i)} [{','.join([f'*{chr(97 + i)}'] * 9)}]" for i in range(20)
+)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        "license: [unclosed",
+        "- a list",
+        "just text",
+        "license: !!python/object/apply:os.system ['touch trace']",
+        "1: 2",
+        "model-index: 3",
+        "model-index:\n- results: [{}]",
+        "[" * 5000,
+        "content: 1\nself: 2",
+    ],
+)
+def test_cards_that_are_none(folder, cache, block):
+    (folder / "README.md").write_text(f"---\n{block}\n---\n# x\n")
+    with pytest.raises(CheckpointError, match=r"README\.md: not a model card \(.*\); correct the YAML between the two"):
+        registry.read_card(folder)
+    [row] = json.loads(run("models", "--json", "--cache-dir", cache).output)
+    assert "not a model card" in row["problem"] and row["dims"]["concat"] == 8  # usable all the same
+    assert not (folder / "trace").exists()
+
+
+def test_cards_cannot_print_what_a_terminal_obeys_or_without_end(folder, cache):
+    data = f"[{'x' * 5000}, 7, [nested], {{a: b}}]"
+    text = f'---\nlicense: "\\e[31mmit\\a"\ndatasets: {data}\n{BOMB}\nlibrary_name: *u\n---\n'
+    (folder / "README.md").write_text(text + "body \x1b]0;title\x07 end\n")
+    card = registry.read_card(folder)
+    assert card.licence == "[31mmit"
+    assert card.training_data == ("x" * 200, "7") and card.library == ""
+    assert card.text == "body ]0;title end"
+    assert len(run("models", "tiny", "--cache-dir", cache).output) < 2000
+
+
+@pytest.mark.parametrize("value", [".nan", ".inf", "0x" + "f" * 9000, "[1]", "true", "x: y"])
+def test_odd_figures_become_no_number(folder, cache, value):
+    edit_card(folder, "value: 61.5", f"value: {value}" if ":" not in value else f"value: {{{value}}}")
+    rows = json.loads(run("models", "--json", "--cache-dir", cache).output)
+    assert rows[0]["problem"] or rows[0]["few_shot"][0]["value"] == ""
+
+
+def test_a_card_too_large_or_not_text(folder):
+    (folder / "README.md").write_bytes(b"x" * ((1 << 20) + 1))
+    with pytest.raises(CheckpointError, match=r"README\.md: 1048577 bytes; a model card has at most 1048576"):
+        registry.read_card(folder)
+    (folder / "README.md").write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(CheckpointError, match=r"README\.md: not a model card \(UnicodeDecodeError"):
+        registry.read_card(folder)
+
+
+# Before publishing
+
+
+def test_push_prints_the_line_that_publishes(folder):
+    (folder / "notes.txt").write_text("mine")
+    moved = folder.rename(folder.with_name("my tiny"))
+    result = run("push", moved, "org/name", "--private")
+    assert result.exit_code == 0 and "nothing was sent" in result.stderr
+    *listed, line = result.stdout.splitlines()
+    assert [name.split()[0] for name in listed] == ["config.json", "model.safetensors", "README.md"]
+    included = ["--include", "config.json", "--include", "model.safetensors", "--include", "README.md"]
+    assert shlex.split(line) == ["hf", "upload", "org/name", str(moved), ".", *included, "--private"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "missing"),
+    [
+        ("license: cc-by-4.0\n", "", "a licence (license:)"),
+        ("library_name: mtslvr", "library_name: timm", "library_name: mtslvr"),
+        ("- made-up tones\n- made-up noise\n- made-up speech\n", "", "the training data (datasets:)"),
+        ("model-index:", "other-index:", "measured results (model-index:)"),
+        ("# tiny\n\nA card for tests.\n", "", "a text"),
+    ],
+)
+def test_push_wants_a_whole_card(folder, old, new, missing):
+    edit_card(folder, old, new)
+    result = run("push", folder, "org/name")
+    assert result.exit_code == 3 and "hf upload" not in result.output
+    assert f"README.md: the model card lacks {missing}. Nothing should be published" in result.output
+
+
+@pytest.mark.parametrize("name", sorted(registry.bundled()))
+def test_a_bundled_folder_is_what_a_repository_holds(name, cache):
+    """Exactly the three files, and a card that says enough."""
+    folder = registry.bundled()[name]
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    result = run("push", folder, f"org/{name}")
+    assert result.exit_code == 0, result.output
+    [row] = [row for row in registry.models(cache) if row["name"] == name]
+    assert not row["problem"] and row["source"] == "bundled" and row["few_shot"]
+
+
+def test_push_of_a_converted_official_checkpoint_is_refused(folder):
+    """Its card says that it has no licence."""
+    from mtslvr.cli.convert import model_card
+
+    (folder / "README.md").write_text(model_card("a.pt", {}))
+    result = run("push", folder, "org/name")
+    assert result.exit_code == 3 and "lacks a licence (license:)" in result.output
+
+
+def test_push_without_a_checkpoint(folder, tmp_path):
+    result = run("push", tmp_path, "org/name")
+    assert result.exit_code == 3 and "config.json: no such file" in result.output
+
+
+@pytest.mark.parametrize("repo", ["name", "org/../name", "org/name/more", "org/na me", "-/-", "org--x/name"])
+def test_push_wants_a_repository_id(folder, repo):
+    result = run("push", folder, "--", repo)
+    assert result.exit_code == 3
+    assert f"Error: {repo!r}: not a repository id (" in result.output and "give 'org/name'" in result.output

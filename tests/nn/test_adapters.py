@@ -1,0 +1,204 @@
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mtslvr.config import AdapterKind
+from mtslvr.nn.adapters import AdaptedConv, FoldedConv, ParallelAdapter, SeriesAdapter, SharedOnly, norm_affine
+
+SHAPES = [(6, 10, 3, 2), (8, 8, 3, 1), (3, 8, 7, 2), (6, 10, 1, 2)]  # in, out, kernel, stride
+KINDS = [kind for kind in AdapterKind if kind is not AdapterKind.SPLIT]
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def adapted(kind, shape, tasks=2):
+    in_channels, out_channels, kernel, stride = shape
+    return AdaptedConv(in_channels, out_channels, kernel, stride, kind, tasks)
+
+
+def cases():
+    """Series and parallel adapters stand beside 3x3 convolutions only."""
+    for kind in AdapterKind:
+        for shape in SHAPES:
+            if shape[2] == 3 or kind not in (AdapterKind.SERIES, AdapterKind.PARALLEL):
+                yield pytest.param(kind, shape, id=f"{kind.value}-{shape[2]}x{shape[2]}/{shape[3]}")
+
+
+def relative(found, expected):
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(16, 20), (15, 21)])
+def test_parallel_is_the_sum_of_two_convolutions(stride, size):
+    conv = nn.Conv2d(6, 10, 3, stride, 1, bias=False).double()
+    adapter = ParallelAdapter(6, 10).double()
+    x = torch.randn(2, 6, *size, dtype=torch.float64)
+    expected = conv(x) + F.conv2d(x, adapter.conv.weight, stride=stride)
+    assert relative(adapter(x, conv), expected) <= 1e-12
+
+
+def test_series_formula(randomize):
+    conv = nn.Conv2d(6, 10, 3, 2, 1, bias=False).double()
+    adapter = randomize(SeriesAdapter(10).double())
+    x = torch.randn(2, 6, 15, 20, dtype=torch.float64)
+    h = F.conv2d(x, conv.weight, stride=2, padding=1)
+    norm = adapter.norm
+    scale = norm.weight / torch.sqrt(norm.running_var + 1e-5)
+    normed = (h - norm.running_mean[:, None, None]) * scale[:, None, None] + norm.bias[:, None, None]
+    mixed = torch.einsum("oc,bchw->bohw", adapter.conv.weight[:, :, 0, 0], normed)
+    assert relative(adapter(x, conv), h + mixed) <= 1e-12
+
+
+def test_shared_only_is_the_convolution():
+    conv = nn.Conv2d(6, 10, 3, 2, 1, bias=False)
+    x = torch.randn(2, 6, 15, 20)
+    torch.testing.assert_close(SharedOnly()(x, conv), conv(x), rtol=0, atol=0)
+
+
+def test_norm_affine_is_the_batch_norm(randomize):
+    norm = randomize(nn.BatchNorm2d(5).double())
+    x = torch.randn(2, 5, 3, 4, dtype=torch.float64)
+    scale, shift = norm_affine(norm)
+    assert scale.dtype is shift.dtype is torch.float64
+    assert relative(x * scale[:, None, None] + shift[:, None, None], norm(x)) <= 1e-12
+
+
+def test_tasks_have_their_own_adapter_and_norm_and_share_the_convolution(randomize):
+    module = randomize(adapted(AdapterKind.PARALLEL, SHAPES[0]))
+    x = torch.randn(1, 6, 8, 8)
+    before = module(x, 0), module(x, 1)
+    assert relative(*before) > 0.1
+    with torch.no_grad():
+        module.adapters[1].conv.weight.add_(1)
+        module.norms[1].bias.add_(1)
+    torch.testing.assert_close(module(x, 0), before[0], rtol=0, atol=0)
+    assert relative(module(x, 1), before[1]) > 0.1
+    with torch.no_grad():
+        module.conv.weight.mul_(2)
+    assert relative(module(x, 0), before[0]) > 0.1
+
+
+def test_gradients_of_parallel_reach_both_kernels():
+    module = adapted(AdapterKind.PARALLEL, SHAPES[0])
+    module(torch.randn(2, 6, 8, 8), 1).square().sum().backward()
+    assert module.conv.weight.grad.abs().sum() > 0
+    assert module.adapters[1].conv.weight.grad.abs().sum() > 0
+    assert module.adapters[0].conv.weight.grad is None
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=["float64", "float32"])
+@pytest.mark.parametrize(("kind", "shape"), list(cases()))
+def test_folded_equals_unfolded(randomize, kind, shape, dtype):
+    module = randomize(adapted(kind, shape)).to(dtype)
+    folded = module.fold()
+    assert isinstance(folded, FoldedConv)
+    x = torch.randn(2, shape[0], 15, 22, dtype=dtype)
+    for task in (0, 1):
+        expected, found = module(x, task), folded(x, task)
+        assert found.dtype is dtype and found.shape == expected.shape
+        assert relative(found, expected) <= TOLERANCE[dtype]
+    assert relative(folded(x, 0), folded(x, 1)) > 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape[2]}x{shape[2]}/{shape[3]}")
+@pytest.mark.parametrize("batch", [0, 1, 3])
+def test_what_follows_a_folded_convolution_is_added_and_cut_at_zero(randomize, shape, batch, dtype):
+    folded = randomize(adapted(AdapterKind.NONE, shape)).fold().to(dtype).to(memory_format=torch.channels_last)
+    x = torch.randn(batch, shape[0], 15, 22).to(dtype, memory_format=torch.channels_last)
+    plain = F.conv2d(x.float(), folded.weights[1].float(), folded.biases[1].float(), folded.stride, folded.padding)
+    add = torch.randn_like(plain).to(dtype)
+    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype is torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
+    with torch.inference_mode():
+        for found, expected in [
+            (folded(x, 1), plain),
+            (folded(x, 1, relu=True), plain.relu()),
+            (folded(x, 1, add=add), plain + add.float()),
+            (folded(x, 1, add=add, relu=True), (plain + add.float()).relu()),
+        ]:
+            assert found.dtype is dtype
+            torch.testing.assert_close(found.float(), expected, **tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels", [128, 512])
+@torch.inference_mode()
+def test_some_rows_of_a_convolution_are_those_of_all(randomize, channels, dtype):
+    conv = randomize(AdaptedConv(channels, channels, 3, 1, AdapterKind.PARALLEL, 2)).eval()
+    generator = torch.Generator().manual_seed(0)
+    x, add = (torch.randn(3, channels, 4, 5, generator=generator) for _ in range(2))
+    for module in (conv, conv.fold()):
+        module, x, add = module.to(dtype), x.to(dtype), add.to(dtype)
+        whole = module(x, 1, add, True).float()
+        for first, end in ((0, 1), (0, 4), (1, 3), (3, 4)):
+            found = module(x, 1, add[:, :, first:end], True, rows=(first, end)).float()
+            assert found.shape == (3, channels, end - first, 5)
+            expected = whole[:, :, first:end]
+            # Of all rows, not of some, Winograd's algorithm may have been used.
+            assert (found - expected).abs().max() <= (1e-5 if dtype is torch.float32 else 2e-2) * expected.abs().max()
+
+
+def test_a_folded_convolution_that_was_used_can_be_copied_pickled_and_changed(randomize):
+    folded = randomize(adapted(AdapterKind.NONE, SHAPES[1])).fold()
+    x = torch.randn(2, 8, 15, 22)
+    with torch.no_grad():
+        expected = folded(x, 0)
+        assert torch.equal(copy.deepcopy(folded)(x, 0), expected)
+        assert torch.equal(pickle.loads(pickle.dumps(folded))(x, 0), expected)
+        folded.load_state_dict({name: 2 * value for name, value in folded.state_dict().items()})
+        torch.testing.assert_close(folded(x, 0), 2 * expected)
+        doubled = folded.double()(x.double(), 0)
+        torch.testing.assert_close(doubled.float(), 2 * expected)
+
+
+def test_gradients_pass_a_folded_convolution(randomize):
+    folded = randomize(adapted(AdapterKind.NONE, SHAPES[1])).fold()
+    x, other = torch.randn(2, 8, 15, 22), torch.randn(2, 8, 15, 22)
+    with torch.no_grad():
+        folded(x, 0)
+    x.requires_grad_()
+    y = folded(x, 0, add=other)
+    y.sum().backward()
+    assert x.grad.abs().sum() > 0
+    reference = F.conv2d(x, folded.weights[0], folded.biases[0], folded.stride, folded.padding) + other
+    torch.testing.assert_close(y, reference)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.value)
+def test_folding_is_computed_in_float64(randomize, kind):
+    """The float32 result is the rounding of the float64 one, bit for bit."""
+    module = randomize(adapted(kind, (8, 8, 3, 1)))
+    exact = copy.deepcopy(module).double().fold()
+    for found, expected in zip(module.fold().parameters(), exact.parameters(), strict=True):
+        assert found.dtype is torch.float32 and expected.dtype is torch.float64
+        assert torch.equal(found, expected.float())
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.value)
+def test_folding_changes_nothing_and_gives_no_trainable_weights(randomize, kind):
+    module = randomize(adapted(kind, (8, 8, 3, 1)))
+    before = copy.deepcopy(module.state_dict())
+    folded = module.fold()
+    with torch.no_grad():
+        for parameter in folded.parameters():
+            assert not parameter.requires_grad
+            parameter.zero_()
+    after = module.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+def test_new_adapters_are_kaiming_normal_by_fan_out():
+    module = AdaptedConv(64, 128, 3, 2, AdapterKind.PARALLEL, 2)
+    assert module.conv.weight.std().item() == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.02)
+    assert module.adapters[0].conv.weight.std().item() == pytest.approx((2 / 128) ** 0.5, rel=0.05)

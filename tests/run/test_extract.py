@@ -1,0 +1,211 @@
+import copy
+import io
+import threading
+import time
+import warnings
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from mtslvr.audio.windows import Pool
+from mtslvr.config import Features, Layer
+from mtslvr.errors import ConfigError
+from mtslvr.run import extract
+from mtslvr.run.extract import ExtractConfig, Source
+
+RATE = 16000
+SECONDS = (0.3, 1.2, 2.6, 0.1, 4.0, 0.7)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    root, rng = tmp_path_factory.mktemp("extract"), np.random.default_rng(0)
+    for i, seconds in enumerate(SECONDS):
+        soundfile.write(root / f"{i}.flac", 0.1 * rng.standard_normal((int(44100 * seconds), 2)), 44100)
+    return sorted(root.iterdir())
+
+
+@pytest.fixture
+def torch_threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def embed(files, encoder, **changes):
+    config = ExtractConfig(**{"pool": Pool.NONE, "window_seconds": 0.5, **changes})
+    return list(extract.extract([Source(str(file)) for file in files], encoder, config))
+
+
+def rows(results):
+    assert [result.index for result in results] == list(range(len(results)))
+    return np.concatenate([result.embeddings for result in results])
+
+
+@pytest.mark.parametrize("features", list(Features))
+def test_neither_batches_nor_threads_show_in_the_embeddings(files, encoder, torch_threads, features):
+    torch_threads(1)
+    expected = rows(embed(files, encoder, features=features, batch_size=16, threads=1))
+    assert len(expected) == sum(-(-round(seconds * 10) // 5) for seconds in SECONDS)
+    for batch_size, threads, count in [(1, 3, 1), (5, 2, 2), (32, 8, 3), (3, 1, 4)]:
+        torch_threads(count)
+        found = rows(embed(files, encoder, features=features, batch_size=batch_size, threads=threads))
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+
+
+def watched(encoder, look):
+    """A copy of an encoder that calls `look` with each piece of a batch."""
+    copied = copy.deepcopy(encoder)
+    copied.trunk.register_forward_pre_hook(lambda module, inputs: look(inputs[0]))
+    return copied
+
+
+def test_parts_of_a_batch_run_side_by_side_with_one_torch_thread_each(files, encoder, torch_threads):
+    torch_threads(3)
+    together, seen = threading.Barrier(3, timeout=60), []
+
+    def look(piece):
+        seen.append((len(piece), torch.get_num_threads()))
+        together.wait()
+
+    embed(files[4:5], watched(encoder, look), batch_size=8)  # 8 windows
+    assert sorted(seen) == [(2, 1), (3, 1), (3, 1)]
+    assert torch.get_num_threads() == 3
+
+
+def test_a_single_window_waits_for_no_other_thread(encoder, files, torch_threads):
+    torch_threads(2)
+    seen = []
+    embed(files[:1], watched(encoder, lambda piece: seen.append((len(piece), torch.get_num_threads()))))
+    assert seen == [(1, 1)]
+
+
+@torch.inference_mode()
+def test_rows_are_those_of_the_encoder_itself(files, encoder):
+    windows = np.random.default_rng(0).uniform(-1, 1, (5, 16000)).astype(np.float32)
+    for features in Features:
+        for layer in Layer:
+            config = ExtractConfig(features, layer, Pool.NONE)
+            [found] = [
+                result.embeddings for result in extract.extract([Source(windows.ravel(), RATE)], encoder, config)
+            ]
+            expected = encoder(torch.from_numpy(windows), layer).select(features).numpy()
+            np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+
+
+def test_an_encoder_in_training_mode_is_evaluated_and_left_as_it_is(files, unfolded_encoder):
+    expected = rows(embed(files[:3], unfolded_encoder))
+    trained = copy.deepcopy(unfolded_encoder).train()
+    trained.heads.eval()
+    before = {name: value.clone() for name, value in trained.state_dict().items()}
+    assert np.array_equal(rows(embed(files[:3], trained)), expected)
+    assert all(torch.equal(value, before[name]) for name, value in trained.state_dict().items())
+    assert trained.training and trained.trunk.stem.norms[0].training and not trained.heads.training
+
+
+@pytest.mark.parametrize("as_file", [io.BytesIO, io.BufferedReader])
+def test_one_open_file_given_several_times_has_the_same_row_each_time(encoder, files, as_file):
+    data = files[4].read_bytes()
+    file = io.BytesIO(data) if as_file is io.BytesIO else io.BufferedReader(io.BytesIO(data))
+    config = ExtractConfig(window_seconds=0.5, threads=4)
+    found = extract.extract([Source(audio) for audio in (file, str(files[2]), file, file)], encoder, config)
+    expected = extract.extract([Source(str(files[i])) for i in (4, 2, 4, 4)], encoder, config)
+    for result, wanted in zip(found, expected, strict=True):
+        assert result.error is None and np.array_equal(result.spans, wanted.spans)
+        np.testing.assert_array_equal(result.embeddings, wanted.embeddings)
+
+
+def test_a_full_batch_begins_before_the_next_is_read(encoder, files):
+    begun = threading.Event()
+
+    def sources():
+        yield Source(str(files[4]))  # 8 windows
+        assert begun.wait(60)
+        yield Source(str(files[2]))
+
+    config = ExtractConfig(window_seconds=0.5, batch_size=8, threads=1)
+    assert len(list(extract.extract(sources(), watched(encoder, lambda _: begun.set()), config))) == 2
+
+
+def test_nothing_is_encoded_after_the_iteration_was_ended(files, encoder):
+    seen = []
+    sources = [Source(str(file)) for file in files]
+    counting = watched(encoder, lambda piece: seen.append(len(piece)))
+    results = extract.extract(sources, counting, ExtractConfig(window_seconds=0.5, batch_size=2))
+    next(results)
+    results.close()
+    before = len(seen)
+    time.sleep(0.1)
+    assert len(seen) == before
+
+
+def test_sources_are_read_no_further_ahead_than_asked(files, encoder):
+    taken = []
+
+    def sources():
+        for file in [*files, *files, *files]:
+            taken.append(file)
+            yield Source(str(file))
+
+    results = extract.extract(sources(), encoder, ExtractConfig(window_seconds=0.5, batch_size=1, threads=2))
+    first = next(results)
+    results.close()
+    assert first.index == 0 and len(taken) <= 1 + 2 + 3  # finished, decoded ahead, in batches ahead
+
+
+def test_a_file_that_fails_midway_gives_no_embedding_and_the_rest_go_on(files, encoder, tmp_path):
+    broken, rng = tmp_path / "broken.flac", np.random.default_rng(1)
+    soundfile.write(broken, 0.1 * rng.standard_normal(RATE * 8), RATE)
+    data = bytearray(broken.read_bytes())
+    data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
+    broken.write_bytes(data)
+    expected = embed(files[1:3], encoder, batch_size=2)
+    for pool in Pool:
+        first, failed, last = embed([files[1], broken, files[2]], encoder, batch_size=2, pool=pool)
+        assert len(failed.embeddings) == len(failed.spans) == 0
+        assert str(failed.error).startswith(f"{broken}: decoding fails after ")
+        if pool is Pool.NONE:
+            assert np.array_equal(first.embeddings, expected[0].embeddings)
+            assert np.array_equal(last.embeddings, expected[1].embeddings)
+        assert first.error is None and last.error is None
+
+
+class LittleMemory:
+    """`_encode` on a device that holds some windows at once and no more."""
+
+    def __init__(self, monkeypatch, most):
+        self.encode, self.most, self.sizes = extract._encode, most, []
+        monkeypatch.setattr(extract, "_encode", self)
+
+    def __call__(self, encoder, windows, config):
+        self.sizes.append(len(windows))
+        if len(windows) > self.most:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+        return self.encode(encoder, windows, config)
+
+
+@pytest.mark.filterwarnings("ignore:batch_size")  # those of smaller batches, which no one waits for
+def test_out_of_memory_halves_the_batch_and_changes_no_result(files, encoder, torch_threads, monkeypatch):
+    torch_threads(1)
+    expected = rows(embed(files, encoder, batch_size=8))
+    device = LittleMemory(monkeypatch, 3)
+    with pytest.warns(
+        UserWarning, match=r"batch_size=8: out of memory on cpu \(CUDA out of memory.*\); going on with 4"
+    ):
+        found = rows(embed(files, encoder, batch_size=8))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    assert device.sizes[:3] == [8, 4, 2]
+    assert device.sizes.count(8) <= 2 and max(device.sizes[4:]) <= 8
+    assert max(device.sizes[-4:]) <= 2  # later batches begin small
+
+
+def test_out_of_memory_for_one_window_says_so(files, encoder, monkeypatch):
+    LittleMemory(monkeypatch, 0)
+    with (
+        warnings.catch_warnings(),
+        pytest.raises(ConfigError, match=r"one window of 8000 samples: out of memory on cpu .*; use a shorter window"),
+    ):
+        warnings.simplefilter("ignore")
+        embed(files, encoder)

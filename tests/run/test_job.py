@@ -1,0 +1,628 @@
+"""Runs that are killed, interrupted, changed and repeated, with a stand-in for the encoder: no weights."""
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import sys
+import time
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from mtslvr.audio.load import find_audio
+from mtslvr.audio.windows import Pool
+from mtslvr.config import EncoderConfig
+from mtslvr.errors import ConfigError
+from mtslvr.run import job
+from mtslvr.run.extract import ExtractConfig
+from mtslvr.run.files import check_output
+from mtslvr.run.recorder import Recorder
+from mtslvr.run.store import read_state
+from mtslvr.run.table import read_table
+
+SECONDS = {"a.wav": 0.1, "b/a.wav": 0.75, "b/c.wav": 0.2, "d.wav": 0.05, "e.wav": 0.42}
+WINDOWS = sum(int(np.ceil(round(seconds / 0.1, 6))) for seconds in SECONDS.values())
+
+
+class Encoded:
+    """Every window that was encoded, by its first sample; in a file, which outlives a process."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def add(self, values):
+        with open(self.path, "ab", buffering=0) as file:
+            file.write(np.float32(values).tobytes())
+
+    def __iter__(self):
+        return iter(np.fromfile(self.path, np.float32).tolist() if self.path.exists() else [])
+
+    def __len__(self):
+        return self.path.stat().st_size // 4 if self.path.exists() else 0
+
+    def clear(self):
+        self.path.unlink(missing_ok=True)
+
+
+class Stub:
+    """What extraction asks of an encoder; embeddings depend on the batch, as on some machines."""
+
+    config = EncoderConfig(window_seconds=0.1)
+    sample_rate = 16000
+    device = torch.device("cpu")
+    encoded = None
+
+    def modules(self):
+        return []
+
+    def embedding_dim(self, features=None, layer=None):
+        return 4
+
+    def embedding(self, batch, features=None, layer=None, *, normalized=False):
+        windows = batch.numpy()
+        self.encoded.add(windows[:, 0])
+        rows = [windows[:, 0], windows[:, 9], windows.mean(axis=1), windows.sum() + windows[:, 3]]
+        return torch.from_numpy(np.stack(rows, 1))
+
+    def project(self, pooled, features):
+        return pooled
+
+
+@pytest.fixture
+def encoded(tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(Stub, "encoded", Encoded(tmp_path_factory.mktemp("encoded") / "windows"))
+    return Stub.encoded
+
+
+@pytest.fixture
+def audio(tmp_path):
+    root = tmp_path / "audio"
+    for seed, (name, seconds) in enumerate(SECONDS.items()):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        write(root / name, seconds, seed)
+    return root
+
+
+def write(path, seconds, seed):
+    samples = np.random.default_rng(seed).standard_normal(int(seconds * 16000)) * 0.1
+    soundfile.write(path, samples, 16000, subtype="FLOAT")
+
+
+def run(audio, out, form, pool="mean", *, stop=False, overwrite=False, until=None, **changes):
+    """What `mtslvr-embed` does; it ends as if killed after the batch with which `until` is true of what is finished."""
+    config = ExtractConfig(pool=Pool(pool), batch_size=3)
+    settings = {"format": form, "pool": pool, "model": "m", "model_sha256": "0" * 64, "features": "concat", **changes}
+    with Recorder(out, settings, 4, overwrite=overwrite) as recorder:
+        found = find_audio([audio]) if not isinstance(audio, list) else find_audio(audio)
+        complete = recorder.state.complete is not None
+        plan = job.make_plan(str(out), found, recorder.state, retry=stop or complete)
+        if complete and not plan.todo and not plan.moved:
+            return plan, []
+        recorder.begin()
+        for old, file in plan.moved:
+            recorder.rename(old, file)
+        steps = []
+        for step in job.embed_files(plan, recorder, Stub(), config, stop=stop):
+            steps.append(step)
+            if until is not None and until(recorder.state):
+                return plan, steps
+        recorder.export(plan.order, complete=not (stop and steps and steps[-1].error))
+    return plan, steps
+
+
+def contents(folder):
+    """Every file but what runs keep for themselves, by name."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {str(path): (folder / path).read_bytes() for path in sorted(found) if ".journal" not in path.parts[0]}
+
+
+def kill(moment, folder, act):
+    """Do something in another process, and kill it when it is about to do its n-th thing to the files of a folder.
+
+    Returns:
+        Whether it was killed, which it is not where it does less than that.
+    """
+    child = os.fork()
+    if child == 0:
+        left = itertools.count(moment - 1, -1)
+
+        def strike(*_):
+            if next(left) == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def hear(event, arguments):
+            if event in ("open", "os.rename", "os.remove", "os.mkdir") and str(folder) in str(arguments[0]):
+                strike()
+
+        connect = sqlite3.connect
+
+        def connect_and_hear(*arguments, **more):
+            database = connect(*arguments, **more)
+            database.set_trace_callback(lambda said: said.split()[0] in ("INSERT", "UPDATE", "SELECT") or strike())
+            return database
+
+        with contextlib.suppress(BaseException):
+            sqlite3.connect = connect_and_hear
+            sys.addaudithook(hear)
+            act()
+            os._exit(0)
+        os._exit(1)
+    status = os.waitpid(child, 0)[1]
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    return os.WIFSIGNALED(status)
+
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that are forked")
+
+
+@needs_fork
+@pytest.mark.parametrize(("form", "pool"), [("npz", "mean"), ("npy", "none"), ("csv", "none")])
+def test_killed_at_any_moment_the_next_run_ends_as_if_nothing_had_happened(audio, tmp_path, encoded, form, pool):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    whole.mkdir()
+    run(audio, whole / f"x.{form}", form, pool)
+    assert len(encoded) == len(set(encoded)) == WINDOWS
+    expected = contents(whole)
+    for moment in itertools.count(1):
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        encoded.clear()
+        if not kill(moment, out, lambda: run(audio, out / f"x.{form}", form, pool)):
+            break
+        run(audio, out / f"x.{form}", form, pool)
+        assert contents(out) == expected, moment
+        assert len(encoded) <= WINDOWS + 9 and len(set(encoded)) == WINDOWS, moment  # three batches of 3
+    assert moment > 20
+
+
+@pytest.mark.parametrize("form", ["npz", "npy", "parquet", "csv", "jsonl"])
+@pytest.mark.parametrize("pool", ["mean", "none"])
+def test_every_format_holds_the_same(audio, tmp_path, encoded, form, pool):
+    run(audio, tmp_path / "x.npz", "npz", pool)
+    run(audio, tmp_path / f"y.{form}", form, pool)
+    one, other = read_table(tmp_path / "x.npz"), read_table(tmp_path / f"y.{form}")
+    np.testing.assert_array_equal(other.embeddings, one.embeddings)
+    np.testing.assert_array_equal([other.start, other.end], [one.start, one.end])
+    assert other.paths == one.paths and len(one.paths) == (len(SECONDS) if pool == "mean" else WINDOWS)
+    assert {**other.settings, "format": "npz"} == one.settings and one.settings["complete"] is True
+
+
+@pytest.mark.parametrize("form", ["npz", "npy", "parquet", "csv", "jsonl"])
+def test_new_and_changed_files_are_embedded_and_the_rest_is_not(audio, tmp_path, encoded, form):
+    out = tmp_path / f"x.{form}"
+    run(audio, out, form)
+    encoded.clear()
+    plan, steps = run(audio, out, form)
+    assert list(encoded) == steps == plan.todo == [] and len(plan.done) == len(SECONDS)
+
+    write(audio / "b" / "a.wav", 0.3, 17)
+    write(audio / "c.wav", 0.1, 18)
+    plan, steps = run(audio, out, form)
+    assert [step.entry.name for step in steps if step.entry] == ["b/a.wav", "c.wav"]
+    assert plan.changed == 1 and len(encoded) == 4
+    run(audio, tmp_path / "anew.npz", "npz")
+    expected, found = read_table(tmp_path / "anew.npz"), read_table(out)
+    assert set(found.paths) == set(expected.paths)
+    if form != "npy":  # which keeps rows where they are
+        assert found.paths == expected.paths
+    order = [found.paths.index(path) for path in expected.paths]
+    np.testing.assert_array_equal(found.embeddings[order, :3], expected.embeddings[:, :3])
+    np.testing.assert_array_equal(found.end[order], expected.end)
+
+
+def test_a_changed_file_with_more_rows_than_before(audio, tmp_path, encoded):
+    for form in ("npz", "npy"):
+        run(audio, tmp_path / f"x.{form}", form, "none")
+    write(audio / "b" / "c.wav", 0.5, 17)
+    for form in ("npz", "npy"):
+        run(audio, tmp_path / f"x.{form}", form, "none")
+        table = read_table(tmp_path / f"x.{form}")
+        rows = [i for i, path in enumerate(table.paths) if path == "b/c.wav"]
+        np.testing.assert_allclose(table.end[rows], [0.1, 0.2, 0.3, 0.4, 0.5])
+        assert len(table.paths) == WINDOWS + 3
+        first = soundfile.read(audio / "b" / "c.wav", dtype="float32")[0]
+        np.testing.assert_array_equal(table.embeddings[rows, 0], first[::1600])
+
+
+def test_an_npy_can_be_read_while_it_grows(audio, tmp_path, encoded, monkeypatch):
+    out = tmp_path / "x.npy"
+    monkeypatch.setattr(time, "monotonic", lambda: 60.0 * len(encoded))  # a minute a window
+    run(audio, out, "npy", until=lambda state: len(state.entries) == 3)
+    table = read_table(out)
+    assert table.paths == ("a.wav", "b/a.wav", "b/c.wav") and table.settings["complete"] is False
+    np.testing.assert_array_equal(table.embeddings, np.load(out))
+    run(audio, out, "npy")
+    run(audio, tmp_path / "whole.npy", "npy")
+    assert out.read_bytes() == (tmp_path / "whole.npy").read_bytes()
+
+
+def test_an_npy_that_is_gone_while_it_grows_is_missed(audio, tmp_path, encoded):
+    out = tmp_path / "x.npy"
+    run(audio, out, "npy")
+    write(audio / "new.wav", 0.1, 50)
+    run(audio, out, "npy", until=lambda state: "new.wav" in str(state.entries))
+    out.rename(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="is gone, with rows of earlier runs; start anew with --overwrite"):
+        run(audio, out, "npy")
+    (tmp_path / "elsewhere").rename(out)
+    run(audio, out, "npy")
+    assert len(read_table(out).paths) == len(SECONDS) + 1
+
+
+def test_an_unfinished_file_that_changes_begins_anew(audio, tmp_path, encoded):
+    out, name = tmp_path / "x.npz", "b/a.wav"
+    run(audio, out, "npz", until=lambda state: state.open is not None)
+    assert read_state(out).open.name == name and not out.exists()
+    write(audio / name, 0.4, 99)
+    encoded.clear()
+    run(audio, out, "npz")
+    table = read_table(out)
+    assert table.end[table.paths.index(name)] == 0.4
+    assert table.embeddings[table.paths.index(name), 0] == pytest.approx(
+        soundfile.read(audio / name, dtype="float32")[0][::1600].mean(), abs=1e-7
+    )
+
+
+def test_a_moved_folder_and_other_names_are_not_embedded_again(audio, tmp_path, encoded):
+    out = tmp_path / "x.csv"
+    run(audio, out, "csv")
+    audio.rename(tmp_path / "moved")
+    encoded.clear()
+    run(tmp_path / "moved", out, "csv")
+    assert list(encoded) == []
+    shutil.copytree(tmp_path / "moved", tmp_path / "other")
+    write(tmp_path / "other" / "a.wav", 0.1, 50)
+    run([tmp_path / "moved", tmp_path / "other"], out, "csv")  # names clash now, and get their folder's
+    assert {path.split("/")[0] for path in read_table(out).paths} == {"moved", "other"}
+    assert len(read_table(out).paths) == 2 * len(SECONDS)
+
+
+def test_rows_of_other_inputs_are_kept_and_names_stay_apart(audio, tmp_path, encoded):
+    out = tmp_path / "x.npy"
+    run(audio / "b", out, "npy")
+    plan, _ = run([audio / "d.wav"], out, "npy")
+    assert len(plan.kept) == 2 and set(read_table(out).paths) == {"a.wav", "c.wav", "d.wav"}
+    before = contents(tmp_path)
+    with pytest.raises(ConfigError, match=r"a\.wav: would go by the name 'a\.wav', which .*b/a\.wav has in .*x\.npy"):
+        run([audio / "a.wav"], out, "npy")
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"features": "invariant"}, "begun with features 'concat', now 'invariant'"),
+        ({"pool": "none"}, "begun with pool 'mean', now 'none'"),
+        ({"dtype": "bfloat16"}, "begun with dtype 'float32', now 'bfloat16'"),
+        ({"form": "npz"}, "begun with format 'csv', now 'npz'"),
+        ({"model": "n", "model_sha256": "1" * 64}, r"begun with model 'm' \(sha256 000000000000\), now 'n' \(sha256 1"),
+        ({"encoder": {"adapter": "none"}}, "begun with model 'm'"),
+    ],
+)
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_settings_are_refused_by_name(audio, tmp_path, encoded, changes, message, finished):
+    out = tmp_path / "x.csv"
+    if finished:
+        run(audio, out, "csv")
+    else:
+        run(audio, out, "csv", until=lambda state: state.entries)
+    before = contents(tmp_path)
+    form = changes.get("form", "csv")
+    with pytest.raises(ConfigError, match=message + r".*with --overwrite"):
+        run(audio, out, form, **{key: value for key, value in changes.items() if key != "form"})
+    assert contents(tmp_path) == before
+
+
+def test_the_same_weights_by_another_name_are_no_other_model(audio, tmp_path, encoded):
+    run(audio, tmp_path / "x.npz", "npz")
+    encoded.clear()
+    run(audio, tmp_path / "x.npz", "npz", model="a folder with the same weights")
+    assert list(encoded) == []
+
+
+@pytest.mark.parametrize("form", ["npz", "npy"])
+def test_overwrite_starts_anew(audio, tmp_path, encoded, form):
+    run(audio, tmp_path / f"x.{form}", form)
+    run(audio / "b", tmp_path / f"x.{form}", form, overwrite=True, features="invariant")
+    table = read_table(tmp_path / f"x.{form}")
+    assert table.paths == ("a.wav", "c.wav") and table.settings["features"] == "invariant"
+
+
+def test_an_output_that_no_journal_knows_is_not_touched(audio, tmp_path, encoded):
+    for name in ("x.npz", "x.npy"):
+        out = tmp_path / name
+        out.write_bytes(b"mine")
+        with pytest.raises(ConfigError, match="exists, and no journal beside it says how it was made"):
+            run(audio, out, name[2:])
+        assert out.read_bytes() == b"mine" and not (tmp_path / f"{name}.journal").exists()
+    assert list(encoded) == []
+
+
+def test_an_output_that_changed_since_is_not_touched(audio, tmp_path, encoded):
+    run(audio, tmp_path / "x.csv", "csv")
+    with open(tmp_path / "x.csv", "a") as file:
+        file.write("a line of mine\n")
+    with pytest.raises(ConfigError, match="when its run ended"):
+        run(audio, tmp_path / "x.csv", "csv")
+    os.remove(tmp_path / "x.csv")  # gone: so the user wants it made again
+    run(audio, tmp_path / "x.csv", "csv")
+    assert len(read_table(tmp_path / "x.csv").paths) == len(SECONDS)
+
+
+def test_two_runs_do_not_write_one_output(audio, tmp_path, encoded):
+    settings = {"format": "npz", "pool": "mean"}
+    with Recorder(tmp_path / "x.npz", settings, 4), pytest.raises(ConfigError, match="another run is writing it"):
+        run(audio, tmp_path / "x.npz", "npz")
+
+
+def test_broken_files_are_tried_again_by_the_run_after(audio, tmp_path, encoded):
+    samples = np.zeros(40000, np.float32)
+    samples[39000] = np.nan  # found when most of its windows are encoded
+    soundfile.write(audio / "b" / "b.wav", samples, 16000, subtype="FLOAT")
+    out = tmp_path / "x.npz"
+    run(audio, out, "npz", "none", until=lambda state: any(entry.error for entry in state.entries.values()))
+    plan, _ = run(audio, out, "npz", "none")
+    assert [entry.name for entry in plan.failed] == ["b/b.wav"] and "NaN" in plan.failed[0].error
+    assert "b/b.wav" not in read_table(out).paths and len(read_table(out).paths) == WINDOWS
+    plan, steps = run(audio, out, "npz", "none")
+    assert [step.file.name for step in steps if step.error] == ["b/b.wav"]
+    write(audio / "b" / "b.wav", 0.2, 3)
+    run(audio, out, "npz", "none")
+    assert read_table(out).paths.count("b/b.wav") == 2
+
+
+def test_stopping_at_the_first_failure_keeps_what_came_before(audio, tmp_path, encoded):
+    (audio / "b" / "b.wav").write_bytes(b"RIFF nothing")
+    out = tmp_path / "x.npz"
+    _, steps = run(audio, out, "npz", stop=True)
+    assert steps[-1].file.name == "b/b.wav" and steps[-1].error is not None
+    table = read_table(out)
+    assert table.paths == ("a.wav", "b/a.wav") and table.settings["complete"] is False
+    write(audio / "b" / "b.wav", 0.1, 3)
+    encoded.clear()
+    run(audio, out, "npz", stop=True)
+    assert len(read_table(out).paths) == len(SECONDS) + 1 and read_table(out).settings["complete"] is True
+    assert len(encoded) == 1 + 2 + 1 + 5
+
+
+@pytest.mark.parametrize("form", ["npz", "npy"])
+def test_a_full_disk_loses_nothing(audio, tmp_path, encoded, monkeypatch, form):
+    for i in range(40):
+        write(audio / f"{'a long name ' * 16}{i}.wav", 0.1, i)
+    run(audio, tmp_path / f"whole.{form}", form)
+    out, connect = tmp_path / f"x.{form}", sqlite3.connect
+
+    def connect_to_little_room(*arguments, **more):
+        database = connect(*arguments, **more)
+        database.execute("PRAGMA max_page_count = 6")
+        return database
+
+    said = r"cannot be written \(database or disk is full\); what is finished is kept in x\.np.\.journal: make space"
+    with monkeypatch.context() as patch, pytest.raises(ConfigError, match=said):
+        patch.setattr(sqlite3, "connect", connect_to_little_room)
+        run(audio, out, form)
+    finished = len(read_state(out).entries)
+    assert 1 <= finished < len(SECONDS) + 40
+    encoded.clear()
+    plan, _ = run(audio, out, form)
+    assert len(plan.done) == finished
+    np.testing.assert_array_equal(read_table(out).embeddings, read_table(tmp_path / f"whole.{form}").embeddings)
+
+
+def test_an_output_that_cannot_be_written_at_the_end_keeps_all(audio, tmp_path, encoded, monkeypatch):
+    out, replace = tmp_path / "x.npz", os.replace
+
+    def refuse(source, target):
+        if str(target) == str(out):
+            raise OSError(13, "Permission denied")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(ConfigError, match=r"cannot be written \(Permission denied\); what is finished is kept"):
+        run(audio, out, "npz")
+    monkeypatch.undo()
+    plan, _ = run(audio, out, "npz")
+    assert plan.todo == [] and len(read_table(out).paths) == len(SECONDS)
+
+
+def test_nothing_usable_leaves_nothing(tmp_path, encoded):
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "audio" / "a.wav").write_bytes(b"nothing")
+    for form in ("npz", "npy"):
+        run(tmp_path / "audio", tmp_path / f"x.{form}", form)
+    assert os.listdir(tmp_path) == ["audio"]
+
+
+@pytest.mark.parametrize(
+    ("leave", "message"),
+    [
+        (lambda state: state.write_bytes(b"nothing of ours" * 100), r"cannot be read \(file is not a database\)"),
+        (lambda state: sqlite3.connect(state).execute("PRAGMA user_version = 99"), "version 99, of a later mtslvr; up"),
+        (
+            lambda state: (state.unlink(), (state.parent / "journal.jsonl").write_text('{"journal": 1}\n')),
+            "of mtslvr 0.2",
+        ),
+        (lambda state: (state.unlink(), state.mkdir()), "cannot be read"),
+    ],
+    ids=["garbage", "later", "0.2", "folder"],
+)
+def test_what_cannot_be_gone_on_with_is_refused_and_overwrite_starts_anew(audio, tmp_path, encoded, leave, message):
+    out = tmp_path / "x.npz"
+    run(audio, out, "npz", until=lambda state: state.entries)
+    leave(tmp_path / "x.npz.journal" / "state.sqlite")
+    with pytest.raises(ConfigError, match=message):
+        run(audio, out, "npz")
+    run(audio, out, "npz", overwrite=True)
+    assert len(read_table(out).paths) == len(SECONDS)
+    plan, _ = run(audio, out, "npz")
+    assert len(plan.done) == len(SECONDS)
+
+
+def alike(*paths):
+    """Give files the time of change of the first, as archives do."""
+    for path in paths:
+        os.utime(path, ns=(os.stat(paths[0]).st_mtime_ns,) * 2)
+
+
+def test_a_file_of_the_same_name_size_and_time_is_another_file(tmp_path, encoded):
+    owl, saw, out = tmp_path / "owl" / "7.wav", tmp_path / "saw" / "7.wav", tmp_path / "all.npz"
+    for seed, path in enumerate((owl, saw)):
+        path.parent.mkdir()
+        write(path, 0.1, seed)
+    alike(owl, saw)
+    run(owl.parent, out, "npz")
+    for gone in (False, True):
+        if gone:
+            owl.unlink()
+        with pytest.raises(ConfigError, match=r"saw/7\.wav: would go by the name '7\.wav', which .*owl/7\.wav has in"):
+            run(saw.parent, out, "npz")
+    table = read_table(out)
+    assert table.paths == ("7.wav",) and len(encoded) == 1
+
+
+def test_files_that_differ_in_few_samples_are_told_apart(tmp_path, encoded):
+    one, two, out = tmp_path / "one" / "7.wav", tmp_path / "two" / "7.wav", tmp_path / "all.npz"
+    for place, path in ((30_000, one), (31_000, two)):  # a click in silence
+        path.parent.mkdir()
+        samples = np.zeros(32_000)
+        samples[place] = 0.5
+        soundfile.write(path, samples, 16000)
+    alike(one, two)
+    run(one.parent, out, "npz")
+    one.unlink()
+    with pytest.raises(ConfigError, match="would go by the name"):
+        run(two.parent, out, "npz")
+
+
+@pytest.mark.parametrize("form", ["npz", "npy"])
+def test_a_folder_and_then_the_one_around_it(tmp_path, encoded, form):
+    inner, outer = tmp_path / "P" / "a" / "x.wav", tmp_path / "P" / "x.wav"
+    inner.parent.mkdir(parents=True)
+    write(inner, 0.1, 0), write(outer, 0.1, 1), alike(inner, outer)
+    run(inner.parent, tmp_path / f"all.{form}", form)
+    run(outer.parent, tmp_path / f"all.{form}", form)
+    table = read_table(tmp_path / f"all.{form}")
+    found = {name: row[0] for name, row in zip(table.paths, table.embeddings, strict=True)}
+    assert found == {
+        "a/x.wav": soundfile.read(inner, dtype="float32")[0][0],
+        "x.wav": soundfile.read(outer, dtype="float32")[0][0],
+    }
+
+
+def test_files_that_were_copied_elsewhere_and_are_gone_here_are_moved(audio, tmp_path, encoded):
+    run(audio, tmp_path / "x.npz", "npz")
+    shutil.copytree(audio, tmp_path / "disk")
+    write(tmp_path / "disk" / "b" / "new.wav", 0.1, 50)
+    shutil.rmtree(audio)
+    encoded.clear()
+    plan, _ = run(tmp_path / "disk", tmp_path / "x.npz", "npz")
+    assert len(plan.moved) == len(SECONDS) and len(encoded) == 1
+    assert len(read_table(tmp_path / "x.npz").paths) == len(SECONDS) + 1
+
+
+def test_parts_that_killed_runs_left_stop_nobody_and_are_deleted(audio, tmp_path, encoded):
+    left = [f"x.npy.{os.getpid()}.part", "x.npy.0f9e8d7c6b5a4f3e.part", "x.npy.index.csv.00aa.part"]
+    others = ["x.npy.mine.part", "x.npy.b.npy.00aa.part", "y.npy.00aa.part"]
+    for name in left + others:
+        (tmp_path / name).write_bytes(b"half")
+    check_output(tmp_path / "x.npy")
+    run(audio, tmp_path / "x.npy", "npy")
+    kept = {"audio", "x.npy", "x.npy.index.csv", "x.npy.meta.json", "x.npy.journal"}
+    assert set(os.listdir(tmp_path)) == {*kept, *others}
+
+
+def test_where_sqlite_has_no_shared_memory_another_way_is_found(audio, tmp_path, encoded, monkeypatch):
+    connect = sqlite3.connect
+
+    class NetworkFolder(sqlite3.Connection):
+        def execute(self, statement, *more):
+            if "WAL" in statement:
+                raise sqlite3.OperationalError("locking protocol")
+            return super().execute(statement, *more)
+
+    run(audio, tmp_path / "whole.npz", "npz", "none")
+    monkeypatch.setattr(sqlite3, "connect", lambda path, **more: connect(path, factory=NetworkFolder, **more))
+    out = tmp_path / "x.npz"
+    run(audio, out, "npz", "none", until=lambda state: state.open is not None)
+    assert os.listdir(tmp_path / "x.npz.journal") and not list(tmp_path.glob("x.npz.journal/*-wal"))
+    plan, _ = run(audio, out, "npz", "none")
+    assert plan.done and out.read_bytes() == (tmp_path / "whole.npz").read_bytes()
+
+
+@pytest.mark.parametrize("form", ["npz", "npy", "parquet", "csv", "jsonl"])
+def test_a_finished_output_of_mtslvr_0_2_is_gone_on_with(audio, tmp_path, encoded, form):
+    out, folder = tmp_path / f"x.{form}", tmp_path / f"x.{form}.journal"
+    run(audio, out, form, "none")
+    state = read_state(out)
+    fields = ("path", "name", "size", "mtime_ns", "first", "rows", "seconds", "error")
+    files = [{field: getattr(entry, field) for field in fields} for entry in state.entries.values()]
+    lines = [
+        {"journal": 1, "settings": state.settings},
+        {"commit": [0, state.total], "files": files, "open": None},
+        {"complete": out.stat().st_size},
+    ]
+    (folder / "state.sqlite").unlink()
+    (folder / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    encoded.clear()
+    plan, steps = run(audio, out, form, "none")
+    assert list(encoded) == steps == [] and len(plan.done) == len(SECONDS)
+    write(audio / "b" / "b.wav", 0.1, 50)
+    run(audio, out, form, "none")
+    assert len(encoded) == 1 and not (folder / "journal.jsonl").exists()
+    run(audio, tmp_path / "anew.npz", "npz", "none")
+    found, expected = read_table(out), read_table(tmp_path / "anew.npz")
+    places = [found.paths.index(name) for name in dict.fromkeys(expected.paths)]
+    firsts = [expected.paths.index(name) for name in dict.fromkeys(expected.paths)]
+    np.testing.assert_array_equal(found.embeddings[places, :2], expected.embeddings[firsts, :2])
+
+
+NAMES = [
+    b"caf\xe9.wav", b'say "a, b".wav', "音.wav".encode(), b"two\nlines.wav", b"two\r\nlines.wav", b"\rx\x0b\x1c.wav",
+    "a\u2028b\x85c.wav".encode(), b"'=1+1.wav", b" spaces .wav", b'"quoted".wav', b"back\\slash.wav", b",.wav",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["npz", "npy", "csv", "jsonl", "parquet"])
+def test_any_name_comes_back_from_any_format(tmp_path, encoded, form):
+    root = os.fsencode(tmp_path / "audio")
+    os.makedirs(root)
+    for seed, name in enumerate(NAMES):
+        write(tmp_path / "x.wav", 0.15, seed)
+        os.replace(os.fsencode(tmp_path / "x.wav"), os.path.join(root, name))
+    (tmp_path / "audio" / "broken\n.wav").write_bytes(b"nothing")
+    run(tmp_path / "audio", tmp_path / f"x.{form}", form, "none")
+    found = read_table(tmp_path / f"x.{form}").paths
+    expected = {os.fsdecode(name) if form != "parquet" else name.decode("utf-8", "backslashreplace") for name in NAMES}
+    assert set(found) == expected and len(found) == 2 * len(NAMES)
+    plan, steps = run(tmp_path / "audio", tmp_path / f"x.{form}", form, "none")
+    assert [step.file.name for step in steps] == ["broken\n.wav"] and len(plan.done) == len(NAMES)
+    assert read_table(tmp_path / f"x.{form}").paths == found
+
+
+def test_a_path_of_more_than_1024_bytes_takes_nothing_from_the_others(audio, tmp_path, encoded):
+    folder = audio.joinpath(*["long" * 50] * 6)
+    folder.mkdir(parents=True)
+    write(tmp_path / "x.wav", 0.1, 9)
+    os.replace(tmp_path / "x.wav", folder / "far.wav")
+    _, steps = run(audio, tmp_path / "x.csv", "csv")
+    ended = [step for step in steps if step.file.name.endswith("far.wav") and (step.entry or step.error)]
+    assert len(ended) == 1 and (ended[0].entry or str(folder) in str(ended[0].error))
+    found = set(read_table(tmp_path / "x.csv").paths)
+    assert {*SECONDS} <= found and (ended[0].error or ended[0].file.name in found)
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.npy.index.csv"])
+def test_lines_of_other_lengths_are_named_and_not_dropped(audio, tmp_path, encoded, name):
+    run(audio, tmp_path / name.removesuffix(".index.csv"), name.removesuffix(".index.csv")[2:])
+    lines = (tmp_path / name).read_text().splitlines(keepends=True)
+    lines[2] = lines[2].replace("b/", "b\n", 1)  # as mtslvr 0.2 wrote a name with a line break
+    (tmp_path / name).write_text("".join(lines))
+    with pytest.raises(ConfigError, match=re.escape(f"{name}, line 3: ")):
+        read_table(tmp_path / name.removesuffix(".index.csv"))

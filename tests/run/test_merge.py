@@ -1,0 +1,231 @@
+"""What `merge` refuses, and where it gets its rows; that it equals a full run is tested in cli/test_shards.py."""
+
+import json
+import os
+import re
+
+import numpy as np
+import pytest
+
+from mtslvr.config import EncoderConfig
+from mtslvr.errors import ConfigError
+from mtslvr.run.export import Rows, export
+from mtslvr.run.files import Format
+from mtslvr.run.merge import Gathered, merge
+from mtslvr.run.recorder import Recorder
+from mtslvr.run.shards import Shard, to_runs
+from mtslvr.run.table import read_table
+
+NAMES = ["a.wav", "b.wav", "c.wav", "d.wav", "e.wav"]
+SETTINGS = {"features": "concat", "model": "m", "model_sha256": "0" * 64, "encoder": EncoderConfig().to_dict()}
+
+
+def part(folder, index, count, names=NAMES, form="npz", rows=None, *, complete=True, places=None, **changes):
+    """The output of a shard; row i of file k is 10 k + i."""
+    shard = Shard(index, count)
+    rows = rows or [1] * len(names)
+    ours = shard.take(range(len(names)))
+    values = np.float32([10 * k + i for k in ours for i in range(rows[k])])
+    described = {**shard.describe(names), "places": to_runs(ours if places is None else places, count)}
+    settings = {**SETTINGS, "format": form, "shard": described, "complete": complete, **changes}
+    files = [(names[k], rows[k]) for k in ours]
+    path = folder / f"out-{index:05}-of-{count:05}.{form}"
+    embeddings, spans = np.stack([values, -values], 1), np.stack([values, values + 1], 1)
+    export(path, Format(form), Rows(files, spans, 2, lambda: [embeddings] if len(embeddings) else []), settings)
+    return path
+
+
+@pytest.mark.parametrize("form", ["npz", "npy", "parquet", "csv", "jsonl"])
+def test_rows_come_in_the_order_of_the_files(tmp_path, form):
+    rows = [1, 3, 2, 1, 2]
+    parts = [part(tmp_path, i, 2, rows=rows, form=form) for i in (2, 1)]
+    merged = merge(tmp_path / f"out.{form}", parts)
+    assert (merged.parts, merged.files, merged.rows, merged.failed, merged.missing) == (2, 5, 9, 0, [])
+    table = read_table(tmp_path / f"out.{form}")
+    values = [10 * k + i for k in range(5) for i in range(rows[k])]
+    assert table.embeddings[:, 0].tolist() == values == table.start.tolist()
+    assert table.embeddings.dtype == np.float32 and (table.embeddings[:, 1] == -table.embeddings[:, 0]).all()
+    assert table.paths == tuple(name for name, count in zip(NAMES, rows, strict=True) for _ in range(count))
+    assert table.settings == {**SETTINGS, "format": form, "complete": True}
+
+
+def test_more_rows_than_a_block(tmp_path):
+    rows = [700, 1, 2000, 30, 1100]
+    for i in (1, 2, 3):
+        part(tmp_path, i, 3, rows=rows)
+    merge(tmp_path / "out.npz")
+    merge(tmp_path / "out.npy", sorted(tmp_path.glob("out-*.npz")))
+    values = [10 * k + i for k in range(5) for i in range(rows[k])]
+    assert read_table(tmp_path / "out.npz").start.tolist() == values
+    assert np.load(tmp_path / "out.npy")[:, 0].tolist() == values
+    assert read_table(tmp_path / "out.npy").paths == read_table(tmp_path / "out.npz").paths
+
+
+def test_files_that_are_no_inputs_come_last_and_once(tmp_path):
+    first = part(tmp_path, 1, 2, places=[0, None, 4])  # c.wav, which the other part has not
+    second = part(tmp_path, 2, 2, places=[1, 3])
+    merge(tmp_path / "out.npz", [first, second])
+    assert read_table(tmp_path / "out.npz").paths == ("a.wav", "b.wav", "d.wav", "e.wav", "c.wav")
+    settings = read_table(second).settings["shard"]
+    moved = part(tmp_path, 2, 2, names=["x", "c.wav", "y", "d.wav", "z"], shard={**settings, "places": [[1, 2]]})
+    merge(tmp_path / "out.npz", [first, moved], overwrite=True)
+    table = read_table(tmp_path / "out.npz")
+    assert table.paths == ("a.wav", "c.wav", "d.wav", "e.wav") and table.start.tolist() == [0, 10, 30, 40]
+
+
+def test_gathered_rows_are_those_of_one_array():
+    whole = np.arange(60, dtype=np.float32).reshape(20, 3)
+    source = np.random.default_rng(0).permutation(20)
+    gathered = Gathered([whole[:5], whole[5:6], whole[6:6], whole[6:]], np.array([0, 5, 6, 6, 20]), source)
+    np.testing.assert_array_equal(np.concatenate(list(gathered.blocks())), whole[source])
+
+
+def refused(folder, parts, message, **options):
+    with pytest.raises(ConfigError, match=message) as raised:
+        merge(folder / "out.npz", parts, **options)
+    assert not (folder / "out.npz").exists()
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"features": "variant"}, "features 'concat', here 'variant'"),
+        ({"model_sha256": "1" * 64}, r"model 'm' \(sha256 000000000000\), here 'm' \(sha256 111111111111\)"),
+        ({"hop_seconds": 2.0}, "hop_seconds None, here 2.0"),
+        ({"encoder": EncoderConfig(window_seconds=1.0).to_dict()}, "model 'm'"),
+    ],
+)
+def test_parts_of_other_settings(tmp_path, changes, told):
+    parts = [part(tmp_path, 1, 2), part(tmp_path, 2, 2, **changes)]
+    message = refused(tmp_path, parts, told)
+    assert message.startswith(f"{parts[1]}: not made as {parts[0]}") and message.endswith("; merge them apart")
+
+
+def test_parts_of_other_lists_or_numbers(tmp_path):
+    one = part(tmp_path, 1, 2)
+    others = [part(tmp_path, 2, 2, names=[*NAMES, "f.wav"]), part(tmp_path, 2, 3)]
+    refused(tmp_path, [one, others[0]], r"shard 2/2 of 6 files, and .* is shard 1/2 of 5 files, of another list")
+    refused(tmp_path, [one, others[1]], "shard 2/3 of 5 files, .*, of another number of parts; .* --shard i/n")
+    renamed = part(tmp_path, 2, 2, names=[*NAMES[:4], "E.wav"])
+    refused(tmp_path, [one, renamed], "of another list; name the parts of one run")
+
+
+def test_one_shard_twice(tmp_path):
+    one, two = part(tmp_path, 1, 2), part(tmp_path, 2, 2)
+    copy = tmp_path / "copy.npz"
+    copy.write_bytes(two.read_bytes())
+    refused(tmp_path, [one, two, copy], re.escape(f"{copy}: shard 2/2, which {two} is already; name it once"))
+
+
+def test_missing_shards(tmp_path):
+    part(tmp_path, 2, 4)
+    message = refused(tmp_path, [], "shard 1, 3, 4 of 4: missing beside")
+    assert "--allow-missing" in message
+    assert merge(tmp_path / "out.npz", allow_missing=True).missing == [1, 3, 4]
+    assert read_table(tmp_path / "out.npz").settings["complete"] is False
+    (tmp_path / "wide").mkdir()
+    names = [str(i) for i in range(40)]
+    part(tmp_path / "wide", 1, 40, names)
+    refused(tmp_path / "wide", [], r"shard 2, 3, .*, 11 \.\.\. of 40: missing")
+
+
+@pytest.mark.parametrize("form", ["npz", "npy", "parquet", "csv", "jsonl"])
+def test_a_part_says_itself_how_many_of_its_files_failed(tmp_path, form):
+    (tmp_path / "parts").mkdir()
+    rows, parts = [1, 1, 0, 1, 1], [part(tmp_path / "parts", i, 7, form=form) for i in (1, 2, 4, 5)]
+    refused(tmp_path, parts, "shard 3 of 7: missing")  # 6 and 7 have no files, and are not
+    shard = {**Shard(3, 7).describe(NAMES), "places": [], "failed": 1}
+    broken = part(tmp_path / "parts", 3, 7, form=form, rows=rows, shard=shard)
+    moved = [path.rename(tmp_path / f"{i} of my parts") for i, path in enumerate([*parts, broken])]
+    for path, old in zip(moved, [*parts, broken], strict=True):
+        for beside in (tmp_path / "parts").glob(f"{old.name}.*"):
+            beside.rename(tmp_path / (path.name + beside.name.removeprefix(old.name)))
+    merged = merge(tmp_path / "out.npz", moved)
+    assert (merged.failed, merged.missing, merged.files) == (1, [], 4)
+    assert read_table(tmp_path / "out.npz").settings["complete"] is True
+    (tmp_path / "out.npz").unlink()
+    log = "".join(json.dumps({"file": "-", "stage": stage, "message": "-"}) + "\n" for stage in ("warning", "decode"))
+    (tmp_path / f"{moved[0].name}.errors.jsonl").write_text(log)  # under this name, of another part
+    refused(tmp_path, moved[:-1], "shard 3 of 7: missing")
+    merged = merge(tmp_path / "out.npz", moved[:-1], allow_missing=True)
+    assert (merged.missing, merged.failed) == ([3], 1) and (tmp_path / "out.npz.errors.jsonl").read_text() == log
+
+
+@pytest.mark.parametrize("form", ["npz", "npy", "parquet", "csv", "jsonl"])
+def test_parts_without_rows_alone_are_no_output(tmp_path, form):
+    shard = {**Shard(1, 1).describe(NAMES), "places": [], "failed": 5}
+    empty = part(tmp_path, 1, 1, form=form, names=[], shard=shard)
+    assert len(read_table(empty).embeddings) == 0
+    refused(tmp_path, [empty], r"not written, for none of the parts has a row")
+
+
+def test_merging_over_an_npy_never_leaves_rows_under_the_names_of_others(tmp_path, monkeypatch):
+    out, replace = tmp_path / "out.npy", os.replace
+    merge(out, [part(tmp_path, 1, 1)])
+    names, replaced = [f"{i}.wav" for i in range(5)], []
+    other = part(tmp_path, 1, 1, names=names)
+
+    def end(source, target):
+        replace(source, target)
+        replaced.append(target)
+        raise KeyboardInterrupt  # before the index is replaced as well
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", end)
+        merge(out, [other], overwrite=True)
+    assert replaced == [out]
+    with pytest.raises(ConfigError, match=r"out\.npy: not embeddings \(.*No such file.*out\.npy\.index\.csv"):
+        read_table(out)
+    merge(out, [other], overwrite=True)
+    assert read_table(out).paths == tuple(names)
+
+
+def test_merging_waits_for_no_run_and_deletes_nothing_of_one(tmp_path):
+    one = part(tmp_path, 1, 1)
+    settings = {**SETTINGS, "format": "npz", "pool": "mean"}
+    with Recorder(tmp_path / "out.npz", settings, 2) as recorder:
+        refused(tmp_path, [one], "another run is writing it")
+        recorder.begin()
+    refused(tmp_path, [one], r"begun by a run of mtslvr-embed that left out\.npz\.journal; .* with --overwrite")
+    assert merge(tmp_path / "out.npz", [one], overwrite=True).rows == 5
+    assert not (tmp_path / "out.npz.journal").exists()
+
+
+def test_parts_that_are_unfinished(tmp_path):
+    one, two = part(tmp_path, 1, 2), part(tmp_path, 2, 2, complete=False)
+    refused(tmp_path, [one, two], re.escape(f"{two}: its run was interrupted; run mtslvr-embed again"))
+    assert merge(tmp_path / "out.npz", [one, two], allow_missing=True).rows == 5
+    assert read_table(tmp_path / "out.npz").settings["complete"] is False
+    (tmp_path / "out.npz").unlink()
+    killed = part(tmp_path, 2, 2, shard=Shard(2, 2).describe(NAMES))
+    refused(tmp_path, [one, killed], "its run was killed; give the same command again", allow_missing=True)
+
+
+def test_parts_that_are_none(tmp_path):
+    (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 nothing")
+    refused(tmp_path, [tmp_path / "broken.npz"], r"broken\.npz: not embeddings")
+    refused(tmp_path, [tmp_path / "nowhere.npz"], r"nowhere\.npz: not embeddings")
+    whole = part(tmp_path, 1, 1, shard=None)
+    refused(tmp_path, [whole], "not the output of a shard; write parts with mtslvr-embed --shard i/n")
+    text = part(tmp_path, 1, 1, form="csv")
+    text.with_name(text.name + ".meta.json").unlink()
+    refused(tmp_path, [text], r"not the output of a shard \(out-00001-of-00001\.csv\.meta\.json is not beside it\)")
+    for shard in ({"places": [[0, 4]]}, {"places": [[0]]}, {"index": 9}, {"count": "2"}):
+        settings = {**Shard(1, 1).describe(NAMES), "places": [[0, 5]], **shard}
+        refused(tmp_path, [part(tmp_path, 1, 1, shard=settings)], "its rows are not those that its settings speak of")
+
+
+def test_outputs_that_cannot_be_written(tmp_path):
+    one = part(tmp_path, 1, 1)
+    with pytest.raises(ConfigError, match=r"unknown format '\.xls'"):
+        merge(tmp_path / "out.xls", [one])
+    with pytest.raises(ConfigError, match="does not exist; make it with mkdir -p"):
+        merge(tmp_path / "nowhere" / "out.npz", [one])
+    with pytest.raises(ConfigError, match=r"no parts such as other-00001-of-00002\.npz beside it"):
+        merge(tmp_path / "other.npz")
+    (tmp_path / "out.npz").write_bytes(b"mine")
+    with pytest.raises(ConfigError, match="exists; choose another name, or replace it with --overwrite"):
+        merge(tmp_path / "out.npz", [one])
+    assert (tmp_path / "out.npz").read_bytes() == b"mine"
+    assert merge(tmp_path / "out.npz", [one], overwrite=True).rows == 5

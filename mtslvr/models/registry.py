@@ -37,7 +37,7 @@ class Card:
 
 def bundled() -> dict[str, Path]:
     """Bundled names and their folders: in the installed package, or in the repository of an editable install."""
-    here = Path(__file__).parent
+    here = Path(__file__).parent.parent  # the package
     for root in (here / "weights", here.parent / "weights"):
         found = {path.parent.name: path.parent for path in sorted(root.glob(f"*/{checkpoint.WEIGHTS_NAME}"))}
         if found:

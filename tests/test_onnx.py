@@ -24,6 +24,7 @@ from mtslvr.onnx.nodes import Nodes
 REASON = "needs the extra: pip install 'mtslvr[onnx]'"
 onnx = pytest.importorskip("onnx", reason=REASON)
 onnxruntime = pytest.importorskip("onnxruntime", reason=REASON)
+pytestmark = pytest.mark.extra("onnx")
 
 # Each kind of adapter, one and two tasks and heads, one and three channels; all with the published phase.
 VARIANTS = ["none_c3", "split_c3_s2", "bn_c3_s1t2", "series_c3_s2", "parallel_c1_s2", "parallel_c3_s1t1"]

@@ -50,7 +50,8 @@ class Search:
         remedy = (
             "install ffmpeg to read them" if ffmpeg.SUFFIXES & self.left_out.keys() else "convert them to WAV or FLAC"
         )
-        return f"{self.left_out.total()} files left out: {counts}; {remedy}"
+        files = "1 file" if self.left_out.total() == 1 else f"{self.left_out.total()} files"
+        return f"{files} left out: {counts}; {remedy}"
 
 
 def find_audio(inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[FoundAudio]:

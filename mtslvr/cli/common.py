@@ -1,4 +1,4 @@
-"""What all commands share: errors to exit codes, commands imported when they are called."""
+"""What all commands share: words, errors to exit codes, commands imported when they are called."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ import click
 from ..errors import CheckpointError, ConfigError, HubError, MTSLVRError
 
 EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE, EXIT_NO_WEIGHTS, EXIT_NO_AUDIO, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
+EXIT_CODES = """\b
+Exit codes: 0 done, 2 wrong usage or input, 3 weights unavailable, 130 interrupted, 143 ended by SIGTERM.
+"""
 # Control characters, line breaks among them, bytes that are no text, and how Python writes them.
 _CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160), *range(0xDC80, 0xDD00))}
 
@@ -37,6 +40,11 @@ def echo(line: str, err: bool = False) -> None:
         click.echo(os.fsencode(line))
 
 
+def counted(number: int, thing: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def check_stdout() -> None:
     """See that what is asked for on standard output has somewhere to go.
 
@@ -49,6 +57,9 @@ def check_stdout() -> None:
 
 class Command(click.Command):
     """A command whose mtslvr errors become one line on stderr and an exit code."""
+
+    def __init__(self, name: str, *, epilog: str = EXIT_CODES, **kwargs: Any) -> None:
+        super().__init__(name, epilog=epilog, **kwargs)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Take the arguments."""

@@ -36,7 +36,6 @@ class Inputs:
         files: audio files, each once.
         missing: what was given and is not there, folders within it that cannot be listed, and a message about each.
         repeated: how often a file was named again.
-        given: paths, those of lists included.
         names: what all files go by in the output, where this is a part of them.
         left_out: a sentence on the files of audio formats that cannot be read here; "" where there are none.
     """
@@ -44,14 +43,13 @@ class Inputs:
     files: list[FoundAudio] = field(default_factory=list)
     missing: list[tuple[str, str]] = field(default_factory=list)
     repeated: int = 0
-    given: int = 0
     names: list[str] = field(default_factory=list)
     left_out: str = ""
 
     def part(self, shard: Shard) -> Inputs:
         """The share of one shard in the files and in what is missing."""
         names = [file.name for file in self.files]
-        return Inputs(shard.take(self.files), shard.take(self.missing), self.repeated, self.given, names, self.left_out)
+        return Inputs(shard.take(self.files), shard.take(self.missing), self.repeated, names, self.left_out)
 
 
 def gather(arguments: Sequence[str], stdin: str = "auto") -> Inputs:
@@ -68,7 +66,6 @@ def gather(arguments: Sequence[str], stdin: str = "auto") -> Inputs:
 
     inputs, usable, listed = Inputs(), [], 0
     for path, origin in expand(arguments, stdin):
-        inputs.given += 1
         try:
             listed += len(search([path]).files)
             usable.append(path)
@@ -82,14 +79,7 @@ def gather(arguments: Sequence[str], stdin: str = "auto") -> Inputs:
 
 
 def expand(arguments: Sequence[str], stdin: str = "auto") -> Iterator[tuple[str, str]]:
-    """Paths, lists replaced by their lines, and where in a list each one stands.
-
-    Args:
-        arguments: see `gather`, as the other.
-        stdin: see `gather`.
-    Raises:
-        ConfigError: see `gather`.
-    """
+    """Paths, lists replaced by their lines, and where in a list each one stands; see `gather`."""
     for argument in arguments:
         if argument == "-":
             yield from _standard_input(sys.stdin.buffer, stdin)
@@ -118,12 +108,7 @@ def _standard_input(stream: BinaryIO, kind: str) -> Iterator[tuple[str, str]]:
 
 
 def _make_seekable(head: bytes, stream: BinaryIO) -> None:
-    """Have /dev/stdin be a file, which is opened more than once, at its beginning.
-
-    Args:
-        head: what is read of it.
-        stream: the rest.
-    """
+    """Have /dev/stdin be a file, which is opened more than once, at its beginning; `head` is what was read of it."""
     import shutil
     import tempfile
 

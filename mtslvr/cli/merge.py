@@ -7,7 +7,7 @@ import os
 
 import click
 
-from .common import Command
+from .common import Command, counted, echo
 
 
 @click.command("merge", cls=Command, short_help="Join the outputs of mtslvr-embed --shard.")
@@ -35,11 +35,11 @@ def merge_command(
     named = [path for part in parts for path in _expand(part)]
     merged = merge(output, named, form=form, allow_missing=allow_missing, overwrite=overwrite)
     if not quiet:
-        left_out = f", {len(merged.missing)} shards missing" if merged.missing else ""
-        log = f", listed in {output}.errors.jsonl" if os.path.exists(f"{output}.errors.jsonl") else ""
-        failed = f", {merged.failed} failed{log}" if merged.failed else ""
-        said = f"{merged.files} files of {merged.parts} parts{failed}{left_out}; {merged.rows} rows in {output}"
-        click.echo(said, err=True)
+        said = [f"{counted(merged.files, 'file')} of {counted(merged.parts, 'part')}"]
+        said += [f"{merged.failed} failed"] if merged.failed else []
+        said += [f"listed in {output}.errors.jsonl"] if os.path.exists(f"{output}.errors.jsonl") else []
+        said += [f"{counted(len(merged.missing), 'shard')} missing"] if merged.missing else []
+        echo(f"{', '.join(said)}; {counted(merged.rows, 'row')} in {output}", err=True)
 
 
 def _expand(part: str) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .common import Command
+from .common import Command, counted, echo
 
 
 @click.command("plot", cls=Command, short_help="Draw a map of an embeddings file.")
@@ -50,4 +50,4 @@ def plot_command(embeddings: Path, output: Path, labels: str, method: str, title
     title = title or ", ".join([embeddings.name, *(Path(str(text)).name for text in made if text)])
     names = ("first principal component", "second principal component") if method == "pca" else ("UMAP 1", "UMAP 2")
     draw(output, points, classes, row_names(table), title, names)
-    click.echo(f"{output}: {len(points)} points, {len(set(classes))} classes", err=True)
+    echo(f"{output}: {counted(len(points), 'point')}, {len(set(classes))} classes", err=True)

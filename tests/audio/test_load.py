@@ -491,7 +491,7 @@ def test_files_that_only_ffmpeg_reads(tmp_path, monkeypatch, no_ffmpeg):
     monkeypatch.setenv("PATH", str(tmp_path))
     found = search(tmp_path)
     assert [file.name for file in found.files] == ["a.M4A", "b/b.m4a", "b/c.wma", "d.wav"]
-    assert found.left_out_text == "1 files left out: 1 .mid; convert them to WAV or FLAC"
+    assert found.left_out_text == "1 file left out: 1 .mid; convert them to WAV or FLAC"
     assert search(tmp_path / "b").left_out_text == ""
 
 

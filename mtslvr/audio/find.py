@@ -33,11 +33,13 @@ class Search:
 
     Attributes:
         files: audio, each file once.
+        repeated: how often a file was named again.
         unlisted: folders that cannot be listed, and a message about each.
         left_out: how many files of other audio formats there are, by suffix.
     """
 
     files: list[FoundAudio] = field(default_factory=list)
+    repeated: int = 0
     unlisted: list[tuple[str, str]] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
 
@@ -92,12 +94,18 @@ def search(inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) ->
     for given in inputs:
         group = _expand(os.fsdecode(given), search)
         places = {os.path.abspath(group.folder / relative): relative for relative in group.relative}
+        search.repeated += sum(place in seen for place in places)
         groups.append(_Group(group.folder, [places[place] for place in places if place not in seen]))
         seen.update(places)
     names = _unique_names(groups)
     paths = [group.folder / relative for group in groups for relative in group.relative]
     search.files = [FoundAudio(path, name) for path, name in zip(paths, names, strict=True)]
     return search
+
+
+def missing(path: str) -> str:
+    """What is said of an input that is not there."""
+    return f"{path!r}: no such file or folder; check the path"
 
 
 class _Group(NamedTuple):
@@ -110,7 +118,7 @@ def _expand(given: str, search: Search) -> _Group:
     if given and os.path.isdir(path):
         return _Group(path, sorted(_walk(path, search), key=PurePath.as_posix))
     if not given or not os.path.lexists(path):
-        raise AudioError(f"{given!r}: no such file or folder; check the path")
+        raise AudioError(missing(given))
     return _Group(path.parent, [PurePath(path.name)])
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
@@ -15,8 +16,10 @@ EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE, EXIT_NO_WEIGHTS, EXIT_NO_AUDIO, EXIT_INTE
 EXIT_CODES = """\b
 Exit codes: 0 done, 2 wrong usage or input, 3 weights unavailable, 130 interrupted, 143 ended by SIGTERM.
 """
+FORMATS = click.Choice(["npz", "npy", "parquet", "csv", "jsonl"])  # of embeddings
 # Control characters, line breaks among them, bytes that are no text, and how Python writes them.
 _CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160), *range(0xDC80, 0xDD00))}
+FC = TypeVar("FC", bound=Callable[..., Any])
 
 
 class Failure(click.ClickException):
@@ -25,6 +28,11 @@ class Failure(click.ClickException):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(printable(message))
         self.exit_code = exit_code  # type: ignore[misc]  # click's own way to set it
+
+
+def choice(name: str, values: list[str], help: str) -> Callable[[FC], FC]:
+    """An option that is one of some words, the first by default."""
+    return click.option(name, type=click.Choice(values), default=values[0], show_default=True, help=help)
 
 
 def printable(line: str) -> str:

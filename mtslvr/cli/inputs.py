@@ -61,21 +61,16 @@ def gather(arguments: Sequence[str], stdin: str = "auto") -> Inputs:
     Raises:
         ConfigError: a list that cannot be read, or is none.
     """
-    from ..audio.find import search
-    from ..errors import AudioError
+    from ..audio.find import missing, search
 
-    inputs, usable, listed = Inputs(), [], 0
+    there, absent = [], []
     for path, origin in expand(arguments, stdin):
-        try:
-            listed += len(search([path]).files)
-            usable.append(path)
-        except AudioError as error:
-            inputs.missing.append((path, f"{origin}{error}"))
-    found = search(usable)
-    inputs.files, inputs.left_out = found.files, found.left_out_text
-    inputs.missing += found.unlisted
-    inputs.repeated = listed - len(inputs.files)
-    return inputs
+        if os.path.lexists(path):
+            there.append(path)
+        else:
+            absent.append((path, f"{origin}{missing(path)}"))
+    found = search(there)
+    return Inputs(found.files, absent + found.unlisted, found.repeated, left_out=found.left_out_text)
 
 
 def expand(arguments: Sequence[str], stdin: str = "auto") -> Iterator[tuple[str, str]]:

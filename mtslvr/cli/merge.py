@@ -7,18 +7,13 @@ import os
 
 import click
 
-from .common import Command, counted, echo
+from .common import FORMATS, Command, counted, echo
 
 
 @click.command("merge", cls=Command, short_help="Join the outputs of mtslvr-embed --shard.")
 @click.argument("output", metavar="OUT", type=click.Path())
 @click.argument("parts", nargs=-1, metavar="PART...", type=click.Path())
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["npz", "npy", "parquet", "csv", "jsonl"]),
-    help="What to write.  [default: the suffix of OUT]",
-)
+@click.option("--format", "form", type=FORMATS, help="[default: the suffix of OUT]")
 @click.option("--allow-missing", is_flag=True, help="Go on without shards that are missing or were interrupted.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.")
 @click.option("-q", "--quiet", is_flag=True, help="No summary; errors only.")

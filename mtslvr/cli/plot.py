@@ -6,33 +6,20 @@ from pathlib import Path
 
 import click
 
-from .common import Command, counted, echo
+from .common import Command, choice, counted, echo
 
 
 @click.command("plot", cls=Command, short_help="Draw a map of an embeddings file.")
 @click.argument("embeddings", type=click.Path(path_type=Path))
 @click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="MAP",
+    "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="MAP",
     help="A picture (.png, .svg, .pdf), or a page (.html) that names the files under the pointer.",
-)
+)  # fmt: skip
 @click.option(
-    "--labels",
-    default="by-folder",
-    show_default=True,
-    metavar="by-folder|none|FILE.csv",
+    "--labels", default="by-folder", show_default=True, metavar="by-folder|none|FILE.csv",
     help="What the colours tell: the folder of a file, nothing, or the label that a csv of file and label gives it.",
-)
-@click.option(
-    "--method",
-    type=click.Choice(["pca", "umap"]),
-    default="pca",
-    show_default=True,
-    help="Principal components, or UMAP, which keeps neighbours together and needs umap-learn.",
-)
+)  # fmt: skip
+@choice("--method", ["pca", "umap"], "Principal components, or UMAP, which keeps neighbours together.")
 @click.option("--title", help="Above the map.  [default: name, model and features of the file]")
 def plot_command(embeddings: Path, output: Path, labels: str, method: str, title: str | None) -> None:
     """Draw a map of EMBEDDINGS, a file that mtslvr-embed wrote: a point a row, near where they sound alike.

@@ -115,7 +115,7 @@ def test_lists_name_their_missing_files(audio, model, embed, tmp_path):
     (tmp_path / "list.txt").write_text("\r\n".join(map(str, listed)))
     result = embed(f"@{tmp_path}/list.txt", "-o", tmp_path / "x.npz", "--model", model, code=1)
     assert f"skipped {tmp_path}/list.txt, line 3: '{tmp_path}/nowhere.wav': no such file" in result.stderr
-    assert "named more than once: 1 file" in result.stderr
+    assert "named more than once: 1 file;" in result.stderr
     assert read_table(tmp_path / "x.npz").paths == (f"{audio.name}/a.wav", "deep/a.wav")
     [line] = (tmp_path / "x.npz.errors.jsonl").read_text().splitlines()
     assert json.loads(line)["file"] == str(tmp_path / "nowhere.wav") and json.loads(line)["stage"] == "find"

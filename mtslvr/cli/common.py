@@ -1,8 +1,7 @@
-"""What all commands share: words, errors to exit codes, commands imported when they are called."""
+"""What all commands share: words, options, and errors to exit codes."""
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -12,7 +11,7 @@ import click
 
 from ..errors import CheckpointError, ConfigError, HubError, MTSLVRError
 
-EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE, EXIT_NO_WEIGHTS, EXIT_NO_AUDIO, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
+EXIT_SOME_FAILED, EXIT_USAGE, EXIT_NO_WEIGHTS, EXIT_NO_AUDIO, EXIT_INTERRUPTED = 1, 2, 3, 4, 130
 EXIT_CODES = """\b
 Exit codes: 0 done, 2 wrong usage or input, 3 weights unavailable, 130 interrupted, 143 ended by SIGTERM.
 """
@@ -87,23 +86,3 @@ class Command(click.Command):
             raise Failure(str(error), EXIT_USAGE) from error
         except KeyboardInterrupt:
             raise Failure("interrupted", EXIT_INTERRUPTED) from None
-
-
-class LazyGroup(click.Group):
-    """A group whose commands are imported when they are called or helped on."""
-
-    def __init__(self, *args: Any, lazy: dict[str, str], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.lazy = lazy
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names in the order given."""
-        return list(self.lazy)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, imported now."""
-        if cmd_name not in self.lazy:
-            return None
-        module, attribute = self.lazy[cmd_name].split(":")
-        command: click.Command = getattr(importlib.import_module(module, __package__), attribute)
-        return command

@@ -12,9 +12,7 @@ import click
 from ..errors import CheckpointError, ConfigError, HubError, MTSLVRError
 
 EXIT_SOME_FAILED, EXIT_USAGE, EXIT_NO_WEIGHTS, EXIT_NO_AUDIO, EXIT_INTERRUPTED = 1, 2, 3, 4, 130
-EXIT_CODES = """\b
-Exit codes: 0 done, 2 wrong usage or input, 3 weights unavailable, 130 interrupted, 143 ended by SIGTERM.
-"""
+EXIT_CODES = "Exit codes: 0 done, 2 wrong usage or input, 3 weights unavailable, 130 interrupted, 143 ended by SIGTERM."
 FORMATS = click.Choice(["npz", "npy", "parquet", "csv", "jsonl"])  # of embeddings
 # Control characters, line breaks among them, bytes that are no text, and how Python writes them.
 _CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160), *range(0xDC80, 0xDD00))}

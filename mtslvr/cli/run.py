@@ -61,23 +61,14 @@ class Weights:
 
 @dataclass(frozen=True)
 class Run:
-    """One call of the command.
-
-    Attributes:
-        weights: which encoder.
-        config: how files become embeddings.
-        form: of the output.
-        overwrite: whatever an earlier run left.
-        whole: count recordings that are cut short as broken.
-        report: where the output is, and what is told.
-    """
+    """One call of the command."""
 
     weights: Weights
     config: ExtractConfig
-    form: str
-    overwrite: bool
-    whole: bool
-    report: Report
+    form: str  # of the output
+    overwrite: bool  # whatever an earlier run left
+    whole: bool  # count recordings that are cut short as broken
+    report: Report  # where the output is, and what is told
 
     def start(self, found: Inputs) -> None:
         """Embed, write, tell."""

@@ -40,7 +40,7 @@ SLURM = {
     "SLURM_ARRAY_TASK_COUNT": "1",
     "SLURM_CPUS_PER_TASK": "2",
 }
-MODULES = ("sklearn", "pyarrow", "matplotlib", "plotly", "onnx", "onnxruntime")
+MODULES = ("sklearn", "pyarrow", "matplotlib", "plotly", "onnx", "onnxruntime", "onnxscript")
 
 RELAY = """\
 #!{python} -IS

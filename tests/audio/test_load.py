@@ -171,7 +171,7 @@ def test_one_sample(tmp_path, rate, length):
 
 def test_one_sample_that_resampling_leaves_nothing_of(tmp_path):
     path = write(tmp_path / "a.wav", np.ones(1) / 2, 44100)
-    assert error_of(path, 16000) == (f"{path}: at 44100 Hz shorter than one sample at 16000 Hz; leave it out")
+    assert error_of(path, 16000) == f"{path}: zero samples; leave it out"
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.aiff", "a.mp3", "a.ogg"])

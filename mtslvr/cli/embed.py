@@ -50,6 +50,9 @@ Exit codes: 0 every file embedded, 1 some files failed and the rest is written, 
 @click.option("--window", type=float, metavar="SECONDS", help="Length of a window.  [default: the model's, 5]")
 @click.option("--hop", type=float, metavar="SECONDS", help="From one window to the next.  [default: the window]")
 @click.option(
+    "--channel", default="mix", metavar="mix|N", help="The mean over channels, or one, counted from 0.  [default: mix]"
+)
+@click.option(
     "--pool",
     type=click.Choice(["mean", "none"]),
     default="mean",
@@ -108,6 +111,7 @@ def embed_command(
     layer: str,
     window: float | None,
     hop: float | None,
+    channel: str,
     pool: str,
     device: str,
     dtype: str,
@@ -135,6 +139,7 @@ def embed_command(
     Files that are in OUT already are left alone: the same command goes on with an interrupted run, and embeds what
     is new or changed after a finished one.
     """
+    from ..audio.load import Excerpt, parse_channel
     from ..audio.windows import Pool
     from ..config import Features, Layer
     from ..run.extract import ExtractConfig
@@ -145,7 +150,9 @@ def embed_command(
     output = output if part is None or output == STDOUT else part.output(output)
     chosen = parse_format(output, form)
     target = None if output == STDOUT else check_output(output, form)
-    config = ExtractConfig(Features(features), Layer(layer), Pool(pool), window, hop, batch_size, threads)
+    excerpt = Excerpt(parse_channel(channel))
+    how = Features(features), Layer(layer), Pool(pool), window, hop, batch_size, threads
+    config = ExtractConfig(*how, excerpt=excerpt)
     report = Report(output, target, part, on_error, dry_run, as_json, quiet, verbose)
     if target is None or dry_run or as_json:
         check_stdout()

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from ..audio.load import AudioInput, audio_label, iter_blocks
+from ..audio.load import WHOLE, AudioInput, Excerpt, audio_label, iter_blocks
 from ..audio.recordings import Notes
 from ..audio.windows import Float32, iter_windows, moments, standardize
 from ..config import Normalization
@@ -43,39 +43,39 @@ class Source:
     notes: Notes = field(default_factory=Notes)
 
 
-def _windows(source: Source, encoder: Encoder, seconds: tuple[float, float]) -> Iterator[Window]:
-    rate = encoder.sample_rate
-
-    def fresh() -> Iterator[Window]:
-        notes = source.notes
-        blocks = iter_blocks(source.audio, rate, sample_rate=source.sample_rate, label=source.label, notes=notes)
-        yield from iter_windows(blocks, *seconds, rate)
-        if source.whole and notes.incomplete:
-            label = source.label or audio_label(source.audio)
-            raise AudioError(f"{label}: {notes.incomplete}; repair it, or have what is there embedded")
-
+def _windows(source: Source, encoder: Encoder, seconds: tuple[float, float], excerpt: Excerpt) -> Iterator[Window]:
+    """The windows of one input, with start and end in seconds of the recording."""
     if encoder.config.normalization is not Normalization.FILE:
-        yield from itertools.islice(fresh(), source.skip, None)
+        yield from itertools.islice(_cut(source, encoder.sample_rate, seconds, excerpt), source.skip, None)
         return
-    mean, std = moments(window for window, _, _ in fresh())
-    for window, start, end in itertools.islice(fresh(), source.skip, None):
+    mean, std = moments(window for window, _, _ in _cut(source, encoder.sample_rate, seconds, excerpt))
+    for window, start, end in itertools.islice(_cut(source, encoder.sample_rate, seconds, excerpt), source.skip, None):
         yield standardize(window, mean, std), start, end
+
+
+def _cut(source: Source, rate: int, seconds: tuple[float, float], excerpt: Excerpt) -> Iterator[Window]:
+    audio, label, notes, begin = source.audio, source.label, source.notes, excerpt.start or 0.0
+    blocks = iter_blocks(audio, rate, sample_rate=source.sample_rate, label=label, notes=notes, excerpt=excerpt)
+    for window, start, end in iter_windows(blocks, *seconds, rate):
+        yield window, begin + start, begin + end
+    if source.whole and notes.incomplete:
+        label = label or audio_label(audio)
+        raise AudioError(f"{label}: {notes.incomplete}; repair it, or have what is there embedded")
 
 
 class _Decoder(threading.Thread):
     """Decodes one source into a bounded queue."""
 
-    def __init__(self, source: Source, encoder: Encoder, seconds: tuple[float, float]) -> None:
+    def __init__(self, source: Source, windows: Iterator[Window]) -> None:
         super().__init__(daemon=True, name=f"decode {source.label or audio_label(source.audio)}")
-        self.source = source
-        self._arguments = source, encoder, seconds
+        self.source, self._windows = source, windows
         self._queue: queue.Queue[list[Window] | BaseException | None] = queue.Queue(_CHUNKS_AHEAD)
         self._stopped = threading.Event()
 
     def run(self) -> None:
         try:
             chunk: list[Window] = []
-            for window in _windows(*self._arguments):
+            for window in self._windows:
                 chunk.append(window)
                 if len(chunk) == _CHUNK:
                     self._put(chunk)
@@ -108,7 +108,11 @@ class _Decoder(threading.Thread):
 
 
 def decode_ahead(
-    sources: Iterable[Source], encoder: Encoder, seconds: tuple[float, float], threads: int
+    sources: Iterable[Source],
+    encoder: Encoder,
+    seconds: tuple[float, float],
+    threads: int,
+    excerpt: Excerpt = WHOLE,
 ) -> Iterator[Iterator[Window]]:
     """Decode inputs in threads of their own, a bounded number of windows ahead.
 
@@ -117,6 +121,7 @@ def decode_ahead(
         encoder: says rate and normalisation.
         seconds: length of a window, and from one to the next.
         threads: inputs decoded side by side.
+        excerpt: what is read of each.
     Yields:
         For each source, in order, its windows with start and end in seconds.
     Raises:
@@ -134,7 +139,7 @@ def decode_ahead(
             if _is_read(source, running):
                 held.append(source)
                 return
-            decoder = _Decoder(source, encoder, seconds)
+            decoder = _Decoder(source, _windows(source, encoder, seconds, excerpt))
             decoder.start()
             running.append(decoder)
 

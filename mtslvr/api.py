@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .audio.load import Excerpt, audio_label, parse_channel
+from .audio.load import Excerpt, audio_label
 from .audio.windows import Float32, Float64, Pool
 from .config import Features, Layer, parse_enum
 from .errors import AudioError, ConfigError
@@ -239,7 +239,7 @@ def embed_files(
     if is_single(paths):
         said = "pass a list or another iterable of inputs, such as pathlib.Path(folder).rglob('*.wav')"
         raise AudioError(f"type {type(paths).__name__}: {said}; for one input there is mtslvr.embed")
-    config = dataclasses.replace(config, excerpt=Excerpt(parse_channel(channels), start, end))
+    config = dataclasses.replace(config, excerpt=Excerpt(channels, start, end))
     results = _results(paths, sample_rate, get_encoder(encoder), config, stop=on_error == "raise")
     if not progress:
         return results

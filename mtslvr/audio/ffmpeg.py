@@ -40,12 +40,11 @@ def may_read(head: bytes, suffix: str) -> bool:
 
 
 class FfmpegStream:
-    """The first audio stream of a file, being decoded.
+    """The first audio stream of a file, as ffmpeg gives it.
 
     Attributes:
-        rate: Hz.
+        rate: Hz; 0 where there is no audio.
         frames: how many have been read.
-        complaint: the last line that ffmpeg wrote to standard error; None where there is none.
     """
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
@@ -54,14 +53,14 @@ class FfmpegStream:
         self._lines: deque[bytes] = deque(maxlen=1)
         self._listener = threading.Thread(target=self._lines.extend, args=(process.stderr,), daemon=True)
         self._listener.start()
-        _, start, _, _, self.rate, self._channels = struct.unpack(
-            _HEADER, self._output.read(struct.calcsize(_HEADER)).ljust(struct.calcsize(_HEADER), b"\0")
-        )
-        self._output.read(max(0, start - struct.calcsize(_HEADER)))
+        size = struct.calcsize(_HEADER)
+        header = self._output.read(size).ljust(size, b"\0")
+        _, start, _, _, self.rate, self._channels = struct.unpack(_HEADER, header)
+        self._output.read(max(0, start - size))
 
     @property
     def complaint(self) -> str | None:
-        """After the last block."""
+        """The last line that ffmpeg wrote to standard error, after the last block; None where there is none."""
         self._listener.join()
         return one_line(self._lines[0].decode(errors="replace")) if self._lines else None
 

@@ -47,10 +47,10 @@ class Search:
         if not self.left_out:
             return ""
         counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(self.left_out.items()))
-        remedy = (
-            "install ffmpeg to read them" if ffmpeg.SUFFIXES & self.left_out.keys() else "convert them to WAV or FLAC"
-        )
-        return f"{self.left_out.total()} files left out: {counts}; {remedy}"
+        readable = ffmpeg.SUFFIXES & self.left_out.keys()
+        files = "1 file" if self.left_out.total() == 1 else f"{self.left_out.total()} files"
+        remedy = "install ffmpeg to read them" if readable else "convert them to WAV or FLAC"
+        return f"{files} left out: {counts}; {remedy}"
 
 
 def find_audio(inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[FoundAudio]:
@@ -118,21 +118,17 @@ def _walk(root: Path, search: Search) -> Iterator[PurePath]:
         message = f"{error.filename}: cannot be listed ({error.strerror}); make it readable"
         search.unlisted.append((os.fsdecode(error.filename), message))
 
-    suffixes = AUDIO_SUFFIXES | ffmpeg.SUFFIXES if ffmpeg.available() else AUDIO_SUFFIXES
+    suffixes = AUDIO_SUFFIXES | (ffmpeg.SUFFIXES if ffmpeg.available() else frozenset())
     others = (ffmpeg.SUFFIXES | _UNREADABLE) - suffixes
     # Linked folders wait until the real ones are done, so that a folder met twice keeps its real name.
     pending, entered = [os.fspath(root)], set()
     while pending:
         for folder, subfolders, files in os.walk(pending.pop(0), onerror=note):
-            try:
-                status = os.stat(folder)
-            except OSError as error:  # gone meanwhile
-                note(error)
-                continue
-            if (status.st_dev, status.st_ino) in entered:
+            place = os.path.realpath(folder)
+            if place in entered:
                 subfolders.clear()
                 continue
-            entered.add((status.st_dev, status.st_ino))
+            entered.add(place)
             subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
             links = (os.path.join(folder, name) for name in subfolders)
             pending += [link for link in links if os.path.islink(link)]

@@ -115,11 +115,11 @@ def _flac(file: BinaryIO, reader: BinaryIO, size: int) -> Layout:
 
 
 def _mp3(file: BinaryIO, reader: BinaryIO, size: int) -> Layout | None:
-    found = mp3.find_parts(reader, size)
-    remark = CUT if found.cut else None
-    if found.junk > _MOST_JUNK:
-        remark = f"{found.junk} bytes that are no MPEG audio are left out"
-    return Layout([Stream(p.open(file), missing=p.missing) for p in found.parts], remark) if found.parts else None
+    parts, junk, cut = mp3.find_parts(reader, size)
+    remark = CUT if cut else None
+    if junk > _MOST_JUNK:
+        remark = f"{junk} bytes that are no MPEG audio are left out"
+    return Layout([Stream(part.open(file), missing=part.missing) for part in parts], remark) if parts else None
 
 
 class _Family(NamedTuple):

@@ -40,42 +40,31 @@ class Excerpt:
     """What is read of a recording.
 
     Attributes:
-        channel: counted from 0; None is the mean over all.
+        channel: "mix", the mean over all, or a number, counted from 0.
         start: in seconds; None is the beginning.
         end: in seconds; None is the end of the recording.
     Raises:
-        ConfigError: no number from 0, or an end that is not after the start.
+        ConfigError: another channel, a time below 0, or an end that is not after the start.
     """
 
-    channel: int | None = None
+    channel: int | str = "mix"
     start: float | None = None
     end: float | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.channel, numbers.Integral) and not isinstance(self.channel, bool) and self.channel >= 0:
+            object.__setattr__(self, "channel", int(self.channel))
+        elif self.channel != "mix":
+            raise ConfigError(f"channel {self.channel!r}: must be 'mix' or the number of a channel, counted from 0")
         for name in ("start", "end"):
             time = getattr(self, name)
-            number = isinstance(time, numbers.Real) and not isinstance(time, bool)
-            if time is not None and not (number and math.isfinite(time) and time >= 0):
+            if time is not None and not (isinstance(time, numbers.Real) and 0 <= float(time) < math.inf):
                 raise ConfigError(f"{name}={time!r}: must be a time in seconds from 0, or None")
         if self.end is not None and not (self.start or 0) < self.end:
             raise ConfigError(f"end={self.end!r}: must be after start={self.start or 0!r}; correct the times")
 
 
 WHOLE = Excerpt()
-
-
-def parse_channel(value: object) -> int | None:
-    """The `channel` of an `Excerpt` for "mix" and for numbers, as text, too.
-
-    Raises:
-        ConfigError: anything else.
-    """
-    if isinstance(value, str) and value == "mix":
-        return None
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if (whole and value >= 0) or (isinstance(value, str) and value.isdecimal()):  # type: ignore[operator]
-        return int(value)  # type: ignore[call-overload, no-any-return]
-    raise ConfigError(f"channel {value!r}: must be 'mix' or the number of a channel, counted from 0")
 
 
 def load_audio(
@@ -113,9 +102,9 @@ def iter_blocks(
 
     Args:
         source: see `load_audio`, as the others.
-        target_rate: see `load_audio`.
-        sample_rate: see `load_audio`.
-        label: see `load_audio`.
+        target_rate: Hz.
+        sample_rate: Hz of an array.
+        label: what errors call the source.
         notes: filled by the time the last block is read, where that is the end of the source.
         excerpt: what to read of it.
     Yields:
@@ -131,7 +120,7 @@ def iter_blocks(
 
 
 def _whole_blocks(
-    source: AudioInput, target_rate: int, sample_rate: int | None, label: str, notes: Notes, channel: int | None
+    source: AudioInput, target_rate: int, sample_rate: int | None, label: str, notes: Notes, channel: int | str
 ) -> Iterator[Block]:
     energy, made = _Energy(), 0
     with closing(_streams(source, sample_rate, label, notes)) as streams:
@@ -173,13 +162,11 @@ def load_parts(
     """Read parts of a file in one pass, holding no more than these.
 
     Args:
-        source: see `load_audio`.
+        source: see `load_audio`, as the next.
         target_rate: Hz.
         parts: start and end of each in seconds; None is the beginning and the end.
     Returns:
         A waveform (n,) each, shorter than asked for, or empty, where the file ends before; and the file's seconds.
-    Raises:
-        AudioError: see `load_audio`.
     """
     pieces: list[list[Block]] = [[np.empty(0, np.float32)] for _ in parts]
     bounds = [(_sample(start or 0, target_rate), _sample(end, target_rate)) for start, end in parts]
@@ -246,14 +233,14 @@ def _step(rate: int, target_rate: int) -> int:
     return max(1, min(BLOCK_FRAMES, BLOCK_FRAMES * rate // target_rate))
 
 
-def _mono(block: npt.NDArray[Any], channel: int | None, label: str) -> Block:
+def _mono(block: npt.NDArray[Any], channel: int | str, label: str) -> Block:
     """One channel of (m, channels) samples, or their mean."""
     channels = block.shape[1]
-    if channel is not None and channel >= channels:
+    if isinstance(channel, int) and channel >= channels:
         raise AudioError(f"{label}: no channel {channel}, counted from 0, of {channels}; choose another")
     with np.errstate(over="ignore", invalid="ignore"):
-        if channels == 1 or channel is not None:
-            return np.ascontiguousarray(block[:, channel or 0], np.float32)
+        if channels == 1 or isinstance(channel, int):
+            return np.ascontiguousarray(block[:, channel if isinstance(channel, int) else 0], np.float32)
         # Column by column is several times as fast as `block.mean(axis=1)`.
         total = block[:, 0].astype(np.float64)
         for other in range(1, channels):

@@ -107,22 +107,13 @@ class Part:
         return Splice(file, [self.info.corrected(self.frames, audio_bytes), *self.ranges])
 
 
-class Parts(NamedTuple):
-    """What an MP3 is made of.
+def find_parts(file: BinaryIO, size: int) -> tuple[list[Part], int, bool]:
+    """Walk over all frames of a file.
 
-    Attributes:
-        parts: in order.
-        junk: bytes that are neither frames nor tags nor zeros.
-        cut: the file ends within a frame, which is left out.
+    Returns:
+        The parts, none where no two frames follow one another; how many bytes are neither frames nor tags nor zeros;
+        whether the file ends within a frame, which is left out.
     """
-
-    parts: list[Part]
-    junk: int
-    cut: bool
-
-
-def find_parts(file: BinaryIO, size: int) -> Parts:
-    """Walk over all frames of a file; no parts where it has no two that follow one another."""
     parts: list[Part] = []
     at = junk = 0
     synchronous = False
@@ -142,7 +133,7 @@ def find_parts(file: BinaryIO, size: int) -> Parts:
         if info is None:
             parts[-1].add(at, at + length)
         at, synchronous = at + length, True
-    return Parts([part for part in parts if part.frames > 1], junk, at > size)  # libmpg123 reads no single frame
+    return [part for part in parts if part.frames > 1], junk, at > size  # libmpg123 reads no single frame
 
 
 @functools.lru_cache(4096)

@@ -33,7 +33,7 @@ class Pool(str, enum.Enum):
 
 
 def window_length(window_seconds: float, sample_rate: int) -> int:
-    """Convert the length of a window to samples.
+    """Samples of a window.
 
     Raises:
         ConfigError: not a number above 0 and up to 3600 s, or shorter than one sample.
@@ -44,13 +44,7 @@ def window_length(window_seconds: float, sample_rate: int) -> int:
 def slice_windows(
     waveform: Float32, window_seconds: float, hop_seconds: float, sample_rate: int
 ) -> tuple[Float32, Float64]:
-    """All the windows of a waveform (n,), as `iter_windows` gives them.
-
-    Returns:
-        Windows (k, L) float32 and their start and end in seconds (k, 2); k = 0 only for n = 0.
-    Raises:
-        ConfigError: see `window_length`; the same for the hop.
-    """
+    """All windows (k, L) of a waveform (n,), and their start and end in seconds (k, 2); see `iter_windows`."""
     cut = list(iter_windows([waveform], window_seconds, hop_seconds, sample_rate))
     windows = np.array([window for window, _, _ in cut], np.float32)
     spans = np.array([span for _, *span in cut], np.float64)
@@ -67,14 +61,12 @@ def iter_windows(
     samples between two windows are skipped. Holds no more than a window, a hop and two blocks.
 
     Args:
-        blocks: consecutive pieces (m,) of the waveform, as `audio.iter_blocks` yields them.
+        blocks: consecutive pieces (m,) of the waveform.
         window_seconds: length of a window.
-        hop_seconds: from one start to the next.
+        hop_seconds: from one window to the next.
         sample_rate: Hz.
-
     Yields:
         A window (L,) float32, its start and its end in seconds, the end being that of the samples before padding.
-
     Raises:
         ConfigError: see `window_length`; the same for the hop. While iterating.
     """
@@ -99,10 +91,7 @@ def iter_windows(
 
 
 def moments(windows: Iterable[Float32]) -> tuple[float, float]:
-    """Compute mean and unbiased standard deviation over all samples of all windows, in float64.
-
-    Takes windows (k, L) or a stream of (L,), which is how a long file is brought to
-    `Normalization.FILE` in bounded memory: once through here, once through `normalize` with GLOBAL.
+    """Mean and unbiased standard deviation over all samples of all windows, in float64; windows may be a stream.
 
     Raises:
         AudioError: no samples.
@@ -122,6 +111,15 @@ def moments(windows: Iterable[Float32]) -> tuple[float, float]:
     return mean, math.sqrt(squares / max(count - 1, 1))
 
 
+def standardize(windows: npt.NDArray[Any], mean: float, std: float) -> Float32:
+    """(x - mean) / std computed in float64, as float32; zeros where std is 0."""
+    # Sums of up to 2**29 equal float32 values are exact in float64 (24 + 29 bits), so constant samples
+    # have a standard deviation of exactly 0.
+    if std == 0:
+        return np.zeros_like(windows)
+    return ((windows - np.float64(mean)) / std).astype(np.float32)
+
+
 def normalize(windows: Float32, mode: Normalization, mean: float = 0.0, std: float = 1.0) -> Float32:
     """Bring windows (k, L) of one file to mean 0 and deviation 1, with `mean` and `std` for GLOBAL.
 
@@ -136,32 +134,23 @@ def normalize(windows: Float32, mode: Normalization, mean: float = 0.0, std: flo
 
 
 class Pooling:
-    """Brings the embeddings of the windows of one file together, as they come.
-
-    Args:
-        pool: MEAN over windows, or NONE to keep them.
-    """
+    """Brings the embeddings of the windows of one file together, as they come."""
 
     def __init__(self, pool: Pool | str = Pool.MEAN) -> None:
-        self.pool = parse_enum(Pool, pool, "pool")
-        self.count = 0
-        self._total: Float64 | None = None
-        self._span = (math.inf, -math.inf)
-        self._kept: list[tuple[Float32, Float64]] = []
+        self._pool = parse_enum(Pool, pool, "pool")
+        self._total: Float64 = np.zeros(())
+        self._rows: list[Float32] = []
+        self._spans: list[Float64] = [np.empty((0, 2))]
 
     def add(self, embeddings: Float32, spans: Float64) -> None:
         """Take the next windows: embeddings (k, D) and their start and end (k, 2) in seconds."""
-        self.count += len(embeddings)
-        if self.pool is Pool.NONE:
-            self._kept.append((embeddings, spans))
+        self._spans.append(spans)
+        if self._pool is Pool.NONE:
+            self._rows.append(embeddings)
             return
-        if self._total is None:
-            self._total = np.zeros(embeddings.shape[1])
         # One after the other, so that the sum does not depend on how the windows were handed over.
         for row in embeddings:
-            self._total += row
-        if len(spans):
-            self._span = min(self._span[0], spans[:, 0].min()), max(self._span[1], spans[:, 1].max())
+            self._total = self._total + row
 
     def result(self) -> tuple[Float32, Float64]:
         """Bring together what came.
@@ -171,14 +160,13 @@ class Pooling:
         Raises:
             AudioError: no windows to take the mean of.
         """
-        if len(self._kept) == 1:
-            return self._kept[0]
-        if self._kept:
-            embeddings, spans = zip(*self._kept, strict=True)
-            return np.concatenate(embeddings), np.concatenate(spans)
-        if self._total is None or self.count == 0:
+        spans = np.concatenate(self._spans)
+        if self._pool is Pool.NONE:
+            return np.concatenate(self._rows), spans
+        if len(spans) == 0:
             raise AudioError("no windows: the mean of zero embeddings; leave the file out")
-        return (self._total / self.count).astype(np.float32)[None], np.array([self._span])
+        span = np.array([[spans[:, 0].min(), spans[:, 1].max()]])
+        return (self._total / len(spans)).astype(np.float32)[None], span
 
 
 def _check_seconds(value: float, name: str, sample_rate: int) -> float:
@@ -193,12 +181,3 @@ def _check_seconds(value: float, name: str, sample_rate: int) -> float:
 
 def _pad(piece: Float32, size: int) -> Float32:
     return piece if piece.size == size else np.resize(piece, size)
-
-
-def standardize(windows: npt.NDArray[Any], mean: float, std: float) -> Float32:
-    """(x - mean) / std computed in float64, as float32; zeros where std is 0."""
-    # Sums of up to 2**29 equal float32 values are exact in float64 (24 + 29 bits), so constant samples
-    # have a standard deviation of exactly 0.
-    if std == 0:
-        return np.zeros_like(windows)
-    return ((windows - np.float64(mean)) / std).astype(np.float32)

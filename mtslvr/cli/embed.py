@@ -139,7 +139,7 @@ def embed_command(
     Files that are in OUT already are left alone: the same command goes on with an interrupted run, and embeds what
     is new or changed after a finished one.
     """
-    from ..audio.load import Excerpt, parse_channel
+    from ..audio.load import Excerpt
     from ..audio.windows import Pool
     from ..config import Features, Layer
     from ..run.extract import ExtractConfig
@@ -150,7 +150,7 @@ def embed_command(
     output = output if part is None or output == STDOUT else part.output(output)
     chosen = parse_format(output, form)
     target = None if output == STDOUT else check_output(output, form)
-    excerpt = Excerpt(parse_channel(channel))
+    excerpt = Excerpt(int(channel) if channel.isdecimal() else channel)
     how = Features(features), Layer(layer), Pool(pool), window, hop, batch_size, threads
     config = ExtractConfig(*how, excerpt=excerpt)
     report = Report(output, target, part, on_error, dry_run, as_json, quiet, verbose)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from ..audio.load import AudioInput, Excerpt, audio_label, count_channels, parse_channel
+from ..audio.load import AudioInput, Excerpt, audio_label, count_channels
 from ..errors import AudioError
 from ..nn.encoder import Encoder
 from .decode import Source
@@ -89,15 +89,15 @@ def list_rates(sample_rate: Any, count: int) -> list[Any]:
     return rates
 
 
-def list_excerpts(channels: object, start: Any, end: Any, sources: Iterable[Source]) -> list[Excerpt]:
+def list_excerpts(channels: Any, start: Any, end: Any, sources: Iterable[Source]) -> list[Excerpt]:
     """What to read of each input: one excerpt, or with `channels` of "each" one for each of their channels.
 
     Raises:
         AudioError: with "each" one that cannot be read, or inputs with other numbers of channels.
-        ConfigError: see `Excerpt` and `parse_channel`.
+        ConfigError: see `Excerpt`.
     """
     if channels != "each":
-        return [Excerpt(parse_channel(channels), start, end)]
+        return [Excerpt(channels, start, end)]
     counts: dict[int, str] = {}
     for source in sources:
         counts.setdefault(count_channels(source.audio, source.label), source.label or "")

@@ -193,7 +193,7 @@ def _chunks(file: BinaryIO, reader: Splice, size: int) -> Layout | None:
     stream = Stream(reader, factor=claim.factor)
     if claim.field and (claim.unfinished or claim.wrapped or claim.length is None or claim.factor > 1):
         stream.file = Splice(file, [_open_header(reader, claim), (claim.start, size)])
-    elif kind == b"riff":  # of which libsndfile reads on to the end of the file
+    elif claim.behind or kind == b"riff":  # which libsndfile takes for chunks, or for audio
         stream.file = Splice(file, [(0, min(size, claim.start + (claim.length or 0)))])
     remark = None
     if claim.unfinished:
@@ -237,12 +237,12 @@ def _find_claim(reader: BinaryIO, size: int, kind: bytes) -> _Claim | None:
 
 
 def _find_chunk(reader: BinaryIO, size: int, family: _Family) -> _Claim | None:
-    at, long = family.first, 0
+    at, long = family.first, None
     while (chunk := _chunk(reader, at, family)) is not None:
         identifier, start, length = chunk
         if identifier == b"ds64":
             long = int.from_bytes(read_at(reader, start + 8, 8), "little")
-        if long and length == _ALL_ONES:
+        if long is not None and length == _ALL_ONES:
             length = long
         at = start + -(-length // family.align) * family.align
         if identifier.startswith(family.audio):

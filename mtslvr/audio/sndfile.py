@@ -14,7 +14,7 @@ from ..errors import AudioError
 from .layout import Stream
 
 _UNKNOWN_FRAMES = 1 << 35
-_LAST_STEP = 64  # divides the lengths of FLAC's frames
+_LAST_STEP = 64  # divides the lengths of FLAC's frames, but for the last one
 
 
 class _SequentialFile(soundfile.SoundFile):  # type: ignore[misc, unused-ignore]
@@ -87,9 +87,12 @@ class SndfileStream:
         for start in range(0, self.frames, step):
             self._file.read(min(step, self.frames - start), dtype="float32")
         with contextlib.suppress(OSError, RuntimeError):
-            while len(block := self._file.read(_LAST_STEP, dtype="float32", always_2d=True)):
+            while len(block := self._file.read(self._last_step(), dtype="float32", always_2d=True)):
                 self.frames += len(block)
                 yield block
+
+    def _last_step(self) -> int:
+        return min(_LAST_STEP, self._claimed - self.frames) if self._claimed > self.frames else _LAST_STEP
 
     def _judge(self, error: Exception) -> None:
         """Behind all the samples of the header other bytes may follow; before the end of the file none may."""

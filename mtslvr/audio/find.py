@@ -47,9 +47,10 @@ class Search:
         if not self.left_out:
             return ""
         counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(self.left_out.items()))
-        readable = ffmpeg.SUFFIXES & self.left_out.keys()
+        remedy = (
+            "install ffmpeg to read them" if ffmpeg.SUFFIXES & self.left_out.keys() else "convert them to WAV or FLAC"
+        )
         files = "1 file" if self.left_out.total() == 1 else f"{self.left_out.total()} files"
-        remedy = "install ffmpeg to read them" if readable else "convert them to WAV or FLAC"
         return f"{files} left out: {counts}; {remedy}"
 
 

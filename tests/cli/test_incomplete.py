@@ -45,7 +45,7 @@ def test_a_cut_recording_is_embedded_with_a_warning(audio, model, tmp_path):
     assert f"incomplete {audio}/cut.wav: 0.5 s of the 1.0 s its header says" in result.output
     assert "2 files embedded (1 incomplete)" in result.output
     assert "1 files have content above 8 kHz, of which nothing counts" in result.output
-    assert "1 files left out: 1 .mp4; install ffmpeg to read them" in result.output
+    assert "1 file left out: 1 .mp4; install ffmpeg to read them" in result.output
     [line] = (tmp_path / "x.npz.errors.jsonl").read_text().splitlines()
     message = "0.5 s of the 1.0 s its header says"
     assert json.loads(line) == {"file": f"{audio}/cut.wav", "stage": "warning", "message": message}

@@ -40,12 +40,7 @@ def may_read(head: bytes, suffix: str) -> bool:
 
 
 class FfmpegStream:
-    """The first audio stream of a file, as ffmpeg gives it.
-
-    Attributes:
-        rate: Hz; 0 where there is no audio.
-        frames: how many have been read.
-    """
+    """The first audio stream of a file: `rate` in Hz, 0 where there is none, and `frames` read so far."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None and process.stderr is not None

@@ -69,17 +69,11 @@ def find_audio(inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 def search(inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Search:
     """List files as given and the audio files of folders, searched recursively and sorted by name.
 
-    A file is listed once, under the first input that holds it. Files and folders whose name starts with
-    a dot are left out of a search; links to folders are followed, each folder being entered once. Audio is known by its
-    suffix: what libsndfile reads, and what ffmpeg reads where there is one.
-
-    Args:
-        inputs: one path or many, to files of any suffix or to folders.
-
-    Returns:
-        Paths with unique names: the posix path relative to the folder given, or the file's name for a
-        file given. Inputs whose names clash have the folder's name, then its path as given, then its
-        absolute path put in front.
+    A file is listed once, under the first input that holds it. Names that start with a dot are left out of folders;
+    links to folders are followed, each folder being entered once. Audio is known by its suffix: what libsndfile reads,
+    and what ffmpeg reads where there is one. Names are unique: the posix path relative to the folder given, or the
+    file's name for a file given. Inputs whose names clash have the folder's name, then its path as given, then its
+    absolute path put in front.
 
     Raises:
         AudioError: an input that does not exist.

@@ -29,19 +29,12 @@ _OPEN = (range((1 << 31) - 4096, (1 << 31) + 1), range((1 << 32) - 4096, 1 << 32
 
 @dataclass
 class Stream:
-    """What libsndfile opens as one file.
-
-    Attributes:
-        file: the bytes.
-        samples: of a channel by the header, where libsndfile does not know; 0 where nothing does.
-        missing: seconds that the header claims and that are not in the file.
-        factor: how many times the audio that is in the file the header claims.
-    """
+    """What libsndfile opens as one file."""
 
     file: Splice
-    samples: int = 0
-    missing: float = 0.0
-    factor: float = 1.0
+    samples: int = 0  # of a channel by the header, where libsndfile does not know
+    missing: float = 0.0  # seconds that the header claims and that are not in the file
+    factor: float = 1.0  # how many times the audio that is in the file the header claims
 
 
 @dataclass
@@ -53,14 +46,11 @@ class Layout:
 
 
 def lay_out(file: BinaryIO, label: str, suffix: str) -> Layout:
-    """Find the streams of a file.
+    """Find the streams of a seekable file whose name ends in `suffix`.
 
-    Args:
-        file: seekable.
-        label: what errors call it.
-        suffix: of its name.
     Raises:
         AudioError: it begins like an MP3 and is none.
+        OSError: it cannot be read.
     """
     reader, size = whole(file)
     begin = 0
@@ -76,7 +66,9 @@ def lay_out(file: BinaryIO, label: str, suffix: str) -> Layout:
         layout = _mp3(file, reader, size)
         if layout is None and mp3.parse_header(head[:4]):
             raise AudioError(f"{label}: not an audio file (no two MPEG frames follow one another); leave it out")
-    return layout or _chunks(file, reader, size) or Layout([Stream(reader)])
+    layout = layout or _chunks(file, reader, size) or Layout([Stream(reader)])
+    reader.check()
+    return layout
 
 
 def _ogg(file: BinaryIO, reader: BinaryIO, size: int) -> Layout | None:
@@ -146,23 +138,14 @@ _FAMILIES = {
 
 @dataclass
 class _Claim:
-    """The audio of a file by its header and by its bytes.
-
-    Attributes:
-        start: of the audio.
-        length: bytes that the header claims; None where it leaves that open.
-        present: bytes from `start` to the end of the file.
-        behind: of these, the ones behind the claimed length that are no part of the header either.
-        field: place and `struct` format of the length, where libsndfile goes by it.
-        empty: the length of no audio.
-    """
+    """The audio of a file by its header and by its bytes."""
 
     start: int
-    length: int | None
-    present: int
-    behind: int
-    field: tuple[int, str] | None = None
-    empty: int = 0
+    length: int | None  # in bytes by the header; None where it leaves that open
+    present: int  # bytes from `start` to the end of the file
+    behind: int  # of these, the ones behind the claimed length that are no part of the header either
+    field: tuple[int, str] | None = None  # place and `struct` format of the length, where libsndfile goes by it
+    empty: int = 0  # length of no audio
 
     def __post_init__(self) -> None:
         if self.length is not None and self.length > self.present and any(self.length in lengths for lengths in _OPEN):
@@ -180,7 +163,6 @@ class _Claim:
 
     @property
     def factor(self) -> float:
-        """How many times the bytes that are there the header claims; at least 1."""
         return max(1.0, (self.length or 0) / max(1, self.present))
 
 

@@ -184,27 +184,16 @@ def _sample(seconds: float | None, rate: int) -> int:
 
 
 def count_channels(source: AudioInput, label: str | None = None) -> int:
-    """How many channels a file or array has, a file as it begins.
-
-    Raises:
-        AudioError: see `load_audio`.
-    """
+    """How many channels a file or array has, a file as it begins; raises as `load_audio`."""
     label = audio_label(source) if label is None else label
-    # An array needs no rate for this.
-    with closing(_streams(source, MIN_RATE, label, Notes())) as streams:
-        for stream in streams:
-            for block in stream.blocks(1):
-                return int(block.shape[1])
+    with closing(_streams(source, MIN_RATE, label, Notes())) as streams:  # an array needs no rate for this
+        for block in (block for stream in streams for block in stream.blocks(1)):
+            return int(block.shape[1])
     raise AudioError(f"{label}: zero samples; leave it out")
 
 
 def audio_label(source: object, index: int | None = None) -> str:
-    """Name `source` in an error.
-
-    Returns:
-        The path as given, `<file object>`, `<array>` or the name of another type in angle brackets; all but a path with
-        `index`, their place in a list.
-    """
+    """What errors call `source`: a path as given, `<array>`, `<file object 3>` by its place in a list, or its type."""
     if isinstance(source, (str, os.PathLike)):
         return os.fsdecode(source)
     kind = "file object" if hasattr(source, "read") else type(source).__name__

@@ -71,18 +71,11 @@ class _Info(NamedTuple):
 
 @dataclass
 class Part:
-    """Frames of one format that a decoder reads in one go.
-
-    Attributes:
-        format: of all frames.
-        info: the header before them.
-        ranges: (start, end) of the frames within the file.
-        frames: how many.
-    """
+    """Frames of one format that a decoder reads in one go."""
 
     format: Format
-    info: _Info | None
-    ranges: list[tuple[int, int]] = field(default_factory=list)
+    info: _Info | None  # the header of lengths before them
+    ranges: list[tuple[int, int]] = field(default_factory=list)  # start and end within the file
     frames: int = 0
 
     @property
@@ -195,6 +188,8 @@ def _skip(file: BinaryIO, size: int, at: int) -> tuple[int, int]:
     if at < end <= size:
         return end, 0
     data = read_at(file, at, 1 << 12)
+    if not data:  # the file has become shorter, or cannot be read
+        return size, 0
     found = data.find(b"\xff", 1)
     skipped = data if found < 0 else data[:found]
     return at + len(skipped), len(skipped) - skipped.count(0)

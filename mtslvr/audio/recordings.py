@@ -40,11 +40,7 @@ class Notes:
 
 
 class Stream(Protocol):
-    """Samples of one rate.
-
-    Attributes:
-        rate: Hz.
-    """
+    """Samples of one rate, in Hz."""
 
     rate: int
 
@@ -54,12 +50,8 @@ class Stream(Protocol):
 
 
 def read_streams(source: object, label: str, notes: Notes) -> Iterator[Stream]:
-    """Open the streams of a path or binary file object, each to be read before the next.
+    """Open the streams of a path or binary file object, each to be read before the next; then `notes` are filled.
 
-    Args:
-        source: read from its beginning.
-        label: what errors call it.
-        notes: filled when all streams are read.
     Raises:
         AudioError: missing, a folder, a pipe, not audio, or broken midway.
     """

@@ -25,12 +25,8 @@ class _SequentialFile(soundfile.SoundFile):  # type: ignore[misc, unused-ignore]
 
 
 class SndfileStream:
-    """A stream being decoded by libsndfile.
+    """A stream being decoded: `rate` in Hz, `frames` read so far, `broken_off` where more had to come.
 
-    Attributes:
-        rate: Hz.
-        frames: samples of a channel read so far.
-        broken_off: the file ended where more had to come.
     Raises:
         AudioError: it is not audio that libsndfile knows.
     """
@@ -39,6 +35,7 @@ class SndfileStream:
         self._stream, self._label = stream, label
         try:
             self._file = self._open()
+            stream.file.check()
         except (OSError, RuntimeError, TypeError, ValueError) as error:
             reason = _reason(error)
             raise AudioError(f"{label}: not an audio file ({reason}); convert it to WAV or FLAC") from None
@@ -72,13 +69,21 @@ class SndfileStream:
             try:
                 block = self._file.read(step, dtype="float32", always_2d=True)
             except (OSError, RuntimeError) as error:
+                self._check_read()
                 yield from self._last_blocks(step)
                 self._judge(error)
                 return
             if len(block) == 0:
+                self._check_read()
                 return
             self.frames += len(block)
             yield block
+
+    def _check_read(self) -> None:
+        try:
+            self._stream.file.check()
+        except OSError as error:
+            raise AudioError(f"{self._label}: cannot be read ({error}); copy it anew") from None
 
     def _last_blocks(self, step: int) -> Iterator[npt.NDArray[np.float32]]:
         """Decode anew up to the failure, in small steps at last, for a read that fails gives nothing."""

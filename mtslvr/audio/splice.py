@@ -23,6 +23,7 @@ class _Pieces(io.RawIOBase):
         self._ends = list(accumulate(len(p) if isinstance(p, bytes) else p[1] - p[0] for p in pieces))
         self.size = _END if endless else self._ends[-1]
         self._position = self.furthest = 0
+        self.error: OSError | None = None
 
     def readable(self) -> bool:
         return True
@@ -39,7 +40,10 @@ class _Pieces(io.RawIOBase):
         return self._position
 
     def readinto(self, target: Any) -> int:
-        data = self._read(len(target))
+        try:
+            data = self._read(len(target))
+        except OSError as error:  # libsndfile would take it for the end of the file
+            self.error, data = error, b""
         target[: len(data)] = data
         self._position += len(data)
         self.furthest = max(self.furthest, self._position)
@@ -58,11 +62,11 @@ class _Pieces(io.RawIOBase):
 
 
 class Splice(io.BufferedReader):
-    """A file of pieces, one after the other.
+    """A file of pieces of a seekable one, in order.
 
     Args:
-        file: what ranges refer to; must be seekable, and is left open.
-        pieces: in order.
+        file: what ranges refer to; it is left open.
+        pieces: ranges of it, or bytes to put in.
         endless: a decoder that stops where the length of the file says so is told of one far beyond the pieces, and
             finds zeros where a tag would be, at the very end.
     """
@@ -70,6 +74,11 @@ class Splice(io.BufferedReader):
     def __init__(self, file: BinaryIO, pieces: Sequence[Piece], *, endless: bool = False) -> None:
         self._bytes = _Pieces(file, pieces, endless)
         super().__init__(self._bytes, _CHUNK)
+
+    def check(self) -> None:
+        """Raise the OSError that reading has met, if it has."""
+        if self._bytes.error is not None:
+            raise self._bytes.error
 
     @property
     def is_read(self) -> bool:

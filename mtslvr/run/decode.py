@@ -24,23 +24,14 @@ Window: TypeAlias = tuple[Float32, float, float]
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """One input.
-
-    Attributes:
-        audio: what to read.
-        sample_rate: Hz, when it is an array.
-        label: what errors call it.
-        skip: windows at its beginning that are decoded and left out, being embedded already.
-        whole: it is an error where audio is missing that its header claims.
-        notes: what was noticed, by the time the last window is read.
-    """
+    """One input."""
 
     audio: AudioInput
-    sample_rate: int | None = None
-    label: str | None = None
-    skip: int = 0
-    whole: bool = False
-    notes: Notes = field(default_factory=Notes)
+    sample_rate: int | None = None  # of an array
+    label: str | None = None  # what errors call it
+    skip: int = 0  # windows at its beginning that are decoded and left out, being embedded already
+    whole: bool = False  # it is an error where audio is missing that its header claims
+    notes: Notes = field(default_factory=Notes)  # complete with the last window
 
 
 def _windows(source: Source, encoder: Encoder, seconds: tuple[float, float], excerpt: Excerpt) -> Iterator[Window]:
@@ -114,13 +105,13 @@ def decode_ahead(
     threads: int,
     excerpt: Excerpt = WHOLE,
 ) -> Iterator[Iterator[Window]]:
-    """Decode inputs in threads of their own, a bounded number of windows ahead.
+    """Decode as many inputs as there are threads side by side, a bounded number of windows ahead.
 
     Args:
-        sources: read lazily, as many as there are threads at once.
+        sources: read lazily.
         encoder: says rate and normalisation.
         seconds: length of a window, and from one to the next.
-        threads: inputs decoded side by side.
+        threads: inputs at once.
         excerpt: what is read of each.
     Yields:
         For each source, in order, its windows with start and end in seconds.

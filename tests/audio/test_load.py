@@ -1,5 +1,6 @@
 """Files, file objects and arrays to waveforms."""
 
+import errno
 import io
 import os
 from pathlib import Path
@@ -282,6 +283,27 @@ def test_closed_file_object():
     file = io.BytesIO()
     file.close()
     assert error_of(file, 16000).startswith("<file object>: cannot be read (")
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.ogg", "a.flac", "a.mp3"])
+def test_a_disk_that_fails_while_it_is_read_is_no_end_of_the_file(tmp_path, name, capfd):
+    class Failing(io.BytesIO):
+        readable_bytes = 1 << 30
+
+        def read(self, size=-1):
+            if self.tell() + size > self.readable_bytes:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().read(size)
+
+    file = Failing(write(tmp_path / name, noise(500_000), 44100).read_bytes())
+    blocks = iter_blocks(file, 16000)
+    next(blocks)
+    file.readable_bytes = len(file.getvalue()) // 2
+    with pytest.raises(AudioError, match=r"cannot be read \(\[Errno 5\] Input/output error\); copy it anew"):
+        list(blocks)
+    with pytest.raises(AudioError, match="cannot be read"):
+        load_audio(file, 16000)
+    assert capfd.readouterr().err == ""
 
 
 def test_labels(tmp_path):

@@ -150,7 +150,7 @@ class Pooling:
             return
         # One after the other, so that the sum does not depend on how the windows were handed over.
         for row in embeddings:
-            self._total = self._total + row
+            self._total = np.add(self._total, row, dtype=np.float64)
 
     def result(self) -> tuple[Float32, Float64]:
         """Bring together what came.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -13,19 +13,13 @@ from typing import Any, TypeVar
 from .errors import ConfigError
 
 FORMAT_VERSION = 1
+CONFIG_NAME, WEIGHTS_NAME, CARD_NAME = "config.json", "model.safetensors", "README.md"  # files of a checkpoint folder
 STAGE_CHANNELS = (64, 128, 256, 512)  # of ResNet-18
 POOLED_DIM = STAGE_CHANNELS[-1]
 # Numbers in the largest intermediate result of one window; windows of 600 s with the default front end take 0.86 of it.
 _LARGEST_WINDOW = 1 << 26
 
 E = TypeVar("E", bound=enum.Enum)
-
-
-class Branch(enum.IntEnum):
-    """The two task paths: contrastive (INVARIANT) and augmentation prediction (VARIANT)."""
-
-    INVARIANT = 0
-    VARIANT = 1
 
 
 class Features(str, enum.Enum):
@@ -108,20 +102,17 @@ class FrontendConfig:
 
     def __post_init__(self) -> None:
         _require(isinstance(self.phase, Phase), "frontend.phase", self.phase, "a Phase")
-        for name, low, high in (
-            ("sample_rate", 1000, 384000),
-            ("n_fft", 16, 16384),
-            ("hop_length", 1, 16384),
-            ("n_mels", 8, 1024),
-        ):
-            _require_int(f"frontend.{name}", getattr(self, name), low, high)
+        _require_int("frontend.sample_rate", self.sample_rate, 1000, 384000)
+        _require_int("frontend.n_fft", self.n_fft, 16, 16384)
+        _require_int("frontend.hop_length", self.hop_length, 1, 16384)
+        _require_int("frontend.n_mels", self.n_mels, 8, 1024)
         # The Hann spectrum is made from the rectangular one, which takes a bin at half the rate.
         _require(self.n_fft % 2 == 0, "frontend.n_fft", self.n_fft, "even")
         _require(self.channels in (1, 3), "frontend.channels", self.channels, "1 or 3")
-        _require(_finite(self.epsilon) and 0 < self.epsilon < 1, "frontend.epsilon", self.epsilon, "in (0, 1)")
+        _require(_is_number(self.epsilon) and 0 < self.epsilon < 1, "frontend.epsilon", self.epsilon, "in (0, 1)")
         nyquist = self.sample_rate / 2
         _require(
-            _finite(self.f_min) and _finite(self.f_max) and 0 <= self.f_min < self.f_max <= nyquist,
+            _is_number(self.f_min) and _is_number(self.f_max) and 0 <= self.f_min < self.f_max <= nyquist,
             "frontend.f_min, f_max",
             (self.f_min, self.f_max),
             f"0 <= f_min < f_max <= {nyquist:g} Hz",
@@ -209,32 +200,37 @@ class EncoderConfig:
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        _require(isinstance(self.frontend, FrontendConfig), "frontend", self.frontend, "a FrontendConfig")
-        _require(isinstance(self.adapter, AdapterKind), "adapter", self.adapter, "an AdapterKind")
-        _require(isinstance(self.normalization, Normalization), "normalization", self.normalization, "a Normalization")
+        for name, kind in (("frontend", FrontendConfig), ("adapter", AdapterKind), ("normalization", Normalization)):
+            _require(isinstance(getattr(self, name), kind), name, getattr(self, name), f"of type {kind.__name__}")
         _require_int("tasks", self.tasks, 1, 2)
         _require_int("heads", self.heads, 1, 2)
         _require_int("head_dim", self.head_dim, 1, 4096)
         single = self.adapter in (AdapterKind.NONE, AdapterKind.SPLIT)
         _require(not (single and self.tasks == 2), "tasks", self.tasks, f"1 with adapter {self.adapter.value!r}")
+        plain = self.adapter is AdapterKind.NONE
+        _require(not (plain and self.heads == 2), "heads", self.heads, "1 with adapter 'none'")
+        two = self.tasks == 2 and self.heads == 2
         _require(
-            not (self.adapter is AdapterKind.NONE and self.heads == 2), "heads", self.heads, "1 with adapter 'none'"
-        )
-        _require(
-            isinstance(self.spectral_statistics, bool)
-            and (not self.spectral_statistics or (self.tasks == 2 and self.heads == 2)),
+            isinstance(self.spectral_statistics, bool) and (two or not self.spectral_statistics),
             "spectral_statistics",
             self.spectral_statistics,
             "true or false, and false without two tasks and two heads",
         )
-        self._check_rows()
+        fits = _is_number(self.window_seconds) and 0.1 <= self.window_seconds <= 600
+        _require(fits, "window_seconds", self.window_seconds, "0.1 to 600")
+        _require(_is_number(self.global_mean), "global_mean", self.global_mean, "finite")
+        _require(_is_number(self.global_std) and self.global_std > 0, "global_std", self.global_std, "positive")
         _require(
-            _finite(self.window_seconds) and 0.1 <= self.window_seconds <= 600,
-            "window_seconds",
-            self.window_seconds,
-            "0.1 to 600",
+            self.format_version == FORMAT_VERSION,
+            "format_version",
+            self.format_version,
+            f"{FORMAT_VERSION}; a newer mtslvr wrote this: upgrade with `pip install -U mtslvr`",
         )
-        # Each setting is in its range, and together they could still ask for terabytes of STFT and stem's output.
+        self._check_rows()
+        self._check_size()
+
+    def _check_size(self) -> None:
+        """Each setting is in its range, and together they could still ask for terabytes of STFT and stem's output."""
         numbers = self.window_frames * (self.frontend.n_fft + 16 * self.frontend.n_mels)
         names = ("sample_rate", "hop_length", "n_fft", "n_mels")
         _require(
@@ -242,14 +238,6 @@ class EncoderConfig:
             f"window_seconds, frontend.({', '.join(names)})",
             (self.window_seconds, *(getattr(self.frontend, name) for name in names)),
             f"so small that a window takes {_LARGEST_WINDOW} numbers at most, not {numbers}",
-        )
-        _require(_finite(self.global_mean), "global_mean", self.global_mean, "finite")
-        _require(_finite(self.global_std) and self.global_std > 0, "global_std", self.global_std, "positive")
-        _require(
-            self.format_version == FORMAT_VERSION,
-            "format_version",
-            self.format_version,
-            f"{FORMAT_VERSION}; a newer mtslvr wrote this: upgrade with `pip install -U mtslvr`",
         )
 
     def _check_rows(self) -> None:
@@ -276,7 +264,7 @@ class EncoderConfig:
     def pooled_blocks(self) -> tuple[tuple[int, ...], ...]:
         """Of each path what its head reads: how many numbers of each kind, a stage's or the spectral statistics."""
         blocks = [(POOLED_DIM,) if rows is None else rows.dims * (1 + rows.means) for rows in self.rows]
-        blocks[-1] = (*blocks[-1], self.statistics_dim)
+        blocks[-1] = (*blocks[-1], 3 * self.frontend.n_mels if self.spectral_statistics else 0)
         return tuple(tuple(dim for dim in dims if dim) for dims in blocks)
 
     @property
@@ -303,14 +291,13 @@ class EncoderConfig:
             return sum(widths)
         return widths[-1 if features is Features.VARIANT else 0]
 
-    @property
-    def statistics_dim(self) -> int:
-        """How many numbers the variant head reads beside its path's pooled features."""
-        return 3 * self.frontend.n_mels if self.spectral_statistics else 0
-
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; the inverse of `from_dict`."""
-        return {key: value for key, value in _plain(self).items()}
+
+        def plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
+            return {name: value.value if isinstance(value, enum.Enum) else value for name, value in items}
+
+        return dataclasses.asdict(self, dict_factory=plain)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> EncoderConfig:
@@ -323,59 +310,33 @@ class EncoderConfig:
             raise ConfigError(f"config: expected an object, got {type(data).__name__}")
         if "format_version" not in data:
             raise ConfigError("config: no key 'format_version'; this is not an mtslvr config.json")
-        values = dict(data)
-        if "frontend" in values:
-            frontend = values["frontend"]
-            if not isinstance(frontend, Mapping):
-                raise ConfigError(f"config: frontend={frontend!r}: expected an object")
-            values["frontend"] = _build(FrontendConfig, frontend, "frontend.", phase=Phase)
-        for name in ("invariant_rows", "variant_rows"):
-            if (rows := values.get(name)) is not None:
-                if not isinstance(rows, Mapping):
-                    raise ConfigError(f"config: {name}={rows!r}: expected an object or null")
-                values[name] = _build(Rows, rows, f"{name}.")
-        return _build(cls, values, "", adapter=AdapterKind, normalization=Normalization)
+        return _build(cls, data)
 
 
 C = TypeVar("C", FrontendConfig, EncoderConfig, Rows)
+_PARTS: dict[str, Any] = {"frontend": FrontendConfig, "invariant_rows": Rows, "variant_rows": Rows}
+_ENUMS: dict[str, type[enum.Enum]] = {"adapter": AdapterKind, "normalization": Normalization, "phase": Phase}
 
 
-def _build(cls: type[C], data: Mapping[str, Any], prefix: str, **enums: type[enum.Enum]) -> C:
-    names = [f.name for f in dataclasses.fields(cls)]
-    unknown = sorted(set(data) - set(names))
-    if unknown:
+def _build(cls: type[C], data: Mapping[str, Any], prefix: str = "") -> C:
+    """The dataclass with values from JSON, each of the type that its field has."""
+    types = {f.name: f.type for f in dataclasses.fields(cls)}
+    if unknown := sorted(set(data) - set(types)):
         listed = ", ".join(repr(prefix + str(key)) for key in unknown)
-        raise ConfigError(f"config: unknown key {listed}; known: {', '.join(prefix + n for n in names)}")
+        raise ConfigError(f"config: unknown key {listed}; known: {', '.join(prefix + name for name in types)}")
     values = dict(data)
-    for name, kind in enums.items():
-        if name in values:
-            values[name] = parse_enum(kind, values[name], f"config: {prefix}{name}")
-    for f in dataclasses.fields(cls):
-        value = values.get(f.name)
-        if f.type in ("int", "float") and f.name in values:
-            bad = isinstance(value, bool) or not isinstance(value, (int, float) if f.type == "float" else int)
-            if bad:
-                raise ConfigError(f"config: {prefix}{f.name}={value!r}: expected {f.type}")
+    for name, value in data.items():
+        if name in _ENUMS:
+            values[name] = parse_enum(_ENUMS[name], value, f"config: {prefix}{name}")
+        elif name in _PARTS and not (value is None and "None" in str(types[name])):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"config: {prefix}{name}={value!r}: expected an object")
+            values[name] = _build(_PARTS[name], value, f"{prefix}{name}.")
+        elif types[name] in ("int", "float"):
+            kinds = int if types[name] == "int" else (int, float)
+            if isinstance(value, bool) or not isinstance(value, kinds):
+                raise ConfigError(f"config: {prefix}{name}={value!r}: expected {types[name]}")
     return cls(**values)
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    plain: dict[str, Any] = {}
-    for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
-        if dataclasses.is_dataclass(value):
-            value = _plain(value)
-        elif isinstance(value, enum.Enum):
-            value = value.value
-        plain[f.name] = value
-    return plain
-
-
-def _finite(value: object) -> bool:
-    try:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # an integer beyond every float
-        return False
 
 
 def _require(condition: bool, name: str, value: object, remedy: str) -> None:
@@ -386,3 +347,8 @@ def _require(condition: bool, name: str, value: object, remedy: str) -> None:
 def _require_int(name: str, value: object, low: int, high: int) -> None:
     ok = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
     _require(ok, name, value, f"an integer from {low} to {high}")
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a finite number, and one that a float can hold."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -16,7 +16,8 @@ from .api import embed
 from .config import Normalization
 from .errors import AudioError
 from .models.hub import load
-from .nn.encoder import Encoder, standardize
+from .nn.encoder import Encoder
+from .nn.frontend import standardize
 
 HOP_SECONDS = 0.05
 # The last feature map of the encoder has one column in 32 STFT frames, 1.02 s: too coarse for timestamps, so each

@@ -19,7 +19,7 @@ import fill_rule
 
 from mtslvr.audio.windows import normalize, slice_windows
 from mtslvr.config import EncoderConfig, FrontendConfig, Normalization, Phase
-from mtslvr.models import checkpoint
+from mtslvr.models import checkpoint, official
 from mtslvr.nn.encoder import Encoder
 
 # Mean and standard deviation of the waveforms behind the golden "global" rows (AS_BAL).
@@ -40,8 +40,8 @@ def _state_dict(variant):
 @lru_cache(None)
 def _official_encoder(variant):
     state = _state_dict(variant)
-    renamed = {checkpoint.rename_official(key): value for key, value in state.items()}
-    return checkpoint.build(checkpoint.official_config(state), renamed, variant)
+    renamed = {official.rename_official(key): value for key, value in state.items()}
+    return checkpoint.build(official.official_config(state), renamed, variant)
 
 
 @lru_cache(None)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 import torch
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -82,3 +83,8 @@ def labels01(name: str, shape: int | Sequence[int]) -> npt.NDArray[np.float32]:
 
 def int_draw(name: str, low: int, high: int, n: int) -> npt.NDArray[np.int64]:
     return rng("int/" + name).integers(low, high, n)
+
+
+def mostly_slow(variants: Iterable[str]) -> list[Any]:
+    """Parameters of a test that takes seconds a variant: all but one are marked slow."""
+    return [pytest.param(name, marks=[] if name == "bn_c3_s1t2" else pytest.mark.slow) for name in variants]

@@ -27,7 +27,8 @@ from ..errors import AudioError, ConfigError
 from ..fewshot.command import load_encoders
 from ..fewshot.features import Progress
 from ..fewshot.results import check_kind, environment, read_json
-from ..nn.encoder import Encoder, standardize
+from ..nn.encoder import Encoder
+from ..nn.frontend import standardize
 from ..run.extract import for_inference
 from ..training.augment import TRANSFORMATIONS, AugmentConfig, augment, draw_parameters
 

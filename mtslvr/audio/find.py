@@ -71,17 +71,11 @@ def find_audio(inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 def search(inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Search:
     """List files as given and the audio files of folders, searched recursively and sorted by name.
 
-    A file is listed once, under the first input that holds it. Files and folders whose name starts with
-    a dot are left out of a search; links to folders are followed, each folder being entered once. Audio is known by its
-    suffix: what libsndfile reads, and what ffmpeg reads where there is one.
-
-    Args:
-        inputs: one path or many, to files of any suffix or to folders.
-
-    Returns:
-        Paths with unique names: the posix path relative to the folder given, or the file's name for a
-        file given. Inputs whose names clash have the folder's name, then its path as given, then its
-        absolute path put in front.
+    A file is listed once, under the first input that holds it. Names that start with a dot are left out of folders;
+    links to folders are followed, each folder being entered once. Audio is known by its suffix: what libsndfile reads,
+    and what ffmpeg reads where there is one. Names are unique: the posix path relative to the folder given, or the
+    file's name for a file given. Inputs whose names clash have the folder's name, then its path as given, then its
+    absolute path put in front.
 
     Raises:
         AudioError: an input that does not exist.
@@ -127,21 +121,17 @@ def _walk(root: Path, search: Search) -> Iterator[PurePath]:
         message = f"{error.filename}: cannot be listed ({error.strerror}); make it readable"
         search.unlisted.append((os.fsdecode(error.filename), message))
 
-    suffixes = AUDIO_SUFFIXES | ffmpeg.SUFFIXES if ffmpeg.available() else AUDIO_SUFFIXES
+    suffixes = AUDIO_SUFFIXES | (ffmpeg.SUFFIXES if ffmpeg.available() else frozenset())
     others = (ffmpeg.SUFFIXES | _UNREADABLE) - suffixes
     # Linked folders wait until the real ones are done, so that a folder met twice keeps its real name.
     pending, entered = [os.fspath(root)], set()
     while pending:
         for folder, subfolders, files in os.walk(pending.pop(0), onerror=note):
-            try:
-                status = os.stat(folder)
-            except OSError as error:  # gone meanwhile
-                note(error)
-                continue
-            if (status.st_dev, status.st_ino) in entered:
+            place = os.path.realpath(folder)
+            if place in entered:
                 subfolders.clear()
                 continue
-            entered.add((status.st_dev, status.st_ino))
+            entered.add(place)
             subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
             links = (os.path.join(folder, name) for name in subfolders)
             pending += [link for link in links if os.path.islink(link)]

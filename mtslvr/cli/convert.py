@@ -34,7 +34,7 @@ def convert_command(
 
     from ..config import Normalization
     from ..errors import ConfigError
-    from ..models.checkpoint import convert_official, save
+    from ..models.official import convert_official
 
     if (global_mean is None) != (global_std is None):
         raise ConfigError("--global-mean and --global-std belong together; give both or neither")
@@ -43,7 +43,7 @@ def convert_command(
     for note in converted.notes:
         click.echo(f"note: {note}", err=True)
     # Full precision: rounding to float16 would move the published embeddings.
-    save(converted.encoder, out_dir, dtype=torch.float32, card=model_card(checkpoint.name, converted.facts))
+    converted.encoder.save(out_dir, dtype=torch.float32, card=model_card(checkpoint.name, converted.facts))
     config = converted.encoder.config
     click.echo(
         f"{out_dir}: adapter {config.adapter.value}, {config.frontend.channels} channels, {config.heads} heads of "

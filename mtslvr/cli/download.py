@@ -48,7 +48,7 @@ def copy(folder: Path, to: Path) -> None:
                 raise CheckpointError(f"{to / name}: of another checkpoint; choose an empty folder")
         to.mkdir(parents=True, exist_ok=True)
         for name in names:
-            part = to / f"{name}.{os.getpid()}.part"  # Of its own, where two processes copy.
+            part = to / f"{name}.{os.getpid()}.part"  # of its own, where two processes copy
             shutil.copyfile(folder / name, part)
             os.replace(part, to / name)
     except OSError as error:

@@ -35,6 +35,9 @@ Exit codes: 0 every file embedded, 1 some files failed and the rest is written, 
 @choice("--layer", ["head", "pooled"], "Read after the linear head (500 a task) or before it (512 as published).")
 @click.option("--window", type=float, metavar="SECONDS", help="Length of a window.  [default: the model's, 5]")
 @click.option("--hop", type=float, metavar="SECONDS", help="From one window to the next.  [default: the window]")
+@click.option(
+    "--channel", default="mix", metavar="mix|N", help="The mean over channels, or one, counted from 0.  [default: mix]"
+)
 @choice("--pool", ["mean", "none"], "One row a file (mean over windows) or one row a window.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
 @choice("--dtype", ["float32", "bfloat16"], "bfloat16 is faster where the processor has it, and rounded to 8 bits.")
@@ -68,6 +71,7 @@ def embed_command(inputs: tuple[str, ...], output: str, form: str | None, shard:
     Files that are in OUT already are left alone: the same command goes on with an interrupted run, and embeds what
     is new or changed after a finished one.
     """
+    from ..audio.load import Excerpt
     from ..audio.windows import Pool
     from ..config import Features, Layer
     from ..run.extract import ExtractConfig
@@ -80,7 +84,8 @@ def embed_command(inputs: tuple[str, ...], output: str, form: str | None, shard:
     chosen = parse_format(output, form)
     target = None if output == STDOUT else check_output(output, form)
     kinds = Features(call.features), Layer(call.layer), Pool(call.pool)
-    config = ExtractConfig(*kinds, call.window, call.hop, call.batch_size, call.threads)
+    excerpt = Excerpt(int(call.channel) if call.channel.isdecimal() else call.channel)
+    config = ExtractConfig(*kinds, call.window, call.hop, call.batch_size, call.threads, excerpt=excerpt)
     report = Report(output, target, part, call.on_error, call.dry_run, call.as_json, call.quiet, call.verbose)
     if target is None or call.dry_run or call.as_json:
         check_stdout()

@@ -27,7 +27,7 @@ from .common import Command
     show_default=True,
     help="Read after the linear head (500 a task) or before it (512 a task as published).",
 )
-@click.option("--window", type=float, metavar="SECONDS", help="The only length it takes.  [default: any]")
+@click.option("--window", type=float, metavar="SECONDS", help="The length that it takes.  [default: the model's]")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.onnx where it exists.")
 def export_command(model: str, out: Path, kind: str, layer: str, window: float | None, overwrite: bool) -> None:
     """Write MODEL, a bundled name, checkpoint folder or hub id, as OUT.onnx with both embeddings as outputs.

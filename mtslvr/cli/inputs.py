@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 
 _HEAD = 4096  # bytes, by which standard input is told to be audio, a list, or neither
-# What files begin with: WAV, AIFF, W64, FLAC, Ogg, MP3 with and without a tag, AAC, AU, CAF; MP4, Matroska, WMA.
+# What files begin with: WAV, AIFF, W64, FLAC, Ogg, MP3 with and without a tag, AAC, AU, CAF; MP4, Matroska, WMA; VOC,
+# NIST, and the zeros before some MP3s.
 _AUDIO = re.compile(
     rb"(RIFF|RIFX|RF64)....WAVE|FORM....AIF[FC]|riff\x2e\x91\xcf\x11|fLaC[\x00\x80]|OggS\x00|ID3[\x02-\x04]"
-    rb"|\xff[\xe2-\xe5\xf0-\xf5\xf8-\xfd]|\.snd\x00|dns\.|caff\x00|....ftyp|\x1a\x45\xdf\xa3|\x30\x26\xb2\x75",
+    rb"|\xff[\xe2-\xe5\xf0-\xf5\xf8-\xfd]|\.snd\x00|dns\.|caff\x00|....ftyp|\x1a\x45\xdf\xa3|\x30\x26\xb2\x75"
+    rb"|Creative Voice File\x1a|NIST_1A\n|\x00{4}",
     re.DOTALL,
 )
 # Control characters that no name of a file has, or a mark of UTF-16, whose letters NULs would part.

@@ -72,9 +72,14 @@ def resolve(device: str | torch.device, dtype: str = "float32", fold: bool = Tru
     Raises:
         ConfigError: see `load`.
     """
-    half = parse_dtype(dtype, fold)
+    if dtype not in ("float32", "bfloat16"):
+        raise ConfigError(f"dtype={dtype!r}: unknown; use 'float32' or 'bfloat16'")
+    half = dtype == "bfloat16"
+    if half and not fold:
+        raise ConfigError("dtype='bfloat16' with fold=False: folding needs float32 weights; leave fold=True")
     target = parse_device(device)
-    check_processor(target, half)
+    if half and not computes_bfloat16(target):
+        raise ConfigError(f"dtype='bfloat16': device {str(target)!r} has no bfloat16 arithmetic; use dtype='float32'")
     return target, half
 
 
@@ -91,16 +96,7 @@ def find(
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """The local folder of a checkpoint, downloaded where needed.
-
-    Args:
-        name: see `load`, as the others.
-        token: see `load`.
-        cache_dir: see `load`.
-        local_files_only: see `load`.
-    Raises:
-        HubError: see `load`.
-    """
+    """The local folder of a checkpoint, downloaded where needed; arguments and errors as of `load`."""
     names = bundled()
     if name is None:
         if DEFAULT_MODEL not in names:
@@ -132,32 +128,6 @@ def find(
 
     cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
     return download(Remote(text, match["repo"], match["revision"] or "main", cache, token, local_files_only))
-
-
-def parse_dtype(dtype: str, fold: bool) -> bool:
-    """Whether `dtype` asks for bfloat16.
-
-    Raises:
-        ConfigError: unknown, or bfloat16 for weights that are still to be trained or folded.
-    """
-    if dtype not in ("float32", "bfloat16"):
-        raise ConfigError(f"dtype={dtype!r}: unknown; use 'float32' or 'bfloat16'")
-    if dtype == "bfloat16" and not fold:
-        raise ConfigError("dtype='bfloat16' with fold=False: folding needs float32 weights; leave fold=True")
-    return dtype == "bfloat16"
-
-
-def check_processor(device: torch.device, half: bool) -> None:
-    """See that the device runs what it is to run.
-
-    Args:
-        device: from `parse_device`.
-        half: bfloat16 is asked for.
-    Raises:
-        ConfigError: it does not.
-    """
-    if half and not computes_bfloat16(device):
-        raise ConfigError(f"dtype='bfloat16': device {str(device)!r} has no bfloat16 arithmetic; use dtype='float32'")
 
 
 def computes_bfloat16(device: torch.device) -> bool:

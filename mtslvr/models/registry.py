@@ -18,15 +18,7 @@ _LONGEST_TEXT = 200  # of one value in a card
 
 @dataclass(frozen=True)
 class Card:
-    """What a model card says, as far as mtslvr uses it.
-
-    Attributes:
-        licence: empty where the card names none.
-        training_data: names of data sets.
-        figures: the model-index, a dict a figure: dataset_id, dataset, task, metric, value.
-        library: `library_name`.
-        text: Markdown without the YAML block, control characters removed.
-    """
+    """What a model card says, as far as mtslvr uses it; `figures` are the model-index, as `_figure` makes them."""
 
     licence: str = ""
     training_data: tuple[str, ...] = ()
@@ -74,13 +66,7 @@ def _is_ours(folder: Path) -> bool:
 
 
 def read_model(name: str, source: str, folder: Path) -> dict[str, Any]:
-    """What `mtslvr models --json` tells of a checkpoint folder; what cannot be read is its "problem".
-
-    Args:
-        name: what `mtslvr.load` takes.
-        source: "bundled", "cached" or "folder".
-        folder: where its files are.
-    """
+    """What `mtslvr models --json` tells of a checkpoint folder; what cannot be read is its "problem"."""
     config, card, problems = None, Card(), []
     try:
         config = checkpoint.read_config(folder / checkpoint.CONFIG_NAME)

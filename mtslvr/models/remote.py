@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
 
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, snapshot_download, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
-    EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
@@ -24,13 +23,13 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from ..config import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME
 from ..errors import HubError, one_line
-from .checkpoint import CARD_NAME, CONFIG_NAME, LARGEST_CONFIG, LARGEST_WEIGHTS, WEIGHTS_NAME, sha256
+from .checkpoint import LARGEST_CONFIG, LARGEST_WEIGHTS, sha256
 from .registry import LARGEST_CARD
 
 _T = TypeVar("_T")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_ETAG = re.compile(r"[\w+=:-][\w.+=:-]*", re.ASCII)  # The library names files in its cache by it.
 _LIBRARY: dict[str, Any] = {"library_name": "mtslvr", "library_version": metadata.version("mtslvr")}
 _LARGEST = {CONFIG_NAME: LARGEST_CONFIG, WEIGHTS_NAME: LARGEST_WEIGHTS, CARD_NAME: LARGEST_CARD}
 
@@ -43,10 +42,13 @@ _MEANINGS: tuple[tuple[type[Exception], str], ...] = (
     (HFValidationError, "not a valid hub id ({error})"),
     (OfflineModeIsEnabled, "not in the cache {cache}, and HF_HUB_OFFLINE is set, so the hub is not asked; {remedy}"),
 )
-_STATUS = dict.fromkeys((401, 403), "access refused ({error}); check name and token, log in with `hf auth login`")
+_REFUSED = "access refused ({error}); check name and token, log in with `hf auth login`"
 _NOT_ASKED = "not in the cache {cache}, and local_files_only is set, so the hub is not asked; {remedy}"
 _FAILS = "not in the cache {cache}, and the hub {hub} fails ({error}); try again later, or {remedy}"
-_UNREACHABLE = "not in the cache {cache}, and the hub {hub} cannot be reached ({error}); {remedy}"
+_UNREACHABLE = (
+    "not in the cache {cache}, and the hub {hub} cannot be reached ({error}); check HF_ENDPOINT, proxy and login page "
+    "of the network, or {remedy}"
+)
 _BROKEN = "download into {cache} failed ({error}); try again, or choose another cache with cache_dir or HF_HOME"
 _REMEDY = (
     "run `mtslvr download {name}` here with network, or `mtslvr download {name} --to FOLDER` on another machine, "
@@ -56,16 +58,7 @@ _REMEDY = (
 
 @dataclass(frozen=True)
 class Remote:
-    """A hub repository at a revision, and how to get at its files.
-
-    Attributes:
-        name: as the user gave it.
-        repo: "org/name".
-        revision: branch, tag or commit.
-        cache: folder of the hub's cache.
-        token: see `load`.
-        local_files_only: see `load`.
-    """
+    """A hub repository "org/name" at a branch, tag or commit, and how to get at its files; `name` is the user's."""
 
     name: str
     repo: str
@@ -117,7 +110,7 @@ def _up_to_date(remote: Remote, cached: Path | None) -> Path:
     """The folder of what the hub has now, or of what the cache has where the hub gives no answer."""
     # The library tries for minutes to reach a hub that does not answer, and downloads whatever size a file has.
     try:
-        commit = _within(3 * constants.HF_HUB_ETAG_TIMEOUT, lambda: _ask(remote, cached))
+        commit = _within(3 * constants.HF_HUB_ETAG_TIMEOUT, lambda: _present_commit(remote))
     except HubError:
         raise
     except Exception as error:  # Those of httpx or httpx2, by the version of the library, among them.
@@ -144,41 +137,32 @@ def _up_to_date(remote: Remote, cached: Path | None) -> Path:
     return Path(folder)
 
 
-def _ask(remote: Remote, cached: Path | None) -> str:
-    """The commit that the revision is now; where it is not the cached one, its files are looked at, too.
+def _present_commit(remote: Remote) -> str:
+    """The commit that the revision is now.
 
     Raises:
-        HubError: a file that is missing or too large.
+        HubError: it lacks a file, or one is too large.
         Exception: whatever the library raises, and OSError for an answer that is no hub's.
     """
-    revision = remote.revision
-    for name, largest in _LARGEST.items():
-        try:
-            found = get_hf_file_metadata(
-                hf_hub_url(remote.repo, name, revision=revision),
-                token=remote.token,
-                timeout=constants.HF_HUB_ETAG_TIMEOUT,
-                **_LIBRARY,
-            )
-        except EntryNotFoundError:
-            if name == CARD_NAME:
-                break
+    info = HfApi(**_LIBRARY).model_info(
+        remote.repo,
+        revision=remote.revision,
+        timeout=constants.HF_HUB_ETAG_TIMEOUT,
+        files_metadata=True,
+        token=remote.token,
+    )
+    if _COMMIT.fullmatch(info.sha or "") is None:
+        raise OSError(f"it does not answer as a hub does, commit {info.sha!r}; check HF_ENDPOINT")
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    for name in (CONFIG_NAME, WEIGHTS_NAME):
+        if name not in sizes:
             lacks = f"no {name} in it, so not an mtslvr checkpoint; only safetensors are loaded"
-            raise remote.error(f"{lacks} (official .pt files: `mtslvr convert`)") from None
-        if _COMMIT.fullmatch(found.commit_hash or "") is None or _ETAG.fullmatch(found.etag or "") is None:
-            raise OSError(
-                f"it does not answer as a hub does, X-Repo-Commit {found.commit_hash!r}, ETag {found.etag!r}; check "
-                "HF_ENDPOINT, proxy and login page of the network"
-            )
-        if found.size is not None and found.size > largest:
-            raise remote.error(
-                f"{name} has {found.size} bytes, an mtslvr checkpoint's at most {largest}; not downloaded: "
-                "check the name"
-            )
-        revision = str(found.commit_hash)
-        if cached is not None and cached.name == revision:
-            break
-    return revision
+            raise remote.error(f"{lacks} (official .pt files: `mtslvr convert`)")
+    for name, largest in _LARGEST.items():
+        if sizes.get(name, 0) > largest:
+            said = f"{name} has {sizes[name]} bytes, an mtslvr checkpoint's at most {largest}"
+            raise remote.error(f"{said}; not downloaded: check the name")
+    return str(info.sha)
 
 
 def _within(seconds: float, call: Callable[[], _T]) -> _T:
@@ -197,21 +181,19 @@ def _within(seconds: float, call: Callable[[], _T]) -> _T:
         except BaseException as error:
             future.set_exception(error)
 
-    thread = Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not future.done():
+    Thread(target=run, daemon=True).start()
+    if not wait([future], seconds).done:
         raise TimeoutError(f"no whole answer within {seconds:g} s")
     return future.result()
 
 
 def _explained(remote: Remote, error: Exception, otherwise: str) -> HubError:
     """What an error of the library means for the user."""
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    refused = isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403)
     known = (meaning for kind, meaning in _MEANINGS if isinstance(error, kind))
     said = one_line(str(error).strip().partition("\n")[0])  # What a server says, too.
     name = type(error).__name__
-    return remote.error(next(known, _STATUS.get(status or 0, otherwise)), f"{name}: {said}" if said else name)
+    return remote.error(next(known, _REFUSED if refused else otherwise), f"{name}: {said}" if said else name)
 
 
 def _check_sha256(remote: Remote, path: Path) -> None:

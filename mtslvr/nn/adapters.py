@@ -101,14 +101,14 @@ class AdaptedConv(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm2d(out_channels) for _ in range(tasks))
 
     def forward(
-        self, x: Tensor, task: int, add: Tensor | None = None, relu: bool = False, rows: tuple[int, int] | None = None
+        self, x: Tensor, task: int, add: Tensor | None = None, relu: bool = False, bands: tuple[int, int] | None = None
     ) -> Tensor:
         """(B, C_in, H, W) to (B, C_out, H', W') for one task; then `add` is added, then ReLU.
 
-        Of H' only `rows`, first and end, where they are given; `add` has as many.
+        Of H' only `bands`, first and end, where they are given; `add` has as many.
         """
         y = self.norms[task](self.adapters[task](x, self.conv))
-        y = y if rows is None else y[:, :, rows[0] : rows[1]]
+        y = y if bands is None else y[:, :, bands[0] : bands[1]]
         y = y if add is None else y + add
         return F.relu(y, inplace=True) if relu else y
 
@@ -130,28 +130,28 @@ class AdaptedConv(nn.Module):
 class FoldedConv(nn.Module):
     """One plain convolution with bias a task."""
 
-    def __init__(self, weights: list[Tensor], biases: list[Tensor], like: nn.Conv2d) -> None:
+    def __init__(self, weights: list[Tensor], biases: list[Tensor], conv: nn.Conv2d) -> None:
         super().__init__()
-        dtype = like.weight.dtype
+        dtype = conv.weight.dtype
         self.weights = nn.ParameterList(nn.Parameter(w.to(dtype), requires_grad=False) for w in weights)
         self.biases = nn.ParameterList(nn.Parameter(b.to(dtype), requires_grad=False) for b in biases)
-        assert not isinstance(like.padding, str)
-        self.stride, self.padding = like.stride, like.padding
+        assert not isinstance(conv.padding, str)
+        self.stride, self.padding = conv.stride, conv.padding
 
     def forward(
-        self, x: Tensor, task: int, add: Tensor | None = None, relu: bool = False, rows: tuple[int, int] | None = None
+        self, x: Tensor, task: int, add: Tensor | None = None, relu: bool = False, bands: tuple[int, int] | None = None
     ) -> Tensor:
-        """`AdaptedConv.forward`; what `rows` leaves out is not computed."""
+        """`AdaptedConv.forward`; what `bands` leaves out is not computed."""
         padding: tuple[int, ...] = self.padding
-        if rows is not None:
-            x, padding = _read_by(x, *rows), (0, padding[1])
+        if bands is not None:
+            x, padding = _input_of_bands(x, *bands), (0, padding[1])
         y = F.conv2d(x, self.weights[task], self.biases[task], self.stride, padding)
         y = y if add is None else y.add_(add)
         return F.relu_(y) if relu else y
 
 
-def _read_by(x: Tensor, first: int, end: int) -> Tensor:
-    """What rows `first` to `end` of a padded 3x3 convolution read: as many and two more, channels last in memory."""
+def _input_of_bands(x: Tensor, first: int, end: int) -> Tensor:
+    """What bands `first` to `end` of a padded 3x3 convolution read: as many and two more, channels last in memory."""
     height = x.shape[2]
     x = x[:, :, max(0, first - 1) : end + 1].contiguous(memory_format=torch.channels_last)
     return F.pad(x, (0, 0, int(first == 0), int(end == height))) if first == 0 or end == height else x

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-import math
+import json
 import os
+import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,13 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..config import EncoderConfig, Features, Layer, Normalization, parse_enum
-from ..errors import AudioError, ConfigError
+from ..config import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, EncoderConfig, Features, Layer, Normalization, parse_enum
+from ..errors import AudioError, CheckpointError, ConfigError
 from .adapters import AdaptedConv
-from .frontend import Frontend
+from .frontend import Frontend, spectral_statistics, standardize
 from .resnet import Branches, Trunk
+
+_TF32 = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -37,81 +42,29 @@ class Embeddings:
 
     def select(self, features: Features) -> Tensor:
         """The embedding that `features` names."""
-        return {
-            Features.INVARIANT: lambda: self.invariant,
-            Features.VARIANT: lambda: self.variant,
-            Features.CONCAT: lambda: self.concat,
-        }[features]()
+        found: Tensor = getattr(self, features.value)
+        return found
 
 
 torch.export.register_dataclass(Embeddings)  # what torch.export takes as an output
 
 
-def standardize(waveforms: Tensor) -> Tensor:
-    """Each row with mean 0 and unbiased standard deviation 1, by statistics in float64.
-
-    Args:
-        waveforms: (B, T).
-    Returns:
-        (B, T); zeros where a row is constant to within float32 rounding.
-    """
-    rows = waveforms.to(torch.float64, copy=True)
-    mean = rows.mean(dim=1, keepdim=True)
-    centred = rows.sub_(mean)  # a second pass over the samples is several times as fast as torch.std_mean's single one
-    std = torch.linalg.vector_norm(centred, dim=1, keepdim=True) / math.sqrt(rows.shape[1] - 1)
-    silent = ~(std > mean.abs() * 2.0**-24)
-    scaled: Tensor = centred * std.masked_fill(silent, torch.inf).reciprocal()
-    return scaled.to(waveforms.dtype)
-
-
-class _ExactFloat32:
-    """Counts who needs it, for the setting is one of the whole process."""
-
-    lock = threading.Lock()
-    users = 0
-    before = False
-
-
 @contextmanager
 def exact_float32(device: torch.device) -> Iterator[None]:
-    """On GPUs torch lets convolutions round float32 to 10 bits (TF32), an error of 1e-3; not within this context."""
+    """On GPUs torch lets convolutions round float32 to 10 bits (TF32), an error of 1e-3; not within this context.
+
+    The setting is one of the whole process, so one thread at a time is within.
+    """
     if device.type != "cuda" or torch.compiler.is_compiling():
         yield
         return
-    with _ExactFloat32.lock:
-        if _ExactFloat32.users == 0:
-            _ExactFloat32.before = torch.backends.cudnn.allow_tf32
-            torch.backends.cudnn.allow_tf32 = False
-        _ExactFloat32.users += 1
-    try:
-        yield
-    finally:
-        with _ExactFloat32.lock:
-            _ExactFloat32.users -= 1
-            if _ExactFloat32.users == 0:
-                torch.backends.cudnn.allow_tf32 = _ExactFloat32.before
-
-
-def spectral_statistics(spectrogram: Tensor) -> Tensor:
-    """What global pooling loses: how loud each mel band is, how much that varies and how fast.
-
-    Args:
-        spectrogram: (B, channels, n_mels, frames), channel 0 in dB.
-    Returns:
-        (B, 3 n_mels): mean, population deviation and mean absolute difference between frames, each over time, in units
-        of 32 dB, which brings them to the spread of pooled features; the last is 0 for a single frame.
-    """
-    bands = spectrogram[:, 0].contiguous() / 32  # as the front end lays them out; sums round by it
-    mean = bands.mean(dim=2)
-    deviation = (bands - mean[:, :, None]).square().mean(dim=2).sqrt()  # torch.std takes several times as long on a CPU
-    change = bands.diff(dim=2).abs().sum(dim=2) / max(1, bands.shape[2] - 1)
-    return torch.cat([mean, deviation, change], dim=1)
-
-
-def _check_tensor(waveforms: object) -> None:
-    if not isinstance(waveforms, Tensor):
-        said = "an encoder takes a tensor (batch, samples); files and arrays go to mtslvr.embed(..., encoder=encoder)"
-        raise AudioError(f"waveforms of type {type(waveforms).__name__}: {said}")
+    with _TF32:
+        before = torch.backends.cudnn.allow_tf32
+        torch.backends.cudnn.allow_tf32 = False
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.allow_tf32 = before
 
 
 class Encoder(nn.Module):
@@ -177,7 +130,11 @@ class Encoder(nn.Module):
         Raises:
             AudioError: no tensor, wrong rank, or integers.
         """
-        _check_tensor(waveforms)
+        if not isinstance(waveforms, Tensor):
+            raise AudioError(
+                f"waveforms of type {type(waveforms).__name__}: an encoder takes a tensor (batch, samples); "
+                "files and arrays go to mtslvr.embed(..., encoder=encoder)"
+            )
         if waveforms.ndim != 2:
             raise AudioError(f"waveforms of shape {tuple(waveforms.shape)}: expected (batch, samples)")
         if not waveforms.is_floating_point():
@@ -196,7 +153,6 @@ class Encoder(nn.Module):
 
     def encode(self, waveforms: Tensor, layer: Layer | str = Layer.HEAD) -> Embeddings:
         """`forward` for waveforms that are normalised already."""
-        _check_tensor(waveforms)
         return self.encode_spectrogram(self.frontend(waveforms), layer)
 
     def encode_spectrogram(self, spectrogram: Tensor, layer: Layer | str = Layer.HEAD) -> Embeddings:
@@ -221,15 +177,13 @@ class Encoder(nn.Module):
         *,
         normalized: bool = False,
     ) -> Tensor:
-        """One embedding of a batch; the path of the other one is not computed.
+        """One embedding of a batch, (B, `embedding_dim`), as `forward` gives it; the other one's path is not computed.
 
         Args:
             waveforms: see `forward`.
             features: "invariant", "variant" or "concat".
             layer: "head" or "pooled".
             normalized: the waveforms are normalised already.
-        Returns:
-            (B, D), D as `embedding_dim` says; the numbers that `forward` gives.
         Raises:
             AudioError: see `forward`.
             ConfigError: unknown features or layer.
@@ -238,19 +192,12 @@ class Encoder(nn.Module):
         if features is Features.CONCAT or self.config.tasks == 1:
             found = self.encode(waveforms, layer) if normalized else self(waveforms, layer)
             return found.select(features)
-        task = 0 if features is Features.INVARIANT else self.config.tasks - 1
-        [pooled] = self.paths(self.frontend(waveforms if normalized else self.normalize(waveforms)), [task])
+        waveforms = waveforms if normalized else self.normalize(waveforms)
+        [pooled] = self.paths(self.frontend(waveforms), [0 if features is Features.INVARIANT else 1])
         return pooled if layer is Layer.POOLED else self.project(pooled, features)
 
     def project(self, pooled: Tensor, features: Features | str = Features.CONCAT) -> Tensor:
-        """What the heads make of pooled features.
-
-        Args:
-            pooled: (B, D) as `embedding` gives it for the same features and the layer "pooled".
-            features: "invariant", "variant" or "concat".
-        Returns:
-            What `embedding` gives for the layer "head".
-        """
+        """What the heads make of pooled features, (B, D) as `embedding` gives them for the same `features`."""
         features = parse_enum(Features, features, "features")
         if features is not Features.CONCAT:
             return self.heads[0 if features is Features.INVARIANT else -1](pooled)  # type: ignore[no-any-return]
@@ -266,39 +213,30 @@ class Encoder(nn.Module):
 
     def shared(self, spectrogram: Tensor) -> Tensor:
         """What both tasks read: the trunk's output for (B, channels, n_mels, frames)."""
-        dtype = next(self.trunk.parameters()).dtype
         # Two steps: torch takes twice as long to change dtype and order in one.
-        return self.trunk(spectrogram.to(dtype).to(memory_format=torch.channels_last))  # type: ignore[no-any-return]
+        shared: Tensor = self.trunk(spectrogram.to(self.dtype).to(memory_format=torch.channels_last))
+        return shared
 
     def pooled(self, shared: Tensor, spectrogram: Tensor, task: int) -> Tensor:
-        """What one task's head reads: (B, 512) means, or what `EncoderConfig.pooled_blocks` says.
-
-        With spectral statistics more for the variant one.
-        """
-        read = self.read(shared, task)
-        if self.config.spectral_statistics and task == self.config.tasks - 1:
-            return torch.cat([read, spectral_statistics(spectrogram).to(read.dtype)], dim=1)
-        return read
-
-    def read(self, shared: Tensor, task: int) -> Tensor:
-        """`pooled` without spectral statistics."""
-        rows = self.config.rows[task]
-        dtype = next(self.heads.parameters()).dtype
+        """What one task's head reads: (B, 512) means, or what `EncoderConfig.pooled_blocks` says."""
+        rows, dtype = self.config.rows[task], next(self.heads.parameters()).dtype
         if rows is None:
-            return self.branches(shared, task).mean(dim=(2, 3), dtype=dtype)  # type: ignore[no-any-return]
-        third, fourth = self.branches.stages(shared, task, rows.layer4)
-        parts = third[:, :, rows.layer3[0] : rows.layer3[1]], fourth
-        read = [x.amax(dim=3).flatten(1).to(dtype) for x in parts]
-        if rows.means:
-            read.extend(x.mean(dim=3, dtype=dtype).flatten(1) for x in parts)
+            read = [self.branches(shared, task).mean(dim=(2, 3), dtype=dtype)]
+        else:
+            third, fourth = self.branches.stages(shared, task, rows.layer4)
+            stages = third[:, :, rows.layer3[0] : rows.layer3[1]], fourth
+            read = [x.amax(dim=3).flatten(1).to(dtype) for x in stages]
+            if rows.means:
+                read += [x.mean(dim=3, dtype=dtype).flatten(1) for x in stages]
+        if self.config.spectral_statistics and task == self.config.tasks - 1:
+            read.append(spectral_statistics(spectrogram).to(dtype))
         return torch.cat(read, dim=1)
 
     def train(self, mode: bool | None = None) -> Encoder:
         """Training mode, or evaluation mode with False, as of any module.
 
         Raises:
-            ConfigError: `train()` of a folded encoder, in which nothing is trained. A mode that a module passes on to
-                the encoder it holds is taken, for a folded encoder computes the same in both.
+            ConfigError: `train()` of a folded encoder; a mode that the module around one passes on is taken.
         """
         if mode is None and self.folded:
             raise ConfigError(
@@ -335,6 +273,26 @@ class Encoder(nn.Module):
         Raises:
             CheckpointError: folded (load with `fold=False`), or the folder cannot be written.
         """
-        from ..models import checkpoint
-
-        return checkpoint.save(self, folder, dtype=dtype, card=card)
+        target = Path(folder)
+        if self.folded:
+            raise CheckpointError(f"{target}: a folded encoder cannot be saved; save the one it was folded from")
+        state = {
+            key: (value.to(dtype) if value.is_floating_point() else value).contiguous().cpu()
+            for key, value in self.state_dict().items()
+        }
+        texts = {CONFIG_NAME: json.dumps(self.config.to_dict(), indent=2) + "\n"}
+        if card is not None:
+            texts[CARD_NAME] = card
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            part = target / "saving.part"
+            save_file(state, part, metadata={"format": "pt", "library": "mtslvr"})
+            os.replace(part, target / WEIGHTS_NAME)
+            for name, text in texts.items():
+                part.write_text(text, encoding="utf-8")
+                os.replace(part, target / name)
+            shutil.copymode(target / CONFIG_NAME, target / WEIGHTS_NAME)  # safetensors lets the owner alone read it
+        except (OSError, SafetensorError) as error:
+            said = f"{target}: cannot write the checkpoint ({error}); choose a writable folder"
+            raise CheckpointError(said) from None
+        return target

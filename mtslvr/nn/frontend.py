@@ -14,6 +14,23 @@ from ..errors import AudioError
 _BANDS = 16  # mel bands that are projected together, by the few bins that they cover
 
 
+def standardize(waveforms: Tensor) -> Tensor:
+    """Each row with mean 0 and unbiased standard deviation 1, by statistics in float64.
+
+    Args:
+        waveforms: (B, T).
+    Returns:
+        (B, T); zeros where a row is constant to within float32 rounding.
+    """
+    rows = waveforms.to(torch.float64, copy=True)
+    mean = rows.mean(dim=1, keepdim=True)
+    centred = rows.sub_(mean)  # a second pass over the samples is several times as fast as torch.std_mean's single one
+    std = torch.linalg.vector_norm(centred, dim=1, keepdim=True) / math.sqrt(rows.shape[1] - 1)
+    silent = ~(std > mean.abs() * 2.0**-24)
+    scaled: Tensor = centred * std.masked_fill(silent, torch.inf).reciprocal()
+    return scaled.to(waveforms.dtype)
+
+
 def mel_filterbank(config: FrontendConfig) -> Tensor:
     """Triangular mel filters on the HTK scale, without area normalisation.
 
@@ -185,3 +202,19 @@ def log_mel(waveform: Tensor, config: FrontendConfig) -> Tensor:
     frontend = Frontend(dataclasses.replace(config, channels=1)).to(waveform.device)
     spectrogram: Tensor = frontend(waveform)
     return spectrogram[:, 0]
+
+
+def spectral_statistics(spectrogram: Tensor) -> Tensor:
+    """What global pooling loses: how loud each mel band is, how much that varies and how fast.
+
+    Args:
+        spectrogram: (B, channels, n_mels, frames), channel 0 in dB.
+    Returns:
+        (B, 3 n_mels): mean, population deviation and mean absolute difference between frames, each over time, in units
+        of 32 dB, which brings them to the spread of pooled features; the last is 0 for a single frame.
+    """
+    bands = spectrogram[:, 0].contiguous() / 32  # as the front end lays them out; sums round by it
+    mean = bands.mean(dim=2)
+    deviation = (bands - mean[:, :, None]).square().mean(dim=2).sqrt()  # torch.std takes several times as long on a CPU
+    change = bands.diff(dim=2).abs().sum(dim=2) / max(1, bands.shape[2] - 1)
+    return torch.cat([mean, deviation, change], dim=1)

@@ -29,25 +29,25 @@ class Block(nn.Module):
             else None
         )
 
-    def forward(self, x: Tensor, task: int, rows: tuple[int, int] | None = None) -> Tensor:
-        """(B, C_in, H, W) to (B, C_out, H', W') for one task; of H' only `rows`, first and end, where given."""
+    def forward(self, x: Tensor, task: int, bands: tuple[int, int] | None = None) -> Tensor:
+        """(B, C_in, H, W) to (B, C_out, H', W') for one task; of H' only `bands`, first and end, where given."""
         y = self.conv1(x, task, relu=True)
         shortcut = pooled_shortcut(x, y) if self.shortcut is None else self.shortcut(x, 0)
-        if rows is not None:
-            shortcut = shortcut[:, :, rows[0] : rows[1]]
-        result: Tensor = self.conv2(y, task, add=shortcut, relu=True, rows=rows)
+        if bands is not None:
+            shortcut = shortcut[:, :, bands[0] : bands[1]]
+        result: Tensor = self.conv2(y, task, add=shortcut, relu=True, bands=bands)
         return result
 
 
-def pooled_shortcut(x: Tensor, like: Tensor) -> Tensor:
-    """`x` average-pooled and zero-padded to the shape of `like`.
+def pooled_shortcut(x: Tensor, output: Tensor) -> Tensor:
+    """`x` average-pooled and zero-padded to the shape of `output`.
 
     On odd sizes the pooling windows overlap (79 to 40), so this is not a plain 2x2 average.
     """
-    if x.shape == like.shape:
+    if x.shape == output.shape:
         return x
-    pooled = F.adaptive_avg_pool2d(x, (like.shape[-2], like.shape[-1]))
-    return F.pad(pooled, (0, 0, 0, 0, 0, like.shape[1] - x.shape[1]))
+    pooled = F.adaptive_avg_pool2d(x, (output.shape[-2], output.shape[-1]))
+    return F.pad(pooled, (0, 0, 0, 0, 0, output.shape[1] - x.shape[1]))
 
 
 def stage(index: int, kind: AdapterKind, tasks: int) -> nn.ModuleList:
@@ -94,23 +94,23 @@ class Branches(nn.Module):
         """(B, 64, H, W) to (B, 512, H / 8, W / 8) for one task."""
         return self.stages(x, task)[1]
 
-    def stages(self, x: Tensor, task: int, rows: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
+    def stages(self, x: Tensor, task: int, bands: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
         """What stages 3 and 4 give for one task.
 
         Args:
             x: (B, 64, H, W).
             task: which path.
-            rows: of stage 4 only these, first and end; None is all. Where there are none it is computed in training
+            bands: of stage 4 only these, first and end; None is all. Where there are none it is computed in training
                 only, since several processes wait for a gradient of every weight.
         Returns:
-            (B, 256, H / 4, W / 4) and (B, 512, H / 8 or as many as `rows` says, W / 8).
+            (B, 256, H / 4, W / 4) and (B, 512, H / 8 or as many as `bands` says, W / 8).
         """
         for blocks in (self.layer2, self.layer3):
             for block in blocks:
                 x = block(x, task)
         third = x
-        if rows is not None and rows[0] == rows[1] and not self.training:
+        if bands is not None and bands[0] == bands[1] and not self.training:
             return third, third[:, :, :0]
         first, last = self.layer4
-        x = last(first(x, task), task, rows)
+        x = last(first(x, task), task, bands)
         return third, F.relu(self.end_norms[task](x)) if len(self.end_norms) else x

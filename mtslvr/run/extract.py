@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from ..audio.load import WHOLE, Excerpt
 from ..audio.recordings import Notes
 from ..audio.windows import Float32, Float64, Pool, Pooling, iter_windows
 from ..config import EncoderConfig, Features, Layer, Normalization
@@ -50,6 +51,7 @@ class ExtractConfig:
         fixed_batches: a window has the same numbers whatever comes with it, to the last bit, at the cost of silence
             encoded with it. A GPU picks its kernels, and so its rounding, by the size of a batch, so a short one is
             filled; a CPU by whether there is one window or more, so one that is alone gets another.
+        excerpt: what is read of each file.
     Raises:
         ConfigError: unknown name or a value outside its range.
     """
@@ -62,6 +64,7 @@ class ExtractConfig:
     batch_size: int = 32
     threads: int = 2
     fixed_batches: bool = False
+    excerpt: Excerpt = WHOLE
 
     def __post_init__(self) -> None:
         for name, most in (("batch_size", 65536), ("threads", 256)):
@@ -182,7 +185,7 @@ def encode_batches(sources: Iterable[Source], encoder: Encoder, config: ExtractC
 def _batches(sources: Iterable[Source], encoder: Encoder, config: ExtractConfig) -> Iterator[_Batch]:
     seconds = check_windows(encoder.config, config)
     batch = _Batch()
-    for index, windows in enumerate(decode_ahead(sources, encoder, seconds, config.threads)):
+    for index, windows in enumerate(decode_ahead(sources, encoder, seconds, config.threads, config.excerpt)):
         batch.begin(index)
         try:
             for window in windows:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from ..config import Normalization
 from ..errors import TrainingError
-from ..nn.encoder import standardize
+from ..nn.frontend import standardize
 from .augment import augment, draw_parameters, draw_selection, labels_from_order, strengths
 from .config import TrainConfig
 from .data import PackedClips

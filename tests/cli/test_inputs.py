@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from mtslvr.audio.load import load_audio
 from mtslvr.cli.inputs import expand
 from mtslvr.errors import ConfigError
 
@@ -37,8 +38,9 @@ def own_stdin():
 @pytest.mark.skipif(not os.path.exists("/dev/stdin"), reason="standard input has no name")
 @pytest.mark.parametrize(
     ("form", "subtype"),
-    [("WAV", None), ("FLAC", None), ("OGG", "OPUS"), ("MP3", None), ("AIFF", None), ("W64", None)],
-)
+    [("WAV", None), ("RF64", None), ("FLAC", None), ("OGG", None), ("OGG", "OPUS"), ("MP3", None), ("AIFF", None),
+     ("AU", None), ("CAF", None), ("W64", None), ("VOC", None), ("NIST", None)],
+)  # fmt: skip
 def test_audio_on_standard_input_is_told_by_its_first_bytes(monkeypatch, own_stdin, form, subtype):
     data = encoded(form, subtype)
     with open(os.devnull) as nothing:
@@ -47,6 +49,12 @@ def test_audio_on_standard_input_is_told_by_its_first_bytes(monkeypatch, own_std
     for _ in range(2):  # decoders open a file more than once
         with open("/dev/stdin", "rb") as file:
             assert file.read() == data
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/stdin"), reason="standard input has no name")
+def test_an_mp3_behind_zeros_on_standard_input_is_audio(monkeypatch, own_stdin):
+    assert given(monkeypatch, bytes(2000) + encoded("MP3")) == [b"/dev/stdin"]
+    assert load_audio("/dev/stdin", 16000).size == 4000
 
 
 def test_a_list_on_standard_input_stays_one(monkeypatch):

@@ -1,5 +1,4 @@
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,21 +6,27 @@ import pytest
 import soundfile
 import torch
 from click.testing import CliRunner
+from narrow import cut_widths
 
 import mtslvr
 from mtslvr.cli.embed import embed_command
 from mtslvr.config import AdapterKind, EncoderConfig
 from mtslvr.errors import CheckpointError, ConfigError, HubError
-from mtslvr.models import checkpoint, hub
+from mtslvr.models import checkpoint, hub, registry
 from mtslvr.nn.encoder import Encoder
 from mtslvr.run.table import read_npz
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch):
+    cut_widths(monkeypatch.setattr)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, unfolded_encoder):
-    return checkpoint.save(unfolded_encoder, tmp_path_factory.mktemp("hub") / "parallel-simclr")
+@pytest.fixture
+def folder(tmp_path, randomize):
+    with torch.random.fork_rng():
+        encoder = randomize(Encoder(EncoderConfig(window_seconds=1.0)))
+    return encoder.save(tmp_path / "bundled" / "parallel-simclr")
 
 
 @pytest.fixture
@@ -54,8 +59,7 @@ def relative(found, expected):
 
 def test_bundled_folders_are_in_the_package_or_beside_it(tmp_path, monkeypatch):
     package = tmp_path / "mtslvr"
-    package.mkdir()
-    monkeypatch.setattr(sys.modules[hub.bundled.__module__], "__file__", str(package / "module.py"))
+    monkeypatch.setattr(registry, "__file__", str(package / "models" / "registry.py"))
     assert hub.bundled() == {}
     for place in ("weights/b", "weights/a", "weights/unfinished"):
         (tmp_path / place).mkdir(parents=True)
@@ -91,15 +95,12 @@ def test_default_that_is_not_installed(none_bundled):
         mtslvr.load()
 
 
-@pytest.mark.parametrize("kind", [str, Path])
-def test_local_folder(none_bundled, folder, kind, monkeypatch):
-    assert hub.find(kind(folder)) == folder
+def test_local_folder(none_bundled, folder, monkeypatch):
     monkeypatch.chdir(folder.parent)
-    assert mtslvr.load(kind(folder.name), device="cpu").sample_rate == 16000
-
-
-def test_folder_in_the_home(none_bundled, folder, monkeypatch):
     monkeypatch.setenv("HOME", str(folder.parent))
+    for kind in (str, Path):
+        assert hub.find(kind(folder)) == folder
+        assert mtslvr.load(kind(folder.name), device="cpu").sample_rate == 16000
     assert hub.find("~/parallel-simclr") == folder
 
 
@@ -113,26 +114,7 @@ def test_a_folder_is_preferred_to_the_hub(none_bundled, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "paralel-simclr",
-        "PARALLEL-SIMCLR",
-        "/nowhere/at/all",
-        "org/name/more",
-        "org/",
-        "/name",
-        "org/name@",
-        "org/name@@main",
-        "org/name@a b",
-        "org/../name",
-        "../name",
-        "org/name@../../etc",
-        "org/na me",
-        "https://huggingface.co/org/name",
-        "hf-hub:name",
-        "~nobody-by-this-name/weights",
-        "null\0byte",
-        "long" * 2000,
-    ],
+    ["PARALLEL-SIMCLR", "/nowhere/at/all", "org/name/more", "org/name@", "org/../name", "~nobody-at-all/x", "nu\0ll"],
     ids=lambda name: repr(name)[:30],
 )
 def test_unknown_names_are_told_the_known_ones(bundled, name):
@@ -149,11 +131,6 @@ def test_a_path_is_never_a_hub_id(bundled):
         mtslvr.load(Path("org/name"))
 
 
-def test_unknown_name_where_nothing_is_bundled(none_bundled):
-    with pytest.raises(HubError, match=r"'x': neither a bundled .*, nor a folder"):
-        mtslvr.load("x")
-
-
 # A bundled name that is a folder, too
 
 
@@ -163,7 +140,7 @@ def beside(bundled, randomize, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with torch.random.fork_rng():
         other = randomize(Encoder(EncoderConfig(adapter=AdapterKind.NONE, tasks=1, heads=1, head_dim=8)))
-    return checkpoint.save(other, tmp_path / "small")
+    return other.save(tmp_path / "small")
 
 
 def test_a_path_is_the_folder_and_never_the_bundled_model(beside):
@@ -215,19 +192,14 @@ def test_unknown_device(bundled):
         mtslvr.load(device="tpu-9")
 
 
-@pytest.mark.parametrize("device", ["cuda", "cuda:1", torch.device("cuda")], ids=str)
-def test_absent_cuda(bundled, monkeypatch, device):
+def test_absent_devices(bundled, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match=r"device=.*cuda.*: torch .* sees no CUDA device; use 'cpu'"):
-        mtslvr.load(device=device)
+    for device in ("cuda:1", torch.device("cuda")):
+        with pytest.raises(ConfigError, match=r"device=.*cuda.*: torch .* sees no CUDA device; use 'cpu'"):
+            mtslvr.load(device=device)
     assert hub.parse_device("auto") == torch.device("cpu")
-
-
-@pytest.mark.skipif(torch.backends.mps.is_available(), reason="has what is to be absent")
-@pytest.mark.parametrize("device", ["mps", "xpu:7"])
-def test_absent_device_of_another_kind(bundled, device):
-    with pytest.raises(ConfigError, match=rf"device='{device}': .*use 'cpu'"):
-        mtslvr.load(device=device)
+    with pytest.raises(ConfigError, match=r"device='xpu:7': .*use 'cpu'"):
+        mtslvr.load(device="xpu:7")
 
 
 def test_auto_is_cuda_where_there_is_one(monkeypatch):
@@ -259,29 +231,3 @@ def test_bfloat16_where_there_is_none(bundled, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     with pytest.raises(ConfigError, match=r"dtype='bfloat16': device 'cpu' has no bfloat16 .*use dtype='float32'"):
         mtslvr.load(device="cpu", dtype="bfloat16")
-
-
-# The hub
-
-
-@pytest.mark.parametrize(
-    ("name", "where"),
-    [
-        ("org/name", "org/name@main"),
-        ("org/name@v1.0", "org/name@v1.0"),
-        ("hf-hub:org/name@refs/pr/3", "org/name@refs/pr/3"),
-        (f"org/name@{COMMIT}", f"org/name@{COMMIT}"),
-    ],
-)
-def test_offline_without_a_cache(bundled, tmp_path, name, where):
-    with pytest.raises(HubError) as error:
-        mtslvr.load(name, cache_dir=tmp_path / "cache", local_files_only=True)
-    text = str(error.value)
-    assert text.startswith(f"{where}: not in the cache {tmp_path / 'cache'}")
-    assert "hub" in text and "; " in text and "folder" in text.lower()  # why, and the remedy
-
-
-def test_hub_ids_that_the_hub_refuses(bundled, tmp_path):
-    for name in ("org/-name", "org/name.git", "a--b/name"):
-        with pytest.raises(HubError, match=rf"^'?{name}(@main: not a valid hub id|': neither)"):
-            mtslvr.load(name, cache_dir=tmp_path, local_files_only=True)

@@ -1,5 +1,4 @@
 import copy
-import pickle
 
 import pytest
 import torch
@@ -7,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mtslvr.config import AdapterKind
-from mtslvr.nn.adapters import AdaptedConv, FoldedConv, ParallelAdapter, SeriesAdapter, SharedOnly, norm_affine
+from mtslvr.nn.adapters import AdaptedConv, FoldedConv, ParallelAdapter, SeriesAdapter, norm_affine
 
 SHAPES = [(6, 10, 3, 2), (8, 8, 3, 1), (3, 8, 7, 2), (6, 10, 1, 2)]  # in, out, kernel, stride
 KINDS = [kind for kind in AdapterKind if kind is not AdapterKind.SPLIT]
@@ -58,12 +57,6 @@ def test_series_formula(randomize):
     assert relative(adapter(x, conv), h + mixed) <= 1e-12
 
 
-def test_shared_only_is_the_convolution():
-    conv = nn.Conv2d(6, 10, 3, 2, 1, bias=False)
-    x = torch.randn(2, 6, 15, 20)
-    torch.testing.assert_close(SharedOnly()(x, conv), conv(x), rtol=0, atol=0)
-
-
 def test_norm_affine_is_the_batch_norm(randomize):
     norm = randomize(nn.BatchNorm2d(5).double())
     x = torch.randn(2, 5, 3, 4, dtype=torch.float64)
@@ -87,14 +80,6 @@ def test_tasks_have_their_own_adapter_and_norm_and_share_the_convolution(randomi
     assert relative(module(x, 0), before[0]) > 0.1
 
 
-def test_gradients_of_parallel_reach_both_kernels():
-    module = adapted(AdapterKind.PARALLEL, SHAPES[0])
-    module(torch.randn(2, 6, 8, 8), 1).square().sum().backward()
-    assert module.conv.weight.grad.abs().sum() > 0
-    assert module.adapters[1].conv.weight.grad.abs().sum() > 0
-    assert module.adapters[0].conv.weight.grad is None
-
-
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=["float64", "float32"])
 @pytest.mark.parametrize(("kind", "shape"), list(cases()))
 def test_folded_equals_unfolded(randomize, kind, shape, dtype):
@@ -110,8 +95,8 @@ def test_folded_equals_unfolded(randomize, kind, shape, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape[2]}x{shape[2]}/{shape[3]}")
-@pytest.mark.parametrize("batch", [0, 1, 3])
+@pytest.mark.parametrize("shape", SHAPES[:2], ids=lambda shape: f"{shape[2]}x{shape[2]}/{shape[3]}")
+@pytest.mark.parametrize("batch", [0, 3])
 def test_what_follows_a_folded_convolution_is_added_and_cut_at_zero(randomize, shape, batch, dtype):
     folded = randomize(adapted(AdapterKind.NONE, shape)).fold().to(dtype).to(memory_format=torch.channels_last)
     x = torch.randn(batch, shape[0], 15, 22).to(dtype, memory_format=torch.channels_last)
@@ -130,9 +115,9 @@ def test_what_follows_a_folded_convolution_is_added_and_cut_at_zero(randomize, s
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("channels", [128, 512])
 @torch.inference_mode()
-def test_some_rows_of_a_convolution_are_those_of_all(randomize, channels, dtype):
+def test_some_bands_of_a_convolution_are_those_of_all(randomize, dtype):
+    channels = 32
     conv = randomize(AdaptedConv(channels, channels, 3, 1, AdapterKind.PARALLEL, 2)).eval()
     generator = torch.Generator().manual_seed(0)
     x, add = (torch.randn(3, channels, 4, 5, generator=generator) for _ in range(2))
@@ -140,37 +125,10 @@ def test_some_rows_of_a_convolution_are_those_of_all(randomize, channels, dtype)
         module, x, add = module.to(dtype), x.to(dtype), add.to(dtype)
         whole = module(x, 1, add, True).float()
         for first, end in ((0, 1), (0, 4), (1, 3), (3, 4)):
-            found = module(x, 1, add[:, :, first:end], True, rows=(first, end)).float()
+            found = module(x, 1, add[:, :, first:end], True, bands=(first, end)).float()
             assert found.shape == (3, channels, end - first, 5)
             expected = whole[:, :, first:end]
-            # Of all rows, not of some, Winograd's algorithm may have been used.
             assert (found - expected).abs().max() <= (1e-5 if dtype is torch.float32 else 2e-2) * expected.abs().max()
-
-
-def test_a_folded_convolution_that_was_used_can_be_copied_pickled_and_changed(randomize):
-    folded = randomize(adapted(AdapterKind.NONE, SHAPES[1])).fold()
-    x = torch.randn(2, 8, 15, 22)
-    with torch.no_grad():
-        expected = folded(x, 0)
-        assert torch.equal(copy.deepcopy(folded)(x, 0), expected)
-        assert torch.equal(pickle.loads(pickle.dumps(folded))(x, 0), expected)
-        folded.load_state_dict({name: 2 * value for name, value in folded.state_dict().items()})
-        torch.testing.assert_close(folded(x, 0), 2 * expected)
-        doubled = folded.double()(x.double(), 0)
-        torch.testing.assert_close(doubled.float(), 2 * expected)
-
-
-def test_gradients_pass_a_folded_convolution(randomize):
-    folded = randomize(adapted(AdapterKind.NONE, SHAPES[1])).fold()
-    x, other = torch.randn(2, 8, 15, 22), torch.randn(2, 8, 15, 22)
-    with torch.no_grad():
-        folded(x, 0)
-    x.requires_grad_()
-    y = folded(x, 0, add=other)
-    y.sum().backward()
-    assert x.grad.abs().sum() > 0
-    reference = F.conv2d(x, folded.weights[0], folded.biases[0], folded.stride, folded.padding) + other
-    torch.testing.assert_close(y, reference)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.value)
@@ -181,21 +139,6 @@ def test_folding_is_computed_in_float64(randomize, kind):
     for found, expected in zip(module.fold().parameters(), exact.parameters(), strict=True):
         assert found.dtype is torch.float32 and expected.dtype is torch.float64
         assert torch.equal(found, expected.float())
-
-
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.value)
-def test_folding_changes_nothing_and_gives_no_trainable_weights(randomize, kind):
-    module = randomize(adapted(kind, (8, 8, 3, 1)))
-    before = copy.deepcopy(module.state_dict())
-    folded = module.fold()
-    with torch.no_grad():
-        for parameter in folded.parameters():
-            assert not parameter.requires_grad
-            parameter.zero_()
-    after = module.state_dict()
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[key], after[key]) for key in before)
-    assert all(parameter.requires_grad for parameter in module.parameters())
 
 
 def test_new_adapters_are_kaiming_normal_by_fan_out():

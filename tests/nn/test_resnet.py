@@ -36,7 +36,7 @@ def slow_pool(x, rows, columns):
     return y
 
 
-@pytest.mark.parametrize("size", [(32, 40), (32, 79), (5, 7), (16, 79), (1, 1)])
+@pytest.mark.parametrize("size", [(32, 79), (5, 7), (1, 1)])
 def test_pooled_shortcut(size):
     x = torch.randn(2, 4, *size, dtype=torch.float64)
     rows, columns = (size[0] + 1) // 2, (size[1] + 1) // 2
@@ -54,11 +54,6 @@ def test_pooled_shortcut_of_79_columns_is_not_a_plain_average():
     assert (found - plain).abs().max() > 0.1
     even = x[..., :78]
     torch.testing.assert_close(pooled_shortcut(even, torch.empty(1, 2, 16, 39)), F.avg_pool2d(even, 2))
-
-
-def test_pooled_shortcut_of_the_same_shape_is_the_input():
-    x = torch.randn(1, 2, 5, 7)
-    assert pooled_shortcut(x, torch.empty_like(x)) is x
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -100,7 +95,7 @@ def test_block_formula(randomize, kind):
     assert torch.equal(x, kept)
 
 
-@pytest.mark.parametrize(("height", "width"), [(128, 157), (128, 313), (128, 32), (40, 9), (1, 1)])
+@pytest.mark.parametrize(("height", "width"), [(128, 157), (40, 9), (1, 1)])
 @pytest.mark.parametrize("kind", [AdapterKind.SPLIT, AdapterKind.PARALLEL], ids=lambda kind: kind.value)
 def test_shapes(kind, height, width):
     def halved(n, times):

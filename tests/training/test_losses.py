@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtslvr.models import checkpoint
+from mtslvr.models import checkpoint, official
 from mtslvr.training import heads
 from mtslvr.training.losses import augmentation_loss, nt_xent_loss, simsiam_loss
 from mtslvr.training.objective import Objective
@@ -120,8 +120,8 @@ def published_objective(case):
     keys = MANIFEST["variants"][variant]["keys"]
     values = fill_rule.fill_state_dict([[f"backbone.{key}", shape, dtype] for key, shape, dtype in keys])
     state = {key.removeprefix("backbone."): value for key, value in values.items()}
-    renamed = {checkpoint.rename_official(k): v for k, v in state.items()}
-    encoder = checkpoint.build(checkpoint.official_config(state), renamed, variant)
+    renamed = {official.rename_official(k): v for k, v in state.items()}
+    encoder = checkpoint.build(official.official_config(state), renamed, variant)
     simsiam = "simsiam" in case["key"]
     objective = Objective(
         encoder,

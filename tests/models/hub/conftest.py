@@ -12,6 +12,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import narrow
 import server
 
 from mtslvr.config import AdapterKind, EncoderConfig
@@ -76,19 +77,13 @@ class Worker:
         )
         self.ready = False
 
-    def send(self, name, *arguments, **options):
-        self.process.stdin.write(json.dumps([name, arguments, options]) + "\n")
+    def call(self, name, *arguments, **options):
+        self.process.stdin.write(json.dumps([name, [str(a) for a in arguments], options]) + "\n")
         self.process.stdin.flush()
-
-    def receive(self):
         if not self.ready:
             assert json.loads(self.process.stdout.readline()) == "ready"
             self.ready = True
         return json.loads(self.process.stdout.readline())
-
-    def call(self, name, *arguments, **options):
-        self.send(name, *map(str, arguments), **options)
-        return self.receive()
 
     def close(self):
         self.process.stdin.close()
@@ -108,9 +103,8 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def workers(hub_session, home):
-    """Two with network, one without, started side by side."""
-    made = [Worker(home, hub_session.url), Worker(home, hub_session.url)]
-    made.append(Worker(home, hub_session.url, HF_HUB_OFFLINE="1"))
+    """One with network and one without, started side by side."""
+    made = [Worker(home, hub_session.url), Worker(home, hub_session.url, HF_HUB_OFFLINE="1")]
     yield made
     for worker in made:
         worker.close()
@@ -119,10 +113,17 @@ def workers(hub_session, home):
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
     """A small checkpoint folder with a card."""
-    with torch.random.fork_rng():
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
+        narrow.cut_widths(patch.setattr)
         torch.manual_seed(0)
         config = EncoderConfig(adapter=AdapterKind.NONE, tasks=1, heads=1, head_dim=8)
         return Encoder(config).save(tmp_path_factory.mktemp("made") / "tiny", card=CARD)
+
+
+@pytest.fixture
+def narrow_encoders(monkeypatch):
+    """Encoders are as narrow as the one of `made`."""
+    narrow.cut_widths(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="session")
@@ -145,13 +146,8 @@ def worker(workers):
 
 
 @pytest.fixture
-def second_worker(workers):
-    return workers[1]
-
-
-@pytest.fixture
 def offline_worker(workers):
-    return workers[2]
+    return workers[1]
 
 
 @pytest.fixture
@@ -159,8 +155,8 @@ def cache(tmp_path):
     return str(tmp_path / "cache")
 
 
-@pytest.fixture(scope="session")
-def expected(made):
+@pytest.fixture
+def expected(made, narrow_encoders):
     """What `worker.load` answers for the checkpoint, made here without the hub."""
     encoder = checkpoint.load(made)
     state = b"".join(value.numpy().tobytes() for value in encoder.state_dict().values())

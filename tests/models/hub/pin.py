@@ -1,4 +1,4 @@
-"""Write the embeddings that `test_safety.py` holds bundled checkpoints to, and the sha256 of the weights they are of.
+"""Write the embeddings that `test_released.py` holds bundled checkpoints to, and the sha256 of the weights they are of.
 
 python tests/models/hub/pin.py [--replace NAME]
 
@@ -16,7 +16,7 @@ from mtslvr.models import checkpoint, registry
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from test_safety import PINNED, probe
+from test_released import PINNED, probe
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--replace", metavar="NAME", action="append", default=[], choices=registry.bundled())

@@ -29,7 +29,6 @@ class Repo:
     commits: dict = field(default_factory=dict)
     refs: dict = field(default_factory=dict)
     error: tuple = ()  # status, X-Error-Code and X-Error-Message for everyone without the right token
-    moved_to: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,10 @@ class Hub:
 
     @contextlib.contextmanager
     def fault(self, **faults):
-        """Of model.safetensors or, with only=name, that file: truncate=bytes sent in an answer; replace=bytes;
-        delay=seconds; size=as announced; status=code; headers=dict; drip=seconds between the letters of a header."""
+        """Of what is told of a repository: status=code; content=bytes; size=as announced; drip=seconds between letters.
+
+        Of model.safetensors: truncate=bytes sent in an answer; replace=bytes.
+        """
         self.faults = faults
         try:
             yield
@@ -145,8 +146,6 @@ class Handler(BaseHTTPRequestHandler):
         repo = self.hub.repos.get(name)
         if repo is None:
             return self.error(401, "RepoNotFound", "Repository not found")  # 401 as on the hub, which tells nobody
-        if repo.moved_to:  # a renamed repository
-            return self.send(307, Location=self.path.replace(name, repo.moved_to))
         if repo.error and self.headers.get("Authorization") != "Bearer hf_right":
             return self.error(*repo.error)
         for revision in sorted([*repo.commits, *repo.refs], key=len, reverse=True):
@@ -158,7 +157,16 @@ class Handler(BaseHTTPRequestHandler):
         files = repo.commits[commit]
         if kind == "resolve":
             return self.resolve(commit, files, rest[len(revision) + 1 :])
-        said = {"id": name, "modelId": name, "sha": commit, "siblings": [{"rfilename": n} for n in files]}
+        fault = self.hub.faults
+        if "status" in fault:
+            return self.send(fault["status"])
+        if "drip" in fault:
+            return self.drip(fault["drip"])
+        if "content" in fault:
+            return self.send(200, fault["content"], Content_Type="application/json")
+        sizes = {n: fault.get("size", len(c)) for n, c in files.items()}
+        siblings = [{"rfilename": n, "size": size} for n, size in sizes.items()]
+        said = {"id": name, "modelId": name, "sha": commit, "siblings": siblings}
         tree = [{"type": "file", "path": n, "size": len(c), "oid": etag(n, c)} for n, c in files.items()]
         return self.send(200, json.dumps(tree if kind == "tree" else said).encode(), Content_Type="application/json")
 
@@ -166,17 +174,12 @@ class Handler(BaseHTTPRequestHandler):
         content = files.get(filename)
         if content is None:
             return self.error(404, "EntryNotFound", X_Repo_Commit=commit)
-        fault = self.hub.faults if filename == self.hub.faults.get("only", "model.safetensors") else {}
-        if "status" in fault:
-            return self.send(fault["status"])
-        if "drip" in fault:
-            return self.drip(fault["drip"])
-        headers = {"X_Repo_Commit": commit, "ETag": f'"{etag(filename, content)}"', **fault.get("headers", {})}
+        headers = {"X_Repo_Commit": commit, "ETag": f'"{etag(filename, content)}"'}
         if filename.endswith(".safetensors"):
             self.hub.blobs[etag(filename, content)] = content
             location = f"http://localhost:{self.hub.port}/cdn/{etag(filename, content)}"
-            size = str(fault.get("size", len(content)))
-            return self.send(302, Location=location, X_Linked_ETag=headers["ETag"], X_Linked_Size=size, **headers)
+            linked = {"X_Linked_ETag": headers["ETag"], "X_Linked_Size": str(len(content))}
+            return self.send(302, Location=location, **linked, **headers)
         return self.file(filename, content, **headers)
 
     def drip(self, seconds):
@@ -188,13 +191,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def file(self, filename, content, **headers):
         fault = self.hub.faults if self.command == "GET" and filename == "model.safetensors" else {}
-        time.sleep(fault.get("delay", 0))
         content = fault.get("replace", content)
-        status, asked = 200, re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        if asked and int(asked[1]) < len(content):  # what is left of a broken download
-            headers["Content_Range"] = f"bytes {asked[1]}-{len(content) - 1}/{len(content)}"
-            status, content = 206, content[int(asked[1]) :]
         headers["Content-Length"] = str(len(content))
         sent = content[: fault.get("truncate", len(content))]
         self.close_connection = len(sent) < len(content)
-        return self.send(status, sent, **headers)
+        return self.send(200, sent, **headers)

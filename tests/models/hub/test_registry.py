@@ -11,6 +11,8 @@ from mtslvr.cli.main import main
 from mtslvr.errors import CheckpointError
 from mtslvr.models import hub, registry
 
+pytestmark = pytest.mark.usefixtures("narrow_encoders")
+
 
 def run(*arguments):
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
@@ -83,16 +85,18 @@ def test_json_has_the_same_and_all_figures(folder, cache):
     }
 
 
-@pytest.mark.parametrize("how", ["name", "path"])
-def test_one_model_with_its_card(folder, cache, how):
-    given = "tiny" if how == "name" else folder
-    result = run("models", given, "--cache-dir", cache)
-    assert result.exit_code == 0, result.output
-    for text in ("cc-by-4.0", "16000 Hz, windows of 5 s", "made-up speech", "Bells, five kinds (bells), 5-way 1-shot"):
-        assert text in result.output
-    assert [line.split()[-1] for line in result.output.splitlines() if "logistic" in line] == ["61.5", "63.25"]
-    assert result.output.rstrip().endswith("# tiny\n\nA card for tests.")
-    assert json.loads(run("models", given, "--json", "--cache-dir", cache).output)["card"].endswith("A card for tests.")
+def test_one_model_with_its_card(folder, cache):
+    for given in ("tiny", folder):
+        result = run("models", given, "--cache-dir", cache)
+        assert result.exit_code == 0, result.output
+        figures = "Bells, five kinds (bells), 5-way 1-shot"
+        for text in ("cc-by-4.0", "16000 Hz, windows of 5 s", "made-up speech", figures):
+            assert text in result.output
+        assert [line.split()[-1] for line in result.output.splitlines() if "logistic" in line] == ["61.5", "63.25"]
+        assert result.output.rstrip().endswith("# tiny\n\nA card for tests.")
+    assert json.loads(run("models", "tiny", "--json", "--cache-dir", cache).output)["card"].endswith(
+        "A card for tests."
+    )
 
 
 def test_a_model_that_is_not_here(folder, cache):
@@ -108,15 +112,6 @@ def test_nothing_at_all(folder, cache, monkeypatch):
     assert run("models", "--json", "--cache-dir", cache).output == "[]\n"
 
 
-def test_a_cache_that_is_a_file_or_holds_other_things(folder, tmp_path):
-    (tmp_path / "file").write_text("")
-    (tmp_path / "odd" / "models--a--b" / "snapshots").mkdir(parents=True)
-    (tmp_path / "odd" / "notes.txt").write_text("")
-    for cache in ("file", "odd"):
-        [row] = json.loads(run("models", "--json", "--cache-dir", tmp_path / cache).stdout)
-        assert row["name"] == "tiny"
-
-
 def test_a_broken_checkpoint_is_listed_with_its_problem(folder, cache):
     (folder / "config.json").write_text("{}")
     [row] = json.loads(run("models", "--json", "--cache-dir", cache).output)
@@ -126,12 +121,6 @@ def test_a_broken_checkpoint_is_listed_with_its_problem(folder, cache):
 
 
 # Cards from anywhere
-
-
-def test_no_card_is_an_empty_one(folder, cache):
-    (folder / "README.md").unlink()
-    assert registry.read_card(folder) == registry.Card()
-    assert "none given" in run("models", "--cache-dir", cache).output
 
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "\n".join(
@@ -144,14 +133,11 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "\n".join(
     [
         "license: [unclosed",
         "- a list",
-        "just text",
         "license: !!python/object/apply:os.system ['touch trace']",
-        "1: 2",
-        "model-index: 3",
         "model-index:\n- results: [{}]",
-        "[" * 5000,
-        "content: 1\nself: 2",
+        "[" * 1000,
     ],
+    ids=lambda block: block[:15],
 )
 def test_cards_that_are_none(folder, cache, block):
     (folder / "README.md").write_text(f"---\n{block}\n---\n# x\n")
@@ -173,20 +159,12 @@ def test_cards_cannot_print_what_a_terminal_obeys_or_without_end(folder, cache):
     assert len(run("models", "tiny", "--cache-dir", cache).output) < 2000
 
 
-@pytest.mark.parametrize("value", [".nan", ".inf", "0x" + "f" * 9000, "[1]", "true", "x: y"])
-def test_odd_figures_become_no_number(folder, cache, value):
-    edit_card(folder, "value: 61.5", f"value: {value}" if ":" not in value else f"value: {{{value}}}")
-    rows = json.loads(run("models", "--json", "--cache-dir", cache).output)
-    assert rows[0]["problem"] or rows[0]["few_shot"][0]["value"] == ""
-
-
-def test_a_card_too_large_or_not_text(folder):
+def test_a_card_too_large_or_absent(folder):
     (folder / "README.md").write_bytes(b"x" * ((1 << 20) + 1))
     with pytest.raises(CheckpointError, match=r"README\.md: 1048577 bytes; a model card has at most 1048576"):
         registry.read_card(folder)
-    (folder / "README.md").write_bytes(b"\xff\xfe\xfa")
-    with pytest.raises(CheckpointError, match=r"README\.md: not a model card \(UnicodeDecodeError"):
-        registry.read_card(folder)
+    (folder / "README.md").unlink()
+    assert registry.read_card(folder) == registry.Card()
 
 
 # Before publishing
@@ -203,32 +181,20 @@ def test_push_prints_the_line_that_publishes(folder):
     assert shlex.split(line) == ["hf", "upload", "org/name", str(moved), ".", *included, "--private"]
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "missing"),
-    [
+def test_push_wants_a_whole_card(folder):
+    for old, new, missing in [
         ("license: cc-by-4.0\n", "", "a licence (license:)"),
         ("library_name: mtslvr", "library_name: timm", "library_name: mtslvr"),
         ("- made-up tones\n- made-up noise\n- made-up speech\n", "", "the training data (datasets:)"),
         ("model-index:", "other-index:", "measured results (model-index:)"),
         ("# tiny\n\nA card for tests.\n", "", "a text"),
-    ],
-)
-def test_push_wants_a_whole_card(folder, old, new, missing):
-    edit_card(folder, old, new)
-    result = run("push", folder, "org/name")
-    assert result.exit_code == 3 and "hf upload" not in result.output
-    assert f"README.md: the model card lacks {missing}. Nothing should be published" in result.output
-
-
-@pytest.mark.parametrize("name", sorted(registry.bundled()))
-def test_a_bundled_folder_is_what_a_repository_holds(name, cache):
-    """Exactly the three files, and a card that says enough."""
-    folder = registry.bundled()[name]
-    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
-    result = run("push", folder, f"org/{name}")
-    assert result.exit_code == 0, result.output
-    [row] = [row for row in registry.models(cache) if row["name"] == name]
-    assert not row["problem"] and row["source"] == "bundled" and row["few_shot"]
+    ]:
+        before = (folder / "README.md").read_text()
+        edit_card(folder, old, new)
+        result = run("push", folder, "org/name")
+        assert result.exit_code == 3 and "hf upload" not in result.output
+        assert f"README.md: the model card lacks {missing}. Nothing should be published" in result.output
+        (folder / "README.md").write_text(before)
 
 
 def test_push_of_a_converted_official_checkpoint_is_refused(folder):
@@ -240,13 +206,8 @@ def test_push_of_a_converted_official_checkpoint_is_refused(folder):
     assert result.exit_code == 3 and "lacks a licence (license:)" in result.output
 
 
-def test_push_without_a_checkpoint(folder, tmp_path):
-    result = run("push", tmp_path, "org/name")
-    assert result.exit_code == 3 and "config.json: no such file" in result.output
-
-
-@pytest.mark.parametrize("repo", ["name", "org/../name", "org/name/more", "org/na me", "-/-", "org--x/name"])
+@pytest.mark.parametrize("repo", ["name", "org/../name", "org/na me"])
 def test_push_wants_a_repository_id(folder, repo):
-    result = run("push", folder, "--", repo)
+    result = run("push", folder, "--", repo)  # before the folder is looked at
     assert result.exit_code == 3
     assert f"Error: {repo!r}: not a repository id (" in result.output and "give 'org/name'" in result.output

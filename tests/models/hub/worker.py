@@ -4,6 +4,7 @@ import hashlib
 import json
 import sys
 import time
+from pathlib import Path
 
 import huggingface_hub
 from click.testing import CliRunner
@@ -11,6 +12,12 @@ from click.testing import CliRunner
 import mtslvr
 from mtslvr.cli.main import main
 from mtslvr.models import hub
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import narrow
+
+narrow.cut_widths()
 
 
 def load(name, **options):

@@ -1,0 +1,22 @@
+"""Links of pages to files of the repository outside docs/ lead there, or are plain text where no repo_url is set."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Called by mkdocs for every page.
+
+    Raises:
+        FileNotFoundError: a link to a file that is not there.
+    """
+
+    def link(found: re.Match[str]) -> str:
+        text, target = found.groups()
+        (ROOT / target.split("#")[0]).resolve(strict=True)
+        return f"[{text}]({config.repo_url.rstrip('/')}/blob/main/{target})" if config.repo_url else text
+
+    return re.sub(r"\[([^]]+)\]\(\.\./([^)]+)\)", link, markdown)

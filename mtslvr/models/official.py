@@ -1,0 +1,217 @@
+"""An official .pt checkpoint, a bare state dict of the backbone, to an encoder; facts are in its file name."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pickle
+import re
+import sys
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import AdapterKind, EncoderConfig, FrontendConfig, Normalization
+from ..errors import CheckpointError, ConfigError, one_line
+from ..nn.encoder import Encoder
+from .checkpoint import LARGEST_WEIGHTS, build
+
+_NAME = re.compile(
+    r"^(?P<data>AS_BAL|FSD50K)_(?P<contrastive>simsiam|simclrv1|cpc)_(?P<predictive>trans|param)"
+    r"_(?P<weight>[0-9e_-]+?)_(?P<adapter>None|split|bn|series|parallel)_(?P<dims>[12])_(?P<channels>[13])"
+    r"_(?P<excluded>(?:[a-z]+(?:_[a-z]+)*__)*)_(?P<batch>[0-9]+)_(?P<rate>[0-9_]+(?:e-[0-9]+)?)"
+    r"_(?P<time>[0-9]{8}-[0-9]{6})(?:\.pt)?$"
+)
+# Mean and standard deviation of the training waveforms, by data set.
+_GLOBAL_STATISTICS = {"AS_BAL": (-0.00029522, 0.11652075), "FSD50K": (-4.8055477e-05, 0.068482772)}
+
+# Official names to ours, one substitution after the other.
+_RENAMED = [
+    (re.compile(pattern), ours)
+    for pattern, ours in (
+        (r"^conv1\.", "trunk.stem.conv."),
+        (r"^bn1\.", "trunk.stem.norms.0."),
+        (r"^end_bns\.(\d)\.0\.", r"branches.end_norms.\1."),
+        (r"^fc\.", "heads.0."),
+        (r"^fc_layers\.", "heads."),
+        (r"^layer1\.", "trunk.layer1."),
+        (r"^layer(?=[234]\.)", "branches.layer"),
+        (r"\.conv([12])\.weight$", r".conv\1.conv.weight"),
+        (r"\.bn([12])\.", r".conv\1.norms.0."),
+        (r"\.downsample\.0\.", ".shortcut.conv."),
+        (r"\.downsample\.1\.", ".shortcut.norms.0."),
+        (r"\.parallel_conv\.", ".adapters."),
+        (r"\.bns\.(\d)\.0\.conv\.0\.", r".adapters.\1.norm."),
+        (r"\.bns\.(\d)\.0\.conv\.1\.", r".adapters.\1.conv."),
+        (r"\.bns\.(\d)\.(?:1\.)?", r".norms.\1."),
+    )
+]
+
+
+@dataclass(frozen=True)
+class Converted:
+    """An encoder made from an official checkpoint, and what is known of its origin."""
+
+    encoder: Encoder
+    facts: dict[str, str]
+    notes: list[str]
+
+
+def parse_official_name(name: str) -> dict[str, str]:
+    """The facts in the file name of an official checkpoint; empty where it has another form."""
+    match = _NAME.match(name)
+    return {k: v for k, v in match.groupdict().items() if v} if match else {}
+
+
+def official_config(state: Mapping[str, Tensor]) -> EncoderConfig:
+    """Adapter, channels, tasks and heads of an official state dict, from its keys and shapes alone.
+
+    Raises:
+        CheckpointError: not the keys of a two-dimensional MT-SLVR ResNet-18.
+    """
+    first, head = state.get("conv1.weight"), state.get("fc.weight", state.get("fc_layers.0.weight"))
+    if first is None or head is None:
+        raise CheckpointError("no conv1.weight and fc.weight or fc_layers.0.weight: not an MT-SLVR backbone")
+    if first.ndim != 4:
+        raise CheckpointError(f"conv1.weight is {first.ndim}-D: only the networks on spectrograms (dims=2) convert")
+    if head.ndim != 2:
+        raise CheckpointError(f"fc.weight or fc_layers.0.weight is {head.ndim}-D: not the head of an MT-SLVR backbone")
+    try:
+        return EncoderConfig(
+            frontend=FrontendConfig(channels=first.shape[1]),
+            adapter=_official_adapter(state),
+            tasks=max(1, sum(bool(re.match(r"end_bns\.\d+\.0\.weight$", key)) for key in state)),
+            heads=max(1, sum(bool(re.match(r"fc_layers\.\d+\.weight$", key)) for key in state)),
+            head_dim=head.shape[0],
+        )
+    except ConfigError as error:
+        raise CheckpointError(f"not an MT-SLVR backbone ({error})") from None
+
+
+def _official_adapter(names: Iterable[str]) -> AdapterKind:
+    text = "\n".join(names)
+    if re.search(r"^fc\.weight$", text, re.MULTILINE):
+        return AdapterKind.NONE
+    if "end_bns." not in text:
+        return AdapterKind.SPLIT
+    if ".parallel_conv." in text:
+        return AdapterKind.PARALLEL
+    return AdapterKind.SERIES if ".bns.0.0.conv." in text else AdapterKind.BN
+
+
+def rename_official(key: str) -> str:
+    """Our name of an official tensor; an unknown one becomes none of ours, and strict loading names it."""
+    for pattern, ours in _RENAMED:
+        key = pattern.sub(ours, key)
+    return key
+
+
+def convert_official(
+    path: str | os.PathLike[str],
+    *,
+    normalization: Normalization = Normalization.WINDOW,
+    statistics: tuple[float, float] | None = None,
+) -> Converted:
+    """An official `.pt` state dict as an encoder with the published front end.
+
+    Args:
+        path: loaded with `weights_only=True`: a pickle that would run code is refused.
+        normalization: kept with the weights.
+        statistics: mean and standard deviation for `Normalization.GLOBAL`; by default those of the data set that
+            the file name tells.
+    Raises:
+        CheckpointError: missing, unsafe or unreadable file, or not an MT-SLVR backbone.
+        ConfigError: global normalisation without known statistics.
+    """
+    source = Path(path)
+    state = _load_state_dict(source)
+    facts = parse_official_name(source.name)
+    try:
+        config = official_config(state)
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {error}") from None
+    statistics = statistics or _GLOBAL_STATISTICS.get(facts.get("data", ""))
+    if normalization is Normalization.GLOBAL and statistics is None:
+        raise ConfigError(
+            f"{source.name}: normalization 'global' needs the mean and standard deviation of the training waveforms, "
+            "and this file name does not tell the data set; give --global-mean and --global-std"
+        )
+    mean, std = statistics or (0.0, 1.0)
+    config = dataclasses.replace(config, normalization=normalization, global_mean=mean, global_std=std)
+    encoder = build(config, {rename_official(key): value for key, value in state.items()}, str(source))
+    told = {"adapter": config.adapter.value, "channels": str(config.frontend.channels)}
+    notes = [
+        f"the file name says {key} {facts[key]}, the tensors say {value}; the tensors are used"
+        for key, value in told.items()
+        if key in facts and facts[key].lower() != value
+    ]
+    return Converted(encoder, facts, notes)
+
+
+def _load_state_dict(path: Path) -> dict[str, Tensor]:
+    try:
+        if (size := _unpacked(path)) > LARGEST_WEIGHTS:
+            raise CheckpointError(f"{path}: {size} bytes unpacked; an MT-SLVR backbone has at most {LARGEST_WEIGHTS}")
+        with _memory_limit(LARGEST_WEIGHTS + LARGEST_WEIGHTS // 2):
+            loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except pickle.UnpicklingError as error:
+        # Not the rest of what torch says, which is how to load it all the same.
+        reason = re.search(r"GLOBAL \S+", str(error)) or re.search(
+            r"(?<=WeightsUnpickler error: ).+?(?=\. |$)", str(error)
+        )
+        raise CheckpointError(
+            f"{path}: refused, it holds more than tensors or is no checkpoint "
+            f"({one_line(reason[0]) if reason else 'unreadable'}); only a plain state dict can be converted"
+        ) from None
+    except Exception as error:  # whatever torch raises on bytes from anywhere: AssertionError, struct.error ...
+        said = f"{type(error).__name__}: {one_line(error)}"
+        raise CheckpointError(f"{path}: not a torch checkpoint, or a broken one ({said}); get it again") from None
+    if not isinstance(loaded, dict) or not all(isinstance(k, str) and _is_plain(v) for k, v in loaded.items()):
+        raise CheckpointError(f"{path}: holds a {type(loaded).__name__}, expected a state dict of tensors")
+    return dict(loaded)
+
+
+@contextlib.contextmanager
+def _memory_limit(more: int) -> Iterator[None]:
+    """Let this process, all threads of it, take at most `more` bytes than it has, on Linux: else MemoryError.
+
+    A pickle of tensors alone can still ask for gigabytes, and an archive can tell torch another size than Python.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + more
+    if soft == resource.RLIM_INFINITY or limit < soft:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _unpacked(path: Path) -> int:
+    """Bytes in memory: torch unpacks whatever a zip archive says that it holds."""
+    if not zipfile.is_zipfile(path):
+        return path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        return sum(info.file_size for info in archive.infolist())
+
+
+def _is_plain(value: object) -> bool:
+    """A tensor with numbers in it: neither sparse, nor quantised, nor without storage."""
+    if not isinstance(value, Tensor):
+        return False
+    return value.layout is torch.strided and not value.is_quantized and value.device.type == "cpu"

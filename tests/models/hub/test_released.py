@@ -1,0 +1,80 @@
+"""What a released checkpoint embeds is part of the promise, and nothing in the package runs what data says."""
+
+import ast
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import mtslvr
+from mtslvr.cli.main import main
+from mtslvr.models import checkpoint, registry
+
+PACKAGE = Path(mtslvr.__file__).parent
+PINNED = Path(__file__).parent / "released"
+PIN = "pin the new checkpoint with `python tests/models/hub/pin.py`"
+
+
+def probe():
+    """A second of noise and a second of a rising tone, five seconds in all."""
+    t = np.arange(80_000) / 16_000
+    noise = np.random.default_rng(0).standard_normal(80_000)
+    return (np.sin(2 * np.pi * (200 + 300 * t) * t) * (t % 2 < 1) + 0.1 * noise).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", sorted(registry.bundled()))
+def test_embeddings_of_a_released_checkpoint_stay(name):
+    """`python tests/models/hub/pin.py` pins a new checkpoint; the pin of a released one never changes."""
+    path = PINNED / f"{name}.npz"
+    assert path.is_file(), f"{path} is missing: {PIN}"
+    with np.load(path, allow_pickle=False) as pinned:
+        expected, weights = pinned["embeddings"], str(pinned["sha256"])
+    found = checkpoint.sha256(registry.bundled()[name] / checkpoint.WEIGHTS_NAME)
+    assert found == weights, f"{name}: other weights than those pinned; give them a new name, or before a release {PIN}"
+    embedded = mtslvr.embed(probe(), 16_000, encoder=mtslvr.load(name, device="cpu"))
+    assert np.abs(embedded - expected).max() <= 1e-3 * np.abs(expected).max()
+
+
+def test_every_release_says_what_became_of_the_embeddings():
+    root = PACKAGE.parent
+    if not (root / "CHANGELOG.md").is_file():
+        pytest.skip("installed without its repository")
+    _, *releases = re.split(r"(?m)^## \[", (root / "CHANGELOG.md").read_text(encoding="utf-8"))
+    said = [re.findall(r"(?ms)^Embeddings: .*?(?=\n\n|\Z)", release) for release in releases]
+    without = [release.partition("]")[0] for release, lines in zip(releases, said, strict=True) if len(lines) != 1]
+    assert releases and without == [], f"CHANGELOG.md: no line 'Embeddings: ...' for {without}"
+    for name in registry.bundled():
+        assert any(f"`{name}`" in lines[0] for lines in said), f"CHANGELOG.md: no 'Embeddings: ...' names {name}"
+
+
+@pytest.mark.parametrize("name", sorted(registry.bundled()))
+def test_a_bundled_folder_is_what_a_repository_holds(name, tmp_path):
+    """Exactly the three files, and a card that says enough."""
+    folder = registry.bundled()[name]
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    result = CliRunner().invoke(main, ["push", str(folder), f"org/{name}"])
+    assert result.exit_code == 0, result.output
+    [row] = [row for row in registry.models(tmp_path) if row["name"] == name]
+    assert not row["problem"] and row["source"] == "bundled" and row["few_shot"]
+
+
+def test_the_package_has_no_call_that_runs_data():
+    """eval, exec, pickle.load and the like, torch.load without weights_only, subprocesses made from text."""
+    bad = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
+            if called in ("eval", "exec", "compile", "__import__", "os.system", "pickle.load", "pickle.loads") or (
+                called == "torch.load" and keywords.get("weights_only") != "True"
+            ):
+                bad.append(f"{path.name}: {called}")
+            if called in ("np.load", "numpy.load") and keywords.get("allow_pickle") != "False":
+                bad.append(f"{path.name}: {called}")
+            if {"trust_remote_code", "shell"} & set(keywords):
+                bad.append(f"{path.name}: {called}")
+    assert bad == []

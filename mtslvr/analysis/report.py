@@ -34,8 +34,9 @@ img{max-width:100%;height:auto;margin:.6rem 0}details{margin:.8rem 0}summary{cur
 _FEWSHOT_TEXT = (
     "Each episode draws a few classes, learns a classifier from a few labelled files of each (the supports) and "
     "labels other files of the same classes (the queries). The network is not trained further. Accuracy is the mean "
-    "over episodes in percent, with the half width of its 95% interval; two features whose intervals do not touch "
-    "differ by more than the draw of episodes explains. The best of each column is marked. <em>invariant</em> "
+    "over episodes in percent, with the half width of its 95% interval: how far it would move with other clips of the "
+    "same classes. All features see the same clips and episodes, so a difference between two of them is surer than "
+    "their intervals. The best of each column is marked. <em>invariant</em> "
     "features were trained to ignore pitch shift, fades, noise, time stretch, masking and time shift, "
     "<em>variant</em> features to tell which were applied, <em>concat</em> is both, <em>pooled</em> is both before "
     "the last layer, and <em>log-mel</em> is a baseline without training: mean and deviation of each mel band."
@@ -108,7 +109,7 @@ def _fewshot(results: Results, name: str) -> str:
             f'<h3>{escape(kind)}, {shots}-shot</h3><p class="small">{escape(said)}. Scaling of rows {scaling}.</p>'
         )
         parts.append(html_table(comparison(mine), marked=True))
-    parts.append(html_picture(pictures.accuracy(rows), "Accuracy with 95% intervals"))
+    parts.append(html_picture(pictures.accuracy(rows), "Accuracy with 95% intervals over clips"))
     if any(row.result.weight_share for row in rows):
         parts.append(f"<h3>Feature selection</h3><p>{_SHARE_TEXT}</p>{html_table(weight_shares(rows))}")
         parts.append(html_picture(pictures.weight_shares(rows), "Share of the weight norm on each branch"))

@@ -79,7 +79,7 @@ def fewshot_command(
     batch_size: int,
     quiet: bool,
 ) -> None:
-    """Few-shot accuracy on each FOLDER, one folder a class, with 95% intervals.
+    """Few-shot accuracy on each FOLDER, one folder a class, with 95% intervals over clips.
 
     Invariant, variant and concatenated embeddings, the features before the heads and a log-mel baseline (mean and
     standard deviation of each mel band) stand side by side, all on the same episodes. Features are computed once and
@@ -157,7 +157,7 @@ def _show(results: Results, weights: bool, show_classes: bool) -> None:
         note = f" ({facts['note']})" if facts["note"] else ""
         click.echo(f"{name}: {facts['classes']} classes, {facts['clips']:,} files{note}")
     for settings in dict.fromkeys(describe(row.result.settings) for row in results):
-        click.echo(f"{settings}; accuracy in % ± 95% interval")
+        click.echo(f"{settings}; accuracy in % ± 95% interval over clips")
     single = len({(row.dataset, row.model, row.n_shot) for row in results if row.model}) == 1
     click.echo(table.format_table(results.rows) if single else table.aligned(table.comparison(results.rows)))
     if weights:

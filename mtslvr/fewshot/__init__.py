@@ -3,7 +3,7 @@
     from mtslvr.fewshot import EpisodeConfig, evaluate
 
     result = evaluate(features, labels, EpisodeConfig(n_way=5, n_shot=1, episodes=1000))
-    print(result)  # mean accuracy ± 95% interval, in percent
+    print(result)  # mean accuracy ± 95% interval over clips, in percent
     result.per_class, result.accuracies
 
 `features` is (n, D), one row a file, from any encoder; `labels` is (n,). The modules in order: `episodes`, `sgd`,
@@ -19,6 +19,7 @@ from .datasets import DATASETS, prepare
 from .episodes import EpisodeConfig, draw_episodes, published_tasks, usable_classes
 from .evaluate import FewShotResult, Scaling, evaluate, l2_concat, majority_vote
 from .features import extract_features
+from .interval import clips_interval
 from .logmel import log_mel_features, log_mel_statistics
 from .results import Results, Row, read_results
 from .table import average_ranks, format_table
@@ -34,6 +35,7 @@ __all__ = [
     "Row",
     "Scaling",
     "average_ranks",
+    "clips_interval",
     "compare",
     "cosine_prototypes",
     "draw_episodes",

@@ -16,6 +16,7 @@ from ..config import parse_enum
 from ..errors import ConfigError
 from .classifiers import Classifier, classify
 from .episodes import EpisodeConfig, IntArray, draw_episodes
+from .interval import clips_interval, draws_interval
 from .linear import Float64, FloatArray, weight_norms
 
 _BLOCK_BYTES = 64 * 2**20
@@ -44,7 +45,9 @@ class FewShotResult:
 
     Attributes:
         mean: in percent.
-        ci95: half width of the 95% interval of the mean, in percentage points.
+        ci95: half width of the 95% interval of the mean over other clips of the same classes, in percentage points, see
+            `clips_interval`.
+        ci95_draws: the same over other draws from these clips, as published.
         accuracies: (episodes,) in percent.
         settings: what was measured, plain types.
         per_class: label to the accuracy of its queries in percent, for every class that an episode had.
@@ -53,13 +56,14 @@ class FewShotResult:
 
     mean: float
     ci95: float
+    ci95_draws: float
     accuracies: npt.NDArray[np.float64] = dataclasses.field(repr=False)
     settings: dict[str, Any]
     per_class: dict[str, float] = dataclasses.field(default_factory=dict, repr=False)
     weight_share: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
-        return f"{self.mean:.2f} ± {self.ci95:.2f}"
+        return f"{self.mean:.2f} ± " + ("?" if math.isnan(self.ci95) else f"{self.ci95:.2f}")
 
 
 def evaluate(
@@ -91,8 +95,7 @@ def evaluate(
         ConfigError: shapes that do not match, values that are not finite, unknown names, too few classes,
             or `branches` with a classifier that has no weights.
     Source:
-        Heggan et al. 2023: frozen features, a linear classifier an episode; the interval is 1.96 population
-        deviations / sqrt(E).
+        Heggan et al. 2023: frozen features, a linear classifier an episode.
     """
     config = EpisodeConfig() if config is None else config
     classifier = parse_enum(Classifier, classifier, "classifier")
@@ -126,7 +129,8 @@ def evaluate(
     accuracies = 100 * correct.mean(axis=1)
     return FewShotResult(
         float(accuracies.mean()),
-        confidence_interval(accuracies),
+        clips_interval(accuracies, drawn, labels),
+        draws_interval(accuracies),
         accuracies,
         settings,
         _per_class(labels[drawn[:, :, 0]], correct),
@@ -151,11 +155,6 @@ def _shares(norms: Float64, names: list[str]) -> dict[str, float]:
     if not len(usable):
         return dict.fromkeys(names, math.nan)
     return {name: float(value) for name, value in zip(names, usable.mean(axis=0), strict=True)}
-
-
-def confidence_interval(accuracies: Float64) -> float:
-    """Give half the width of the 95% interval of the mean, in the unit given: 1.96 * std / sqrt(E)."""
-    return float(1.96 * accuracies.std() / math.sqrt(len(accuracies)))
 
 
 def l2_normalize(features: FloatArray) -> FloatArray:

@@ -18,7 +18,7 @@ from ..errors import ConfigError
 from .evaluate import FewShotResult
 
 KIND = "fewshot"
-FORMAT = 1
+FORMAT = 2  # of 1, ci95 was over draws alone
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class Row:
             "features": self.features,
             "classifier": self.classifier,
             "mean": result.mean,
-            "ci95": result.ci95,
+            "ci95": None if math.isnan(result.ci95) else result.ci95,
+            "ci95_draws": result.ci95_draws,
             "per_class": result.per_class,
             "weight_share": {k: None if math.isnan(v) else v for k, v in result.weight_share.items()},
             "settings": result.settings,
@@ -63,8 +64,9 @@ class Row:
     def from_dict(cls, data: dict[str, Any]) -> Row:
         """Read what `to_dict` wrote."""
         share = {k: math.nan if v is None else float(v) for k, v in data["weight_share"].items()}
+        ci95 = math.nan if data["ci95"] is None else float(data["ci95"])
         result = FewShotResult(
-            float(data["mean"]), float(data["ci95"]), np.empty(0), data["settings"], data["per_class"], share
+            float(data["mean"]), ci95, float(data["ci95_draws"]), np.empty(0), data["settings"], data["per_class"], share
         )
         return cls(data["features"], data["classifier"], result, data["dataset"], data["model"])
 

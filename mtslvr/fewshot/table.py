@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def comparison(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def format_table(rows: Sequence[Row]) -> str:
-    """Features down, classifiers across; mean accuracy ± 95% interval in percent."""
+    """Features down, classifiers across; mean accuracy ± 95% interval over clips, in percent."""
     names = list(dict.fromkeys(row.features for row in rows))
     kinds = list(dict.fromkeys(row.classifier for row in rows))
     cells = {(row.features, row.classifier): str(row.result) for row in rows}
@@ -119,12 +120,13 @@ def to_csv(rows: Sequence[Row]) -> str:
     text = io.StringIO()
     branches = list(dict.fromkeys(name for row in rows for name in row.result.weight_share))
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*_COLUMNS, "accuracy", "ci95", *(f"weight_share_{name}" for name in branches)])
+    writer.writerow([*_COLUMNS, "accuracy", "ci95", "ci95_draws", *(f"weight_share_{name}" for name in branches)])
     for row in rows:
         known = {"dataset": row.dataset, "model": row.model, "features": row.features, "classifier": row.classifier}
         settings = {**row.result.settings, **known}
         shares = [row.result.weight_share.get(name, "") for name in branches]
-        writer.writerow([*(settings.get(c, "") for c in _COLUMNS), row.result.mean, row.result.ci95, *shares])
+        intervals = ("" if math.isnan(row.result.ci95) else row.result.ci95, row.result.ci95_draws)
+        writer.writerow([*(settings.get(c, "") for c in _COLUMNS), row.result.mean, *intervals, *shares])
     return text.getvalue()
 
 

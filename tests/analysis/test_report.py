@@ -17,7 +17,7 @@ VOID = {"meta", "img"}
 
 def made(features, dataset, mean, kind="sgd", shots=1, share=None, model="small & fine"):
     settings = {"n_way": 5, "n_shot": shots, "n_query": 1, "episodes": 1000, "seed": 42, "scaling": "none"}
-    result = FewShotResult(mean, 0.5, np.zeros(1), settings, {"<dog>": mean, "cat": 50.0}, share or {})
+    result = FewShotResult(mean, 0.5, 0.1, np.zeros(1), settings, {"<dog>": mean, "cat": 50.0}, share or {})
     return Row(features, kind, result, dataset, model)
 
 

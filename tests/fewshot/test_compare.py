@@ -179,7 +179,7 @@ def test_markdown_and_text_show_the_same_cells(compared, tmp_path):
 
 
 def made(features, dataset, mean, classifier="sgd", model="m"):
-    return Row(features, classifier, FewShotResult(mean, 0.5, np.zeros(1), {"n_shot": 1}), dataset, model)
+    return Row(features, classifier, FewShotResult(mean, 0.5, 0.1, np.zeros(1), {"n_shot": 1}), dataset, model)
 
 
 def test_average_ranks_by_hand():
@@ -274,8 +274,8 @@ def test_settings_outside_their_range(settings, message):
     [
         ("no json", "no file of results"),
         ("[]", "no results of mtslvr in it"),
-        ('{"kind": "fewshot", "format": 99}', "kind 'fewshot', format 99; expected 'fewshot', format 1"),
-        ('{"kind": "fewshot", "format": 1, "rows": [{}], "datasets": {}, "environment": {}}', "damaged results"),
+        ('{"kind": "fewshot", "format": 99}', "kind 'fewshot', format 99; expected 'fewshot', format 2"),
+        ('{"kind": "fewshot", "format": 2, "rows": [{}], "datasets": {}, "environment": {}}', "damaged results"),
     ],
 )
 def test_files_that_are_no_results(tmp_path, text, message):

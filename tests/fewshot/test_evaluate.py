@@ -24,7 +24,8 @@ from mtslvr.fewshot import (
     published_tasks,
     sgd,
 )
-from mtslvr.fewshot.evaluate import classify_files, confidence_interval, draw_support_pieces
+from mtslvr.fewshot.evaluate import classify_files, draw_support_pieces
+from mtslvr.fewshot.interval import draws_interval
 from mtslvr.fewshot.logmel import BASELINE
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "golden_fewshot.npz")
@@ -77,7 +78,7 @@ def test_sgd_votes_and_accuracy_equal_the_golden_ones(golden_case):
     np.testing.assert_allclose(accuracy(votes), GOLDEN[f"{case}/acc"], atol=1e-6)
     summary = INFO["results"][case]
     assert accuracy(votes).mean() == pytest.approx(summary["mean"], abs=1e-6)
-    assert 100 * confidence_interval(accuracy(votes)) == pytest.approx(summary["ci95"], abs=1e-4)
+    assert 100 * draws_interval(accuracy(votes)) == pytest.approx(summary["ci95"], abs=1e-4)
 
 
 def test_sgd_with_the_global_seed_equals_the_golden_one(golden_case):
@@ -156,7 +157,7 @@ def test_result_is_in_percent_and_says_how_it_was_made():
     assert result.accuracies.shape == (50,)
     assert 20 < result.mean < 100
     assert result.mean == pytest.approx(result.accuracies.mean())
-    assert result.ci95 == pytest.approx(1.96 * result.accuracies.std() / 50**0.5)
+    assert result.ci95_draws == pytest.approx(1.96 * result.accuracies.std() / 50**0.5)
     assert result.settings == {
         "n_way": 5,
         "n_shot": 1,
@@ -281,7 +282,7 @@ def test_log_mel_of_wrong_rank():
 
 
 def test_table_has_features_down_and_classifiers_across():
-    result = FewShotResult(57.25, 0.5, np.zeros(1), {})
+    result = FewShotResult(57.25, 0.5, 0.1, np.zeros(1), {})
     rows = [Row(name, kind, result) for name in ("invariant", "log-mel") for kind in ("sgd", "logistic")]
     assert format_table(rows).splitlines() == [
         "features   sgd           logistic",

@@ -1,12 +1,14 @@
 r"""Measure a checkpoint and write its model card, and the figures in the repository's README.md.
 
     python benchmarks/model_card.py weights/NAME --run runs/final \
-        --eval esc50-val=FOLDER --eval fsdd-digit=FOLDER --eval fsdd-speaker=FOLDER:1
+        --eval esc50-val=FOLDER --eval fsdd-digit=FOLDER --eval fsdd-speaker=FOLDER:1 \
+        --held-back benchmarks/runs/heldback-VERSION.json
 
-Every figure in both files comes from here: few-shot accuracies are measured, facts of the training are read from
-the run directory, the sources of its audio from pretraining_sources.md. What is read of the run is kept in
-benchmarks/runs, so that the card can be written again when the run is gone. The records of the weights of 0.2 are of
-that version's settings: its own script wrote their card.
+Without --run and --eval it only puts the figures of held-back sets into the card that is there. Every figure in both
+files comes from here: few-shot accuracies are measured, facts of the training are read from the run directory, the
+sources of its audio from pretraining_sources.md. What is read of the run is kept in benchmarks/runs, so that the card
+can be written again when the run is gone; the figures of held-back sets, which are measured elsewhere, once a release,
+lie there too. The records of the weights of 0.2 are of that version's settings: its own script wrote their card.
 """
 
 from __future__ import annotations
@@ -29,10 +31,9 @@ from typing import Any
 import torch
 from huggingface_hub import EvalResult, ModelCardData
 
+import mtslvr
 from mtslvr.config import EncoderConfig, Rows
-from mtslvr.fewshot import EpisodeConfig, FewShotResult, labelled_files, labels_from_names
-from mtslvr.fewshot import run as few_shot
-from mtslvr.fewshot.dataset import audio_files
+from mtslvr.fewshot import CompareConfig, EpisodeConfig, FewShotResult, compare, read_set
 from mtslvr.models.checkpoint import CONFIG_NAME, read_config
 from mtslvr.nn.encoder import Encoder
 from mtslvr.training.augment import Pitch
@@ -48,10 +49,13 @@ TITLES = {
     "fsdd-digit": "Free Spoken Digit Dataset, digits",
     "fsdd-speaker": "Free Spoken Digit Dataset, speakers",
 }
+# By accuracies on these the settings of the recipe were chosen; others only report.
+CHOOSING = ("esc50-val", "fsdd-digit", "fsdd-speaker")
 CLASSIFIERS = {"logistic": "logistic regression", "sgd": "published classifier (SGD)"}
 EMBEDDINGS = ("invariant", "variant", "concat")
 BASELINES = ("untrained", "log-mel")
 FEATURES = (*EMBEDDINGS, *BASELINES)
+HELD_BACK = "held-back"
 
 
 def started_from(init: str) -> str:
@@ -130,36 +134,22 @@ class Run:
         )
 
 
-def measure(
-    eval_set: EvalSet, checkpoint: Path, untrained: Path, config: EpisodeConfig, sgd_episodes: int, device: str
-) -> Measured:
-    """All features with each classifier; the episodes of SGD are the first ones of the others."""
-    if eval_set.label_field is None:
-        labels, names = labelled_files(eval_set.folder)[1:]
-    else:
-        labels, names = labels_from_names(audio_files(eval_set.folder), eval_set.label_field)
-
-    def rows(model: Path, classifier: str) -> dict[str, FewShotResult]:
-        found = few_shot(
-            eval_set.folder,
-            model=str(model),
-            label_field=eval_set.label_field,
-            n_way=config.n_way,
-            n_shot=config.n_shot,
-            n_query=config.n_query,
-            episodes=sgd_episodes if classifier == "sgd" else config.episodes,
-            seed=config.seed,
-            classifiers=[classifier],
-            device=device,
-        )
-        return {row.features: row.result for row in found}
-
-    results: dict[str, dict[str, FewShotResult]] = {}
-    for classifier in CLASSIFIERS:
-        results[classifier] = {**rows(checkpoint, classifier), "untrained": rows(untrained, classifier)["concat"]}
-        for name, result in results[classifier].items():
-            print(f"{eval_set.name}  {classifier:8}  {name:9}  {result}", file=sys.stderr)
-    return Measured(eval_set, len(names), len(labels), results)
+def measure(eval_set: EvalSet, checkpoint: Path, untrained: Path, config: EpisodeConfig, device: str) -> Measured:
+    """All features with each classifier, on the same episodes."""
+    labelled = read_set(eval_set.folder, label_field=eval_set.label_field, name=eval_set.name)
+    settings = CompareConfig(
+        ("invariant", "variant", "concat", "log-mel"), tuple(CLASSIFIERS), config.n_way, (config.n_shot,),
+        config.n_query, config.episodes, config.seed,
+    )  # fmt: skip
+    encoders = {name: mtslvr.load(path, device=device) for name, path in (("", checkpoint), ("untrained", untrained))}
+    found = compare([labelled], encoders, settings)
+    results: dict[str, dict[str, FewShotResult]] = {classifier: {} for classifier in CLASSIFIERS}
+    for row in found:
+        if row.model != "untrained" or row.features == "concat":
+            results[row.classifier][row.model or row.features] = row.result
+            print(f"{eval_set.name}  {row.classifier:8}  {row.label:9}  {row.result}", file=sys.stderr)
+    facts = found.datasets[eval_set.name]
+    return Measured(eval_set, facts["classes"], facts["clips"], results)
 
 
 def save_untrained(folder: Path, config: EncoderConfig) -> Path:
@@ -181,14 +171,13 @@ def scalings(measured: Measured) -> str:
     return "; ".join(told)
 
 
-def measured_with(config: EpisodeConfig, sgd_episodes: int, first: Measured) -> str:
+def measured_with(config: EpisodeConfig, first: Measured) -> str:
     """Settings, versions and machine of the evaluation, as a sentence."""
     here = environment()
     revision = here["git_revision"]
-    fewer = "" if sgd_episodes == config.episodes else f" ({sgd_episodes:,} for SGD)"
     parts = [
-        f"{config.n_way}-way {config.n_shot}-shot, {config.n_query} query a class, {config.episodes:,} episodes"
-        f"{fewer}, seed {config.seed}; accuracy in % ± 95% interval of the mean",
+        f"{config.n_way}-way {config.n_shot}-shot, {config.n_query} query a class, {config.episodes:,} episodes, "
+        f"seed {config.seed}; accuracy in % ± 95% interval over clips",
         scalings(first),
         "log-mel: mean and standard deviation of each mel band over time, no training",
         "untrained: the network with random weights, concat",
@@ -216,7 +205,43 @@ def results_of_set(measured: Measured) -> str:
         for name in names
     ]
     heading = f"### {measured.eval_set.title}\n\n`{measured.eval_set.name}`: {measured.classes} classes, "
-    return f"{heading}{measured.clips:,} clips.\n\n{table(rows)}"
+    role = "Settings were chosen by it." if measured.eval_set.name in CHOOSING else "No setting was chosen by it."
+    return f"{heading}{measured.clips:,} clips. {role}\n\n{table(rows)}"
+
+
+def held_back(record: dict[str, Any]) -> str:
+    """The section on sets that were measured once, on the released weights, from its record in benchmarks/runs."""
+    names = list(record["sets"][0]["accuracies"]["sgd"])
+    rows = [["set", "classifier", *(f"{n} (baseline)" if n in BASELINES else n for n in names)]]
+    for each in record["sets"]:
+        title = f"{each['title']} ({each['clips']:,} clips)"
+        for classifier, found in each["accuracies"].items():
+            cells = [f"{found[n][0]:.2f} ± {found[n][1]:.2f}" for n in names]
+            rows.append([title, CLASSIFIERS[classifier], *cells])
+    paper, linear, how = record["paper"], record["linear"], record["measured"]
+    beside = ", ".join(f"{name} {value:.2f}" for name, value in paper["rows"].items())
+    rows_of_linear = ", ".join(f"{name} {value:.1f}" for name, value in linear["accuracies"].items())
+    return f"""### Held back: sets that only report
+
+No setting was chosen by these, and their audio is not in the pool. Measured once, on the weights of release
+{record["release"]}, by `{how["command"]}`, commit {how["commit"]}, on {how["date"]} ({how["versions"]},
+{how["machine"]}). {how["n_way"]}-way {how["n_shot"]}-shot, {how["n_query"]} query a class, {how["episodes"]:,}
+episodes, seed {how["seed"]}; accuracy in % ± interval ({how["interval"]}).
+
+{table(rows)}
+
+Beside the paper, on the same ten classes of ESC-50 and with its classifier: {beside} ({paper["note"]}).
+{record["overlap"]}
+
+{linear["set"][0].upper() + linear["set"][1:]}, {linear["protocol"]}: {rows_of_linear} %."""
+
+
+def with_held_back(card: str, record: dict[str, Any]) -> str:
+    """A card with that section, in place of an earlier one or before the section on training."""
+    if HELD_BACK not in card:
+        before, heading, after = card.partition("## Training\n")
+        card = f"{before}<!-- {HELD_BACK} -->\n<!-- /{HELD_BACK} -->\n\n{heading}{after}"
+    return replace_block(card, HELD_BACK, held_back(record))
 
 
 def results_of_all(all_measured: Sequence[Measured], note: str, run: Run, name: str) -> str:
@@ -491,27 +516,32 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="folder with config.json and model.safetensors")
-    parser.add_argument(
-        "--run", type=Path, required=True, help="run directory that the checkpoint comes from, or the record of one"
-    )
+    parser.add_argument("--run", type=Path, help="run directory that the checkpoint comes from, or the record of one")
     parser.add_argument(
         "--eval",
         dest="sets",
         type=EvalSet.parse,
         action="append",
-        required=True,
+        default=[],
         metavar="NAME=FOLDER[:FIELD]",
         help="labelled audio, one folder a class, or the class in a field of the file names; may be repeated",
     )
+    parser.add_argument("--held-back", type=Path, help="figures of sets that only report, a file of benchmarks/runs")
     parser.add_argument("--name", help="of the model; default: the name of the checkpoint folder")
     parser.add_argument("--episodes", type=int, default=10_000)
-    parser.add_argument("--sgd-episodes", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="whose blocks are filled")
     parser.add_argument("--no-readme", action="store_true", help="write the model card only")
     options = parser.parse_args()
     warnings.simplefilter("default")
+    record = json.loads(options.held_back.read_text(encoding="utf-8")) if options.held_back else None
+    card_path = options.checkpoint / "README.md"
+    if record and not options.run:
+        write(card_path, with_held_back(card_path.read_text(encoding="utf-8"), record))
+        return
+    if not (options.run and options.sets):
+        parser.error("give --run and --eval, or --held-back alone")
 
     run = Run.read(options.run)
     encoder = read_config(options.checkpoint / CONFIG_NAME)
@@ -519,12 +549,12 @@ def main() -> None:
         raise SystemExit(f"{options.checkpoint}: its config.json is not the encoder of {options.run}")
     name = options.name or options.checkpoint.resolve().name
     config = EpisodeConfig(n_way=5, n_shot=1, n_query=1, episodes=options.episodes, seed=options.seed)
-    checkpoint, sgd_episodes = options.checkpoint, options.sgd_episodes
     with tempfile.TemporaryDirectory() as temporary:
         untrained = save_untrained(Path(temporary) / "untrained", encoder)
-        measured = [measure(s, checkpoint, untrained, config, sgd_episodes, options.device) for s in options.sets]
-    note = measured_with(config, options.sgd_episodes, measured[0])
-    write(options.checkpoint / "README.md", model_card(name, run, measured, config, note, encoder))
+        measured = [measure(s, options.checkpoint, untrained, config, options.device) for s in options.sets]
+    note = measured_with(config, measured[0])
+    card = model_card(name, run, measured, config, note, encoder)
+    write(card_path, with_held_back(card, record) if record else card)
     write_record(name, run)
     if not options.no_readme:
         readme = options.readme.read_text(encoding="utf-8")

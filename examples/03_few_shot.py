@@ -6,9 +6,10 @@ Run from the repository root: python examples/03_few_shot.py
 import numpy as np
 
 import mtslvr
-from mtslvr.fewshot import EpisodeConfig, evaluate, labelled_files
+from mtslvr.fewshot import EpisodeConfig, evaluate, read_set
 
-paths, labels, classes = labelled_files("examples/audio")  # one folder a class
+labelled = read_set("examples/audio")  # one folder a class
+paths, labels, classes = labelled.paths, labelled.labels, sorted(set(labelled.labels))
 concat = mtslvr.embed(paths)  # each file once through the encoder
 invariant, variant = np.split(concat, 2, axis=1)  # the two halves of concat
 

@@ -13,7 +13,7 @@ import torch
 import mtslvr
 from mtslvr.audio import load_audio
 from mtslvr.config import FrontendConfig
-from mtslvr.fewshot import EpisodeConfig, evaluate, labelled_files
+from mtslvr.fewshot import EpisodeConfig, evaluate, read_set
 from mtslvr.nn.frontend import log_mel
 
 
@@ -39,7 +39,8 @@ def egemaps(paths):
 
 
 folder = sys.argv[1] if len(sys.argv) > 1 else "examples/audio"
-paths, labels, classes = labelled_files(folder)
+labelled = read_set(folder)
+paths, labels, classes = labelled.paths, labelled.labels, sorted(set(labelled.labels))
 features = {"mtslvr": mtslvr.embed(paths), "MFCC": mfcc(paths)}
 try:
     features["eGeMAPS"] = egemaps(paths)

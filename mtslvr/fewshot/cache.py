@@ -5,21 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
-import uuid
+import sqlite3
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from .linear import FloatArray
-
-_SHARD_BYTES = 32 * 2**20
-_SHARD_SECONDS = 20.0
-_Identity = tuple[str, int, int]
 
 
 def default_cache() -> Path:
@@ -32,89 +26,73 @@ def default_cache() -> Path:
 
 
 class FeatureCache:
-    """Rows (k, D) of files, for one way to compute them.
+    """Rows (k, D) of files, for one way to compute them, in an SQLite file of its own.
 
-    A file is known by its absolute path, size and time of change. Rows are written every few seconds in a pair of
-    files, NAME.npy and NAME.json, the second one last: a run that is killed leaves complete pairs, and several runs may
-    write at once.
+    A file is known by its absolute path, size and time of change. What was added is there after a kill, and several
+    runs may use the cache at once. One that cannot be read or written costs a warning, not the run.
 
     Args:
-        folder: of all caches; made when the first rows are written.
+        folder: of all caches; made where it is missing.
         how: plain values that the rows depend on; another `how` is another cache.
     """
 
     def __init__(self, folder: str | os.PathLike[str], how: Mapping[str, Any]) -> None:
-        key = hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()[:20]
-        self.folder = Path(folder) / key
-        self._how = dict(how)
-        self._known: dict[_Identity, tuple[npt.NDArray[Any], int, int]] = {}
-        self._new: list[tuple[_Identity, FloatArray]] = []
-        self._new_bytes = 0
-        self._written = time.monotonic()
-        self._usable = True
-        for index in sorted(self.folder.glob("*.json")):
-            self._read(index)
+        self.path = Path(folder) / f"{hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()[:20]}.sqlite"
+        self._database: sqlite3.Connection | None = None
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = OFF")
+            self._database.execute(
+                "CREATE TABLE IF NOT EXISTS files"
+                " (path BLOB PRIMARY KEY, size INTEGER, changed INTEGER, count INTEGER, rows BLOB)"
+            )
+        except (OSError, sqlite3.Error) as error:
+            self._give_up(error)
 
     def get(self, path: Path) -> FloatArray | None:
         """Give the rows of a file, or None where it is new or has changed."""
-        found = self._known.get(_identity(path))
-        if found is None:
+        identity = _identity(path)
+        if self._database is None or identity is None:
             return None
-        rows, start, stop = found
-        return np.array(rows[start:stop])
+        try:
+            query = "SELECT count, rows FROM files WHERE path = ? AND size = ? AND changed = ?"
+            found = self._database.execute(query, identity).fetchone()
+        except sqlite3.Error as error:
+            self._give_up(error)
+            return None
+        return None if found is None else np.frombuffer(found[1], np.float32).reshape(found[0], -1)
 
     def add(self, path: Path, rows: FloatArray) -> None:
-        """Keep the rows of a file; `close` writes what is not on disk yet."""
-        self._new.append((_identity(path), rows))
-        self._new_bytes += rows.nbytes
-        if self._new_bytes > _SHARD_BYTES or time.monotonic() - self._written > _SHARD_SECONDS:
-            self.close()
+        """Keep the float32 rows of a file."""
+        identity = _identity(path)
+        if self._database is None or identity is None:
+            return
+        values = (*identity, len(rows), np.ascontiguousarray(rows, np.float32).tobytes())
+        try:
+            self._database.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", values)
+        except sqlite3.Error as error:
+            self._give_up(error)
 
     def close(self) -> None:
-        """Write the rows that are not on disk yet; a folder that cannot be written costs a warning, not the run."""
-        new, self._new, self._new_bytes = self._new, [], 0
-        self._written = time.monotonic()
-        if not new or not self._usable:
-            return
-        try:
-            self._write(new)
-        except OSError as error:
-            self._usable = False
-            warnings.warn(
-                f"{self.folder}: features cannot be cached ({error.strerror or error}); name another folder with "
-                "--cache or MTSLVR_CACHE",
-                stacklevel=2,
-            )
+        """Let go of the file."""
+        if self._database is not None:
+            self._database.close()
 
-    def _write(self, new: list[tuple[_Identity, FloatArray]]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        base = self.folder / uuid.uuid4().hex
-        counts = [len(rows) for _, rows in new]
-        np.save(base.with_suffix(".npy"), np.concatenate([rows for _, rows in new]))
-        index = {"how": self._how, "files": [[*identity, n] for (identity, _), n in zip(new, counts, strict=True)]}
-        part = base.with_suffix(".part")
-        part.write_text(json.dumps(index), encoding="utf-8")
-        os.replace(part, base.with_suffix(".json"))
-
-    def _read(self, index: Path) -> None:
-        try:
-            files = json.loads(index.read_text(encoding="utf-8"))["files"]
-            rows = np.load(index.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
-            counts = [int(count) for *_, count in files]
-            if sum(counts) != len(rows):
-                raise ValueError(f"{len(rows)} rows for {sum(counts)}")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            warnings.warn(f"{index}: damaged ({error}), its features are computed again; delete it", stacklevel=3)
-            return
-        stop = 0
-        for (name, size, changed, _), count in zip(files, counts, strict=True):
-            start, stop = stop, stop + count
-            self._known[name, size, changed] = (rows, start, stop)
+    def _give_up(self, error: Exception) -> None:
+        self.close()
+        self._database = None
+        warnings.warn(
+            f"{self.path}: features cannot be cached ({getattr(error, 'strerror', None) or error}); delete it, or name "
+            "another folder with --cache or MTSLVR_CACHE",
+            stacklevel=4,
+        )
 
 
-def _identity(path: Path) -> _Identity:
+def _identity(path: Path) -> tuple[bytes, int, int] | None:
     try:
         status = os.stat(path)
     except OSError:  # it will be reported when it is read
-        return os.path.abspath(path), -1, -1
-    return os.path.abspath(path), status.st_size, status.st_mtime_ns
+        return None
+    return os.fsencode(os.path.abspath(path)), status.st_size, status.st_mtime_ns

@@ -7,19 +7,8 @@ import enum
 import numpy as np
 
 from .episodes import IntArray
-from .linear import Float64, FloatArray
-from .logistic import logistic_fit, logistic_regression
-from .sgd import sgd, sgd_fit
-
-__all__ = [
-    "Classifier",
-    "FloatArray",
-    "classify",
-    "cosine_prototypes",
-    "logistic_regression",
-    "nearest_centroid",
-    "sgd",
-]
+from .linear import Float64, FloatArray, logistic_fit
+from .sgd import sgd_fit
 
 
 class Classifier(str, enum.Enum):
@@ -54,7 +43,7 @@ def classify(
         kind: which classifier.
         support: (E, n_way, n_shot, D).
         query: (E, Q, D).
-        random_state: of SGD, see `sgd`.
+        random_state: of SGD, see `sgd_fit`.
         max_iter: of SGD.
 
     Returns:
@@ -74,12 +63,6 @@ def classify(
 def nearest_centroid(support: FloatArray, query: FloatArray) -> IntArray:
     """Label each query by the nearest mean support, squared Euclidean; ties go to the smaller label.
 
-    Args:
-        support: (E, n_way, n_shot, D).
-        query: (E, Q, D).
-
-    Returns:
-        (E, Q) labels 0 .. n_way - 1.
     Source:
         The alternative classifier of Heggan et al. 2023's evaluation code.
     """
@@ -93,12 +76,8 @@ def nearest_centroid(support: FloatArray, query: FloatArray) -> IntArray:
 def cosine_prototypes(support: FloatArray, query: FloatArray) -> IntArray:
     """Label each query by the class whose mean direction has the smallest angle; ties go to the smaller label.
 
-    Args:
-        support: (E, n_way, n_shot, D); each is brought to length 1 before the mean, so that none counts more.
-        query: (E, Q, D); their lengths do not matter.
+    Each support is brought to length 1 before the mean, so that none counts more.
 
-    Returns:
-        (E, Q) labels 0 .. n_way - 1.
     Source:
         Prototypical networks (Snell et al. 2017) with the cosine of Matching Networks (Vinyals et al. 2016).
     """

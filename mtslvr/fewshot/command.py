@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..config import parse_enum
 from ..errors import AudioError, ConfigError
 from ..nn.encoder import Encoder
 from .classifiers import Classifier
-from .dataset import LabelledSet, read_set
+from .dataset import LabelledSet
 from .episodes import EpisodeConfig, draw_episodes, published_tasks
-from .evaluate import FewShotResult, Scaling, evaluate
+from .evaluate import Scaling, evaluate
 from .features import (
     LOG_MEL,
     FileRows,
@@ -32,7 +33,6 @@ from .results import Results, Row, environment
 
 ON_ERROR = ("stop", "skip")
 SAMPLERS = ("uniform", "published")
-_BRANCHES = ("invariant", "variant")
 
 
 @dataclass(frozen=True)
@@ -95,53 +95,6 @@ class CompareConfig:
         return Scaling.NONE if features == LOG_MEL else None
 
 
-def run(
-    folder: str | os.PathLike[str],
-    *,
-    model: str | None = None,
-    label_field: int | None = None,
-    n_way: int = 5,
-    n_shot: int = 1,
-    n_query: int = 1,
-    episodes: int = 1000,
-    seed: int = 42,
-    classifiers: Sequence[str] = ("sgd", "logistic"),
-    device: str = "auto",
-    batch_size: int | None = None,
-    features: Sequence[str] = ("invariant", "variant", "concat", LOG_MEL),
-    cache: str | os.PathLike[str] | bool = True,
-    window_seconds: float | None = None,
-) -> list[Row]:
-    """Measure the embeddings of a folder, and the log-mel baseline, on the same episodes.
-
-    Args:
-        folder: one folder a class; any layout with `label_field`.
-        model: what `mtslvr.load` takes; the bundled weights by default.
-        label_field: take the label from this field of the file names, see `labels_from_names`.
-        n_way: classes in an episode.
-        n_shot: support files a class.
-        n_query: query files a class.
-        episodes: how many.
-        seed: of the episodes.
-        classifiers: names of `Classifier`.
-        device: what `mtslvr.load` takes.
-        batch_size: windows at once through the encoder; its own choice by default.
-        features: names of `features.FEATURES`.
-        cache: keep the rows of files for the next call; a folder, True for `default_cache`, False for no.
-        window_seconds: length of the windows that files are cut into; None is the encoder's own.
-
-    Returns:
-        A row for each features and classifier.
-
-    Raises:
-        ConfigError: settings out of range, files without labels, too few classes.
-        AudioError: a file that cannot be read.
-    """
-    config = CompareConfig(features, classifiers, n_way, (n_shot,), n_query, episodes, seed)
-    labelled = read_set(folder, label_field=label_field, window_seconds=window_seconds)
-    return compare([labelled], [model], config, device=device, batch_size=batch_size, cache=cache).rows
-
-
 def compare(
     sets: Sequence[LabelledSet],
     models: Sequence[str | None] | Mapping[str, Encoder] = (None,),
@@ -160,7 +113,7 @@ def compare(
         config: what is measured.
         device: what `mtslvr.load` takes.
         batch_size: windows at once through the encoder.
-        cache: see `run`.
+        cache: keep the rows of files for the next call; a folder, True for `default_cache`, False for no.
         progress: see `features.pooled_rows`.
 
     Raises:
@@ -171,23 +124,24 @@ def compare(
     config = CompareConfig() if config is None else config
     _check_sets(sets, config)
     encoders = load_encoders(models, device) if set(config.features) != {LOG_MEL} else {}
-    settings: dict[str, Any] = {"cache": cache, "progress": progress}
     rows: list[Row] = []
     facts = {}
     for labelled in sets:
         window = labelled.window_seconds
         found = {
-            name: pooled_rows(labelled.paths, encoder, window_seconds=window, batch_size=batch_size, **settings)
+            name: pooled_rows(
+                labelled.paths, encoder, window_seconds=window, batch_size=batch_size, cache=cache, progress=progress
+            )
             for name, encoder in encoders.items()
         }
         if LOG_MEL in config.features:
             seconds = (window or 5.0) if labelled.pieces else None
-            found[""] = log_mel_rows(labelled.paths, window_seconds=seconds, **settings)
-        kept = _usable(labelled, list(found.values()), config.on_error)
+            found[""] = log_mel_rows(labelled.paths, window_seconds=seconds, cache=cache, progress=progress)
+        usable = _usable(labelled, list(found.values()), config.on_error)
+        kept = labelled.keep(usable)
         facts[labelled.name] = _facts(kept)
         for name, file_rows in found.items():
-            mine = _select(file_rows, labelled, kept)
-            rows += _measure(kept, name, encoders.get(name), mine, config)
+            rows += _measure(kept, name, encoders.get(name), file_rows.keep(usable), config)
     return Results(rows, facts, environment())
 
 
@@ -220,13 +174,11 @@ def load_encoders(models: Sequence[str | None] | Mapping[str, Encoder], device: 
 
     if isinstance(models, Mapping):
         return dict(models)
-    encoders: dict[str, Encoder] = {}
-    for model in models:
-        name = _short(DEFAULT_MODEL if model is None else str(model), [str(m) for m in models])
-        if name in encoders:
-            raise ConfigError(f"model {name!r} is given twice; name each once")
-        encoders[name] = mtslvr.load(model, device=device)
-    return encoders
+    names = [_short(DEFAULT_MODEL if model is None else str(model), [str(m) for m in models]) for model in models]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"model {twice!r} is given twice; name each once")
+    return {name: mtslvr.load(model, device=device) for name, model in zip(names, models, strict=True)}
 
 
 def _short(model: str, all_models: Sequence[str]) -> str:
@@ -243,29 +195,18 @@ def _episodes(labelled: LabelledSet, episode: EpisodeConfig, sampler: str) -> An
         return draw(labelled.labels, episode)
 
 
-def _usable(labelled: LabelledSet, found: Sequence[FileRows], on_error: str) -> LabelledSet:
-    """The set without the files that failed anywhere."""
+def _usable(labelled: LabelledSet, found: Sequence[FileRows], on_error: str) -> npt.NDArray[np.bool_]:
+    """Which files failed nowhere."""
     errors: dict[int, AudioError] = {}
     for rows in found:
         errors.update(rows.errors)
-    if not errors:
-        return labelled
     if on_error == "stop":
         raise_errors(dict(sorted(errors.items())))
     for error in errors.values():
         warnings.warn(f"left out: {error}", stacklevel=3)
-    keep = np.ones(len(labelled.paths), dtype=bool)
-    keep[list(errors)] = False
-    return labelled.keep(keep)
-
-
-def _select(rows: FileRows, labelled: LabelledSet, kept: LabelledSet) -> FileRows:
-    """The rows of the files that are kept."""
-    if len(kept.paths) == len(labelled.paths):
-        return rows
-    names = set(kept.paths)
-    keep = np.array([path in names for path in labelled.paths])
-    return FileRows(rows.rows[np.repeat(keep, rows.pieces)], rows.pieces[keep], {})
+    usable = np.ones(len(labelled.paths), dtype=bool)
+    usable[list(errors)] = False
+    return usable
 
 
 def _facts(labelled: LabelledSet) -> dict[str, Any]:
@@ -285,29 +226,19 @@ def _measure(
     matrix = rows.rows if labelled.pieces else rows.mean()
     pieces = rows.pieces if labelled.pieces else None
     matrices: dict[str, FloatArray] = {LOG_MEL: matrix} if encoder is None else from_pooled(matrix, encoder)
+    halves = config.weights and encoder is not None and encoder.config.outputs == 2
     for name in config.features:
         if name not in matrices:
             continue
+        width = matrices[name].shape[1] // 2
+        branches = (
+            {"invariant": slice(0, width), "variant": slice(width, None)} if halves and name == "concat" else None
+        )
         for episode in config.episode_configs():
-            for kind in config.classifiers:
-                result = _evaluate(labelled, matrices[name], pieces, episode, name, Classifier(kind), encoder, config)
-                yield Row(name, kind, result, labelled.name, model)
-
-
-def _evaluate(
-    labelled: LabelledSet,
-    matrix: FloatArray,
-    pieces: Any,
-    episode: EpisodeConfig,
-    name: str,
-    kind: Classifier,
-    encoder: Encoder | None,
-    config: CompareConfig,
-) -> FewShotResult:
-    branches = None
-    if config.weights and name == "concat" and kind.linear and encoder is not None and encoder.config.outputs == 2:
-        width = matrix.shape[1] // 2
-        branches = dict(zip(_BRANCHES, (slice(0, width), slice(width, None)), strict=True))
-    tasks = published_tasks(labelled.labels, episode) if config.sampler == "published" else None
-    scaling = config.scaling_of(name)
-    return evaluate(matrix, labelled.labels, episode, kind, scaling, pieces=pieces, episodes=tasks, branches=branches)
+            tasks = published_tasks(labelled.labels, episode) if config.sampler == "published" else None
+            for kind in map(Classifier, config.classifiers):
+                result = evaluate(
+                    matrices[name], labelled.labels, episode, kind, config.scaling_of(name), pieces=pieces,
+                    episodes=tasks, branches=branches if kind.linear else None,
+                )  # fmt: skip
+                yield Row(name, kind.value, result, labelled.name, model)

@@ -109,9 +109,9 @@ def draw_episodes(labels: npt.ArrayLike, config: EpisodeConfig) -> IntArray:
 def published_tasks(labels: npt.ArrayLike, config: EpisodeConfig) -> IntArray:
     """Draw the tasks of the published sampler, number by number.
 
-    A task takes the classes with the n_way smallest of one uniform number a class. Each class then shuffles
-    its own list of files in place, so a task starts from the order that the last one left. Where fewer than
-    n_way classes have enough files, all classes come back with one query each.
+    A task takes the classes with the n_way smallest of one uniform number a class. Each class then shuffles its own
+    list of files in place, so a task starts from the order that the last one left. Where fewer than n_way classes have
+    enough files, all classes come back with one query each.
 
     Args:
         labels: (n,) one label a file, integers or strings.
@@ -168,8 +168,8 @@ def _padded_members(labels: npt.NDArray[Any], classes: npt.NDArray[Any]) -> tupl
 def _distinct(uniform: npt.NDArray[np.float64], sizes: IntArray) -> IntArray:
     """Draw without replacement from range(sizes), one ordered sequence a row.
 
-    Draw j is uniform among the sizes - j numbers left. Counting it past each earlier draw that is not above
-    it, from the smallest up, gives the number that it stands for.
+    Draw j is uniform among the sizes - j numbers left. Counting it past each earlier draw that is not above it, from
+    the smallest up, gives the number that it stands for.
 
     Args:
         uniform: (..., m) in [0, 1).

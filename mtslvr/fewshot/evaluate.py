@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,14 +116,11 @@ def evaluate(
     size = _block_size(config, int(counts.max()), matrix.shape[1])
     for start in range(0, len(drawn), size):
         block = slice(start, start + size)
-        support, query, valid = _gather(matrix, counts, drawn[block], chosen[block])
-        if scaling is Scaling.STANDARD:
-            support, query = _standardized(support, query)
-        predicted, dual = classify(classifier, support, query, random_state=rng)
-        votes = majority_vote(predicted.reshape(valid.shape), valid)
+        votes, norms[block] = classify_files(
+            matrix, counts, drawn[block], chosen[block], classifier, scaling is Scaling.STANDARD, rng,
+            branches=list((branches or {}).values()),
+        )  # fmt: skip
         correct[block] = (votes == np.arange(votes.shape[1])[:, None]).mean(axis=2)
-        if branches and dual is not None:
-            norms[block] = weight_norms(dual, support, list(branches.values()))
     settings = {**dataclasses.asdict(config), "classifier": classifier.value, "scaling": scaling.value}
     settings.update(episodes=len(drawn), n_query=drawn.shape[2] - config.n_shot)
     accuracies = 100 * correct.mean(axis=1)
@@ -163,11 +160,6 @@ def l2_normalize(features: FloatArray) -> FloatArray:
     return features / np.where(norms > 0, norms, 1)
 
 
-def l2_concat(invariant: FloatArray, variant: FloatArray) -> FloatArray:
-    """Concatenate (n, D1) and (n, D2) with each row of each to length 1: both halves weigh the same."""
-    return np.concatenate([l2_normalize(invariant), l2_normalize(variant)], axis=1)
-
-
 def draw_support_pieces(counts: IntArray, rng: np.random.RandomState) -> IntArray:
     """Draw one piece for each support file.
 
@@ -191,7 +183,8 @@ def classify_files(
     standardize: bool = False,
     random_state: int | np.random.RandomState | None = None,
     max_iter: int = 20,
-) -> IntArray:
+    branches: Sequence[slice] = (),
+) -> tuple[IntArray, Float64]:
     """Label the query files of a block of episodes.
 
     Args:
@@ -203,25 +196,10 @@ def classify_files(
         standardize: scale by the supports first, see `Scaling`.
         random_state: of the SGD fits.
         max_iter: of the SGD fits.
+        branches: columns to take the norm of a linear classifier's weights on.
 
     Returns:
-        (E, n_way, n_query) labels 0 .. n_way - 1.
-    """
-    support, query, valid = _gather(features, pieces, episodes, support_pieces)
-    if standardize:
-        support, query = _standardized(support, query)
-    predicted, _ = classify(classifier, support, query, random_state=random_state, max_iter=max_iter)
-    return majority_vote(predicted.reshape(valid.shape), valid)
-
-
-def _gather(
-    features: FloatArray, pieces: IntArray, episodes: IntArray, support_pieces: IntArray
-) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
-    """Take the rows of a block of episodes, as `classify_files` gets them.
-
-    Returns:
-        Supports (E, n_way, n_shot, D), queries (E, n_way * n_query * P, D) with the pieces of a file side by side,
-        and which of them count (E, n_way, n_query, P).
+        (E, n_way, n_query) labels 0 .. n_way - 1, and (E, branches) norms.
     """
     first = np.cumsum(pieces) - pieces
     n_shot = support_pieces.shape[2]
@@ -230,8 +208,12 @@ def _gather(
     place = np.arange(pieces[files].max())
     # A file of fewer pieces repeats its first in the places beyond its last, which have no vote.
     valid = place < pieces[files][..., None]
-    query = features[first[files][..., None] + np.where(valid, place, 0)]
-    return support, query.reshape(len(episodes), -1, features.shape[1]), valid
+    query = features[first[files][..., None] + np.where(valid, place, 0)].reshape(len(episodes), -1, features.shape[1])
+    if standardize:
+        support, query = _standardized(support, query)
+    predicted, dual = classify(classifier, support, query, random_state=random_state, max_iter=max_iter)
+    votes = majority_vote(predicted.reshape(valid.shape), valid)
+    return votes, np.empty((len(votes), 0)) if dual is None or not branches else weight_norms(dual, support, branches)
 
 
 def majority_vote(predicted: IntArray, valid: npt.NDArray[np.bool_] | None = None) -> IntArray:
@@ -261,7 +243,7 @@ def _standardized(support: FloatArray, query: FloatArray) -> tuple[FloatArray, F
 
 
 def _block_size(config: EpisodeConfig, pieces: int, dim: int) -> int:
-    """Count episodes whose features and systems in `logistic_regression` stay near 64 MiB."""
+    """Count episodes whose features and systems in `logistic_fit` stay near 64 MiB."""
     supports = config.n_way * config.n_shot
     rows = supports + config.n_way * config.n_query * pieces
     return max(1, _BLOCK_BYTES // (8 * (2 * rows * dim + 4 * config.n_way * supports**2)))

@@ -18,6 +18,7 @@ from ..errors import ConfigError
 from .evaluate import FewShotResult
 
 KIND = "fewshot"
+_FIGURES = ("mean", "ci95", "ci95_draws", "per_class", "weight_share", "settings")
 FORMAT = 2  # of 1, ci95 was over draws alone
 
 
@@ -46,28 +47,19 @@ class Row:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; the accuracies of single episodes are left out."""
-        result = self.result
-        return {
-            "dataset": self.dataset,
-            "model": self.model,
-            "features": self.features,
-            "classifier": self.classifier,
-            "mean": result.mean,
-            "ci95": None if math.isnan(result.ci95) else result.ci95,
-            "ci95_draws": result.ci95_draws,
-            "per_class": result.per_class,
-            "weight_share": {k: None if math.isnan(v) else v for k, v in result.weight_share.items()},
-            "settings": result.settings,
-        }
+        names = {name: getattr(self, name) for name in ("dataset", "model", "features", "classifier")}
+        figures = {name: getattr(self.result, name) for name in _FIGURES}
+        shares = {name: None if math.isnan(value) else value for name, value in figures["weight_share"].items()}
+        ci95 = None if math.isnan(figures["ci95"]) else figures["ci95"]
+        return {**names, **figures, "weight_share": shares, "ci95": ci95}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Row:
         """Read what `to_dict` wrote."""
-        share = {k: math.nan if v is None else float(v) for k, v in data["weight_share"].items()}
-        ci95 = math.nan if data["ci95"] is None else float(data["ci95"])
-        result = FewShotResult(
-            float(data["mean"]), ci95, float(data["ci95_draws"]), np.empty(0), data["settings"], data["per_class"], share
-        )
+        figures = {name: data[name] for name in _FIGURES}
+        figures["ci95"] = math.nan if figures["ci95"] is None else float(figures["ci95"])
+        figures["weight_share"] = {k: math.nan if v is None else float(v) for k, v in data["weight_share"].items()}
+        result = FewShotResult(accuracies=np.empty(0), **figures)
         return cls(data["features"], data["classifier"], result, data["dataset"], data["model"])
 
 
@@ -93,14 +85,8 @@ class Results:
 
     def to_json(self) -> str:
         """Give the text that `read_results` reads."""
-        plain = {
-            "kind": KIND,
-            "format": FORMAT,
-            "environment": self.environment,
-            "datasets": self.datasets,
-            "rows": [row.to_dict() for row in self.rows],
-        }
-        return json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
+        plain = {"kind": KIND, "format": FORMAT, "environment": self.environment, "datasets": self.datasets}
+        return json.dumps({**plain, "rows": [row.to_dict() for row in self.rows]}, indent=1, ensure_ascii=False) + "\n"
 
 
 def read_results(path: str | os.PathLike[str]) -> Results:

@@ -22,34 +22,6 @@ _TOLERANCE, _PATIENCE = 1e-4, 2
 _BLOCK = 512  # episodes whose state stays in the processor's cache
 
 
-def sgd(
-    support: FloatArray,
-    query: FloatArray,
-    *,
-    max_iter: int = 20,
-    random_state: int | np.random.RandomState | None = None,
-) -> IntArray:
-    """Fit the published linear classifier and label the queries.
-
-    Args:
-        support: (E, n_way, n_shot, D).
-        query: (E, Q, D).
-        max_iter: 20 or 100; the two stand on both sides of a merge conflict in the published code.
-        random_state: a seed for every fit, or a state that the fits draw from in turn; the published code
-            leaves it None, the global state.
-
-    Returns:
-        (E, Q) labels 0 .. n_way - 1.
-
-    Raises:
-        ConfigError: features so large that the descent overflows.
-    Source:
-        Evaluation code of Heggan et al. 2023. Its label is the largest probability, not the largest decision
-        value: where probabilities saturate at 1 the smaller label wins.
-    """
-    return sgd_fit(support, query, max_iter=max_iter, random_state=random_state).predicted
-
-
 def sgd_fit(
     support: FloatArray,
     query: FloatArray,
@@ -57,7 +29,7 @@ def sgd_fit(
     max_iter: int = 20,
     random_state: int | np.random.RandomState | None = None,
 ) -> LinearFit:
-    """Fit what scikit-learn fits with the published settings, in the same order of samples.
+    """Fit the published linear classifier: what scikit-learn fits, in the same order of samples.
 
     Settings: SGDClassifier(loss="log_loss", alpha=0, learning_rate="adaptive", eta0=0.1, tol=1e-4,
     n_iter_no_change=2), one against the rest.
@@ -65,14 +37,17 @@ def sgd_fit(
     Args:
         support: (E, n_way, n_shot, D).
         query: (E, Q, D).
-        max_iter: passes over the supports.
-        random_state: see `sgd`.
+        max_iter: passes over the supports, 20 or 100; the two stand on both sides of a merge conflict in the published
+            code.
+        random_state: a seed for every fit, or a state that the fits draw from in turn; the published code leaves it
+            None, the global state.
 
     Raises:
         ConfigError: features so large that the descent overflows.
     Source:
-        scikit-learn 1.9, `SGDClassifier`; its seeds, its shuffle and its stopping rule. Sums are in float64 here
-        and in the type of the features there.
+        Evaluation code of Heggan et al. 2023, whose label is the largest probability, not the largest decision value:
+        where probabilities saturate at 1 the smaller label wins. Of scikit-learn 1.9 the seeds, the shuffle and the
+        stopping rule; sums are in float64 here and in the type of the features there.
     """
     episodes, n_way, n_shot, dim = support.shape
     # scikit-learn computes probabilities in the type of the features, and float32 saturates sooner.
@@ -188,7 +163,7 @@ def _expit(x: FloatArray) -> FloatArray:
 
 
 def _predict(scores: FloatArray) -> IntArray:
-    """Take the largest probability, not the largest score: where probabilities saturate the smaller label wins."""
+    """Labels of the largest probability."""
     probability = _expit(scores)
     if scores.shape[-1] == 1:
         predicted: IntArray = (probability[..., 0] > 1 - probability[..., 0]).astype(np.int64)

@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression, SGDClassifier
 
 from mtslvr.errors import ConfigError
-from mtslvr.fewshot import cosine_prototypes, logistic_regression, nearest_centroid, sgd
-from mtslvr.fewshot.linear import weight_norms
-from mtslvr.fewshot.logistic import logistic_fit
+from mtslvr.fewshot import Classifier, classify
+from mtslvr.fewshot.linear import logistic_fit, weight_norms
 from mtslvr.fewshot.sgd import sgd_fit
 
 
@@ -22,55 +21,38 @@ def toy(episodes, n_way, n_shot, dim, scale=1.0, n_query=4, seed=0):
     return support, query.reshape(episodes, n_way * n_query, dim)
 
 
-def logistic_scores(support, query):
-    return logistic_fit(support, query).scores
-
-
-def sklearn_model(support, **settings):
+def sklearn_model(support):
     n_way, n_shot, dim = support.shape
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = LogisticRegression(tol=1e-10, max_iter=20_000, **settings)
+        model = LogisticRegression(tol=1e-8, max_iter=5000)
         return model.fit(support.reshape(-1, dim), np.repeat(np.arange(n_way), n_shot))
 
 
 @pytest.mark.parametrize(
     ("n_way", "n_shot", "dim", "scale"),
     [
-        (5, 1, 1000, 0.03),
-        (5, 1, 40, 1.0),
-        (5, 5, 20, 1.0),
+        (5, 1, 200, 0.03),
         (5, 5, 3, 2.0),  # fewer dimensions than supports, classes overlap
         (3, 4, 2, 20.0),
-        (10, 2, 30, 1.0),
-        (2, 1, 30, 1.0),  # two classes: scikit-learn has one weight vector
-        (2, 6, 3, 1.0),
+        (2, 6, 3, 1.0),  # two classes: scikit-learn has one weight vector
     ],
 )
 def test_logistic_equals_scikit_learn(n_way, n_shot, dim, scale):
-    support, query = toy(25, n_way, n_shot, dim, scale)
-    ours = logistic_regression(support, query)
-    scores = logistic_scores(support, query)
+    support, query = toy(5, n_way, n_shot, dim, scale)
+    fit = logistic_fit(support, query)
     for i in range(len(support)):
         model = sklearn_model(support[i])
-        np.testing.assert_array_equal(ours[i], model.predict(query[i]))
+        np.testing.assert_array_equal(fit.predicted[i], model.predict(query[i]))
         expected = model.decision_function(query[i])
         if n_way == 2:
             expected = np.stack([-expected, expected], axis=1) / 2
-        centred = scores[i] - scores[i].mean(axis=1, keepdims=True)
+        centred = fit.scores[i] - fit.scores[i].mean(axis=1, keepdims=True)
         expected = expected - expected.mean(axis=1, keepdims=True)
-        np.testing.assert_allclose(centred, expected, atol=2e-4 * abs(expected).max())
+        np.testing.assert_allclose(centred, expected, atol=1e-3 * abs(expected).max())
 
 
-@pytest.mark.parametrize("penalty", [0.01, 100.0])
-def test_inverse_penalty_is_scikit_learns_c(penalty):
-    support, query = toy(10, 4, 3, 6)
-    ours = logistic_regression(support, query, inverse_penalty=penalty)
-    expected = [sklearn_model(s, C=penalty).predict(q) for s, q in zip(support, query, strict=True)]
-    np.testing.assert_array_equal(ours, expected)
-
-
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     n_way=st.integers(2, 6),
     n_shot=st.integers(1, 5),
@@ -81,7 +63,8 @@ def test_inverse_penalty_is_scikit_learns_c(penalty):
 def test_logistic_is_stationary_at_any_scale(n_way, n_shot, dim, exponent, seed):
     support, _ = toy(3, n_way, n_shot, dim, 10.0**exponent, seed=seed)
     x = support.reshape(3, -1, dim)
-    scores = logistic_scores(support, np.concatenate([x, np.zeros((3, 1, dim)), np.tile(np.eye(dim), (3, 1, 1))], 1))
+    queries = np.concatenate([x, np.zeros((3, 1, dim)), np.tile(np.eye(dim), (3, 1, 1))], 1)
+    scores = logistic_fit(support, queries).scores
     # Scores are affine in the query: those at 0 and at the unit vectors give intercept and weights.
     at_supports, at_zero, at_axes = np.split(scores, [x.shape[1], x.shape[1] + 1], axis=1)
     weights = at_axes - at_zero
@@ -97,54 +80,41 @@ def test_logistic_is_stationary_at_any_scale(n_way, n_shot, dim, exponent, seed)
 def test_logistic_of_huge_features_says_what_to_do():
     support, query = toy(20, 5, 5, 1, 1e6)
     with pytest.warns(UserWarning, match="has not converged; scale the features, as with scaling='l2'"):
-        assert np.isfinite(logistic_scores(support, query)).all()
+        assert np.isfinite(logistic_fit(support, query).scores).all()
     with pytest.raises(ConfigError, match=r"at most 1e\+07; scale the features"):
-        logistic_regression(1e9 * support, query)
-
-
-def test_logistic_ignores_a_shift_of_the_features():
-    support, query = toy(20, 5, 2, 10)
-    shifted = logistic_scores(support + 100, query + 100)
-    np.testing.assert_allclose(shifted, logistic_scores(support, query), atol=1e-8)
+        logistic_fit(1e9 * support, query)
 
 
 def test_logistic_of_identical_supports_is_finite():
-    scores = logistic_scores(np.ones((2, 5, 1, 8)), np.ones((2, 3, 8)))
+    scores = logistic_fit(np.ones((2, 5, 1, 8)), np.ones((2, 3, 8))).scores
     np.testing.assert_allclose(scores - scores[..., :1], 0, atol=1e-12)
 
 
-def test_logistic_takes_float32_and_one_episode_alone():
-    support, query = (array.astype(np.float32) for array in toy(6, 5, 1, 50))
-    together = logistic_regression(support, query)
-    alone = [logistic_regression(support[i : i + 1], query[i : i + 1])[0] for i in range(6)]
-    np.testing.assert_array_equal(together, alone)
-
-
-def test_penalty_must_be_positive():
-    with pytest.raises(ConfigError, match="inverse_penalty=0: must be positive"):
-        logistic_regression(*toy(1, 2, 1, 3), inverse_penalty=0)
+@pytest.mark.parametrize("kind", list(Classifier))
+def test_an_episode_alone_gives_what_it_gives_among_others(kind):
+    support, query = (array.astype(np.float32) for array in toy(520, 3, 1, 6))
+    together, _ = classify(kind, support, query, random_state=1)
+    alone, _ = classify(kind, support[515:], query[515:], random_state=1)
+    np.testing.assert_array_equal(together[515:], alone)
 
 
 def test_centroid_equals_a_slow_loop():
     support, query = toy(8, 4, 3, 5)
-    for e, predicted in enumerate(nearest_centroid(support, query)):
-        for q, label in zip(query[e], predicted, strict=True):
-            distances = [((q - support[e, c].mean(axis=0)) ** 2).sum() for c in range(4)]
-            assert label == int(np.argmin(distances))
-
-
-def test_centroid_ties_go_to_the_smaller_label():
-    support = np.array([[[[0.0]], [[2.0]], [[2.0]]]])
-    np.testing.assert_array_equal(nearest_centroid(support, np.array([[[1.0], [3.0]]])), [[0, 1]])
+    predicted, _ = classify(Classifier.CENTROID, support, query)
+    for e, q in np.ndindex(predicted.shape):
+        distances = [((query[e, q] - support[e, c].mean(axis=0)) ** 2).sum() for c in range(4)]
+        assert predicted[e, q] == int(np.argmin(distances))
+    tied = np.array([[[[0.0]], [[2.0]], [[2.0]]]])
+    np.testing.assert_array_equal(classify(Classifier.CENTROID, tied, np.array([[[1.0], [3.0]]]))[0], [[0, 1]])
 
 
 def test_cosine_equals_a_slow_loop_and_ignores_lengths():
     support, query = toy(8, 4, 3, 5)
-    direction = [v / np.linalg.norm(v, axis=-1, keepdims=True) for v in (support, query)]
-    for e, predicted in enumerate(cosine_prototypes(7 * support, query * np.arange(1, 17)[None, :, None])):
-        for q, label in zip(direction[1][e], predicted, strict=True):
-            means = [direction[0][e, c].mean(axis=0) for c in range(4)]
-            assert label == int(np.argmax([q @ m / np.linalg.norm(m) for m in means]))
+    predicted, _ = classify(Classifier.COSINE, 7 * support, query * np.arange(1, 17)[None, :, None])
+    support, query = (v / np.linalg.norm(v, axis=-1, keepdims=True) for v in (support, query))
+    for e, q in np.ndindex(predicted.shape):
+        means = [support[e, c].mean(axis=0) for c in range(4)]
+        assert predicted[e, q] == int(np.argmax([query[e, q] @ m / np.linalg.norm(m) for m in means]))
 
 
 def sklearn_sgd(support, query, max_iter, random_state):
@@ -167,7 +137,6 @@ def sklearn_sgd(support, query, max_iter, random_state):
 @pytest.mark.parametrize(
     ("n_way", "n_shot", "dim", "scale", "max_iter"),
     [
-        (5, 1, 200, 0.1, 20),
         (5, 1, 200, 3.0, 20),  # probabilities saturate
         (5, 5, 4, 1.0, 100),  # classes overlap, the learning rate falls and some fits stop
         (2, 3, 10, 1.0, 20),  # one fit for two classes
@@ -175,41 +144,35 @@ def sklearn_sgd(support, query, max_iter, random_state):
     ],
 )
 def test_sgd_equals_the_scikit_learn_loop(n_way, n_shot, dim, scale, max_iter, dtype):
-    support, query = (array.astype(dtype) for array in toy(12, n_way, n_shot, dim, scale))
+    support, query = (array.astype(dtype) for array in toy(5, n_way, n_shot, dim, scale))
     models, expected = sklearn_sgd(support, query, max_iter, np.random.RandomState(4))
     fit = sgd_fit(support, query, max_iter=max_iter, random_state=np.random.RandomState(4))
     np.testing.assert_array_equal(fit.predicted, expected)
-    weights = np.einsum("esd,esk->ekd", support.reshape(12, -1, dim), fit.dual)
+    weights = np.einsum("esd,esk->ekd", support.reshape(5, -1, dim), fit.dual)
     largest = max(abs(model.coef_).max() for model in models)
     np.testing.assert_allclose(weights, [model.coef_ for model in models], atol=1e-4 * largest + 1e-12)
 
 
 def test_sgd_seeds_are_those_of_scikit_learn():
     support, query = toy(4, 5, 2, 24)
-    for seed in (0, 3):
-        np.testing.assert_array_equal(sgd(support, query, random_state=seed), sklearn_sgd(support, query, 20, seed)[1])
+    predicted = sgd_fit(support, query, random_state=3).predicted
+    np.testing.assert_array_equal(predicted, sklearn_sgd(support, query, 20, 3)[1])
     np.random.seed(9)
-    published = sgd(support, query)
-    np.testing.assert_array_equal(sgd(support, query, random_state=np.random.RandomState(9)), published)
-
-
-def test_sgd_in_blocks_equals_one_episode_at_a_time():
-    support, query = toy(600, 3, 1, 6)
-    together = sgd(support, query, random_state=1)
-    np.testing.assert_array_equal(together[590:], sgd(support[590:], query[590:], random_state=1))
+    published = sgd_fit(support, query).predicted
+    seeded = sgd_fit(support, query, random_state=np.random.RandomState(9)).predicted
+    np.testing.assert_array_equal(seeded, published)
 
 
 def test_sgd_of_features_that_overflow_says_what_to_do():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(ConfigError, match="too large for sgd; scale them"):
-            sgd(*toy(1, 5, 1, 3, 1e200), random_state=0)
+            sgd_fit(*toy(1, 5, 1, 3, 1e200), random_state=0)
 
 
 def test_weight_norms_are_those_of_scikit_learn():
     support, query = toy(3, 4, 2, 6)
-    fit = logistic_fit(support, query)
-    norms = weight_norms(fit.dual, support, [slice(0, 2), slice(2, None)])
+    norms = weight_norms(logistic_fit(support, query).dual, support, [slice(0, 2), slice(2, None)])
     coefficients = [sklearn_model(s).coef_ for s in support]
     expected = [[np.linalg.norm(c[:, :2]), np.linalg.norm(c[:, 2:])] for c in coefficients]
     np.testing.assert_allclose(norms, expected, rtol=1e-3)

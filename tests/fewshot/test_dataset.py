@@ -1,102 +1,49 @@
-from pathlib import Path
-
 import pytest
 
 from mtslvr.errors import ConfigError
-from mtslvr.fewshot import labelled_files, labels_from_names, labels_from_table, read_set
+from mtslvr.fewshot import read_set
 
 
 @pytest.fixture
 def tree(tmp_path):
-    for name in (
-        "dog/2.wav",
-        "dog/deep/1.FLAC",
-        "cat/a.ogg",
-        "cat/.hidden.wav",
-        ".cache/x.wav",
-        "dog/notes.txt",
-    ):
+    names = ("dog/2_x.wav", "dog/deep/1_y.FLAC", "cat/a_x.ogg", "cat/.hidden.wav", ".cache/x.wav", "dog/notes.txt")
+    for i, name in enumerate((*names, "README.md")):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    (tmp_path / "README.md").touch()
+        path.write_bytes(bytes([i]) * 100)
     return tmp_path
 
 
+def found(labelled, root):
+    return dict(zip((p.relative_to(root).as_posix() for p in labelled.paths), labelled.labels.tolist(), strict=True))
+
+
+CLASSES = {"cat/a_x.ogg": "cat", "dog/2_x.wav": "dog", "dog/deep/1_y.FLAC": "dog"}
+
+
 def test_one_folder_a_class(tree):
-    paths, labels, names = labelled_files(tree)
-    assert [p.relative_to(tree).as_posix() for p in paths] == ["cat/a.ogg", "dog/2.wav", "dog/deep/1.FLAC"]
-    assert labels.tolist() == [0, 1, 1]
-    assert names == ["cat", "dog"]
-
-
-def test_an_empty_class_is_dropped_and_named(tree):
+    assert list(found(read_set(tree), tree).items()) == list(CLASSES.items())
     (tree / "bee").mkdir()
     with pytest.warns(UserWarning, match="bee: no audio files, class dropped"):
-        _, labels, names = labelled_files(tree)
-    assert names == ["cat", "dog"]
-    assert labels.max() == 1
+        assert found(read_set(tree), tree) == CLASSES
 
 
-def test_audio_beside_the_class_folders(tree):
-    (tree / "b.wav").touch()
-    (tree / "a.wav").touch()
-    with pytest.raises(ConfigError, match=r"a\.wav: audio without a class; move it"):
-        labelled_files(tree)
+def test_labels_from_a_field_of_the_name(tree):
+    assert found(read_set(tree, label_field=1), tree) == dict(zip(CLASSES, "xxy", strict=True))
+    assert set(read_set(tree, label_field=-2).labels) == {"1", "2", "a"}
 
 
-def test_no_classes(tmp_path):
-    with pytest.raises(ConfigError, match="no class folder with audio; expected FOLDER/CLASS"):
-        labelled_files(tmp_path)
-
-
-def test_not_a_folder(tree):
-    with pytest.raises(ConfigError, match="nowhere: no such folder"):
-        labelled_files(tree / "nowhere")
-    with pytest.raises(ConfigError, match=r"README\.md: not a folder"):
-        labelled_files(tree / "README.md")
-
-
-def test_labels_from_a_field_of_the_name():
-    paths = [Path("x/0_theo_3.wav"), Path("1_anna_0.wav"), Path("0_anna_1.wav")]
-    labels, names = labels_from_names(paths, 1)
-    assert (labels.tolist(), names) == ([1, 0, 0], ["anna", "theo"])
-    labels, names = labels_from_names(paths, -1)
-    assert (labels.tolist(), names) == ([2, 0, 1], ["0", "1", "3"])
-    labels, names = labels_from_names([Path("a-b.wav")], 1, sep="-")
-    assert names == ["b"]
-
-
-@pytest.mark.parametrize(
-    ("paths", "field", "sep", "message"),
-    [
-        (["0_a_1.wav", "plain.wav"], 1, "_", r"plain\.wav: no field 1 in \['plain'\]"),
-        (["0__1.wav"], 1, "_", "no field 1"),
-        (["0_a.wav"], -3, "_", "no field -3"),
-        ([], 0, "_", "no audio files"),
-        (["0_a.wav"], 0, "", "sep='': must not be empty"),
-    ],
-)
-def test_names_without_the_field(paths, field, sep, message):
-    with pytest.raises(ConfigError, match=message):
-        labels_from_names([Path(p) for p in paths], field, sep)
-
-
-@pytest.fixture
-def table(tree):
-    path = tree / "table.csv"
-    path.write_text("file,split,label\ndog/2.wav,a,dog\ncat/a.ogg,b,cat\ndog/deep/1.FLAC,a,dog\n")
-    return path
-
-
-def test_labels_from_a_table(tree, table):
-    paths, labels, names = labels_from_table(tree, table)
-    assert [p.relative_to(tree).as_posix() for p in paths] == ["cat/a.ogg", "dog/2.wav", "dog/deep/1.FLAC"]
-    assert (labels.tolist(), names) == ([0, 1, 1], ["cat", "dog"])
+def test_labels_from_a_table(tree):
+    table = tree / "table.csv"
+    table.write_text("file,split,label\n" + "".join(f"{file},a,{label}\n" for file, label in CLASSES.items()))
+    assert found(read_set(tree, table=table), tree) == CLASSES
     tabbed = tree / "table.tsv"
-    tabbed.write_text("filename\tcategory\ndog/2.wav\tloud\n")
-    with pytest.warns(UserWarning, match=r"2 audio files of .* are not in it and left out, the first .*a\.ogg"):
-        assert labels_from_table(tree, tabbed)[2] == ["loud"]
+    tabbed.write_text("filename\tcategory\ndog/2_x.wav\tloud\ndog/2_x.wav\tloud\n")
+    with (
+        pytest.warns(UserWarning, match="1 rows are there twice"),
+        pytest.warns(UserWarning, match=r"2 audio files of .* are not in it and left out, the first .*a_x\.ogg"),
+    ):
+        assert found(read_set(tree, table=tabbed), tree) == {"dog/2_x.wav": "loud"}
 
 
 @pytest.mark.parametrize(
@@ -105,64 +52,53 @@ def test_labels_from_a_table(tree, table):
         ("", r"columns \[\]; expected one of file, path"),
         ("file,sound\na.wav,x\n", r"columns \['file', 'sound'\]; expected"),
         ("file,label\n", "no rows"),
-        ("file,label\ndog/2.wav,\n", "line 2: dog/2.wav has no class; fill it in"),
-        ("file,label\ndog/2.wav,a\n\ndog/3.wav,a\n", r"line 4: .*3\.wav: no such file; names are relative to"),
-        ("file,label\ndog/2.wav,a\ndog/2.wav,b\n", "line 3: dog/2.wav is 'a' before and 'b' here; remove"),
-        ("file,x,label\ndog/2.wav,a\n", "line 2: 2 cells, the header has 3"),
+        ("file,label\ndog/2_x.wav,\n", r"line 2: dog/2_x\.wav has no class; fill it in"),
+        ("file,label\ndog/2_x.wav,a\n\ndog/3.wav,a\n", r"line 4: .*3\.wav: no such file; names are relative to"),
+        ("file,label\ndog/2_x.wav,a\ndog/2_x.wav,b\n", r"line 3: .*2_x\.wav is 'a' before and 'b' here; remove"),
+        ("file,x,label\ndog/2_x.wav,a\n", "line 2: 2 cells, the header has 3"),
     ],
 )
 def test_bad_tables(tree, text, message):
     path = tree / "bad.csv"
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
-        labels_from_table(tree, path)
+        read_set(tree, table=path)
 
 
-def test_a_table_that_is_none(tree):
-    with pytest.raises(ConfigError, match=r"nowhere\.csv: not a table of labels"):
-        labels_from_table(tree, tree / "nowhere.csv")
-
-
-@pytest.mark.filterwarnings("ignore:.*are not in it")
-def test_a_row_twice_counts_once(tree):
-    path = tree / "twice.csv"
-    path.write_text("file,label\ndog/2.wav,a\ndog/2.wav,a\n")
-    with pytest.warns(UserWarning, match="1 rows are there twice"):
-        assert len(labels_from_table(tree, path)[0]) == 1
-
-
-def fill(tree):
-    for i, path in enumerate(sorted(tree.rglob("*.*"))):
-        if path.is_file():
-            path.write_bytes(bytes([i]) * 100)
+def test_bad_folders_and_settings_are_named(tree, tmp_path):
+    (tree / "empty").mkdir()
+    for folder, settings, message in (
+        (tree / "nowhere", {}, "nowhere: no such folder"),
+        (tree / "README.md", {}, r"README\.md: not a folder"),
+        (tree / "empty", {}, "no class folder with audio; expected FOLDER/CLASS"),
+        (tree / "empty", {"label_field": 0}, "no audio files"),
+        (tree, {"label_field": 2}, r"a_x\.ogg: no field 2 in \['a', 'x'\]"),
+        (tree, {"label_field": -3}, "no field -3"),
+        (tree, {"label_field": 0, "table": "x.csv"}, "label_field=0 and a table"),
+        (tree, {"table": tree / "nowhere.csv"}, r"nowhere\.csv: not a table of labels"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            read_set(folder, **settings)
+    (tree / "b.wav").touch()
+    with pytest.raises(ConfigError, match=r"b\.wav: audio without a class; move it"):
+        read_set(tree)
 
 
 def test_a_copy_within_a_class_counts_once(tree):
-    fill(tree)
-    (tree / "dog" / "copy.wav").write_bytes((tree / "dog" / "2.wav").read_bytes())
-    with pytest.warns(
-        UserWarning, match=r"dropped 1 files that are copies of others, the first .*copy\.wav \(of .*2\.wav"
-    ):
-        found = read_set(tree)
-    assert [p.name for p in found.paths] == ["a.ogg", "2.wav", "1.FLAC"]
-    assert found.labels.tolist() == ["cat", "dog", "dog"]
+    (tree / "dog" / "copy.wav").write_bytes((tree / "dog" / "2_x.wav").read_bytes())
+    said = r"dropped 1 files that are copies of others, the first .*copy\.wav \(of .*2_x\.wav"
+    with pytest.warns(UserWarning, match=said):
+        assert found(read_set(tree), tree) == CLASSES
 
 
 def test_a_copy_in_another_class_is_an_error(tree):
-    fill(tree)
-    (tree / "cat" / "copy.wav").write_bytes((tree / "dog" / "2.wav").read_bytes())
-    with pytest.raises(ConfigError, match=r"copy\.wav \(cat\) and .*2\.wav \(dog\): the same audio in two classes"):
+    (tree / "cat" / "copy.wav").write_bytes((tree / "dog" / "2_x.wav").read_bytes())
+    with pytest.raises(ConfigError, match=r"copy\.wav \(cat\) and .*2_x\.wav \(dog\): the same audio in two classes"):
         read_set(tree)
 
 
 def test_files_of_one_size_are_not_taken_for_copies(tmp_path):
+    (tmp_path / "x").mkdir()
     for name, last in (("a", 1), ("b", 2)):
-        (tmp_path / "x").mkdir(exist_ok=True)
         (tmp_path / "x" / f"{name}.wav").write_bytes(bytes(200_000) + bytes([last]))  # differ beyond the probe
     assert len(read_set(tmp_path).paths) == 2
-
-
-def test_one_way_to_label(tree, table):
-    fill(tree)
-    with pytest.raises(ConfigError, match="label_field=0 and a table"):
-        read_set(tree, label_field=0, table=table)

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtslvr.errors import AudioError, ConfigError
+from mtslvr.errors import ConfigError
 from mtslvr.fewshot import (
     Classifier,
     EpisodeConfig,
@@ -17,16 +15,11 @@ from mtslvr.fewshot import (
     Row,
     evaluate,
     format_table,
-    l2_concat,
-    log_mel_features,
-    log_mel_statistics,
-    majority_vote,
     published_tasks,
-    sgd,
 )
-from mtslvr.fewshot.evaluate import classify_files, draw_support_pieces
+from mtslvr.fewshot.evaluate import classify_files, draw_support_pieces, majority_vote
 from mtslvr.fewshot.interval import draws_interval
-from mtslvr.fewshot.logmel import BASELINE
+from mtslvr.fewshot.sgd import sgd_fit
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "golden_fewshot.npz")
 INFO = json.loads(str(GOLDEN["info"]))
@@ -59,7 +52,7 @@ def golden_votes(case, config, max_iter, tasks, classifier, seed):
         [
             classify_files(
                 FEATURES, PIECES, tasks[[t]], chosen[[t]], classifier, random_state=seed(t), max_iter=max_iter
-            )
+            )[0]
             for t in range(len(tasks))
         ]
     )
@@ -76,16 +69,12 @@ def test_sgd_votes_and_accuracy_equal_the_golden_ones(golden_case):
     votes = golden_votes(case, config, max_iter, tasks, Classifier.SGD, lambda t: 1000 + t)
     np.testing.assert_array_equal(votes.reshape(len(tasks), -1), GOLDEN[f"{case}/votes"])
     np.testing.assert_allclose(accuracy(votes), GOLDEN[f"{case}/acc"], atol=1e-6)
+    state = np.random.RandomState
+    seeded = golden_votes(case, config, max_iter, tasks, Classifier.SGD, lambda t: state(5000 + t))
+    np.testing.assert_allclose(accuracy(seeded), GOLDEN[f"{case}/acc_globalseed"], atol=1e-6)
     summary = INFO["results"][case]
     assert accuracy(votes).mean() == pytest.approx(summary["mean"], abs=1e-6)
     assert 100 * draws_interval(accuracy(votes)) == pytest.approx(summary["ci95"], abs=1e-4)
-
-
-def test_sgd_with_the_global_seed_equals_the_golden_one(golden_case):
-    case, config, max_iter, tasks = golden_case
-    state = np.random.RandomState
-    votes = golden_votes(case, config, max_iter, tasks, Classifier.SGD, lambda t: state(5000 + t))
-    np.testing.assert_allclose(accuracy(votes), GOLDEN[f"{case}/acc_globalseed"], atol=1e-6)
 
 
 def test_centroid_equals_the_golden_one(golden_case):
@@ -100,10 +89,8 @@ def test_piece_predictions_of_the_first_task_equal_the_golden_ones(golden_case):
     supports, queries = tasks[0, :, : config.n_shot], tasks[0, :, config.n_shot :].ravel()
     chosen = GOLDEN[f"{case}/support_subclip"][0].reshape(supports.shape)
     rows = np.concatenate([first[f] + np.arange(PIECES[f]) for f in queries])
-    predicted = sgd(
-        FEATURES[first[supports] + chosen][None], FEATURES[rows][None], max_iter=max_iter, random_state=1000
-    )
-    np.testing.assert_array_equal(predicted[0], GOLDEN[f"{case}/task0_sub_pred"])
+    fit = sgd_fit(FEATURES[first[supports] + chosen][None], FEATURES[rows][None], max_iter=max_iter, random_state=1000)
+    np.testing.assert_array_equal(fit.predicted[0], GOLDEN[f"{case}/task0_sub_pred"])
 
 
 def test_fixed_length_path_equals_the_golden_one():
@@ -112,16 +99,15 @@ def test_fixed_length_path_equals_the_golden_one():
     features = FEATURES[np.cumsum(PIECES) - PIECES]
     ones, zeros = np.ones(len(features), dtype=np.int64), np.zeros((1, 5, 1), dtype=np.int64)
     votes = [
-        classify_files(features, ones, tasks[[t]], zeros, Classifier.SGD, random_state=1000 + t, max_iter=max_iter)
+        classify_files(features, ones, tasks[[t]], zeros, Classifier.SGD, random_state=1000 + t, max_iter=max_iter)[0]
         for t in range(len(tasks))
     ]
     np.testing.assert_allclose(accuracy(np.concatenate(votes)), GOLDEN["fixed_5w1s5q_it20/acc"], atol=1e-6)
 
 
-@pytest.mark.parametrize("index", range(len(GOLDEN["vote/sequences"])))
-def test_vote_ties_go_to_the_smallest_label(index):
-    sequence = np.array(json.loads(str(GOLDEN["vote/sequences"][index])))
-    assert majority_vote(sequence) == GOLDEN["vote/result"][index]
+def test_vote_ties_go_to_the_smallest_label():
+    for sequence, result in zip(GOLDEN["vote/sequences"], GOLDEN["vote/result"], strict=True):
+        assert majority_vote(np.array(json.loads(str(sequence)))) == result
 
 
 @settings(max_examples=30, deadline=None)
@@ -143,12 +129,12 @@ def clusters(n_classes=8, files=12, dim=20, spread=0.8, seed=0):
 @pytest.mark.parametrize("classifier", list(Classifier))
 @pytest.mark.parametrize("scaling", [None, "none", "l2", "standard"])
 def test_perfect_clusters_give_100_and_noise_gives_chance(classifier, scaling):
-    config = EpisodeConfig(n_shot=2, n_query=2, episodes=60)
+    config = EpisodeConfig(n_shot=2, n_query=2, episodes=30)
     features, labels = clusters(spread=1e-3)
     perfect = evaluate(features, labels, config, classifier, scaling)
     assert (perfect.mean, perfect.ci95) == (100.0, 0.0)
     noise = evaluate(np.random.default_rng(1).standard_normal(features.shape), labels, config, classifier, scaling)
-    assert abs(noise.mean - 20) < 3 * noise.ci95 + 1
+    assert abs(noise.mean - 20) < 2 * noise.ci95
 
 
 def test_result_is_in_percent_and_says_how_it_was_made():
@@ -170,34 +156,13 @@ def test_result_is_in_percent_and_says_how_it_was_made():
     json.dumps(result.settings)
 
 
-@pytest.mark.parametrize("classifier", list(Classifier))
-def test_evaluate_repeats_itself(classifier):
-    features, labels = clusters(spread=1.5)
-    one, two = (evaluate(features, labels, EpisodeConfig(episodes=40), classifier) for _ in range(2))
-    np.testing.assert_array_equal(one.accuracies, two.accuracies)
-
-
-def test_blocks_do_not_change_the_result(monkeypatch):
-    features, labels = clusters(spread=1.5)
-    config = EpisodeConfig(episodes=64)
-    whole = evaluate(features, labels, config)
-    monkeypatch.setattr(sys.modules[evaluate.__module__], "_BLOCK_BYTES", 1)
-    np.testing.assert_array_equal(evaluate(features, labels, config).accuracies, whole.accuracies)
-
-
-def test_l2_ignores_the_length_of_each_row():
+def test_scalings_ignore_what_they_even_out():
     features, labels = clusters(spread=1.5)
     lengths = np.random.default_rng(2).uniform(0.1, 10, (len(features), 1))
-    one, two = (evaluate(f, labels, EpisodeConfig(episodes=40), scaling="l2") for f in (features, lengths * features))
-    np.testing.assert_array_equal(one.accuracies, two.accuracies)
-
-
-def test_standard_ignores_offset_and_scale_of_each_feature():
-    features, labels = clusters(spread=1.5)
     moved = features * np.geomspace(0.01, 100, 20) + np.linspace(-5, 5, 20)
-    config = EpisodeConfig(episodes=40)
-    one, two = (evaluate(f, labels, config, scaling="standard") for f in (features, moved))
-    np.testing.assert_array_equal(one.accuracies, two.accuracies)
+    for scaling, other in (("l2", lengths * features), ("standard", moved)):
+        one, two = (evaluate(f, labels, EpisodeConfig(episodes=40), scaling=scaling) for f in (features, other))
+        np.testing.assert_array_equal(one.accuracies, two.accuracies)
 
 
 def test_constant_features_stay_finite_under_every_scaling():
@@ -213,6 +178,11 @@ def test_same_pieces_of_a_file_change_nothing():
     for classifier in ("logistic", "centroid"):
         repeated = evaluate(np.repeat(features, pieces, axis=0), labels, config, classifier, pieces=pieces)
         np.testing.assert_array_equal(repeated.accuracies, evaluate(features, labels, config, classifier).accuracies)
+
+
+def test_branches_need_weights():
+    with pytest.raises(ConfigError, match="classifier='cosine' has no weights"):
+        evaluate(np.eye(10), np.repeat(range(5), 2), classifier="cosine", branches={"a": slice(0, 5)})
 
 
 def test_given_episodes_are_used():
@@ -246,41 +216,6 @@ def test_bad_input_is_named(features, settings, message):
         evaluate(features, np.repeat(np.arange(5), 2), **settings)
 
 
-def test_l2_concat_gives_both_halves_the_same_weight():
-    rng = np.random.default_rng(0)
-    joined = l2_concat(rng.standard_normal((4, 3)), 100 * rng.standard_normal((4, 5)))
-    assert joined.shape == (4, 8)
-    np.testing.assert_allclose(np.linalg.norm(joined[:, :3], axis=1), 1)
-    np.testing.assert_allclose(np.linalg.norm(joined[:, 3:], axis=1), 1)
-
-
-def test_log_mel_statistics_ignore_level_and_stay_finite():
-    noise = torch.randn(2, 8000, generator=torch.Generator().manual_seed(0))
-    statistics = log_mel_statistics(noise)
-    assert statistics.shape == (2, 256)
-    torch.testing.assert_close(log_mel_statistics(0.01 * noise + 0.5), statistics, rtol=1e-3, atol=1e-2)
-    assert torch.isfinite(log_mel_statistics(torch.zeros(1, 8000))).all()
-    assert torch.isfinite(log_mel_statistics(torch.ones(1, 1))).all()
-    rows = log_mel_features(iter(noise))
-    assert rows.dtype == np.float32
-    np.testing.assert_allclose(rows, statistics.numpy(), atol=1e-4)
-
-
-def test_log_mel_deviation_is_that_over_time():
-    from mtslvr.nn.frontend import log_mel
-
-    noise = torch.randn(1, 16000, generator=torch.Generator().manual_seed(1))
-    spectrogram = log_mel((noise - noise.mean()) / noise.std(), BASELINE)[0].numpy()
-    mean, deviation = np.split(log_mel_statistics(noise)[0].numpy(), 2)
-    np.testing.assert_allclose(mean, spectrogram.mean(axis=1), atol=1e-4)
-    np.testing.assert_allclose(deviation, spectrogram.std(axis=1), atol=1e-4)
-
-
-def test_log_mel_of_wrong_rank():
-    with pytest.raises(AudioError, match="shape"):
-        log_mel_statistics(torch.zeros(2, 1, 8000))
-
-
 def test_table_has_features_down_and_classifiers_across():
     result = FewShotResult(57.25, 0.5, 0.1, np.zeros(1), {})
     rows = [Row(name, kind, result) for name in ("invariant", "log-mel") for kind in ("sgd", "logistic")]
@@ -289,9 +224,3 @@ def test_table_has_features_down_and_classifiers_across():
         "invariant  57.25 ± 0.50  57.25 ± 0.50",
         "log-mel    57.25 ± 0.50  57.25 ± 0.50",
     ]
-
-
-def test_import_takes_no_scikit_learn():
-    code = "import sys, mtslvr.fewshot; print([m for m in ('sklearn', 'torchaudio') if m in sys.modules])"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "[]"

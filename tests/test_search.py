@@ -1,7 +1,6 @@
 """Nearest files and maps, on tables made up and on one that mtslvr-embed wrote."""
 
 import json
-import re
 
 import numpy as np
 import pytest
@@ -172,78 +171,3 @@ def test_files_that_are_no_embeddings_or_of_a_later_version(folder, tmp_path, mo
     later = run(name, "later.npz", *rest)
     assert later.exit_code == 2 and "written by mtslvr 9.9 in format 2" in later.output
     assert not (tmp_path / "map.png").exists()
-
-
-# Maps
-
-plot = pytest.importorskip("mtslvr.analysis.plot")
-
-
-def test_pca_is_that_of_a_singular_value_decomposition():
-    rng = np.random.default_rng(0)
-    rows = (rng.standard_normal((50, 6)) * [5, 3, 1, 0.1, 0.1, 0.1]).astype(np.float32)
-    unit = rows / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
-    left, scale, _ = np.linalg.svd(unit - unit.mean(axis=0), full_matrices=False)
-    np.testing.assert_allclose(np.abs(plot.project(rows)), np.abs(left[:, :2] * scale[:2]), rtol=0, atol=1e-9)
-    assert plot.project(rows[:, :1]).shape == (50, 2)
-    with pytest.raises(ConfigError, match="1 rows: too few for a map by pca"):
-        plot.project(rows[:1])
-
-
-@pytest.mark.parametrize("suffix", ["png", "svg", "pdf", pytest.param("html", marks=pytest.mark.extra("plot"))])
-def test_plot_writes_maps(folder, tmp_path, suffix):
-    out = tmp_path / f"map.{suffix}"
-    result = run("plot", folder / "x.npz", "-o", out)
-    assert result.exit_code == 0 and "10 points, 2 classes" in result.output, result.output
-    data = out.read_bytes()
-    assert {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF", "html": b"<html"}[suffix] in data[:40]
-    if suffix == "html":
-        page = data.decode()
-        assert "a.wav 0.25 to 0.50 s" in page and "high/<b>.wav" not in page
-        assert re.search(r"<script[^>]*\bsrc=", page) is None  # opens without network
-
-
-@pytest.mark.parametrize("suffix", ["png", "svg"])
-def test_names_of_folders_are_shown_as_they_are(tmp_path, suffix):
-    names = ["_x", r"$\frac$", "$5", "a_b", "\udcff"]
-    out = tmp_path / f"map.{suffix}"
-    plot.draw(out, np.eye(5)[:, :2], names, names, r"_x, $\frac$", ("x", "y"))
-    if suffix == "svg":
-        page = out.read_text(encoding="utf-8")
-        shown = re.findall(r"<!-- (.*?) -->", page)
-        assert {name.strip() for name in shown} >= {"_x", r"$\frac$", "$5", "a_b", "?", r"_x, $\frac$"}
-
-
-def test_labels_from_a_table(folder, tmp_path):
-    names = ["low/a.wav", "low/b.wav", "high/a.wav", "high/<b>.wav", "high/c.wav"]
-    lines = "".join(f"{name},class {i}\n" for i, name in enumerate(names))
-    (tmp_path / "labels.csv").write_text("file,label\n" + lines)
-    result = run("plot", folder / "x.npz", "-o", tmp_path / "map.png", "--labels", tmp_path / "labels.csv")
-    assert result.exit_code == 0 and "5 classes" in result.output
-    (tmp_path / "labels.csv").write_text("file,label\nlow/a.wav,1\n")
-    short = run("plot", folder / "x.npz", "-o", tmp_path / "map.png", "--labels", tmp_path / "labels.csv")
-    assert short.exit_code == 2 and "lacks 4 files, high/<b>.wav, high/a.wav, high/c.wav among them" in short.output
-    none = run("plot", folder / "x.npz", "-o", tmp_path / "map.png", "--labels", "nowhere.csv")
-    assert none.exit_code == 2 and "nowhere.csv: not a csv with the columns" in none.output
-
-
-def test_plot_refuses_before_any_work(folder, tmp_path, monkeypatch):
-    bad = run("plot", folder / "x.npz", "-o", tmp_path / "map.gif")
-    assert bad.exit_code == 2 and "unknown format '.gif'; end the name in .png, .svg, .pdf, .html" in bad.output
-    missing = run("plot", folder / "x.npz", "-o", tmp_path / "nowhere" / "map.png")
-    assert missing.exit_code == 2 and "make it with mkdir -p" in missing.output
-    monkeypatch.setattr(plot.importlib.util, "find_spec", lambda name: None)
-    absent = run("plot", folder / "x.npz", "-o", tmp_path / "map.png", "--method", "umap")
-    assert absent.exit_code == 2 and "pip install 'mtslvr[plot]'" in absent.output
-
-
-@pytest.mark.extra("umap")
-def test_umap(folder, tmp_path):
-    result = run("plot", folder / "x.npz", "-o", tmp_path / "map.png", "--method", "umap")
-    assert result.exit_code == 0, result.output
-
-
-def test_many_classes_keep_colours_of_their_own():
-    for count in (1, 10, 11, 60):
-        colours = plot._colours(count)
-        assert len(set(colours)) == count and all(0 <= part <= 1 for colour in colours for part in colour)

@@ -26,16 +26,16 @@ from ..config import Layer, Normalization, parse_enum
 from ..errors import AudioError, ConfigError
 from ..fewshot.command import load_encoders
 from ..fewshot.features import Progress
-from ..fewshot.results import check_kind, environment, read_json
+from ..fewshot.results import environment, read_json
 from ..nn.encoder import Encoder
 from ..nn.frontend import standardize
 from ..run.extract import for_inference
 from ..training.augment import TRANSFORMATIONS, AugmentConfig, augment, draw_parameters
 
 KIND = "invariance"
-FORMAT = 1
+FORMAT = 2  # of 1, relative was of Mahalanobis distances
 AVERAGE = "average"
-_FEWEST_CLIPS = 10
+FEWEST_CLIPS, ENOUGH_CLIPS = 30, 100  # below these it is refused, and not to be trusted
 _MOST_IN_PAIRS = 2000  # clips whose distances to one another are taken, memory grows with the square
 Float64 = npt.NDArray[np.float64]
 
@@ -67,7 +67,7 @@ class InvarianceConfig:
 
     def __post_init__(self) -> None:
         parse_enum(Layer, self.layer, "layer")
-        for name, low, high in (("clips", _FEWEST_CLIPS, 10**7), ("draws", 1, 1000), ("batch_size", 1, 65536)):
+        for name, low, high in (("clips", FEWEST_CLIPS, 10**7), ("draws", 1, 1000), ("batch_size", 1, 65536)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise ConfigError(f"{name}={value!r}: must be an integer from {low} to {high}")
@@ -87,8 +87,8 @@ class InvarianceRow:
         transformation: of `TRANSFORMATIONS`, or "average" for their mean.
         mahalanobis: distance from original to transformed clip.
         ci95: half width of the 95% interval of that mean.
-        relative: the same divided by the mean distance between different clips: 0 is invariant, and at 1 a transformed
-            clip is as far away as another clip.
+        relative: Euclidean distance of the embeddings, brought to length 1, divided by the mean distance between
+            different clips: 0 is invariant, and at 1 a transformed clip is as far away as another clip.
         cosine: similarity of original and transformed clip.
         shrinkage: share of the identity in the covariance.
     """
@@ -142,7 +142,7 @@ class Invariance:
         return lines
 
     def conclusions(self) -> list[str]:
-        """Say for each model with two branches whether the invariant one is the more invariant."""
+        """Say for each model with two branches whether the invariant one is the more invariant, and if that is sure."""
         cells = {(row.model, row.branch, row.transformation): row for row in self.rows}
         told = []
         for model in dict.fromkeys(row.model for row in self.rows if row.branch == "invariant"):
@@ -154,6 +154,11 @@ class Invariance:
                 f"{model}: the invariant branch is {verdict} invariant than the variant one: relative distance "
                 f"{means[0]:.3f} against {means[1]:.3f} on average, nearer under {nearer} of {len(pairs)} "
                 "transformations"
+            )
+        if told and self.settings["clips"] < ENOUGH_CLIPS:
+            told.append(
+                f"Not to be trusted: {self.settings['clips']} clips do not tell how embeddings spread; measure on "
+                f"{ENOUGH_CLIPS} or more"
             )
         return told
 
@@ -179,7 +184,7 @@ def invariance(
         progress: see `fewshot.features.pooled_rows`.
 
     Raises:
-        ConfigError: fewer than 10 clips, models given twice.
+        ConfigError: fewer than 30 clips, models given twice.
         AudioError: no such folder, or a file that cannot be read.
     Source:
         Heggan et al. 2023, section on learned invariance; the covariance and its regularisation are ours, see
@@ -196,7 +201,7 @@ def invariance(
     return Invariance(rows, settings, environment())
 
 
-def mahalanobis(originals: Float64, copies: Float64, shrinkage: float) -> tuple[Float64, float]:
+def mahalanobis(originals: Float64, copies: Float64, shrinkage: float) -> Float64:
     """Measure how far copies lie from their originals, in units of the spread of the originals.
 
     With S the covariance of the originals, the distance is sqrt((z' - z)^T C^-1 (z' - z)) with
@@ -209,7 +214,7 @@ def mahalanobis(originals: Float64, copies: Float64, shrinkage: float) -> tuple[
         shrinkage: share of the identity.
 
     Returns:
-        (..., n) distances, and the mean distance between two different originals.
+        (..., n) distances.
     """
     centred = originals - originals.mean(axis=0)
     covariance = centred.T @ centred / len(originals)
@@ -218,12 +223,16 @@ def mahalanobis(originals: Float64, copies: Float64, shrinkage: float) -> tuple[
     if not scale > 0:
         raise ConfigError("all embeddings are the same: no distance can be told; are all files silent?")
     root = np.linalg.cholesky((1 - shrinkage) * covariance + shrinkage * scale * np.eye(dim))
-    white = np.linalg.solve(root, centred[:_MOST_IN_PAIRS].T).T
     moved = np.linalg.solve(root, (copies - originals).reshape(-1, dim).T).T
     distances: Float64 = np.linalg.norm(moved, axis=1).reshape(copies.shape[:-1])
-    squares = (white**2).sum(axis=1)
-    pairs = np.sqrt(np.maximum(squares[:, None] + squares - 2 * white @ white.T, 0))
-    return distances, float(pairs.sum() / (len(pairs) * (len(pairs) - 1)))
+    return distances
+
+
+def mean_distance(cosines: Float64) -> float:
+    """Give the mean distance between different clips, rows of length 1 with (n, n) cosines among them."""
+    distances = np.sqrt(np.maximum(2 - 2 * cosines, 0))
+    np.fill_diagonal(distances, 0)
+    return float(distances.sum() / (len(cosines) * (len(cosines) - 1)))
 
 
 def ledoit_wolf(originals: Float64) -> float:
@@ -249,9 +258,10 @@ def ledoit_wolf(originals: Float64) -> float:
 
 def _choose(folder: str | os.PathLike[str], config: InvarianceConfig) -> list[Path]:
     found = [file.path for file in find_audio(folder)]
-    if len(found) < _FEWEST_CLIPS:
+    if len(found) < FEWEST_CLIPS:
         raise ConfigError(
-            f"{folder}: {len(found)} audio files; at least {_FEWEST_CLIPS} are needed to tell how embeddings spread"
+            f"{folder}: {len(found)} audio files; at least {FEWEST_CLIPS} are needed to tell how embeddings spread, "
+            f"and {ENOUGH_CLIPS} to trust the verdict; add files"
         )
     order = np.random.default_rng(config.seed).permutation(len(found))[: config.clips]
     return [found[i] for i in sorted(order)]
@@ -308,41 +318,30 @@ def _rows_of(
 ) -> list[InvarianceRow]:
     # Exactly 0 would leave directions without any spread.
     shrinkage = max(ledoit_wolf(originals), 1e-6) if config.shrinkage is None else config.shrinkage
-    distances, between = mahalanobis(originals, copies, shrinkage)
-    norms = np.linalg.norm(originals, axis=-1) * np.linalg.norm(copies, axis=-1)
-    cosines = (originals * copies).sum(axis=-1) / np.where(norms > 0, norms, 1)
+    distances = mahalanobis(originals, copies, shrinkage)
+    one, other = (
+        rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-30) for rows in (originals, copies)
+    )
+    cosines = (one * other).sum(axis=-1)
+    relative = np.sqrt(np.maximum(2 - 2 * cosines, 0)) / mean_distance(one[:_MOST_IN_PAIRS] @ one[:_MOST_IN_PAIRS].T)
     rows = []
-    for name, of_clips, cosine in zip(TRANSFORMATIONS, distances.mean(axis=1), cosines, strict=True):
-        rows.append(_row((model, branch, name), of_clips, between, float(cosine.mean()), shrinkage))
-    average = distances.mean(axis=(0, 1))
-    return [*rows, _row((model, branch, AVERAGE), average, between, float(cosines.mean()), shrinkage)]
-
-
-def _row(
-    names: tuple[str, str, str], of_clips: Float64, between: float, cosine: float, shrinkage: float
-) -> InvarianceRow:
-    mean = float(of_clips.mean())
-    ci95 = float(1.96 * of_clips.std() / np.sqrt(len(of_clips)))
-    return InvarianceRow(*names, mean, ci95, mean / between, cosine, shrinkage)
+    for i, name in enumerate((*TRANSFORMATIONS, AVERAGE)):
+        which = slice(None) if name == AVERAGE else slice(i, i + 1)
+        of_clips = distances[which].mean(axis=(0, 1))
+        mean, ci95 = float(of_clips.mean()), float(1.96 * of_clips.std() / np.sqrt(len(of_clips)))
+        means = float(relative[which].mean()), float(cosines[which].mean())
+        rows.append(InvarianceRow(model, branch, name, mean, ci95, *means, shrinkage))
+    return rows
 
 
 def read_invariance(path: str | os.PathLike[str]) -> Invariance:
     """Read a file of `mtslvr invariance -o RESULTS.json`.
 
     Raises:
-        ConfigError: missing, or not such a file.
+        ConfigError: missing, of another kind or format, or damaged.
     """
-    return parse_invariance(read_json(path), str(path))
-
-
-def parse_invariance(data: dict[str, Any], source: str) -> Invariance:
-    """Read the object that `Invariance.to_json` wrote.
-
-    Raises:
-        ConfigError: of another kind or format, or damaged.
-    """
-    check_kind(data, source, KIND, FORMAT)
+    data = read_json(path, KIND, FORMAT)
     try:
         return Invariance([InvarianceRow(**row) for row in data["rows"]], data["settings"], data["environment"])
     except (KeyError, TypeError) as error:
-        raise ConfigError(f"{source}: damaged results ({type(error).__name__}: {error}); measure again") from None
+        raise ConfigError(f"{path}: damaged results ({type(error).__name__}: {error}); measure again") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,14 +13,13 @@ import numpy as np
 from ..errors import ConfigError
 from ..fewshot.results import Row
 from .invariance import AVERAGE, Invariance
-from .plot import literal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SUFFIXES = (".png", ".svg", ".pdf")
-# Okabe and Ito's colours, told apart with every kind of colour vision.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8A8A8A", "#C9B400")
+# Okabe and Ito's colours, told apart with every kind of colour vision; their yellow is too light for white paper.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 _BASELINE = "#BBBBBB"
 
 
@@ -36,6 +36,15 @@ def check_picture(path: Path) -> None:
     new_figure(1, 1)
 
 
+def literal(text: str) -> str:
+    """Text for matplotlib to show as it is: dollar signs begin no formula, and a space stands before an underscore.
+
+    Of labels that begin with an underscore it makes no entry in a legend.
+    """
+    text = text.encode("utf-8", "replace").decode().replace("$", r"\$")  # names of files may be no text
+    return f" {text}" if text.startswith("_") else text
+
+
 def accuracy(rows: Sequence[Row]) -> Figure:
     """Draw bars with 95% intervals, or curves where there are several numbers of shots.
 
@@ -49,36 +58,20 @@ def accuracy(rows: Sequence[Row]) -> Figure:
 
 def bars(rows: Sequence[Row]) -> Figure:
     """Draw a panel a classifier, a group a dataset, a bar a model and features."""
-    kinds = list(dict.fromkeys(row.classifier for row in rows))
-    datasets = list(dict.fromkeys(row.dataset for row in rows))
-    named = labels_of(rows)
-    labels = list(dict.fromkeys(named))
-    colours = _colours(labels)
-    figure = new_figure(
-        max(5.5, 1.5 + 0.28 * len(labels) * len(datasets) + 0.5 * len(datasets)), 0.9 + 2.4 * len(kinds)
-    )
-    panels = figure.subplots(len(kinds), 1, sharex=True, squeeze=False)[:, 0]
+    cells, (kinds, datasets, labels), colours = _cells(rows)
     width = 0.84 / len(labels)
+    wide = 1.5 + 0.28 * len(labels) * len(datasets) + 0.5 * len(datasets)
+    figure = new_figure(max(5.5, wide), 0.9 + 2.4 * len(kinds))
+    panels = figure.subplots(len(kinds), 1, sharex=True, squeeze=False)[:, 0]
+    style: dict[str, Any] = {"capsize": 2, "ecolor": "#333333"}
     for panel, kind in zip(panels, kinds, strict=True):
         for i, label in enumerate(labels):
             mine = {
-                row.dataset: row.result
-                for row, name in zip(rows, named, strict=True)
-                if (row.classifier, name) == (kind, label)
+                j: cells[kind, name, label][0].result for j, name in enumerate(datasets) if cells[kind, name, label]
             }
-            at = [j + (i + 0.5) * width - 0.42 for j, name in enumerate(datasets) if name in mine]
-            found = [mine[name] for name in datasets if name in mine]
-            means, errors = [r.mean for r in found], [r.ci95 for r in found]
-            panel.bar(
-                at,
-                means,
-                width * 0.92,
-                yerr=errors,
-                color=colours[label],
-                label=literal(label),
-                capsize=2,
-                ecolor="#333333",
-            )
+            at = [j + (i + 0.5) * width - 0.42 for j in mine]
+            means, errors = [r.mean for r in mine.values()], [r.ci95 for r in mine.values()]
+            panel.bar(at, means, width * 0.92, yerr=errors, color=colours[label], label=literal(label), **style)
         _accuracy_axis(panel, rows, kind)
         panel.set_xticks(range(len(datasets)), [literal(name) for name in datasets])
     _legend(figure, panels[0])
@@ -87,39 +80,41 @@ def bars(rows: Sequence[Row]) -> Figure:
 
 def curves(rows: Sequence[Row]) -> Figure:
     """Draw a panel a dataset and classifier: accuracy over supports a class, with 95% intervals."""
-    kinds = list(dict.fromkeys(row.classifier for row in rows))
-    datasets = list(dict.fromkeys(row.dataset for row in rows))
-    named = labels_of(rows)
-    labels = list(dict.fromkeys(named))
-    colours = _colours(labels)
+    cells, (kinds, datasets, labels), colours = _cells(rows)
     shots = sorted({row.n_shot for row in rows})
     figure = new_figure(1.6 + 3.4 * len(datasets), 0.9 + 2.6 * len(kinds))
     grid = figure.subplots(len(kinds), len(datasets), sharex=True, sharey=True, squeeze=False)
-    for line, kind in zip(grid, kinds, strict=True):
-        for panel, dataset in zip(line, datasets, strict=True):
-            for label in labels:
-                mine = [
-                    row
-                    for row, name in zip(rows, named, strict=True)
-                    if (row.classifier, row.dataset, name) == (kind, dataset, label)
-                ]
-                mine.sort(key=lambda row: row.n_shot)
-                x, y = [row.n_shot for row in mine], [row.result.mean for row in mine]
-                errors = [row.result.ci95 for row in mine]
-                panel.errorbar(
-                    x, y, yerr=errors, marker="o", ms=3.5, lw=1.4, capsize=2, color=colours[label], label=literal(label)
-                )
-            _accuracy_axis(panel, rows, kind)
-            panel.set_title(literal(f"{dataset}, {kind}"), fontsize=9)
-            panel.set_xscale("log")
-            panel.set_xticks(shots, [str(n) for n in shots])
-            panel.minorticks_off()
-    for panel in grid[-1]:
-        panel.set_xlabel("supports a class")
-    for panel in grid[:, 1:].ravel():
-        panel.set_ylabel("")
+    style: dict[str, Any] = {"marker": "o", "ms": 3.5, "lw": 1.4, "capsize": 2}
+    for (i, j), panel in np.ndenumerate(grid):
+        for label in labels:
+            mine = sorted(cells[kinds[i], datasets[j], label], key=lambda row: row.n_shot)
+            x, y = [row.n_shot for row in mine], [row.result.mean for row in mine]
+            errors = [row.result.ci95 for row in mine]
+            panel.errorbar(x, y, yerr=errors, color=colours[label], label=literal(label), **style)
+        _accuracy_axis(panel, rows, kinds[i])
+        panel.set_title(literal(f"{datasets[j]}, {kinds[i]}"), fontsize=9)
+        panel.set_xscale("log")
+        panel.set_xticks(shots, [str(n) for n in shots])
+        panel.minorticks_off()
+        panel.set_xlabel("supports a class" if i == len(kinds) - 1 else "")
+        panel.set_ylabel("" if j else "accuracy (%)")
     _legend(figure, grid[0, 0])
     return figure
+
+
+def _cells(
+    rows: Sequence[Row],
+) -> tuple[dict[tuple[str, str, str], list[Row]], tuple[list[str], list[str], list[str]], dict[str, str]]:
+    """Rows by classifier, dataset and label; all of these in order; label to colour, grey where no model is needed."""
+    several = len({row.model for row in rows if row.model}) > 1
+    named = [(row.classifier, row.dataset, row.label if several else row.features) for row in rows]
+    kinds, datasets, labels = (list(dict.fromkeys(names)) for names in zip(*named, strict=True))
+    cells: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    for name, row in zip(named, rows, strict=True):
+        cells[name].append(row)
+    coloured = [label for label in labels if label != "log-mel"]
+    colours = {label: COLOURS[i % len(COLOURS)] for i, label in enumerate(coloured)}
+    return cells, (kinds, datasets, labels), {**colours, "log-mel": _BASELINE}
 
 
 def weight_shares(rows: Sequence[Row]) -> Figure:
@@ -136,7 +131,7 @@ def weight_shares(rows: Sequence[Row]) -> Figure:
     figure = new_figure(6.5, 1.1 + 0.32 * len(shared))
     panel = figure.subplots()
     left = np.zeros(len(shared))
-    for branch, colour in zip(branches, _COLOURS, strict=False):
+    for branch, colour in zip(branches, COLOURS, strict=False):
         values = np.array([row.result.weight_share[branch] for row in shared])
         panel.barh(names, values, left=left, color=colour, label=branch)
         for y, (start, value) in enumerate(zip(left, values, strict=True)):
@@ -209,19 +204,6 @@ def new_figure(width: float, height: float) -> Figure:
     except ImportError as error:
         raise ConfigError("pictures need matplotlib: pip install 'mtslvr[plot]'") from error
     return Figure(figsize=(width, height), layout="constrained")
-
-
-def labels_of(rows: Sequence[Row]) -> list[str]:
-    """Name each row by its features, and by its model where there are several."""
-    several = len({row.model for row in rows if row.model}) > 1
-    return [row.label if several else row.features for row in rows]
-
-
-def _colours(labels: Sequence[str]) -> dict[str, str]:
-    """A colour each; features that need no model are grey."""
-    others = [label for label in labels if label != "log-mel"]
-    colours = {label: _COLOURS[i % len(_COLOURS)] for i, label in enumerate(others)}
-    return colours | {label: _BASELINE for label in labels if label not in colours}
 
 
 def _accuracy_axis(panel: Any, rows: Sequence[Row], kind: str) -> None:

@@ -1,4 +1,4 @@
-"""Embeddings to a map in two dimensions, as a picture or a page; `mtslvr plot` calls it. Needs the extra [plot]."""
+"""Points of `project` to a map, as a picture or a page; `mtslvr plot` calls it. Needs the extra [plot]."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import csv
 import importlib.util
 import math
 import os
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -16,79 +20,77 @@ import numpy.typing as npt
 from ..errors import ConfigError
 from ..run.files import atomic, guarded, resolve
 from ..run.table import EmbeddingTable
+from .pictures import COLOURS, SUFFIXES, literal, new_figure
 
-PICTURES, PAGES = (".png", ".svg", ".pdf"), (".html",)
-_BLOCK = 8192  # rows at once
-_LEGEND = 30  # classes that a legend has room for
-_MARKERS = "osD^vP"
+PAGES = (".html", ".htm")
+_LEGEND = 30  # classes that a legend of a picture has room for
+_MARKERS = {"o": "circle", "s": "square", "D": "diamond", "^": "triangle-up", "v": "triangle-down", "P": "cross"}
+Float64 = npt.NDArray[np.float64]
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>html,body{{margin:0;height:100%;overflow:hidden;font:14px system-ui,sans-serif}}
+body{{display:flex;flex-direction:column}}body>div{{flex:1;min-height:0}}
+#sound{{flex:none;display:flex;gap:1rem;align-items:center;padding:.3rem .8rem}}#sound audio{{height:2.2rem}}
+#sound span{{overflow:hidden;text-overflow:ellipsis;white-space:nowrap}}
+@media(max-width:700px){{.modebar{{display:none}}}}</style></head>
+<body>{sound}{map}</body></html>
+"""
+_SOUND = '<p id="sound" style="margin:0"><audio controls></audio><span>Click a point to hear it.</span></p>'
+_NARROW = """
+const map = document.getElementById('{plot_id}');
+const narrow = {'legend.orientation': 'h', 'legend.y': -0.08, 'margin.l': 30, 'margin.r': 20};
+if (window.innerWidth < 700) Plotly.relayout(map, narrow);
+"""
+_PLAY = """
+const player = document.querySelector('#sound audio'), told = document.querySelector('#sound span');
+map.on('plotly_click', (event) => {
+  const point = event.points[0], address = point.customdata;
+  told.textContent = (address ? '' : 'no sound for ') + point.hovertext;
+  if (!address) return;
+  player.src = address;
+  player.play();
+});
+"""
 
 
-def check_plot(path: str | os.PathLike[str], method: str) -> Path:
+@dataclass(frozen=True, eq=False)
+class Map:
+    """What is drawn.
+
+    Attributes:
+        points: (n, 2).
+        labels: n classes, each with a colour and marker of its own; all empty for none.
+        names: n texts for the page, of files.
+        title: above the map.
+        axes: names of the two.
+        sounds: n addresses that the page plays, empty where there is none; no entries for a page without sound.
+    """
+
+    points: Float64
+    labels: Sequence[str]
+    names: Sequence[str]
+    title: str
+    axes: tuple[str, str]
+    sounds: Sequence[str] = ()
+
+
+def check_plot(path: str | os.PathLike[str], method: str) -> None:
     """Find out before the work starts that a map can be made and written.
 
     Raises:
         ConfigError: an unknown suffix, a missing folder, or a library that is not installed.
     """
     suffix = Path(path).suffix.lower()
-    if suffix not in PICTURES + PAGES:
-        raise ConfigError(f"{path}: unknown format {suffix!r}; end the name in {', '.join(PICTURES + PAGES)}")
+    if suffix not in SUFFIXES + PAGES:
+        raise ConfigError(f"{path}: unknown format {suffix!r}; end the name in {', '.join(SUFFIXES + PAGES)}")
     needed = [("plotly", "plot")] if suffix in PAGES else [("matplotlib", "plot")]
     needed += [("umap", "umap")] if method == "umap" else []
     for module, extra in needed:
         if importlib.util.find_spec(module) is None:
             raise ConfigError(f"{path}: {module} is not installed; pip install 'mtslvr[{extra}]'")
-    return resolve(path)
-
-
-def project(embeddings: npt.NDArray[np.float32], method: str = "pca") -> npt.NDArray[np.float64]:
-    """Two coordinates a row, from rows brought to length 1.
-
-    Args:
-        embeddings: (n, D).
-        method: "pca", or "umap" by cosine with a fixed seed.
-    Returns:
-        (n, 2).
-    Raises:
-        ConfigError: fewer than two rows, or three for UMAP.
-    """
-    if len(embeddings) < (4 if method == "umap" else 2):
-        raise ConfigError(f"{len(embeddings)} rows: too few for a map by {method}; embed more files")
-    return _umap(embeddings) if method == "umap" else _pca(embeddings)
-
-
-def _unit(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    rows64 = np.asarray(rows, np.float64)
-    unit: npt.NDArray[np.float64] = rows64 / np.maximum(np.linalg.norm(rows64, axis=1, keepdims=True), 1e-30)
-    return unit
-
-
-def _pca(embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    width = embeddings.shape[1]
-    total, squares = np.zeros(width), np.zeros((width, width))
-    for first in range(0, len(embeddings), _BLOCK):
-        rows = _unit(embeddings[first : first + _BLOCK])
-        total += rows.sum(axis=0)
-        squares += rows.T @ rows
-    mean = total / len(embeddings)
-    _, vectors = np.linalg.eigh(squares / len(embeddings) - np.outer(mean, mean))
-    axes = vectors[:, [-1, -2]] if width > 1 else np.array([[1.0, 0.0]])
-    axes = axes * np.where(axes[np.abs(axes).argmax(axis=0), [0, 1]] < 0, -1, 1)  # the sign is free: make it one
-    blocks = (_unit(embeddings[i : i + _BLOCK]) - mean for i in range(0, len(embeddings), _BLOCK))
-    return np.concatenate([block @ axes for block in blocks])
-
-
-def _umap(embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    import warnings
-
-    import umap
-
-    neighbours = min(15, len(embeddings) - 1)
-    # Its spectral start needs more rows than dimensions to spare.
-    start = "random" if len(embeddings) < 10 else "spectral"
-    reducer = umap.UMAP(n_neighbors=neighbours, metric="cosine", init=start, random_state=42, n_jobs=1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return np.asarray(reducer.fit_transform(np.asarray(embeddings)), np.float64)
+    resolve(path)
 
 
 def read_labels(table: EmbeddingTable, labels: str) -> list[str]:
@@ -112,156 +114,9 @@ def read_labels(table: EmbeddingTable, labels: str) -> list[str]:
         raise ConfigError(f"{labels}: not a csv with the columns file and label ({said})") from None
     missing = sorted(set(table.paths) - set(found))
     if missing:
-        some = ", ".join(missing[:3])
-        raise ConfigError(f"{labels}: lacks {len(missing)} files, {some} among them; add them, or use by-folder")
+        first = ", ".join(missing[:3])
+        raise ConfigError(f"{labels}: lacks {len(missing)} files, {first} among them; add them, or use by-folder")
     return [found[path] for path in table.paths]
-
-
-def draw(
-    path: str | os.PathLike[str],
-    points: npt.NDArray[np.float64],
-    labels: Sequence[str],
-    names: Sequence[str],
-    title: str,
-    axes: tuple[str, str],
-) -> None:
-    """Write a map.
-
-    Args:
-        path: .png, .svg, .pdf or .html.
-        points: (n, 2).
-        labels: n classes, each with a colour of its own; all empty for none.
-        names: n texts that the page shows on hover.
-        title: above the map.
-        axes: names of the two.
-    Raises:
-        ConfigError: cannot be written.
-    """
-    target = resolve(path)
-    drawing = _page if target.suffix.lower() in PAGES else _picture
-    data = drawing(target.suffix.lower()[1:], points, labels, names, title, axes)
-    with guarded(path), atomic(target) as file:
-        file.write(data)
-
-
-def _picture(
-    suffix: str,
-    points: npt.NDArray[np.float64],
-    labels: Sequence[str],
-    names: Sequence[str],
-    title: str,
-    axes: tuple[str, str],
-) -> bytes:
-    import io
-
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 6), dpi=150, layout="constrained")
-    plot: Any = figure.add_subplot()
-    groups = _groups(labels)
-    size = float(np.clip(4000 / max(len(points), 1), 3, 40))
-    for i, (label, rows) in enumerate(groups.items()):
-        colour, marker = _colours(len(groups))[i], _MARKERS[i % len(_MARKERS) if len(groups) > 10 else 0]
-        where = points[rows, 0], points[rows, 1]
-        plot.scatter(*where, s=size, color=colour, marker=marker, alpha=0.8, linewidths=0, label=literal(label) or None)
-    if any(groups):
-        _legend(plot)
-    plot.set_title(literal(title), fontsize=10)
-    plot.set_xlabel(axes[0])
-    plot.set_ylabel(axes[1])
-    plot.set_xticks([])
-    plot.set_yticks([])
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=suffix)
-    return buffer.getvalue()
-
-
-def literal(text: str) -> str:
-    """Text for matplotlib to show as it is: dollar signs begin no formula, and a space stands before an underscore.
-
-    Of labels that begin with an underscore it makes no entry in a legend.
-    """
-    text = text.encode("utf-8", "replace").decode().replace("$", r"\$")  # names of files may be no text
-    return f" {text}" if text.startswith("_") else text
-
-
-def _legend(plot: Any) -> None:
-    handles, texts = plot.get_legend_handles_labels()
-    more = f"{len(texts)} classes, the first {_LEGEND}:" if len(texts) > _LEGEND else None
-    legend = plot.legend(
-        handles[:_LEGEND],
-        texts[:_LEGEND],
-        title=more,
-        title_fontsize=7,
-        fontsize=7 if more else 8,
-        loc="upper left",
-        bbox_to_anchor=(1, 1),
-        frameon=False,
-    )
-    for handle in legend.legend_handles:
-        handle.set_sizes([30])
-
-
-def _page(
-    suffix: str,
-    points: npt.NDArray[np.float64],
-    labels: Sequence[str],
-    names: Sequence[str],
-    title: str,
-    axes: tuple[str, str],
-) -> bytes:
-    from plotly import graph_objects
-
-    groups = _groups(labels)
-    figure = graph_objects.Figure()
-    kind = graph_objects.Scattergl if len(points) > 5000 else graph_objects.Scatter
-    for i, (label, rows) in enumerate(groups.items()):
-        colour = "rgb({},{},{})".format(*(round(255 * part) for part in _colours(len(groups))[i]))
-        figure.add_trace(
-            kind(
-                x=points[rows, 0],
-                y=points[rows, 1],
-                mode="markers",
-                name=_escape(label) or "files",
-                text=[_escape(names[row]) for row in rows],
-                hovertemplate="%{text}<extra>%{fullData.name}</extra>" if label else "%{text}<extra></extra>",
-                marker={"color": colour, "size": 8, "opacity": 0.8},
-            )
-        )
-    figure.update_layout(
-        title={"text": _escape(title)},
-        template="plotly_white",
-        showlegend=any(groups),
-        margin={"t": 60, "b": 50},
-        xaxis={"title": {"text": axes[0]}, "showticklabels": False, "zeroline": False},
-        yaxis={"title": {"text": axes[1]}, "showticklabels": False, "zeroline": False},
-    )
-    # Whole, so that it opens without network.
-    page: str = figure.to_html(include_plotlyjs=True, default_height="96vh")
-    return page.encode("utf-8", "replace")
-
-
-def _groups(labels: Sequence[str]) -> dict[str, list[int]]:
-    groups: dict[str, list[int]] = {label: [] for label in sorted(set(labels))}
-    for row, label in enumerate(labels):
-        groups[label].append(row)
-    return groups
-
-
-def _colours(count: int) -> list[tuple[float, float, float]]:
-    """Colours that stay apart: ten well-known ones, or hues around the circle by the golden ratio."""
-    # Okabe and Ito's set, which colour-blind readers tell apart, without its black and yellow, and three more.
-    known = ["0072B2", "E69F00", "009E73", "CC79A7", "D55E00", "56B4E9", "7F7F7F", "8C564B", "6A3D9A", "B2DF8A"]
-    if count <= len(known):
-        return [tuple(int(text[i : i + 2], 16) / 255 for i in (0, 2, 4)) for text in known[:count]]  # type: ignore[misc]
-    import colorsys
-
-    return [colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.85, (0.9, 0.6)[i % 2]) for i in range(count)]
-
-
-def _escape(text: str) -> str:
-    """Plotly takes a little HTML in its texts."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def row_names(table: EmbeddingTable) -> list[str]:
@@ -271,3 +126,114 @@ def row_names(table: EmbeddingTable) -> list[str]:
     digits = 0 if all(math.isclose(s, round(s)) for s in table.start[:100]) else 2
     rows = zip(table.paths, table.start, table.end, strict=True)
     return [f"{path} {start:.{digits}f} to {end:.{digits}f} s" for path, start, end in rows]
+
+
+def sounds(table: EmbeddingTable, folder: Path, page: Path) -> list[str]:
+    """The address of each row's sound, as seen from a page; empty where the file is not there.
+
+    Args:
+        table: from `read_table`.
+        folder: that its files are relative to.
+        page: where it will lie.
+    Raises:
+        ConfigError: none of the files is there.
+    """
+    found = {path: (folder / path).is_file() for path in dict.fromkeys(table.paths)}
+    if not any(found.values()):
+        raise ConfigError(
+            f"{folder}: holds none of the {len(found)} files, {table.paths[0]} for one; name their folder"
+        )
+    addresses = {path: quote(os.path.relpath(folder / path, page.parent).replace(os.sep, "/")) for path in found}
+    rows = zip(table.paths, table.start, table.end, strict=True)
+    return [f"{addresses[path]}#t={start:.2f},{end:.2f}" if found[path] else "" for path, start, end in rows]
+
+
+def draw(path: str | os.PathLike[str], drawn: Map, offline: bool = False) -> None:
+    """Write a map.
+
+    Args:
+        path: .png, .svg, .pdf or .html.
+        drawn: what.
+        offline: put plotly into the page, 5 MB, instead of a link to it.
+    Raises:
+        ConfigError: cannot be written.
+    """
+    target = resolve(path)
+    suffix = target.suffix.lower()
+    data = _page(drawn, offline) if suffix in PAGES else _picture(drawn, suffix[1:])
+    with guarded(path), atomic(target) as file:
+        file.write(data)
+
+
+def _groups(labels: Sequence[str]) -> dict[str, list[int]]:
+    """Label to its rows; numbers in labels count as such: dog2 before dog10."""
+
+    def natural(label: str) -> list[tuple[int, str]]:
+        return [(int(part) if part.isdecimal() else -1, part) for part in re.split(r"(\d+)", label.casefold())]
+
+    groups: dict[str, list[int]] = {label: [] for label in sorted(set(labels), key=natural)}
+    for row, label in enumerate(labels):
+        groups[label].append(row)
+    return groups
+
+
+def _look(i: int) -> tuple[str, str]:
+    """Colour and marker of the class at a place: once all colours are used, they come again with another marker."""
+    return COLOURS[i % len(COLOURS)], list(_MARKERS)[i // len(COLOURS) % len(_MARKERS)]
+
+
+def _picture(drawn: Map, suffix: str) -> bytes:
+    import io
+
+    figure = new_figure(8, 6)
+    plot: Any = figure.add_subplot()
+    groups = _groups(drawn.labels)
+    size = float(np.clip(4000 / max(len(drawn.points), 1), 3, 40))
+    for i, (label, rows) in enumerate(groups.items()):
+        (colour, marker), (x, y) = _look(i), drawn.points[rows].T
+        plot.scatter(x, y, s=size, color=colour, marker=marker, alpha=0.8, linewidths=0, label=literal(label) or None)
+    if any(groups):
+        handles, texts = plot.get_legend_handles_labels()
+        more = f"{len(texts)} classes, the first {_LEGEND}:" if len(texts) > _LEGEND else None
+        legend = plot.legend(
+            handles[:_LEGEND], texts[:_LEGEND], title=more, title_fontsize=7, fontsize=7 if more else 8,
+            loc="upper left", bbox_to_anchor=(1, 1), frameon=False,
+        )  # fmt: skip
+        for handle in legend.legend_handles:
+            handle.set_sizes([30])
+    plot.set_title(literal(drawn.title), fontsize=10)
+    plot.set(xlabel=drawn.axes[0], ylabel=drawn.axes[1], xticks=[], yticks=[])
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=suffix, dpi=150)
+    return buffer.getvalue()
+
+
+def _page(drawn: Map, offline: bool) -> bytes:
+    from plotly import graph_objects
+
+    groups = _groups(drawn.labels)
+    figure = graph_objects.Figure()
+    kind = graph_objects.Scattergl if len(drawn.points) > 5000 else graph_objects.Scatter
+    for i, (label, rows) in enumerate(groups.items()):
+        (colour, marker), (x, y) = _look(i), drawn.points[rows].T
+        figure.add_trace(
+            kind(
+                x=x, y=y, mode="markers", name=escape(label, quote=False) or "files",
+                hovertext=[escape(drawn.names[row], quote=False) for row in rows],
+                hovertemplate="%{hovertext}<extra>%{fullData.name}</extra>" if label else "%{hovertext}<extra></extra>",
+                customdata=[drawn.sounds[row] for row in rows] if drawn.sounds else None,
+                marker={"color": colour, "symbol": _MARKERS[marker], "size": 8, "opacity": 0.8},
+            )
+        )  # fmt: skip
+    figure.update_layout(
+        title={"text": escape(drawn.title, quote=False)}, template="plotly_white", showlegend=any(groups),
+        margin={"t": 60, "b": 50}, xaxis={"title": {"text": drawn.axes[0]}}, yaxis={"title": {"text": drawn.axes[1]}},
+    )  # fmt: skip
+    figure.update_xaxes(showticklabels=False, zeroline=False)
+    figure.update_yaxes(showticklabels=False, zeroline=False)
+    body = figure.to_html(
+        full_html=False, include_plotlyjs=True if offline else "cdn", default_height="100%",
+        post_script=_NARROW + (_PLAY if drawn.sounds else ""), config={"responsive": True},
+    )  # fmt: skip
+    page = _PAGE.format(title=escape(drawn.title), sound=_SOUND if drawn.sounds else "", map=body)
+    return page.encode("utf-8", "replace")

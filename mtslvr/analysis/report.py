@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
 from ..fewshot.results import KIND as FEWSHOT
-from ..fewshot.results import Results, Row, describe, parse_results, read_json
+from ..fewshot.results import Results, Row, describe, read_json, read_results
 from ..fewshot.table import comparison, groups, per_class, weight_shares
 from . import pictures
 from .invariance import KIND as INVARIANCE
-from .invariance import Invariance, parse_invariance
+from .invariance import Invariance, read_invariance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,9 +48,10 @@ _SHARE_TEXT = (
 )
 _INVARIANCE_TEXT = (
     "Each clip is changed by one transformation of the training and embedded beside its original. The Mahalanobis "
-    "distance between the two measures the move in units of the spread of all clips; <em>relative</em> divides it by "
-    "the mean distance between different clips: at 0 the transformation does not matter, at 1 the changed clip is as "
-    "far away as another clip. Cosine is the similarity of the two, 1 for the same direction."
+    "distance between the two measures the move in units of the spread of all clips; <em>relative</em> is the distance "
+    "of the two, brought to length 1, over the mean distance between different clips: at 0 the transformation does not "
+    "matter, at 1 the changed clip is as far away as another clip. Cosine is the similarity of the two, 1 for the same "
+    "direction."
 )
 
 
@@ -71,18 +72,17 @@ def report(sources: Sequence[str | os.PathLike[str]], title: str = "mtslvr resul
         raise ConfigError("no files of results given")
     parts, environments = [], []
     for source in sources:
-        data = read_json(source)
-        name = Path(source).name
-        if data["kind"] == FEWSHOT:
-            results = parse_results(data, str(source))
+        kind, name = read_json(source)["kind"], Path(source).name
+        if kind == FEWSHOT:
+            results = read_results(source)
             parts.append(_fewshot(results, name))
             environments.append((name, results.environment))
-        elif data["kind"] == INVARIANCE:
-            measured = parse_invariance(data, str(source))
+        elif kind == INVARIANCE:
+            measured = read_invariance(source)
             parts.append(_invariance(measured, name))
             environments.append((name, measured.environment))
         else:
-            raise ConfigError(f"{source}: kind {data['kind']!r}: expected {FEWSHOT!r} or {INVARIANCE!r}")
+            raise ConfigError(f"{source}: kind {kind!r}: expected {FEWSHOT!r} or {INVARIANCE!r}")
     body = "".join([f"<h1>{escape(title)}</h1>", *parts, _environments(environments)])
     return html_page(title, body)
 

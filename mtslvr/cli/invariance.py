@@ -43,9 +43,9 @@ def invariance_command(
 ) -> None:
     """Distance between the embeddings of clips of FOLDER and of their transformed copies.
 
-    For each of the seven transformations of training and each branch: the Mahalanobis distance, the same relative to
-    the distance between different clips (0 is invariant, 1 is as far as another clip), and the cosine. No labels are
-    needed.
+    For each of the seven transformations of training and each branch: the distance relative to that between different
+    clips (0 is invariant, 1 is as far as another clip), the paper's Mahalanobis distance, and the cosine. No labels are
+    needed, but at least 30 files, and 100 for a verdict to be trusted.
     """
     from ..analysis import InvarianceConfig, invariance
     from ..fewshot.table import aligned, markdown
@@ -61,7 +61,7 @@ def invariance_command(
         found = invariance(folder, split_list(models) or (None,), config, device=device, progress=progress_bar(quiet))
         used = found.settings["clips"]
         click.echo(f"{folder}: {used} clips, {draws} copies by each transformation, seed {seed}, {layer} features")
-        click.echo("means ± 95% interval")
+        click.echo("means; Mahalanobis ± 95% interval over clips")
         click.echo(aligned(found.table()))
         for line in found.conclusions():
             click.echo(line)

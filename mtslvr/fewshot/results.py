@@ -93,16 +93,20 @@ def read_results(path: str | os.PathLike[str]) -> Results:
     """Read a file of `mtslvr fewshot -o RESULTS.json`.
 
     Raises:
-        ConfigError: missing, or not such a file.
+        ConfigError: missing, of another kind or format, or damaged.
     """
-    return parse_results(read_json(path), str(path))
+    data = read_json(path, KIND, FORMAT)
+    try:
+        return Results([Row.from_dict(row) for row in data["rows"]], data["datasets"], data["environment"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{path}: damaged results ({type(error).__name__}: {error}); measure again") from None
 
 
-def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read an object from a JSON file.
+def read_json(path: str | os.PathLike[str], kind: str | None = None, version: int | None = None) -> dict[str, Any]:
+    """Read an object with a kind from a JSON file, of any kind or of this one in this format.
 
     Raises:
-        ConfigError: missing, or not such a file.
+        ConfigError: missing, not such a file, or of another kind or format.
     """
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -110,31 +114,10 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ConfigError(f"{path}: no file of results ({error}); write one with `mtslvr fewshot -o x.json`") from None
     if not isinstance(data, dict) or "kind" not in data:
         raise ConfigError(f"{path}: no results of mtslvr in it; write some with `mtslvr fewshot -o x.json`")
+    if kind is not None and (data["kind"], data.get("format")) != (kind, version):
+        found = f"kind {data['kind']!r}, format {data.get('format')!r}"
+        raise ConfigError(f"{path}: {found}; expected {kind!r}, format {version}: measure again with this version")
     return data
-
-
-def check_kind(data: dict[str, Any], source: str, kind: str, version: int) -> None:
-    """Refuse results of another kind or format.
-
-    Raises:
-        ConfigError: names what was found and what was expected.
-    """
-    if data.get("kind") != kind or data.get("format") != version:
-        found = f"kind {data.get('kind')!r}, format {data.get('format')!r}"
-        raise ConfigError(f"{source}: {found}; expected {kind!r}, format {version}: measure again with this version")
-
-
-def parse_results(data: dict[str, Any], source: str) -> Results:
-    """Read the object that `Results.to_json` wrote.
-
-    Raises:
-        ConfigError: of another kind or format, or damaged.
-    """
-    check_kind(data, source, KIND, FORMAT)
-    try:
-        return Results([Row.from_dict(row) for row in data["rows"]], data["datasets"], data["environment"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(f"{source}: damaged results ({type(error).__name__}: {error}); measure again") from None
 
 
 def environment() -> dict[str, str]:

@@ -77,7 +77,7 @@ def test_fewshot_prints_features_beside_the_baseline(labelled, model):
     assert result.exit_code == 0, result.output
     found, header, columns, *rows = result.stdout.splitlines()
     assert found == "labelled0: 3 classes, 12 files (windows of 0.3 s)"
-    assert header == "3-way 1-shot, 1 query a class, 50 episodes, seed 42; accuracy in % ± 95% interval"
+    assert header == "3-way 1-shot, 1 query a class, 50 episodes, seed 42; accuracy in % ± 95% interval over clips"
     assert columns.split() == ["features", "sgd", "logistic"]
     assert [row.split()[0] for row in rows] == ["invariant", "variant", "concat", "pooled", "log-mel"]
     baseline = float(rows[-1].split()[-3])
@@ -136,18 +136,6 @@ def test_fewshot_of_a_published_dataset(tmp_path):
 def test_fewshot_names_what_is_wrong_before_any_work(labelled, arguments, message):
     result = run("fewshot", *(labelled if a == "FOLDER" else a for a in arguments), "--model", "no/such@model")
     assert result.exit_code == 2 and message in result.output, result.output
-
-
-def test_invariance_prints_every_transformation(labelled, model, tmp_path):
-    result = run(
-        "invariance", labelled, "--model", model, "--clips", 10, "-o", tmp_path / "x.json", "-o", tmp_path / "x.md"
-    )
-    assert result.exit_code == 0, result.output
-    assert "time_masking" in result.stdout and "the invariant branch is" in result.stdout
-    assert (tmp_path / "x.md").read_text().startswith("| transformation |")
-    assert run("report", tmp_path / "x.json", "-o", tmp_path / "x.html").exit_code == 0
-    wrong = run("invariance", labelled, "--clips", 3)
-    assert wrong.exit_code == 2 and "clips=3: must be an integer from 10" in wrong.output
 
 
 def test_report_names_what_is_no_result(tmp_path):

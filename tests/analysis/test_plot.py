@@ -1,0 +1,144 @@
+"""Maps, on a table as mtslvr-embed writes it."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from mtslvr.analysis import plot, project
+from mtslvr.cli.main import main
+from mtslvr.errors import ConfigError
+from mtslvr.run.export import write_npz
+
+FILES = ["low/a.wav", "low/b.wav", "high/a.wav", "high/<b>.wav", "high/c10.wav"]
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Embeddings of five files, two windows each, and the audio of one."""
+    rng = np.random.default_rng(0)
+    rows = np.repeat(np.eye(4)[[0, 0, 1, 1, 1]], 2, axis=0) + 0.1 * rng.standard_normal((10, 4))
+    starts = np.tile([0.0, 0.25], 5)
+    write_npz(
+        tmp_path / "x.npz", embeddings=rows.astype(np.float32), paths=np.repeat(FILES, 2).tolist(), start=starts,
+        end=starts + 0.25, settings={"model": "some/model", "features": "concat"},
+    )  # fmt: skip
+    (tmp_path / "audio" / "high").mkdir(parents=True)
+    (tmp_path / "audio" / "high" / "<b>.wav").touch()
+    return tmp_path
+
+
+def test_pca_is_that_of_a_singular_value_decomposition():
+    rng = np.random.default_rng(0)
+    rows = (rng.standard_normal((50, 6)) * [5, 3, 1, 0.1, 0.1, 0.1]).astype(np.float32)
+    unit = rows / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+    left, scale, _ = np.linalg.svd(unit - unit.mean(axis=0), full_matrices=False)
+    np.testing.assert_allclose(np.abs(project.project(rows)), np.abs(left[:, :2] * scale[:2]), rtol=0, atol=1e-9)
+    assert project.project(rows[:, :1]).shape == (50, 2)
+    with pytest.raises(ConfigError, match="1 rows: too few for a map by pca"):
+        project.project(rows[:1])
+
+
+def test_clusters_are_the_groups_there_are_the_largest_first():
+    rng = np.random.default_rng(0)
+    group = rng.permutation(np.repeat(np.arange(12), np.arange(3, 15)))
+    rows = (5 * np.eye(20)[group] + 0.3 * rng.standard_normal((len(group), 20))).astype(np.float32)
+    found = project.clusters(rows, 12)
+    assert found == [f"cluster {12 - g}" for g in group]
+    assert set(project.clusters(np.ones((5, 3), np.float32), 2)) <= {"cluster 1", "cluster 2"}
+    with pytest.raises(ConfigError, match="clusters=1: must be from 2 to the number of rows, 102"):
+        project.clusters(rows, 1)
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf", "html"])
+def test_plot_writes_maps(folder, suffix):
+    pytest.importorskip("plotly" if suffix == "html" else "matplotlib")
+    out = folder / f"map.{suffix}"
+    result = run("plot", folder / "x.npz", "-o", out)
+    assert result.exit_code == 0 and "10 points, 2 classes" in result.output, result.output
+    start = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF", "html": b"<!DOCTYPE html>"}[suffix]
+    assert out.read_bytes().startswith(start)
+
+
+def test_a_page_links_to_plotly_or_holds_it_and_plays_what_is_there(folder):
+    pytest.importorskip("plotly")
+    out = folder / "map.html"
+    result = run("plot", folder / "x.npz", "-o", out, "--clusters", 3, "--audio", folder / "audio")
+    assert result.exit_code == 0 and "10 points, 3 clusters" in result.output, result.output
+    page = out.read_text()
+    assert re.search(r"<script[^>]*\bsrc=", page) and len(page) < 100_000
+    assert "a.wav 0.25 to 0.50 s" in page and "high/<b>.wav" not in page
+    played = re.findall(r'"([^"]*#t=[^"]*)"', page)
+    assert sorted(json.loads(f'"{p}"') for p in played) == [
+        "audio/high/%3Cb%3E.wav#t=0.00,0.25", "audio/high/%3Cb%3E.wav#t=0.25,0.50"
+    ]  # fmt: skip
+    assert run("plot", folder / "x.npz", "-o", out, "--offline").exit_code == 0
+    assert re.search(r"<script[^>]*\bsrc=", out.read_text()) is None  # opens without network
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_names_of_folders_are_shown_as_they_are_in_natural_order(tmp_path, suffix):
+    pytest.importorskip("matplotlib")
+    names = ["_x", r"$\frac$", "$5", "a_b", "\udcff", "c10", "c9"]
+    out = tmp_path / f"map.{suffix}"
+    plot.draw(out, plot.Map(np.eye(7)[:, :2], names, names, r"_x, $\frac$", ("x", "y")))
+    if suffix == "svg":
+        shown = [name.strip() for name in re.findall(r"<!-- (.*?) -->", out.read_text(encoding="utf-8"))]
+        assert set(shown) >= {"_x", r"$\frac$", "$5", "a_b", "?", r"_x, $\frac$"}
+        assert shown.index("c9") < shown.index("c10")
+
+
+def test_many_classes_differ_in_colour_or_marker(tmp_path):
+    pytest.importorskip("plotly")
+    names = [f"class {i}" for i in range(40)]
+    out = tmp_path / "map.html"
+    plot.draw(out, plot.Map(np.random.default_rng(0).random((40, 2)), names, names, "", ("x", "y")))
+    looks = re.findall(r'"marker":\{"color":"(#\w+)","opacity":[\d.]+,"size":8,"symbol":"([\w-]+)"', out.read_text())
+    assert len(looks) == len(set(looks)) == 40
+
+
+def test_labels_from_a_table(folder):
+    labels = folder / "labels.csv"
+    labels.write_text("file,label\n" + "".join(f"{name},class {i}\n" for i, name in enumerate(FILES)))
+    result = run("plot", folder / "x.npz", "-o", folder / "map.png", "--labels", labels)
+    assert result.exit_code == 0 and "5 classes" in result.output
+    labels.write_text("file,label\nlow/a.wav,1\n")
+    short = run("plot", folder / "x.npz", "-o", folder / "map.png", "--labels", labels)
+    assert short.exit_code == 2 and "lacks 4 files, high/<b>.wav, high/a.wav, high/c10.wav among them" in short.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("-o", "map.gif"), "unknown format '.gif'; end the name in .png, .svg, .pdf, .html"),
+        (("-o", "nowhere/map.png"), "make it with mkdir -p"),
+        (("-o", "map.png", "--labels", "nowhere.csv"), "nowhere.csv: not a csv with the columns"),
+        (("-o", "map.png", "--labels", "none", "--clusters", "2"), "colours tell one of them"),
+        (("-o", "map.png", "--offline"), "for a page; end the name in .html"),
+        (("-o", "map.html", "--audio", "nowhere"), "nowhere: holds none of the 5 files, low/a.wav for one"),
+        (("-o", "map.png", "--clusters", "11"), "clusters=11: must be from 2 to the number of rows, 10"),
+    ],
+)
+def test_plot_names_what_is_wrong(folder, monkeypatch, arguments, message):
+    monkeypatch.chdir(folder)
+    result = run("plot", "x.npz", *arguments)
+    assert result.exit_code == 2 and message in result.output, result.output
+    assert not list(folder.glob("map.*"))
+
+
+def test_what_is_not_installed_is_named_with_its_extra(folder, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    absent = run("plot", folder / "x.npz", "-o", folder / "map.png", "--method", "umap")
+    assert absent.exit_code == 2 and "pip install 'mtslvr[plot]'" in absent.output
+
+
+def test_umap(folder):
+    pytest.importorskip("umap")
+    result = run("plot", folder / "x.npz", "-o", folder / "map.png", "--method", "umap")
+    assert result.exit_code == 0, result.output

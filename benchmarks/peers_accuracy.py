@@ -73,11 +73,18 @@ def opensmile(feature_set: str) -> Embed:
 
 
 def resemblyzer() -> Embed:
-    """Speaker embedding, 256 numbers, of the clip as it is: its silences stay."""
-    from resemblyzer import VoiceEncoder
+    """Speaker embedding, 256 numbers, of a clip at its usual level without its silences, if it finds a voice."""
+    from resemblyzer import VoiceEncoder, normalize_volume, preprocess_wav
 
     encoder = VoiceEncoder("cpu", verbose=False)
-    return lambda wave: np.asarray(encoder.embed_utterance(at_least(wave, 1600 * RATE // 1000)))
+
+    def embed(wave: Array) -> Array:
+        voiced = preprocess_wav(wave, RATE)
+        if len(voiced) < RATE // 2:
+            voiced = normalize_volume(wave, -30, increase_only=True)
+        return np.nan_to_num(encoder.embed_utterance(at_least(voiced, 8 * RATE // 5)))
+
+    return embed
 
 
 def speech_embedding() -> Embed:

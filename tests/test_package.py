@@ -243,11 +243,11 @@ def test_the_core_knows_no_training_few_shot_or_command_line(name):
 
 def test_fewshot_and_training_do_not_know_each_other_or_the_command_line_modules():
     for path in files():
-        ours, _ = imports(path, ignore_typing=True)
+        ours, others = imports(path, ignore_typing=True)
         if part(path) == "training":
             assert "fewshot" not in ours, path
         if part(path) == "fewshot":
-            assert "training" not in ours, path
+            assert "training" not in ours and "sklearn" not in others, path
 
 
 def declared(extra):

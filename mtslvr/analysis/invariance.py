@@ -11,12 +11,11 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -31,13 +30,13 @@ from ..nn.encoder import Encoder
 from ..nn.frontend import standardize
 from ..run.extract import for_inference
 from ..training.augment import TRANSFORMATIONS, AugmentConfig, augment, draw_parameters
+from .distances import Float64, ledoit_wolf, mahalanobis, mean_distance
 
 KIND = "invariance"
 FORMAT = 2  # of 1, relative was of Mahalanobis distances
 AVERAGE = "average"
 FEWEST_CLIPS, ENOUGH_CLIPS = 30, 100  # below these it is refused, and not to be trusted
 _MOST_IN_PAIRS = 2000  # clips whose distances to one another are taken, memory grows with the square
-Float64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -67,14 +66,13 @@ class InvarianceConfig:
 
     def __post_init__(self) -> None:
         parse_enum(Layer, self.layer, "layer")
-        for name, low, high in (("clips", FEWEST_CLIPS, 10**7), ("draws", 1, 1000), ("batch_size", 1, 65536)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise ConfigError(f"{name}={value!r}: must be an integer from {low} to {high}")
+        for name, low, high in (
+            ("clips", FEWEST_CLIPS, 10**7), ("draws", 1, 1000), ("batch_size", 1, 65536), ("seed", 0, 2**32 - 1)
+        ):  # fmt: skip
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(f"{name}={getattr(self, name)!r}: must be an integer from {low} to {high}")
         if self.shrinkage is not None and not 0 < self.shrinkage <= 1:
             raise ConfigError(f"shrinkage={self.shrinkage!r}: must be above 0 and at most 1")
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError(f"seed={self.seed!r}: must be an integer from 0 to {2**32 - 1}")
 
 
 @dataclass(frozen=True)
@@ -119,9 +117,9 @@ class Invariance:
     def to_csv(self) -> str:
         """One line a row."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(InvarianceRow.__dataclass_fields__), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in self.rows)
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(each.name for each in fields(InvarianceRow))
+        writer.writerows(astuple(row) for row in self.rows)
         return text.getvalue()
 
     def table(self) -> list[list[str]]:
@@ -199,61 +197,6 @@ def invariance(
             rows += _rows_of(name, branch, originals, copies, config)
     settings = {**asdict(config), "folder": Path(os.path.abspath(folder)).name, "clips": len(paths)}
     return Invariance(rows, settings, environment())
-
-
-def mahalanobis(originals: Float64, copies: Float64, shrinkage: float) -> Float64:
-    """Measure how far copies lie from their originals, in units of the spread of the originals.
-
-    With S the covariance of the originals, the distance is sqrt((z' - z)^T C^-1 (z' - z)) with
-    C = (1 - shrinkage) S + shrinkage tr(S) / D I: one covariance for all transformations, regularised because there may
-    be fewer clips than dimensions.
-
-    Args:
-        originals: (n, D).
-        copies: (..., n, D).
-        shrinkage: share of the identity.
-
-    Returns:
-        (..., n) distances.
-    """
-    centred = originals - originals.mean(axis=0)
-    covariance = centred.T @ centred / len(originals)
-    dim = len(covariance)
-    scale = np.trace(covariance) / dim
-    if not scale > 0:
-        raise ConfigError("all embeddings are the same: no distance can be told; are all files silent?")
-    root = np.linalg.cholesky((1 - shrinkage) * covariance + shrinkage * scale * np.eye(dim))
-    moved = np.linalg.solve(root, (copies - originals).reshape(-1, dim).T).T
-    distances: Float64 = np.linalg.norm(moved, axis=1).reshape(copies.shape[:-1])
-    return distances
-
-
-def mean_distance(cosines: Float64) -> float:
-    """Give the mean distance between different clips, rows of length 1 with (n, n) cosines among them."""
-    distances = np.sqrt(np.maximum(2 - 2 * cosines, 0))
-    np.fill_diagonal(distances, 0)
-    return float(distances.sum() / (len(cosines) * (len(cosines) - 1)))
-
-
-def ledoit_wolf(originals: Float64) -> float:
-    """Find the shrinkage that brings the covariance nearest to that of all clips there could be.
-
-    Args:
-        originals: (n, D).
-
-    Returns:
-        From 0, for many clips, to 1, for few.
-    Source:
-        Ledoit and Wolf 2004, "A well-conditioned estimator for large-dimensional covariance matrices", lemma 3.3; as
-        `sklearn.covariance.ledoit_wolf_shrinkage`.
-    """
-    centred = originals - originals.mean(axis=0)
-    count, dim = centred.shape
-    covariance = centred.T @ centred / count
-    spread = float((covariance**2).sum())
-    error = float(((centred**2).sum(axis=1) ** 2).mean() - spread) / count
-    distance = spread - float(np.trace(covariance)) ** 2 / dim
-    return min(error / distance, 1.0) if distance > 0 else 1.0
 
 
 def _choose(folder: str | os.PathLike[str], config: InvarianceConfig) -> list[Path]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import ConfigError
 from ..fewshot.results import Row
+from ..run.files import atomic, guarded, resolve
 from .invariance import AVERAGE, Invariance
 
 if TYPE_CHECKING:
@@ -31,8 +32,7 @@ def check_picture(path: Path) -> None:
     """
     if path.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"{path}: unknown picture format {path.suffix!r}; end the name in {', '.join(SUFFIXES)}")
-    if not path.parent.is_dir():
-        raise ConfigError(f"{path}: folder {str(path.parent)!r} does not exist; make it with mkdir -p")
+    resolve(path)
     new_figure(1, 1)
 
 
@@ -180,10 +180,8 @@ def save(figure: Figure, path: Path) -> None:
         ConfigError: unknown suffix, or the file cannot be written.
     """
     check_picture(path)
-    try:
-        figure.savefig(path, dpi=150, facecolor="white")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
+    with guarded(path), atomic(resolve(path)) as file:
+        figure.savefig(file, format=path.suffix.lower()[1:], dpi=150, facecolor="white")
 
 
 def svg(figure: Figure) -> str:

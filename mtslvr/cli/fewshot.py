@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -50,34 +50,7 @@ _OUTPUTS = (".json", ".csv", ".md", ".txt")
 @click.option("--batch-size", default=16, show_default=True, help="Windows at once through the encoder.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def fewshot_command(
-    folders: tuple[Path, ...],
-    models: tuple[str, ...],
-    labels: Path | None,
-    label_field: int | None,
-    datasets: tuple[str, ...],
-    roots: tuple[Path, ...],
-    split: str,
-    split_file: Path | None,
-    window: float | None,
-    features: tuple[str, ...],
-    classifiers: tuple[str, ...],
-    n_way: int,
-    shots: str,
-    n_query: int,
-    episodes: int,
-    seed: int,
-    scaling: str | None,
-    sampler: str,
-    weights: bool,
-    show_classes: bool,
-    outputs: tuple[Path, ...],
-    plot: Path | None,
-    cache: Path | None,
-    no_cache: bool,
-    on_error: str,
-    device: str,
-    batch_size: int,
-    quiet: bool,
+    outputs: tuple[Path, ...], plot: Path | None, cache: Path | None, no_cache: bool, quiet: bool, **options: Any
 ) -> None:
     """Few-shot accuracy on each FOLDER, one folder a class, with 95% intervals over clips.
 
@@ -95,31 +68,27 @@ def fewshot_command(
             from ..analysis.pictures import check_picture
 
             check_picture(plot)
+        drawn = ("n_way", "n_query", "episodes", "seed", "scaling", "sampler", "weights", "on_error")
         config = CompareConfig(
-            features=split_list(features) or FEATURES,
-            classifiers=split_list(classifiers) or ("sgd", "logistic"),
-            n_way=n_way,
-            shots=integers(shots, "--shots"),
-            n_query=n_query,
-            episodes=episodes,
-            seed=seed,
-            scaling=scaling,
-            sampler=sampler,
-            weights=weights,
-            on_error=on_error,
+            features=split_list(options["features"]) or FEATURES,
+            classifiers=split_list(options["classifiers"]) or ("sgd", "logistic"),
+            shots=integers(options["shots"], "--shots"),
+            **{name: options[name] for name in drawn},
         )
-        sets = _sets(folders, labels, label_field, datasets, roots, split, split_file, window)
         results = compare(
-            sets,
-            split_list(models) or (None,),
+            _sets(**{name: options[name] for name in _SETS}),
+            split_list(options["models"]) or (None,),
             config,
-            device=device,
-            batch_size=batch_size,
+            device=options["device"],
+            batch_size=options["batch_size"],
             cache=False if no_cache else cache or True,
             progress=progress_bar(quiet),
         )
-        _show(results, weights, show_classes)
+        _show(results, config.weights, options["show_classes"])
         _write(results, outputs, plot)
+
+
+_SETS = ("folders", "labels", "label_field", "datasets", "roots", "split", "split_file", "window")
 
 
 def _sets(

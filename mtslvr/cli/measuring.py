@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from ..errors import ConfigError
+from ..run.files import atomic, guarded, resolve
 from .common import echo
 
 
@@ -72,9 +73,8 @@ def check_text_file(path: Path, suffixes: Sequence[str]) -> None:
     """
     if path.suffix.lower() not in suffixes:
         raise ConfigError(f"{path}: unknown format {path.suffix!r}; end the name in {', '.join(suffixes)}")
-    if not path.parent.is_dir():
-        raise ConfigError(f"{path}: folder {str(path.parent)!r} does not exist; make it with mkdir -p")
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+    target = resolve(path)
+    if not os.access(target if target.exists() else target.parent, os.W_OK):
         raise ConfigError(f"{path}: cannot be written; choose another place")
 
 
@@ -84,10 +84,6 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         ConfigError: it cannot be written.
     """
-    part = path.with_name(f"{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
+    with guarded(path), atomic(resolve(path)) as file:
+        file.write(text.encode())
     click.echo(f"wrote {path}", err=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -125,7 +126,7 @@ def compare(
     _check_sets(sets, config)
     encoders = load_encoders(models, device) if set(config.features) != {LOG_MEL} else {}
     rows: list[Row] = []
-    facts = {}
+    facts: dict[str, dict[str, Any]] = {}
     for labelled in sets:
         window = labelled.window_seconds
         found = {
@@ -139,7 +140,10 @@ def compare(
             found[""] = log_mel_rows(labelled.paths, window_seconds=seconds, cache=cache, progress=progress)
         usable = _usable(labelled, list(found.values()), config.on_error)
         kept = labelled.keep(usable)
-        facts[labelled.name] = _facts(kept)
+        facts[labelled.name] = {
+            "classes": len(np.unique(kept.labels)), "clips": len(kept.paths), "pieces": kept.pieces,
+            "window_seconds": window, "note": kept.note,
+        }  # fmt: skip
         for name, file_rows in found.items():
             rows += _measure(kept, name, encoders.get(name), file_rows.keep(usable), config)
     return Results(rows, facts, environment())
@@ -149,12 +153,14 @@ def _check_sets(sets: Sequence[LabelledSet], config: CompareConfig) -> None:
     names = [labelled.name for labelled in sets]
     if not sets or len(set(names)) < len(names):
         raise ConfigError(f"datasets {', '.join(names) or 'none'}: each needs a name of its own; rename a folder")
-    for labelled in sets:
-        for episode in config.episode_configs():
-            try:
-                _episodes(labelled, EpisodeConfig(episode.n_way, episode.n_shot, episode.n_query, 1), config.sampler)
-            except ConfigError as error:
-                raise ConfigError(f"{labelled.name}: {error}") from None
+    draw = published_tasks if config.sampler == "published" else draw_episodes
+    for labelled, episode in itertools.product(sets, config.episode_configs()):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # `_measure` gives them again
+                draw(labelled.labels, replace(episode, episodes=1))
+        except ConfigError as error:
+            raise ConfigError(f"{labelled.name}: {error}") from None
 
 
 def load_encoders(models: Sequence[str | None] | Mapping[str, Encoder], device: str) -> dict[str, Encoder]:
@@ -174,25 +180,13 @@ def load_encoders(models: Sequence[str | None] | Mapping[str, Encoder], device: 
 
     if isinstance(models, Mapping):
         return dict(models)
-    names = [_short(DEFAULT_MODEL if model is None else str(model), [str(m) for m in models]) for model in models]
+    named = [DEFAULT_MODEL if model is None else str(model) for model in models]
+    short = [os.path.basename(os.path.normpath(name)) if os.path.isdir(name) else name for name in named]
+    names = short if len(set(short)) == len(short) else named
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ConfigError(f"model {twice!r} is given twice; name each once")
     return {name: mtslvr.load(model, device=device) for name, model in zip(names, models, strict=True)}
-
-
-def _short(model: str, all_models: Sequence[str]) -> str:
-    """The last part of a folder's path, unless another model ends in the same."""
-    short = os.path.basename(os.path.normpath(model)) if os.path.isdir(model) else model
-    same = [m for m in all_models if os.path.basename(os.path.normpath(m)) == short]
-    return short if len(same) < 2 else model
-
-
-def _episodes(labelled: LabelledSet, episode: EpisodeConfig, sampler: str) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # `_measure` gives them again
-        draw = published_tasks if sampler == "published" else draw_episodes
-        return draw(labelled.labels, episode)
 
 
 def _usable(labelled: LabelledSet, found: Sequence[FileRows], on_error: str) -> npt.NDArray[np.bool_]:
@@ -207,16 +201,6 @@ def _usable(labelled: LabelledSet, found: Sequence[FileRows], on_error: str) -> 
     usable = np.ones(len(labelled.paths), dtype=bool)
     usable[list(errors)] = False
     return usable
-
-
-def _facts(labelled: LabelledSet) -> dict[str, Any]:
-    return {
-        "classes": len(np.unique(labelled.labels)),
-        "clips": len(labelled.paths),
-        "pieces": labelled.pieces,
-        "window_seconds": labelled.window_seconds,
-        "note": labelled.note,
-    }
 
 
 def _measure(

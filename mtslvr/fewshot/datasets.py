@@ -276,9 +276,7 @@ def _classes(
         chosen = {key: list(names) for key, names in dataset.split.items()}
         chosen["train"] = [name for name in available if name not in chosen["test"] + chosen["val"]]
         return set(splits.classes_of(chosen, split, available, dataset.title)), "as published"
-    warnings.warn(
-        f"{dataset.title}: no split file given, so classes are split 7:1:2 by a fixed draw of our own; figures do not "
-        "compare with published ones. MetaAudio's repository has the published .npy: pass it with --split-file",
-        stacklevel=3,
+    raise ConfigError(
+        f"{dataset.title}: its split is in no list here; pass the .npy of MetaAudio's repository, or your own list, "
+        "with --split-file, or take --split all"
     )
-    return set(splits.by_rule(available)[split]), "by our own draw 7:1:2"

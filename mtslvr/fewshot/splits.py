@@ -1,4 +1,4 @@
-"""Which classes belong to which split: published lists, split files, and a rule where neither is at hand."""
+"""Which classes belong to which split: published lists and split files; next module: `datasets`."""
 
 from __future__ import annotations
 
@@ -26,21 +26,9 @@ ESC50: Split = {
     "val": ("crackling_fire", "clock_alarm", "coughing", "hen", "breathing"),
 }  # fmt: skip
 
-_SHARES = (0.7, 0.1)  # of the classes for train and val, MetaAudio's ratio 7:1:2
-_RULE_SEED = 0
 # What a pickled array of class names may call; anything else could run code.
 _MODULES = re.compile(r"numpy(\.(core|_core)\.(multiarray|numeric))?")
 _NAMES = ("ndarray", "dtype", "_reconstruct", "scalar", "_frombuffer")
-
-
-def by_rule(classes: Sequence[str]) -> dict[str, list[str]]:
-    """Split classes 7:1:2 at random, the same way at every run.
-
-    It is MetaAudio's ratio, not its draw: the published lists are in the split files of its repository.
-    """
-    order = np.random.default_rng(_RULE_SEED).permutation(sorted(classes)).tolist()
-    first, second = round(_SHARES[0] * len(order)), round(sum(_SHARES) * len(order))
-    return {"train": order[:first], "val": order[first:second], "test": order[second:]}
 
 
 def read_split(path: Path) -> dict[str, list[str]]:

@@ -8,7 +8,8 @@ from click.testing import CliRunner
 from sklearn.covariance import ledoit_wolf_shrinkage
 
 from mtslvr.analysis import InvarianceConfig, invariance, read_invariance
-from mtslvr.analysis.invariance import AVERAGE, ledoit_wolf, mahalanobis, mean_distance
+from mtslvr.analysis.distances import ledoit_wolf, mahalanobis, mean_distance
+from mtslvr.analysis.invariance import AVERAGE
 from mtslvr.audio.load import find_audio, load_audio
 from mtslvr.cli.main import main
 from mtslvr.config import Normalization

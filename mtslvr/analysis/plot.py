@@ -40,7 +40,7 @@ body{{display:flex;flex-direction:column}}body>div{{flex:1;min-height:0}}
 _SOUND = '<p id="sound" style="margin:0"><audio controls></audio><span>Click a point to hear it.</span></p>'
 _NARROW = """
 const map = document.getElementById('{plot_id}');
-const narrow = {'legend.orientation': 'h', 'legend.y': -0.08, 'margin.l': 30, 'margin.r': 20};
+const narrow = {'legend.orientation': 'h', 'legend.y': -0.13, 'margin.l': 30, 'margin.r': 20};
 if (window.innerWidth < 700) Plotly.relayout(map, narrow);
 """
 _PLAY = """

@@ -76,11 +76,25 @@ def small(unfolded_encoder):
     return encoder
 
 
+def run(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
 @pytest.fixture(scope="module")
-def measured(clips, small):
-    return invariance(clips, {"small": small}, InvarianceConfig(clips=31, batch_size=10))
+def outcome(clips, small, tmp_path_factory):
+    """What the command prints and writes, of 31 of the 32 clips."""
+    root = tmp_path_factory.mktemp("measured")
+    model = small.save(root / "small")
+    outputs = [part for name in ("x.json", "x.md") for part in ("-o", root / name)]
+    return run("invariance", clips, "--model", model, "--clips", 31, "--batch-size", 10, *outputs), root
 
 
+@pytest.fixture(scope="module")
+def measured(outcome):
+    return read_invariance(outcome[1] / "x.json")
+
+
+@pytest.mark.slow
 def test_every_transformation_and_branch_is_measured(measured):
     found = [(row.branch, row.transformation) for row in measured.rows]
     assert found == [(b, t) for b in ("invariant", "variant") for t in (*TRANSFORMATIONS, AVERAGE)]
@@ -97,6 +111,7 @@ def test_every_transformation_and_branch_is_measured(measured):
     assert len(enough.conclusions()) == 1
 
 
+@pytest.mark.slow
 def test_results_survive_a_file(measured, tmp_path):
     path = tmp_path / "x.json"
     path.write_text(measured.to_json())
@@ -109,16 +124,13 @@ def test_results_survive_a_file(measured, tmp_path):
         read_invariance(path)
 
 
-def test_the_command_prints_every_transformation(clips, small, tmp_path):
-    def run(*arguments):
-        return CliRunner().invoke(main, [str(a) for a in arguments])
-
-    model, outputs = small.save(tmp_path / "small"), [tmp_path / "x.json", tmp_path / "x.md"]
-    result = run("invariance", clips, "--model", model, "--clips", 30, "-o", outputs[0], "-o", outputs[1])
+@pytest.mark.slow
+def test_the_command_prints_every_transformation(outcome, clips):
+    result, root = outcome
     assert result.exit_code == 0, result.output
-    assert "time_masking" in result.stdout and "Not to be trusted: 30 clips" in result.stdout
-    assert outputs[1].read_text().startswith("| transformation |")
-    assert run("report", outputs[0], "-o", tmp_path / "x.html").exit_code == 0
+    assert "time_masking" in result.stdout and "Not to be trusted: 31 clips" in result.stdout
+    assert (root / "x.md").read_text().startswith("| transformation |")
+    assert run("report", root / "x.json", "-o", root / "x.html").exit_code == 0
     wrong = run("invariance", clips, "--clips", 3)
     assert wrong.exit_code == 2 and "clips=3: must be an integer from 30" in wrong.output
 
@@ -141,6 +153,7 @@ def test_the_bundled_weights_have_learned_to_be_invariant(tmp_path):
     assert edits < set(TRANSFORMATIONS)
 
 
+@pytest.mark.slow
 def test_statistics_of_the_training_data_are_applied_once(clips, unfolded_encoder):
     settings = {"window_seconds": 0.25, "normalization": Normalization.GLOBAL, "global_mean": 0.01, "global_std": 0.2}
     trained = Encoder(dataclasses.replace(unfolded_encoder.config, **settings))  # in training mode, which stays

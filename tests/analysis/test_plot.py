@@ -56,9 +56,8 @@ def test_clusters_are_the_groups_there_are_the_largest_first():
         project.clusters(rows, 1)
 
 
-@pytest.mark.parametrize("suffix", ["png", "svg", "pdf", "html"])
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf", pytest.param("html", marks=pytest.mark.extra("plot"))])
 def test_plot_writes_maps(folder, suffix):
-    pytest.importorskip("plotly" if suffix == "html" else "matplotlib")
     out = folder / f"map.{suffix}"
     result = run("plot", folder / "x.npz", "-o", out)
     assert result.exit_code == 0 and "10 points, 2 classes" in result.output, result.output
@@ -66,8 +65,8 @@ def test_plot_writes_maps(folder, suffix):
     assert out.read_bytes().startswith(start)
 
 
+@pytest.mark.extra("plot")
 def test_a_page_links_to_plotly_or_holds_it_and_plays_what_is_there(folder):
-    pytest.importorskip("plotly")
     out = folder / "map.html"
     result = run("plot", folder / "x.npz", "-o", out, "--clusters", 3, "--audio", folder / "audio")
     assert result.exit_code == 0 and "10 points, 3 clusters" in result.output, result.output
@@ -84,7 +83,6 @@ def test_a_page_links_to_plotly_or_holds_it_and_plays_what_is_there(folder):
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_names_of_folders_are_shown_as_they_are_in_natural_order(tmp_path, suffix):
-    pytest.importorskip("matplotlib")
     names = ["_x", r"$\frac$", "$5", "a_b", "\udcff", "c10", "c9"]
     out = tmp_path / f"map.{suffix}"
     plot.draw(out, plot.Map(np.eye(7)[:, :2], names, names, r"_x, $\frac$", ("x", "y")))
@@ -94,8 +92,8 @@ def test_names_of_folders_are_shown_as_they_are_in_natural_order(tmp_path, suffi
         assert shown.index("c9") < shown.index("c10")
 
 
+@pytest.mark.extra("plot")
 def test_many_classes_differ_in_colour_or_marker(tmp_path):
-    pytest.importorskip("plotly")
     names = [f"class {i}" for i in range(40)]
     out = tmp_path / "map.html"
     plot.draw(out, plot.Map(np.random.default_rng(0).random((40, 2)), names, names, "", ("x", "y")))
@@ -121,7 +119,11 @@ def test_labels_from_a_table(folder):
         (("-o", "map.png", "--labels", "nowhere.csv"), "nowhere.csv: not a csv with the columns"),
         (("-o", "map.png", "--labels", "none", "--clusters", "2"), "colours tell one of them"),
         (("-o", "map.png", "--offline"), "for a page; end the name in .html"),
-        (("-o", "map.html", "--audio", "nowhere"), "nowhere: holds none of the 5 files, low/a.wav for one"),
+        pytest.param(
+            ("-o", "map.html", "--audio", "nowhere"),
+            "nowhere: holds none of the 5 files, low/a.wav for one",
+            marks=pytest.mark.extra("plot"),
+        ),
         (("-o", "map.png", "--clusters", "11"), "clusters=11: must be from 2 to the number of rows, 10"),
     ],
 )
@@ -138,7 +140,7 @@ def test_what_is_not_installed_is_named_with_its_extra(folder, monkeypatch):
     assert absent.exit_code == 2 and "pip install 'mtslvr[plot]'" in absent.output
 
 
+@pytest.mark.extra("umap")
 def test_umap(folder):
-    pytest.importorskip("umap")
     result = run("plot", folder / "x.npz", "-o", folder / "map.png", "--method", "umap")
     assert result.exit_code == 0, result.output

@@ -13,7 +13,6 @@ import mtslvr
 from mtslvr.cli.main import main
 from mtslvr.errors import ConfigError
 from mtslvr.models import checkpoint
-from mtslvr.run.export import write_npz
 from mtslvr.run.table import EmbeddingTable, read_table
 from mtslvr.search import Query, cosine, nearest, nearest_places
 
@@ -150,7 +149,7 @@ def test_similar_refuses_other_weights(folder, tmp_path):
     assert result.exit_code == 2 and "give the same weights with --model, or embed again" in result.output
     found = read_table(folder / "x.npz")
     columns = {"embeddings": found.embeddings, "paths": found.paths, "start": found.start, "end": found.end}
-    write_npz(tmp_path / "old.npz", **columns, settings={"model": "default", "window_seconds": 0.25})
+    np.savez(tmp_path / "old.npz", **columns, settings=json.dumps({"model": "default", "window_seconds": 0.25}))
     old = run("similar", tmp_path / "old.npz", query)
     assert old.exit_code == 2 and "does not say by which weights it was made" in old.output
     assert run("similar", tmp_path / "old.npz", query, "--model", folder / "model").exit_code == 0
@@ -168,7 +167,7 @@ def test_files_that_are_no_embeddings_or_of_a_later_version(folder, tmp_path, mo
     absent = run(name, "absent.npz", *rest)
     assert absent.exit_code == 2 and "absent.npz: not embeddings" in absent.output
     columns = {"embeddings": np.ones((2, 3)), "paths": ["a", "b"], "start": [0, 0], "end": [1, 1]}
-    write_npz("later.npz", **columns, settings={"format_version": 2, "mtslvr": "9.9"})
+    np.savez("later.npz", **columns, settings=json.dumps({"format_version": 2, "mtslvr": "9.9"}))
     later = run(name, "later.npz", *rest)
     assert later.exit_code == 2 and "written by mtslvr 9.9 in format 2" in later.output
     assert not (tmp_path / "map.png").exists()

@@ -82,7 +82,7 @@ OVERLAPPING = """
 import threading
 import numpy as np, torch
 import mtslvr
-from mtslvr.encoder import Encoder
+from mtslvr.nn.encoder import Encoder
 
 torch.manual_seed(0)
 encoder = Encoder(mtslvr.EncoderConfig(window_seconds=0.2)).eval().fold()
@@ -116,7 +116,7 @@ def test_embedding_from_many_threads_leaves_later_threads_torchs_number():
 UNFINISHED = """
 import numpy as np
 import mtslvr
-from mtslvr.encoder import Encoder
+from mtslvr.nn.encoder import Encoder
 
 encoder = Encoder(mtslvr.EncoderConfig(window_seconds=0.2)).eval().fold()
 waves = [np.random.default_rng(0).standard_normal(64000).astype(np.float32)] * 20
@@ -133,7 +133,7 @@ FORKED = """
 import os, sys, warnings
 import numpy as np, torch
 import mtslvr
-from mtslvr.encoder import Encoder
+from mtslvr.nn.encoder import Encoder
 
 warnings.simplefilter("ignore")
 torch.manual_seed(0)

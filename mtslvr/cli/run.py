@@ -128,14 +128,9 @@ class Run:
 
     def _earlier(self, target: Path, settings: dict[str, Any]) -> tuple[State | None, bool]:
         """What a real run would find, without writing; and whether it would try again what failed."""
-        from ..run.state import check_earlier
-        from ..run.store import read_state
+        from ..run.store import earlier_state
 
-        state = None if self.overwrite else read_state(target)
-        if not self.overwrite:
-            check_earlier(target, state, settings)
-        if state is not None and state.complete is not None and not target.exists():
-            state = None
+        state = earlier_state(target, settings, overwrite=self.overwrite)
         return state, self._retry(state)
 
     def _retry(self, state: State | None) -> bool:
@@ -144,13 +139,10 @@ class Run:
 
     def _go_on(self, plan: Plan, recorder: Recorder, encoder: Encoder | None) -> None:
         summary = self.report.summary
-        recorder.begin()
-        for old, file in plan.moved:
-            recorder.rename(old, file)
+        recorder.begin(plan.moved)
         try:
             complete = encoder is None or self._embed(plan, recorder, encoder)
         except KeyboardInterrupt:
-            recorder.recover()
             rows = recorder.export(plan.order, complete=False)
             self._interrupted(rows, recorder, len(plan.order))
         summary.rows = recorder.export(plan.order, complete=complete)

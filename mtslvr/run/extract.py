@@ -1,14 +1,14 @@
 """Audio to embeddings: batches of windows of many files, encoded on all cores; in order, in bounded memory.
 
-The last stage: joins `decode`, which gives the windows, and `encoder`; `api` and the command line only call it. The one
-place where a batch is divided over threads.
+Joins `decode`, which gives the windows, and the encoder; `api`, `job` and the command line call it. The one place where
+a batch is divided over threads.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
-import itertools
 import os
 import warnings
 from collections import deque
@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from ..audio.load import audio_label
 from ..audio.recordings import Notes
 from ..audio.windows import Float32, Float64, Pool, Pooling, iter_windows
 from ..config import EncoderConfig, Features, Layer, Normalization
-from ..errors import AudioError, ConfigError
+from ..errors import AudioError, ConfigError, MTSLVRError
 from ..nn.encoder import Encoder
 from ..workers import Lanes, on_one_thread
 from .decode import Source as Source
@@ -104,47 +105,30 @@ class FileEmbeddings:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """What one batch holds of one input.
+    """What one batch holds of one input: the windows that follow those of earlier parts."""
 
-    Attributes:
-        index: place among the inputs.
-        embeddings: (k, D) float32, of windows that follow those of earlier parts; k = 0 when failed.
-        spans: (k, 2) float64, start and end in seconds.
-        last: no windows follow.
-        error: None, or why the input, earlier parts included, has no embeddings.
-        notes: of the last part, what was noticed while the input was read.
-    """
-
-    index: int
-    embeddings: Float32
-    spans: Float64
-    last: bool
-    error: AudioError | None = None
-    notes: Notes = field(default_factory=Notes)
+    index: int  # among the inputs
+    embeddings: Float32  # (k, D)
+    spans: Float64  # (k, 2), start and end in seconds
+    last: bool  # no windows follow
+    error: AudioError | None  # why the input, earlier parts included, has no embeddings
+    notes: Notes  # complete with the last part
 
 
 def extract(sources: Iterable[Source], encoder: Encoder, config: ExtractConfig) -> Iterator[FileEmbeddings]:
-    """Embed inputs one after the other; a broken one gives its error and the rest go on.
+    """Embed inputs, read lazily, in their order; a broken one gives its error and the rest go on.
 
-    Args:
-        sources: read lazily, no further ahead than `config.threads`.
-        encoder: from `mtslvr.load`.
-        config: see `ExtractConfig`.
-    Yields:
-        A result for each source, in order.
     Raises:
-        ConfigError: window or hop outside its range.
+        ConfigError: window or hop outside its range, or a batch that the device has no memory for.
     """
     pooling = Pooling(config.pool)
-    for part in itertools.chain.from_iterable(encode_batches(sources, encoder, config)):
-        if part.error is not None:
-            pooling = Pooling(config.pool)
-            yield FileEmbeddings(part.index, part.embeddings, part.spans, part.error, notes=part.notes)
-            continue
-        pooling.add(part.embeddings, part.spans)
-        if part.last:
-            yield FileEmbeddings(part.index, *pooling.result(), notes=part.notes)
-            pooling = Pooling(config.pool)
+    for parts in encode_batches(sources, encoder, config):
+        for part in parts:
+            pooling.add(part.embeddings, part.spans)
+            if part.last:
+                rows = (part.embeddings, part.spans) if part.error is not None else pooling.result()
+                yield FileEmbeddings(part.index, *rows, part.error, notes=part.notes)
+                pooling = Pooling(config.pool)
 
 
 def encode_batches(sources: Iterable[Source], encoder: Encoder, config: ExtractConfig) -> Iterator[list[Part]]:
@@ -153,51 +137,20 @@ def encode_batches(sources: Iterable[Source], encoder: Encoder, config: ExtractC
     Only the last part of a batch can be without `last`, so whoever stores each batch as it comes holds one
     unfinished input at most. The windows of a batch depend on nothing but the windows that came before it.
 
-    Args:
-        sources: see `extract`, as the others.
-        encoder: see `extract`.
-        config: see `extract`; `config.pool` is not used here.
     Yields:
-        The parts of a batch, in the order of the inputs; each input's last part has `last`, after which it is
-        not heard of again.
+        The parts of a batch, in the order of the inputs.
     Raises:
-        ConfigError: window or hop outside its range, or a batch that the device has no memory for.
+        ConfigError: see `extract`.
     """
-    reading: deque[Source] = deque()
-
-    def remembered() -> Iterator[Source]:
-        for source in sources:
-            reading.append(source)
-            yield source
-
-    def with_notes(parts: list[Part]) -> list[Part]:
-        return [dataclasses.replace(part, notes=reading.popleft().notes) if part.last else part for part in parts]
-
-    with _Encoding(encoder, config) as encoding:
-        for batch in _batches(remembered(), encoder, config):
-            yield from map(with_notes, encoding.put(batch))
-        yield from map(with_notes, encoding.rest())
-
-
-def _batches(sources: Iterable[Source], encoder: Encoder, config: ExtractConfig) -> Iterator[_Batch]:
-    seconds = check_windows(encoder.config, config)
-    batch = _Batch()
-    for index, windows in enumerate(decode_ahead(sources, encoder, seconds, config.threads)):
-        batch.begin(index)
-        try:
-            for window in windows:
-                batch.add(*window)
-                if batch.full(config.batch_size):
-                    yield batch
-                    batch = batch.next()
-            batch.end()
-        except AudioError as error:
-            batch.end(error)
-        if batch.full(config.batch_size):
-            yield batch
-            batch = batch.next()
-    if batch.inputs:
-        yield batch
+    running: deque[tuple[_Batch, list[Future[Float32]]]] = deque()
+    encoding = _Encoding(encoder, config)
+    with contextlib.closing(encoding.lanes):
+        for batch in _batches(sources, encoder, config):
+            running.append((batch, encoding.begin(batch.windows)))
+            if len(running) > _RUNNING:
+                yield encoding.finish(*running.popleft())
+        while running:
+            yield encoding.finish(*running.popleft())
 
 
 @dataclass
@@ -205,46 +158,66 @@ class _Input:
     """An input's windows in a batch."""
 
     index: int
+    notes: Notes
     spans: list[tuple[float, float]] = field(default_factory=list)
     last: bool = False
     error: AudioError | None = None
 
 
+@dataclass
 class _Batch:
     """Windows on their way to the encoder, and the inputs they belong to."""
 
-    def __init__(self, inputs: list[_Input] | None = None) -> None:
-        self.windows: list[Float32] = []
-        self.inputs = inputs or []
-
-    def begin(self, index: int) -> None:
-        self.inputs.append(_Input(index))
-
-    def add(self, window: Float32, start: float, end: float) -> None:
-        self.windows.append(window)
-        self.inputs[-1].spans.append((start, end))
-
-    def end(self, error: AudioError | None = None) -> None:
-        self.inputs[-1].last, self.inputs[-1].error = True, error
-
-    def full(self, size: int) -> bool:
-        # Inputs without a window, such as broken ones, must not pile up unreported.
-        return len(self.windows) >= size or len(self.inputs) >= _INPUTS + size
-
-    def next(self) -> _Batch:
-        """An empty one, which goes on with the input that is not at its end."""
-        return _Batch([_Input(entry.index) for entry in self.inputs if not entry.last])
+    windows: list[Float32] = field(default_factory=list)
+    inputs: list[_Input] = field(default_factory=list)
 
     def parts(self, rows: Float32) -> list[Part]:
         """What the batch holds of each input, given the embeddings of its windows."""
-        parts, row = [], 0
+        parts, first = [], 0
         for entry in self.inputs:
-            end = row + len(entry.spans)
-            kept = slice(row, row if entry.error else end)
-            spans = np.array(entry.spans, np.float64).reshape(-1, 2)[: kept.stop - kept.start]
-            parts.append(Part(entry.index, rows[kept], spans, entry.last, entry.error))
-            row = end
+            count = 0 if entry.error is not None else len(entry.spans)
+            spans = np.array(entry.spans[:count], np.float64).reshape(-1, 2)
+            embeddings = rows[first : first + count]
+            parts.append(Part(entry.index, embeddings, spans, entry.last, entry.error, entry.notes))
+            first += len(entry.spans)
         return parts
+
+
+def _batches(sources: Iterable[Source], encoder: Encoder, config: ExtractConfig) -> Iterator[_Batch]:
+    seconds = check_windows(encoder.config, config)
+    reading: deque[Source] = deque()
+
+    def remembered() -> Iterator[Source]:
+        for source in sources:
+            reading.append(source)
+            yield source
+
+    batch = _Batch()
+    for index, windows in enumerate(decode_ahead(remembered(), encoder, seconds, config.threads)):
+        source = reading.popleft()
+        entry = _Input(index, source.notes)
+        batch.inputs.append(entry)
+        try:
+            for window, start, end in windows:
+                batch.windows.append(window)
+                entry.spans.append((start, end))
+                if len(batch.windows) == config.batch_size:
+                    yield batch
+                    entry = _Input(index, source.notes)
+                    batch = _Batch(inputs=[entry])
+        except AudioError as error:
+            entry.error = error
+        except (MTSLVRError, MemoryError):
+            raise
+        except Exception as error:  # of a file object or a library that the input comes from
+            said = f"cannot be read ({type(error).__name__}: {error}); repair or leave it out"
+            entry.error = AudioError(f"{source.label or audio_label(source.audio)}: {said}")
+        entry.last = True
+        if len(batch.inputs) >= _INPUTS + config.batch_size:  # such as broken ones, which must not pile up unreported
+            yield batch
+            batch = _Batch()
+    if batch.inputs:
+        yield batch
 
 
 def for_inference(encoder: Encoder) -> Encoder:
@@ -256,72 +229,49 @@ def for_inference(encoder: Encoder) -> Encoder:
 
 
 class _Encoding:
-    """Batches go in, their parts come out in the same order, a few batches later."""
+    """Divides batches over threads, and brings their rows together."""
 
     def __init__(self, encoder: Encoder, config: ExtractConfig) -> None:
         self._encoder, self._config = for_inference(encoder), config
         on_cpu = encoder.device.type == "cpu"
-        self._lanes = Lanes(None if on_cpu else 1)  # a GPU shares out a batch itself
+        self.lanes = Lanes(None if on_cpu else 1)  # a GPU shares out a batch itself
         self._most = min(_PIECE, config.batch_size) if on_cpu else config.batch_size
         self._filled = config.fixed_batches and not on_cpu
-        self._running: deque[tuple[_Batch, list[Future[Float32]]]] = deque()
 
-    def put(self, batch: _Batch) -> Iterator[list[Part]]:
-        """Take a batch, which begins now."""
-        pieces = [self._lanes.submit(self._encode, piece) for piece in self._split(batch.windows)]
-        self._running.append((batch, pieces))
-        while len(self._running) > _RUNNING:
-            yield self._oldest()
-
-    def rest(self) -> Iterator[list[Part]]:
-        """No batch follows."""
-        while self._running:
-            yield self._oldest()
-
-    def _split(self, windows: list[Float32]) -> list[list[Float32]]:
+    def begin(self, windows: list[Float32]) -> list[Future[Float32]]:
+        """Have the windows of a batch encoded, in pieces."""
         size = self._size(len(windows))
-        return [windows[start : start + size] for start in range(0, len(windows), size)]
+        pieces = (windows[start : start + size] for start in range(0, len(windows), size))
+        return [self.lanes.submit(self._encode, piece) for piece in pieces]
+
+    def finish(self, batch: _Batch, pieces: list[Future[Float32]]) -> list[Part]:
+        """The parts of a batch whose pieces were begun."""
+        return batch.parts(self._joined(piece.result() for piece in pieces))
 
     def _size(self, windows: int) -> int:
         """Of how many windows a piece of a batch is: nearly equal ones, as many for each thread."""
         whole = self._config.batch_size if self._filled else windows
-        share = max(1, -(-whole // self._lanes.count))
+        share = max(1, -(-whole // self.lanes.count))
         return -(-share // -(-share // self._most))
-
-    def _stacked(self, windows: list[Float32]) -> Float32:
-        missing = self._size(0) - len(windows) if self._filled else 0
-        return np.pad(np.stack(windows), ((0, max(0, missing)), (0, 0)))
-
-    def _oldest(self) -> list[Part]:
-        batch, chunks = self._running.popleft()
-        return batch.parts(self._joined(chunk.result() for chunk in chunks))
 
     def _joined(self, rows: Iterable[Float32]) -> Float32:
         width = self._encoder.embedding_dim(self._config.features, self._config.layer)
         return np.concatenate([np.empty((0, width), np.float32), *rows])
 
     def _encode(self, windows: list[Float32]) -> Float32:
-        batch = self._stacked(windows)
+        missing = self._size(0) - len(windows) if self._filled else 0
+        batch = np.pad(np.stack(windows), ((0, max(0, missing)), (0, 0)))
         try:
             return _encode(self._encoder, batch, self._config)[: len(windows)]
         except torch.cuda.OutOfMemoryError as error:
-            said = str(error).splitlines()[0]
-        device = self._encoder.device
+            said = f"out of memory on {self._encoder.device} ({str(error).splitlines()[0]})"
         if len(batch) == 1:
             remedy = "use a shorter window, or device='cpu'"
-            raise ConfigError(f"one window of {batch.shape[1]} samples: out of memory on {device} ({said}); {remedy}")
+            raise ConfigError(f"one window of {batch.shape[1]} samples: {said}; {remedy}")
         self._most = half = len(batch) // 2
-        warnings.warn(
-            f"batch_size={len(batch)}: out of memory on {device} ({said}); going on with {half}", stacklevel=2
-        )
+        warnings.warn(f"batch_size={len(batch)}: {said}; going on with {half}", stacklevel=2)
         torch.cuda.empty_cache()  # does nothing where CUDA is not in use
         return self._joined(self._encode(windows[start : start + half]) for start in range(0, len(windows), half))
-
-    def __enter__(self) -> _Encoding:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._lanes.close()
 
 
 def check_windows(encoder: EncoderConfig, config: ExtractConfig) -> tuple[float, float]:

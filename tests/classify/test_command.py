@@ -15,7 +15,6 @@ from mtslvr.classify import Classifier, read_labels
 from mtslvr.cli.main import main
 from mtslvr.models import checkpoint
 from mtslvr.run import extract
-from mtslvr.run.export import write_npz
 from mtslvr.run.table import read_table
 
 RATE = 16_000
@@ -367,7 +366,7 @@ def test_embeddings_of_one_feature_are_enough(done, tmp_path):
 def test_recordings_without_a_window(done, tmp_path):
     root, _ = done
     columns = {"embeddings": np.empty((0, 1000), np.float32), "paths": [], "start": [], "end": []}
-    write_npz(tmp_path / "none.npz", **columns, settings={"pool": "none"})
+    np.savez(tmp_path / "none.npz", **columns, settings=json.dumps({"pool": "none"}))
     result = run(root / "tones.mtslvr", tmp_path / "none.npz", "-o", tmp_path / "x.csv")
     assert result.exit_code == 2 and "holds no windows; embed recordings" in result.output
 

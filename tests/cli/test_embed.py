@@ -16,7 +16,7 @@ from click.testing import CliRunner
 import mtslvr
 from mtslvr.cli.embed import embed_command
 from mtslvr.models import checkpoint
-from mtslvr.run.table import read_npz
+from mtslvr.run.table import read_table as read_npz
 
 
 @pytest.fixture(scope="module")

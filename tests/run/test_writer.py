@@ -9,7 +9,7 @@ from mtslvr.errors import ConfigError
 from mtslvr.run.export import write_npz
 from mtslvr.run.files import check_output
 from mtslvr.run.recorder import Recorder
-from mtslvr.run.table import KEYS, read_npz
+from mtslvr.run.table import KEYS, read_table
 
 needs_permissions = pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() == 0, reason="permissions do not bind this user"
@@ -31,7 +31,7 @@ def table(n=3, d=4, **changes):
 def test_round_trip(tmp_path, n):
     path = tmp_path / "out.npz"
     write_npz(path, **table(n))
-    back = read_npz(path)
+    back = read_table(path)
     np.testing.assert_array_equal(back.embeddings, table(n)["embeddings"])
     assert back.embeddings.dtype == np.float32 and back.start.dtype == back.end.dtype == np.float64
     assert back.paths == tuple(table(n)["paths"])
@@ -52,7 +52,7 @@ def test_plain_numpy_reads_it_without_pickle(tmp_path):
 
 def test_float64_is_stored_as_float32(tmp_path):
     write_npz(tmp_path / "out.npz", **table(embeddings=np.ones((3, 4))))
-    assert read_npz(tmp_path / "out.npz").embeddings.dtype == np.float32
+    assert read_table(tmp_path / "out.npz").embeddings.dtype == np.float32
 
 
 def test_a_failing_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -65,7 +65,7 @@ def test_a_failing_write_leaves_the_old_file(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ConfigError, match=r"out\.npz: cannot be written \(No space left on device\); choose"):
         write_npz(path, **table(3))
-    assert len(read_npz(path).paths) == 1
+    assert len(read_table(path).paths) == 1
     assert os.listdir(tmp_path) == ["out.npz"]
 
 
@@ -205,4 +205,4 @@ def write_other_zip(path):
 def test_reading_something_else(tmp_path, make):
     make(tmp_path / "in.npz")
     with pytest.raises(ConfigError, match=r"in\.npz: not an npz of embeddings .*; write one with"):
-        read_npz(tmp_path / "in.npz")
+        read_table(tmp_path / "in.npz")

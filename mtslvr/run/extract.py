@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from torch.nn import functional as F
 from ..audio.load import audio_label
 from ..audio.recordings import Notes
 from ..audio.windows import Float32, Float64, Pool, Pooling, iter_windows
-from ..config import EncoderConfig, Features, Layer, Normalization
+from ..config import EncoderConfig, Features, Layer, Normalization, parse_enum
 from ..errors import AudioError, ConfigError, MTSLVRError
 from ..nn.encoder import Encoder
 from ..workers import Lanes, on_one_thread
@@ -71,6 +72,12 @@ class ExtractConfig:
             if not whole or not 1 <= value <= most:
                 raise ConfigError(f"{name}={value!r}: must be an integer from 1 to {most}")
             object.__setattr__(self, name, int(value))
+
+    @classmethod
+    def parse(cls, features: Features | str, layer: Layer | str, pool: Pool | str, *rest: Any) -> ExtractConfig:
+        """With names as users give them."""
+        names = parse_enum(Features, features, "features"), parse_enum(Layer, layer, "layer")
+        return cls(*names, parse_enum(Pool, pool, "pool"), *rest)
 
     def for_output(self) -> ExtractConfig:
         """The same with `fixed_batches`, as outputs are made that are gone on with and merged."""

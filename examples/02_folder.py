@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mtslvr.cli.embed import embed_command
 from mtslvr import read_table
+from mtslvr.cli.embed import embed_command
 
 with tempfile.TemporaryDirectory() as folder:
     output = Path(folder, "embeddings.npz")

@@ -23,19 +23,12 @@ BLOCK = 1024  # rows at once
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """What an output is to hold, in its order.
+    """What an output is to hold, in its order."""
 
-    Attributes:
-        files: name and number of rows of each file.
-        spans: (n, 2) float64, seconds.
-        width: numbers a row.
-        embeddings: gives them in blocks (k, width) float32, from the beginning each time it is called.
-    """
-
-    files: Sequence[tuple[str, int]]
-    spans: Array
-    width: int
-    embeddings: Callable[[], Iterable[Array]]
+    files: Sequence[tuple[str, int]]  # name and number of rows
+    spans: Array  # (n, 2) float64, seconds
+    width: int  # numbers a row
+    embeddings: Callable[[], Iterable[Array]]  # in blocks (k, width) float32, from the beginning at each call
 
     def names(self) -> Iterator[str]:
         """The file of each row."""
@@ -51,16 +44,7 @@ class Rows:
 
 
 def export(target: Path, form: Format, rows: Rows, settings: Mapping[str, Any]) -> None:
-    """Write an output; an older file stays as it was until the new one is complete.
-
-    Args:
-        target: see `check_output`.
-        form: its format.
-        rows: what to write.
-        settings: everything the rows depend on.
-    Raises:
-        OSError: cannot be written.
-    """
+    """Write an output with the settings it was made by; an older file stays until the new one is complete."""
     write = {Format.NPZ: _npz, Format.NPY: _npy, Format.PARQUET: _parquet, Format.CSV: _csv, Format.JSONL: _jsonl}
     with atomic(target, [sidecar(target, suffix) for suffix in (INDEX, META)]) as file:
         write[form](file, rows, settings)
@@ -80,11 +64,11 @@ def in_blocks(array: Array) -> Iterator[Array]:
 
 
 def _npz(file: BinaryIO, rows: Rows, settings: Mapping[str, Any]) -> None:
-    longest = max((len(name) for name, count in rows.files if count), default=1)
-    count, names = len(rows.spans), np.dtype(f"<U{max(longest, 1)}")
+    longest = max((len(name) for name, _ in rows.files), default=1)
+    count, names = len(rows.spans), f"<U{longest}"
     members: list[tuple[str, Any, tuple[int, ...], Callable[[], Iterable[Array]]]] = [
         ("embeddings", "<f4", (count, rows.width), rows.embeddings),
-        ("paths", names, (count,), lambda: (np.array(block) for block in _batched(rows.names()))),
+        ("paths", names, (count,), lambda: (np.array([name]) for name in rows.names())),
         ("start", "<f8", (count,), lambda: [rows.spans[:, 0]]),
         ("end", "<f8", (count,), lambda: [rows.spans[:, 1]]),
     ]
@@ -99,10 +83,6 @@ def _npz(file: BinaryIO, rows: Rows, settings: Mapping[str, Any]) -> None:
         for key, text in {**texts, "settings": json.dumps(dict(settings), ensure_ascii=False)}.items():
             with archive.open(f"{key}.npy", "w") as member:
                 np.lib.format.write_array(member, np.asarray(str(text)), allow_pickle=False)
-
-
-def _batched(names: Iterator[str]) -> Iterator[list[str]]:
-    return iter(lambda: list(itertools.islice(names, BLOCK)), [])
 
 
 def _npy(file: BinaryIO, rows: Rows, settings: Mapping[str, Any]) -> None:

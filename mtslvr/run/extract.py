@@ -41,28 +41,21 @@ _PIECE = 16  # windows that a thread encodes at once: fewer cost more each, for 
 class ExtractConfig:
     """How files become embeddings.
 
-    Attributes:
-        features: which embedding.
-        layer: where it is read.
-        pool: mean over a file's windows, or every window.
-        window_seconds: None is the encoder's own.
-        hop_seconds: None is `window_seconds`.
-        batch_size: windows at once through the encoder.
-        threads: files decoded side by side.
-        fixed_batches: a window has the same numbers whatever comes with it, to the last bit, at the cost of silence
-            encoded with it. A GPU picks its kernels, and so its rounding, by the size of a batch, so a short one is
-            filled; a CPU by whether there is one window or more, so one that is alone gets another.
+    With `fixed_batches` a window has the same numbers whatever comes with it, to the last bit, at the cost of silence
+    encoded with it. A GPU picks its kernels, and so its rounding, by the size of a batch, so a short one is filled; a
+    CPU by whether there is one window or more, so one that is alone gets another.
+
     Raises:
-        ConfigError: unknown name or a value outside its range.
+        ConfigError: a value outside its range.
     """
 
     features: Features = Features.CONCAT
     layer: Layer = Layer.HEAD
     pool: Pool = Pool.MEAN
-    window_seconds: float | None = None
-    hop_seconds: float | None = None
-    batch_size: int = 32
-    threads: int = 2
+    window_seconds: float | None = None  # the encoder's own
+    hop_seconds: float | None = None  # as long as a window
+    batch_size: int = 32  # windows at once through the encoder
+    threads: int = 2  # files decoded side by side
     fixed_batches: bool = False
 
     def __post_init__(self) -> None:

@@ -55,9 +55,6 @@ def parse_format(path: str | os.PathLike[str], given: str | None = None) -> Form
 def check_output(path: str | os.PathLike[str], given: str | None = None) -> Path:
     """Find out before the work starts, by making and removing a file beside it, that `path` can be written.
 
-    Args:
-        path: the output.
-        given: its format; None is that of the suffix.
     Returns:
         The file that would be written, links resolved.
     Raises:
@@ -150,10 +147,7 @@ def guarded(path: str | os.PathLike[str], kept: str = "") -> Iterator[None]:
 def atomic(target: Path, beside: Sequence[Path] = ()) -> Iterator[BinaryIO]:
     """A binary file that takes the place of `target` once it is complete and on disk.
 
-    Args:
-        target: the file.
-        beside: files that describe the old one, deleted just before: a process that ends in between leaves none that
-            describes the new one wrongly.
+    Files `beside` it describe the old one and are deleted just before, so that none describes the new one wrongly.
     """
     part = part_of(target)
     try:

@@ -85,9 +85,7 @@ def read_table(path: str | os.PathLike[str]) -> EmbeddingTable:
     """Read an output of mtslvr-embed, whatever its format; an npy is mapped, the others are read into memory.
 
     Args:
-        path: .npz, .npy, .parquet, .csv or .jsonl; those of an npy lie beside it.
-    Returns:
-        Embeddings, names and times of all rows.
+        path: .npz, .npy, .parquet, .csv or .jsonl, with what lies beside it.
     Raises:
         ConfigError: missing, not such a file, or of a later version.
     """

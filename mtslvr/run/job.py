@@ -100,7 +100,8 @@ def make_plan(output: str, files: Sequence[FoundAudio], state: State | None, *, 
         else:
             plan.done.append(found)
             plan.noted += [(found.path, entry.note)] if entry.note else []
-            if entry.stat != found and entry.digest:
+            renamed = (entry.path, entry.name) != (found.path, found.name)
+            if renamed or (entry.digest and entry.stat != found):
                 plan.moved.append((entry.path, found))
     _check_names(output, plan, entries)
     unfinished = None if state is None or state.open is None else state.open.path

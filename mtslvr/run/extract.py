@@ -103,16 +103,21 @@ class FileEmbeddings:
         return None if self.error is not None else self.embeddings.mean(axis=0)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Part:
     """What one batch holds of one input: the windows that follow those of earlier parts."""
 
     index: int  # among the inputs
-    embeddings: Float32  # (k, D)
-    spans: Float64  # (k, 2), start and end in seconds
-    last: bool  # no windows follow
-    error: AudioError | None  # why the input, earlier parts included, has no embeddings
     notes: Notes  # complete with the last part
+    times: list[tuple[float, float]] = field(default_factory=list)  # start and end of each window in seconds
+    last: bool = False  # no windows follow
+    error: AudioError | None = None  # why the input, earlier parts included, has no embeddings
+    embeddings: Float32 = field(default_factory=lambda: np.empty((0, 0), np.float32))  # (k, D), once encoded
+
+    @property
+    def spans(self) -> Float64:
+        """(k, 2) float64, start and end in seconds."""
+        return np.array(self.times, np.float64).reshape(-1, 2)
 
 
 def extract(sources: Iterable[Source], encoder: Encoder, config: ExtractConfig) -> Iterator[FileEmbeddings]:
@@ -142,48 +147,21 @@ def encode_batches(sources: Iterable[Source], encoder: Encoder, config: ExtractC
     Raises:
         ConfigError: see `extract`.
     """
-    running: deque[tuple[_Batch, list[Future[Float32]]]] = deque()
+    running: deque[tuple[list[Part], list[Future[Float32]]]] = deque()
     encoding = _Encoding(encoder, config)
     with contextlib.closing(encoding.lanes):
-        for batch in _batches(sources, encoder, config):
-            running.append((batch, encoding.begin(batch.windows)))
+        for windows, parts in _batches(sources, encoder, config):
+            running.append((parts, encoding.begin(windows)))
             if len(running) > _RUNNING:
                 yield encoding.finish(*running.popleft())
         while running:
             yield encoding.finish(*running.popleft())
 
 
-@dataclass
-class _Input:
-    """An input's windows in a batch."""
-
-    index: int
-    notes: Notes
-    spans: list[tuple[float, float]] = field(default_factory=list)
-    last: bool = False
-    error: AudioError | None = None
-
-
-@dataclass
-class _Batch:
-    """Windows on their way to the encoder, and the inputs they belong to."""
-
-    windows: list[Float32] = field(default_factory=list)
-    inputs: list[_Input] = field(default_factory=list)
-
-    def parts(self, rows: Float32) -> list[Part]:
-        """What the batch holds of each input, given the embeddings of its windows."""
-        parts, first = [], 0
-        for entry in self.inputs:
-            count = 0 if entry.error is not None else len(entry.spans)
-            spans = np.array(entry.spans[:count], np.float64).reshape(-1, 2)
-            embeddings = rows[first : first + count]
-            parts.append(Part(entry.index, embeddings, spans, entry.last, entry.error, entry.notes))
-            first += len(entry.spans)
-        return parts
-
-
-def _batches(sources: Iterable[Source], encoder: Encoder, config: ExtractConfig) -> Iterator[_Batch]:
+def _batches(
+    sources: Iterable[Source], encoder: Encoder, config: ExtractConfig
+) -> Iterator[tuple[list[Float32], list[Part]]]:
+    """The windows of each batch, and the parts that they belong to."""
     seconds = check_windows(encoder.config, config)
     reading: deque[Source] = deque()
 
@@ -192,32 +170,31 @@ def _batches(sources: Iterable[Source], encoder: Encoder, config: ExtractConfig)
             reading.append(source)
             yield source
 
-    batch = _Batch()
-    for index, windows in enumerate(decode_ahead(remembered(), encoder, seconds, config.threads)):
+    windows: list[Float32] = []
+    parts: list[Part] = []
+    for index, decoded in enumerate(decode_ahead(remembered(), encoder, seconds, config.threads)):
         source = reading.popleft()
-        entry = _Input(index, source.notes)
-        batch.inputs.append(entry)
+        parts.append(Part(index, source.notes))
         try:
-            for window, start, end in windows:
-                batch.windows.append(window)
-                entry.spans.append((start, end))
-                if len(batch.windows) == config.batch_size:
-                    yield batch
-                    entry = _Input(index, source.notes)
-                    batch = _Batch(inputs=[entry])
+            for window, start, end in decoded:
+                windows.append(window)
+                parts[-1].times.append((start, end))
+                if len(windows) == config.batch_size:
+                    yield windows, parts
+                    windows, parts = [], [Part(index, source.notes)]
         except AudioError as error:
-            entry.error = error
+            parts[-1].error = error
         except (MTSLVRError, MemoryError):
             raise
         except Exception as error:  # of a file object or a library that the input comes from
             said = f"cannot be read ({type(error).__name__}: {error}); repair or leave it out"
-            entry.error = AudioError(f"{source.label or audio_label(source.audio)}: {said}")
-        entry.last = True
-        if len(batch.inputs) >= _INPUTS + config.batch_size:  # such as broken ones, which must not pile up unreported
-            yield batch
-            batch = _Batch()
-    if batch.inputs:
-        yield batch
+            parts[-1].error = AudioError(f"{source.label or audio_label(source.audio)}: {said}")
+        parts[-1].last = True
+        if len(parts) >= _INPUTS + config.batch_size:  # such as broken ones, which must not pile up unreported
+            yield windows, parts
+            windows, parts = [], []
+    if parts:
+        yield windows, parts
 
 
 def for_inference(encoder: Encoder) -> Encoder:
@@ -244,9 +221,16 @@ class _Encoding:
         pieces = (windows[start : start + size] for start in range(0, len(windows), size))
         return [self.lanes.submit(self._encode, piece) for piece in pieces]
 
-    def finish(self, batch: _Batch, pieces: list[Future[Float32]]) -> list[Part]:
-        """The parts of a batch whose pieces were begun."""
-        return batch.parts(self._joined(piece.result() for piece in pieces))
+    def finish(self, parts: list[Part], pieces: list[Future[Float32]]) -> list[Part]:
+        """The parts of a batch whose pieces were begun, with their embeddings."""
+        rows, first = self._joined(piece.result() for piece in pieces), 0
+        for part in parts:
+            end = first + len(part.times)
+            if part.error is not None:
+                part.times = []
+            part.embeddings = rows[first : first + len(part.times)]
+            first = end
+        return parts
 
     def _size(self, windows: int) -> int:
         """Of how many windows a piece of a batch is: nearly equal ones, as many for each thread."""

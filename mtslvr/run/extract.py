@@ -248,12 +248,12 @@ class _Encoding:
         try:
             return _encode(self._encoder, batch, self._config)[: len(windows)]
         except torch.cuda.OutOfMemoryError as error:
-            said = f"out of memory on {self._encoder.device} ({str(error).splitlines()[0]})"
+            where = f"{self._encoder.device} ({str(error).splitlines()[0]})"
         if len(batch) == 1:
             remedy = "use a shorter window, or device='cpu'"
-            raise ConfigError(f"one window of {batch.shape[1]} samples: {said}; {remedy}")
+            raise ConfigError(f"one window of {batch.shape[1]} samples: out of memory on {where}; {remedy}")
         self._most = half = len(batch) // 2
-        warnings.warn(f"batch_size={len(batch)}: {said}; going on with {half}", stacklevel=2)
+        warnings.warn(f"batch_size={len(batch)}: out of memory on {where}; going on with {half}", stacklevel=2)
         torch.cuda.empty_cache()  # does nothing where CUDA is not in use
         return self._joined(self._encode(windows[start : start + half]) for start in range(0, len(windows), half))
 

@@ -89,6 +89,8 @@ def read_table(path: str | os.PathLike[str]) -> EmbeddingTable:
     Raises:
         ConfigError: missing, not such a file, or of a later version.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ConfigError(f"type {type(path).__name__}: pass the path of an output of mtslvr-embed")
     file = Path(path)
     try:
         table = {

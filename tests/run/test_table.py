@@ -166,3 +166,8 @@ def test_reading_something_else(tmp_path, make):
     make(tmp_path / "in.npz")
     with pytest.raises(ConfigError, match=r"in\.npz: not embeddings .*; write them with mtslvr-embed"):
         read_table(tmp_path / "in.npz")
+
+
+def test_another_type_than_a_path_is_named():
+    with pytest.raises(ConfigError, match="type ndarray: pass the path of an output of mtslvr-embed"):
+        read_table(np.zeros((1, 2)))

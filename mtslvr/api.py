@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .audio.load import audio_label
+from .audio.load import Excerpt, audio_label
 from .audio.windows import Float32, Float64, Pool
 from .config import Features, Layer
 from .errors import AudioError, ConfigError
@@ -24,7 +24,7 @@ from .models import hub
 from .models.checkpoint import CONFIG_NAME, WEIGHTS_NAME
 from .nn.encoder import Encoder
 from .run.extract import ExtractConfig, FileEmbeddings, Source, extract
-from .run.sources import Input, Rates, as_list, as_pair, is_single, list_rates, make_source
+from .run.sources import Input, Rates, as_list, as_pair, is_single, list_excerpts, list_rates, make_source
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -41,6 +41,9 @@ class _Options(TypedDict, total=False):
     encoder: Model | None
     window_seconds: float | None
     hop_seconds: float | None
+    channels: int | str
+    start: float | None
+    end: float | None
     batch_size: int
 
 
@@ -63,6 +66,9 @@ def embed(
     encoder: Model | None = None,
     window_seconds: float | None = None,
     hop_seconds: float | None = None,
+    channels: int | str = "mix",
+    start: float | None = None,
+    end: float | None = None,
     batch_size: int = 32,
     threads: int = 2,
 ) -> Float32 | Tensor:
@@ -81,32 +87,42 @@ def embed(
         window_seconds: length of the slices given to the encoder; None is what it was made for (5 s). Shorter
             input is repeated to fill one.
         hop_seconds: from one slice to the next; None is `window_seconds`.
+        channels: "mix", the mean over channels; a number, that one alone, counted from 0; "each", every one.
+        start: seconds into each input where to begin; None is its beginning.
+        end: seconds into each input where to end; None is its end.
         batch_size: slices at once through the encoder.
         threads: files decoded side by side.
     Returns:
-        (D,) float32 for one input, (n, D) for a list of n; NumPy, or a tensor on the encoder's device where all
-        inputs are tensors.
+        (D,) float32 for one input, (n, D) for a list of n, and with "each" (C, D) and (n, C, D) for inputs of C
+        channels; NumPy, or a tensor on the encoder's device where all inputs are tensors.
     Raises:
-        AudioError: input that is missing, no audio, empty, not finite, of the wrong rank, or without a rate. A list
-            ends at its first such input; `embed_files` goes on with the others.
-        ConfigError: unknown features or layer, window or hop outside its range.
+        AudioError: input that is missing, no audio, empty, not finite, of the wrong rank, without a rate, or without
+            the channel or the time asked for. A list ends at its first such input; `embed_files` goes on with the
+            others.
+        ConfigError: unknown features or layer, window or hop outside its range, an end that is not after the start.
         HubError, CheckpointError: see `mtslvr.load`.
     """
     config = ExtractConfig.parse(features, layer, Pool.MEAN, window_seconds, hop_seconds, batch_size, threads)
     single = is_single(audio)
     inputs: Sequence[Any] = [audio] if single else as_list(audio)
     rates = list_rates(sample_rate, len(inputs))
-    encoder = get_encoder(encoder)
     indices: Sequence[int | None] = [None] if single else range(len(inputs))
-    rows = []
-    for result in extract(map(make_source, inputs, rates, indices), encoder, config):
-        if result.error is not None:
-            place = f"input {result.index} of {len(inputs)}, counted from 0; mtslvr.embed_files goes on with the others"
-            raise result.error if single else AudioError(f"{result.error} ({place})")
-        _warn_of_incomplete(result, inputs[result.index], indices[result.index])
-        rows.append(result.embeddings)
+    excerpts = list_excerpts(channels, start, end, map(make_source, inputs, rates, indices))
+    encoder = get_encoder(encoder)
     width = encoder.embedding_dim(config.features, config.layer)
-    embeddings = np.concatenate([np.empty((0, width), np.float32), *rows])
+    embeddings = np.empty((len(inputs), len(excerpts), width), np.float32)
+    for channel, excerpt in enumerate(excerpts):
+        sources = map(make_source, inputs, rates, indices)
+        for result in extract(sources, encoder, dataclasses.replace(config, excerpt=excerpt)):
+            if result.error is not None:
+                place = (
+                    f"input {result.index} of {len(inputs)}, counted from 0; mtslvr.embed_files goes on with the others"
+                )
+                raise result.error if single else AudioError(f"{result.error} ({place})")
+            if channel == 0:
+                _warn_of_incomplete(result, inputs[result.index], indices[result.index])
+            embeddings[result.index, channel] = result.embeddings[0]
+    embeddings = embeddings if channels == "each" else embeddings[:, 0]
     return _as_given(embeddings[0] if single else embeddings, inputs, encoder)
 
 
@@ -127,16 +143,19 @@ def embed_windows(
     encoder: Model | None = None,
     window_seconds: float | None = None,
     hop_seconds: float | None = None,
+    channels: int | str = "mix",
+    start: float | None = None,
+    end: float | None = None,
     batch_size: int = 32,
 ) -> tuple[Float32 | Tensor, Float64]:
     """An embedding for each window of one input.
 
     Args:
         audio: see `embed`, as those that are not named here; one input.
-        hop_seconds: window i starts at round(i * hop_seconds * sample_rate) samples.
+        hop_seconds: window i starts round(i * hop_seconds * sample_rate) samples after `start`.
     Returns:
-        Embeddings (k, D) float32 and their start and end (k, 2) in seconds; the last window is repeated to full
-        length where the audio ends inside it.
+        Embeddings (k, D) float32, with `channels` of "each" (C, k, D), and their start and end (k, 2) in seconds of
+        the input; the last window is repeated to full length where the audio ends inside it.
     Raises:
         AudioError, ConfigError, HubError, CheckpointError: see `embed`.
     """
@@ -145,12 +164,17 @@ def embed_windows(
         said = "pass one input, or all of them to mtslvr.embed_files with pool='none'"
         raise AudioError(f"type {type(audio).__name__}: {said}")
     rates = list_rates(sample_rate, 1)
+    excerpts = list_excerpts(channels, start, end, map(make_source, [audio], rates))
     encoder = get_encoder(encoder)
-    [result] = extract(map(make_source, [audio], rates), encoder, config)
-    if result.error is not None:
-        raise result.error
-    _warn_of_incomplete(result, audio, None)
-    return _as_given(result.embeddings, [audio], encoder), result.spans
+    parts = []
+    for excerpt in excerpts:
+        [result] = extract(map(make_source, [audio], rates), encoder, dataclasses.replace(config, excerpt=excerpt))
+        if result.error is not None:
+            raise result.error
+        parts.append(result)
+    _warn_of_incomplete(parts[0], audio, None)
+    rows = np.stack([part.embeddings for part in parts]) if channels == "each" else parts[0].embeddings
+    return _as_given(rows, [audio], encoder), parts[0].spans
 
 
 def embed_files(
@@ -162,6 +186,9 @@ def embed_files(
     encoder: Model | None = None,
     window_seconds: float | None = None,
     hop_seconds: float | None = None,
+    channels: int | str = "mix",
+    start: float | None = None,
+    end: float | None = None,
     pool: Pool | str = Pool.MEAN,
     batch_size: int = 32,
     threads: int = 2,
@@ -177,6 +204,7 @@ def embed_files(
         paths: any iterable of what `embed` takes as one input. It is read a few batches ahead of the results that
             are asked for, so it may be of any length, and memory does not grow with it.
         sample_rate: Hz of arrays and tensors that come without one; see `embed` for what is not named here.
+        channels: see `embed`; "mix" or a number.
         pool: "mean", one embedding an input, or "none", one a window.
         on_error: "skip" gives the error of a broken input in its result, "raise" raises it.
         progress: show a bar on standard error.
@@ -193,6 +221,7 @@ def embed_files(
     if is_single(paths):
         said = "pass a list or another iterable of inputs, such as pathlib.Path(folder).rglob('*.wav')"
         raise AudioError(f"type {type(paths).__name__}: {said}; for one input there is mtslvr.embed")
+    config = dataclasses.replace(config, excerpt=Excerpt(channels, start, end))
     results = _results(paths, sample_rate, get_encoder(encoder), config, stop=on_error == "raise")
     if not progress:
         return results

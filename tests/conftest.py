@@ -6,6 +6,7 @@ encoders filled by the rule, each made once a session, and one small encoder wit
 
 import sys
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,18 @@ def _randomize(module):
             torch.nn.init.normal_(norm.running_mean, 0, 0.1)
             torch.nn.init.uniform_(norm.running_var, 0.5, 1.5)
     return module.eval()
+
+
+# An extra of the package to the module that shows whether it is installed.
+EXTRAS = {"train": "tensorboard", "plot": "plotly", "umap": "umap", "datasets": "datasets", "onnx": "onnxruntime",
+          "ray": "ray"}  # fmt: skip
+
+
+def pytest_runtest_setup(item):
+    for mark in item.iter_markers("extra"):
+        for name in mark.args:
+            if find_spec(EXTRAS[name]) is None:
+                pytest.skip(f"needs the extra: pip install 'mtslvr[{name}]'")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import mtslvr
-from mtslvr.models import hub
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -16,8 +15,6 @@ sys.path.insert(0, str(BENCHMARKS))
 from speed import candidates, report, targets, timing  # noqa: E402
 from speed.baseline import Baseline  # noqa: E402
 from speed.sounds import clips  # noqa: E402
-
-bundled = pytest.mark.skipif(not hub.bundled(), reason="this checkout has no bundled weights")
 
 
 def record(data):
@@ -37,39 +34,16 @@ def found_by_name(records):
     return {verdict.what: verdict for verdict in targets.verdicts(records)}
 
 
-@bundled
-@pytest.mark.parametrize("apart", [False, True])
-def test_the_baseline_gives_the_embeddings_of_load(apart):
-    waveforms = clips(3, seconds=2.0)
-    encoder = mtslvr.load(device="cpu")
-    baseline = Baseline(mtslvr.load(device="cpu", fold=False), apart=apart)
-    with torch.inference_mode():
-        wanted, got = encoder.embedding(waveforms, "concat"), baseline(waveforms)
-    assert (got - wanted).norm() <= 1e-4 * wanted.norm()
-
-
-@bundled
-def test_torch_compile_follows_the_whole_encoder():
+@pytest.mark.slow
+def test_what_is_timed_are_the_embeddings_of_the_encoder():
     waveforms, encoder = clips(2, seconds=1.0), mtslvr.load(device="cpu")
+    unfolded = mtslvr.load(device="cpu", fold=False)
+    timed = [candidates.embedder(encoder), candidates.undivided(), candidates.compiled(backend="eager")]
+    timed += [Baseline(unfolded, apart=apart) for apart in (False, True)]
     with torch.inference_mode():
-        wanted, got = encoder.embedding(waveforms, "concat"), candidates.compiled(backend="eager")(waveforms)
-    assert (got - wanted).norm() <= 1e-5 * wanted.norm()
-
-
-@bundled
-def test_the_baseline_runs_the_trunk_once_a_task_and_the_package_once():
-    counts = {}
-    encoder, unfolded = mtslvr.load(device="cpu"), mtslvr.load(device="cpu", fold=False)
-    for name, call, trunk in (
-        ("package", lambda waveforms: encoder.embedding(waveforms), encoder.trunk),
-        ("baseline", Baseline(unfolded), unfolded.trunk),
-    ):
-        seen = []
-        trunk.register_forward_hook(lambda *_, seen=seen: seen.append(1))
-        with torch.inference_mode():
-            call(clips(1, seconds=1.0))
-        counts[name] = len(seen)
-    assert counts == {"package": 1, "baseline": 2}
+        wanted = encoder.embedding(waveforms, "concat")
+        for embed in timed:
+            assert (embed(waveforms) - wanted).norm() <= 1e-4 * wanted.norm()
 
 
 def test_candidates_take_turns_and_warm_up_does_not_count():
@@ -103,30 +77,6 @@ def test_the_ideal_of_a_folder_is_its_summed_cost_over_the_cores():
     assert verdict.reached == "yes"
 
 
-@bundled
-def test_what_is_timed_are_the_embeddings_of_the_encoder():
-    waveforms, encoder = clips(3, seconds=1.0), mtslvr.load(device="cpu")
-    with torch.inference_mode():
-        wanted = encoder.embedding(waveforms, "concat")
-        for embed in (candidates.embedder(encoder), candidates.undivided()):
-            assert (embed(waveforms) - wanted).norm() <= 1e-5 * wanted.norm()
-
-
-def test_a_window_beside_busy_processes_is_held_against_the_same_round():
-    seconds = {"embed": {"idle": [0.1, 0.2, 0.1], "busy": [0.15, 0.3, 0.4]}}
-    [found] = [
-        verdict for verdict in targets.verdicts({"busy": record({"seconds": seconds})}) if "busy" in verdict.what
-    ]
-    assert found.measured == "1.50 (1.50 to 4.00)" and found.reached == "yes"
-
-
-@pytest.mark.parametrize(("front_end", "reached"), [(0.14, "yes"), (0.16, "no")])
-def test_the_share_of_the_front_end_is_bounded_from_above(front_end, reached):
-    seconds = {"normalisation and front end": [front_end], "whole": [1.0]}
-    verdicts = found_by_name({"parts": record({"seconds": {"torch float32": {"1": seconds}}, "absent": {}})})
-    assert verdicts["normalisation and front end, torch float32, batch 1"].reached == reached
-
-
 def test_results_tell_what_is_missing_and_why():
     text = report.render({
         "engines": record(engines(baseline=[2.0], **{"baseline, kernels summed": [1.5]}, torch_float32=[1.0])),
@@ -145,7 +95,7 @@ def test_nothing_measured_reaches_no_target():
     assert {verdict.reached for verdict in targets.verdicts({})} == {"not measured"}
 
 
-@bundled
+@pytest.mark.slow
 def test_a_quick_run_measures_once_and_writes_results(tmp_path):
     env = {**os.environ, "PYTHONPATH": str(BENCHMARKS.parent)}
     command = [sys.executable, str(BENCHMARKS / "run.py"), "--quick", "--only", "engines", "--threads", "1"]

@@ -19,6 +19,7 @@ REASON = "needs the extra: pip install 'mtslvr[onnx]'"
 pytest.importorskip("onnxscript", reason=REASON)
 onnx = pytest.importorskip("onnx", reason=REASON)
 onnxruntime = pytest.importorskip("onnxruntime", reason=REASON)
+pytestmark = pytest.mark.extra("onnx")
 
 STABLE = {"epsilon": 1e-3, "phase": Phase.STABLE}
 ODD = {"sample_rate": 8000, "f_max": 3500, "n_fft": 400, "hop_length": 160, "n_mels": 97}

@@ -158,9 +158,9 @@ def test_mypy_sees_the_types_in_a_users_file_and_only_its_mistakes(tmp_path):
     assert status == 0, said
 
 
+@pytest.mark.extra("datasets")
 def test_functions_that_embed_can_be_hashed_where_the_package_is_not_in_site_packages():
     """Hugging Face `datasets` keeps the results of `map` under a hash of what dill makes of the function."""
-    pytest.importorskip("dill")
     code = "import dill, json, mtslvr, numpy; f = lambda batch: mtslvr.embed(batch); f((numpy.ones(16000), 16000)); "
     assert fresh(code + "print(json.dumps(len(dill.dumps(f, recurse=True))))") > 0
 

@@ -172,8 +172,8 @@ def environment():
 
 @pytest.fixture(scope="module")
 def cluster(environment):
-    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'mtslvr[ray]'")
-    pytest.importorskip("ray.data")
+    import ray.data
+
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
@@ -182,6 +182,7 @@ def cluster(environment):
         ray.shutdown()
 
 
+@pytest.mark.extra("ray")
 def test_ray_writes_parquet_that_reads_without_ray(cluster, model, audio, tmp_path):
     rows = cluster.data.from_items([{"path": path} for path in audio], override_num_blocks=4)
     rows.map_batches(

@@ -189,9 +189,8 @@ def test_pca_is_that_of_a_singular_value_decomposition():
         plot.project(rows[:1])
 
 
-@pytest.mark.parametrize("suffix", ["png", "svg", "pdf", "html"])
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf", pytest.param("html", marks=pytest.mark.extra("plot"))])
 def test_plot_writes_maps(folder, tmp_path, suffix):
-    pytest.importorskip("plotly" if suffix == "html" else "matplotlib")
     out = tmp_path / f"map.{suffix}"
     result = run("plot", folder / "x.npz", "-o", out)
     assert result.exit_code == 0 and "10 points, 2 classes" in result.output, result.output
@@ -205,7 +204,6 @@ def test_plot_writes_maps(folder, tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_names_of_folders_are_shown_as_they_are(tmp_path, suffix):
-    pytest.importorskip("matplotlib")
     names = ["_x", r"$\frac$", "$5", "a_b", "\udcff"]
     out = tmp_path / f"map.{suffix}"
     plot.draw(out, np.eye(5)[:, :2], names, names, r"_x, $\frac$", ("x", "y"))
@@ -238,8 +236,8 @@ def test_plot_refuses_before_any_work(folder, tmp_path, monkeypatch):
     assert absent.exit_code == 2 and "pip install 'mtslvr[plot]'" in absent.output
 
 
+@pytest.mark.extra("umap")
 def test_umap(folder, tmp_path):
-    pytest.importorskip("umap")
     result = run("plot", folder / "x.npz", "-o", tmp_path / "map.png", "--method", "umap")
     assert result.exit_code == 0, result.output
 

@@ -60,6 +60,6 @@ def render(data: dict[str, Any]) -> str:
         cells = [timing.rate(data["cpu"][f"{name}: {what}"], data["seconds"], 0) for what in ("decoded", "to 16 kHz")]
         rows.append([name, *cells])
     return (
-        f"`mtslvr.audio.load.iter_blocks` over a file of {data['seconds']:g} s of made sounds, CPU seconds of one thread: "
-        f"seconds of audio in one of them.\n\n{table(rows)}"
+        f"`mtslvr.audio.load.iter_blocks` over a file of {data['seconds']:g} s of made sounds, CPU seconds of one "
+        f"thread: seconds of audio in one of them.\n\n{table(rows)}"
     )

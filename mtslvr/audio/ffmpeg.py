@@ -40,13 +40,7 @@ def may_read(head: bytes, suffix: str) -> bool:
 
 
 class FfmpegStream:
-    """The first audio stream of a file, being decoded.
-
-    Attributes:
-        rate: Hz.
-        frames: how many have been read.
-        complaint: the last line that ffmpeg wrote to standard error; None where there is none.
-    """
+    """The first audio stream of a file: `rate` in Hz, 0 where there is none, and `frames` read so far."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None and process.stderr is not None
@@ -54,14 +48,14 @@ class FfmpegStream:
         self._lines: deque[bytes] = deque(maxlen=1)
         self._listener = threading.Thread(target=self._lines.extend, args=(process.stderr,), daemon=True)
         self._listener.start()
-        _, start, _, _, self.rate, self._channels = struct.unpack(
-            _HEADER, self._output.read(struct.calcsize(_HEADER)).ljust(struct.calcsize(_HEADER), b"\0")
-        )
-        self._output.read(max(0, start - struct.calcsize(_HEADER)))
+        size = struct.calcsize(_HEADER)
+        header = self._output.read(size).ljust(size, b"\0")
+        _, start, _, _, self.rate, self._channels = struct.unpack(_HEADER, header)
+        self._output.read(max(0, start - size))
 
     @property
     def complaint(self) -> str | None:
-        """After the last block."""
+        """The last line that ffmpeg wrote to standard error, after the last block; None where there is none."""
         self._listener.join()
         return one_line(self._lines[0].decode(errors="replace")) if self._lines else None
 

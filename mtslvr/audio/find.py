@@ -33,11 +33,13 @@ class Search:
 
     Attributes:
         files: audio, each file once.
+        repeated: how often a file was named again.
         unlisted: folders that cannot be listed, and a message about each.
         left_out: how many files of other audio formats there are, by suffix.
     """
 
     files: list[FoundAudio] = field(default_factory=list)
+    repeated: int = 0
     unlisted: list[tuple[str, str]] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
 
@@ -50,7 +52,8 @@ class Search:
         remedy = (
             "install ffmpeg to read them" if ffmpeg.SUFFIXES & self.left_out.keys() else "convert them to WAV or FLAC"
         )
-        return f"{self.left_out.total()} files left out: {counts}; {remedy}"
+        files = "1 file" if self.left_out.total() == 1 else f"{self.left_out.total()} files"
+        return f"{files} left out: {counts}; {remedy}"
 
 
 def find_audio(inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[FoundAudio]:
@@ -68,17 +71,11 @@ def find_audio(inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 def search(inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Search:
     """List files as given and the audio files of folders, searched recursively and sorted by name.
 
-    A file is listed once, under the first input that holds it. Files and folders whose name starts with
-    a dot are left out of a search; links to folders are followed, each folder being entered once. Audio is known by its
-    suffix: what libsndfile reads, and what ffmpeg reads where there is one.
-
-    Args:
-        inputs: one path or many, to files of any suffix or to folders.
-
-    Returns:
-        Paths with unique names: the posix path relative to the folder given, or the file's name for a
-        file given. Inputs whose names clash have the folder's name, then its path as given, then its
-        absolute path put in front.
+    A file is listed once, under the first input that holds it. Names that start with a dot are left out of folders;
+    links to folders are followed, each folder being entered once. Audio is known by its suffix: what libsndfile reads,
+    and what ffmpeg reads where there is one. Names are unique: the posix path relative to the folder given, or the
+    file's name for a file given. Inputs whose names clash have the folder's name, then its path as given, then its
+    absolute path put in front.
 
     Raises:
         AudioError: an input that does not exist.
@@ -91,12 +88,18 @@ def search(inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) ->
     for given in inputs:
         group = _expand(os.fsdecode(given), search)
         places = {os.path.abspath(group.folder / relative): relative for relative in group.relative}
+        search.repeated += sum(place in seen for place in places)
         groups.append(_Group(group.folder, [places[place] for place in places if place not in seen]))
         seen.update(places)
     names = _unique_names(groups)
     paths = [group.folder / relative for group in groups for relative in group.relative]
     search.files = [FoundAudio(path, name) for path, name in zip(paths, names, strict=True)]
     return search
+
+
+def missing(path: str) -> str:
+    """What is said of an input that is not there."""
+    return f"{path!r}: no such file or folder; check the path"
 
 
 class _Group(NamedTuple):
@@ -109,7 +112,7 @@ def _expand(given: str, search: Search) -> _Group:
     if given and os.path.isdir(path):
         return _Group(path, sorted(_walk(path, search), key=PurePath.as_posix))
     if not given or not os.path.lexists(path):
-        raise AudioError(f"{given!r}: no such file or folder; check the path")
+        raise AudioError(missing(given))
     return _Group(path.parent, [PurePath(path.name)])
 
 
@@ -118,21 +121,17 @@ def _walk(root: Path, search: Search) -> Iterator[PurePath]:
         message = f"{error.filename}: cannot be listed ({error.strerror}); make it readable"
         search.unlisted.append((os.fsdecode(error.filename), message))
 
-    suffixes = AUDIO_SUFFIXES | ffmpeg.SUFFIXES if ffmpeg.available() else AUDIO_SUFFIXES
+    suffixes = AUDIO_SUFFIXES | (ffmpeg.SUFFIXES if ffmpeg.available() else frozenset())
     others = (ffmpeg.SUFFIXES | _UNREADABLE) - suffixes
     # Linked folders wait until the real ones are done, so that a folder met twice keeps its real name.
     pending, entered = [os.fspath(root)], set()
     while pending:
         for folder, subfolders, files in os.walk(pending.pop(0), onerror=note):
-            try:
-                status = os.stat(folder)
-            except OSError as error:  # gone meanwhile
-                note(error)
-                continue
-            if (status.st_dev, status.st_ino) in entered:
+            place = os.path.realpath(folder)
+            if place in entered:
                 subfolders.clear()
                 continue
-            entered.add((status.st_dev, status.st_ino))
+            entered.add(place)
             subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
             links = (os.path.join(folder, name) for name in subfolders)
             pending += [link for link in links if os.path.islink(link)]

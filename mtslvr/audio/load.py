@@ -5,10 +5,13 @@ Long files are decoded block by block (`iter_blocks`), so memory does not grow w
 
 from __future__ import annotations
 
+import itertools
+import math
 import numbers
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeAlias, Union
 
 import numpy as np
@@ -16,7 +19,8 @@ import numpy.typing as npt
 import soxr
 from torch import Tensor
 
-from ..errors import AudioError
+from ..errors import AudioError, ConfigError
+from .arrays import ArrayStream
 from .find import AUDIO_SUFFIXES as AUDIO_SUFFIXES
 from .find import FoundAudio as FoundAudio
 from .find import find_audio as find_audio
@@ -28,7 +32,39 @@ Block: TypeAlias = npt.NDArray[np.float32]
 MIN_RATE = 1000
 MAX_RATE = 768_000
 BLOCK_FRAMES = 1 << 14
-MOST_CHANNELS = 16  # of an array; more rows are clips, not channels
+_TOLERANCE = 0.05  # seconds that a file may be shorter than what is said elsewhere: a codec's frame or two
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """What is read of a recording.
+
+    Attributes:
+        channel: "mix", the mean over all, or a number, counted from 0.
+        start: in seconds; None is the beginning.
+        end: in seconds; None is the end of the recording.
+    Raises:
+        ConfigError: another channel, a time below 0, or an end that is not after the start.
+    """
+
+    channel: int | str = "mix"
+    start: float | None = None
+    end: float | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.channel, numbers.Integral) and not isinstance(self.channel, bool) and self.channel >= 0:
+            object.__setattr__(self, "channel", int(self.channel))
+        elif self.channel != "mix":
+            raise ConfigError(f"channel {self.channel!r}: must be 'mix' or the number of a channel, counted from 0")
+        for name in ("start", "end"):
+            time = getattr(self, name)
+            if time is not None and not (isinstance(time, numbers.Real) and 0 <= float(time) < math.inf):
+                raise ConfigError(f"{name}={time!r}: must be a time in seconds from 0, or None")
+        if self.end is not None and not (self.start or 0) < self.end:
+            raise ConfigError(f"end={self.end!r}: must be after start={self.start or 0!r}; correct the times")
+
+
+WHOLE = Excerpt()
 
 
 def load_audio(
@@ -60,36 +96,64 @@ def iter_blocks(
     sample_rate: int | None = None,
     label: str | None = None,
     notes: Notes | None = None,
+    excerpt: Excerpt = WHOLE,
 ) -> Iterator[Block]:
     """Read the waveform of `load_audio` in consecutive blocks, decoded and resampled one at a time.
 
     Args:
         source: see `load_audio`, as the others.
-        target_rate: see `load_audio`.
-        sample_rate: see `load_audio`.
-        label: see `load_audio`.
-        notes: filled by the time the last block is read.
+        target_rate: Hz.
+        sample_rate: Hz of an array.
+        label: what errors call the source.
+        notes: filled by the time the last block is read, where that is the end of the source.
+        excerpt: what to read of it.
     Yields:
         (m,) float32 with m > 0, about `BLOCK_FRAMES` samples or fewer.
     Raises:
-        AudioError: as `load_audio`, while iterating.
+        AudioError: as `load_audio`, while iterating; a channel that is not there, a time beyond the end.
     """
     label = audio_label(source) if label is None else label
     notes = Notes() if notes is None else notes
     target_rate = _check_rate(target_rate, "target_rate", label)
-    levels, made, rate = _Levels(), 0, 0
+    blocks = _whole_blocks(source, target_rate, sample_rate, label, notes, excerpt.channel)
+    return blocks if excerpt.start is excerpt.end is None else _cut(blocks, target_rate, excerpt, label)
+
+
+def _whole_blocks(
+    source: AudioInput, target_rate: int, sample_rate: int | None, label: str, notes: Notes, channel: int | str
+) -> Iterator[Block]:
+    energy, made = _Energy(), 0
     with closing(_streams(source, sample_rate, label, notes)) as streams:
         for stream in streams:
             rate = _check_rate(stream.rate, "sample_rate", label)
-            mono = _check_samples(map(_mix, stream.blocks(_step(rate, target_rate))), rate, label)
-            for block in mono if rate == target_rate else _resample(mono, rate, target_rate, levels):
+            blocks = stream.blocks(_step(rate, target_rate))
+            mono = _check_samples((_mono(block, channel, label) for block in blocks), rate, label)
+            for block in mono if rate == target_rate else _resample(mono, rate, target_rate, energy):
                 made += block.size
                 yield block
-    notes.above_half = levels.above_half
-    if made == 0 and levels.seconds:
-        raise AudioError(f"{label}: at {rate} Hz shorter than one sample at {target_rate} Hz; leave it out")
+    notes.above_half = energy.above_half
     if made == 0:
         raise AudioError(f"{label}: {notes.incomplete or 'zero samples'}; leave it out")
+
+
+def _cut(blocks: Iterator[Block], rate: int, excerpt: Excerpt, label: str) -> Iterator[Block]:
+    """Blocks of a waveform from `excerpt.start` to `excerpt.end`, read no further."""
+    first, last = _sample(excerpt.start or 0, rate), _sample(excerpt.end, rate)
+    if first == last:
+        raise AudioError(f"{label}: end={excerpt.end!r}: not a sample after start={excerpt.start!r}; correct the times")
+    position = 0
+    for block in blocks:
+        piece = block[max(0, first - position) : last - position]
+        position += block.size
+        if piece.size:
+            yield piece
+        if position >= last:
+            return
+    seconds = position / rate
+    if position <= first or (excerpt.end is not None and excerpt.end > seconds + _TOLERANCE):
+        name = "start" if position <= first else "end"
+        said = f"{name}={getattr(excerpt, name):g} s is beyond its end at {seconds:.2f} s"
+        raise AudioError(f"{label}: {said}; correct the times")
 
 
 def load_parts(
@@ -98,13 +162,11 @@ def load_parts(
     """Read parts of a file in one pass, holding no more than these.
 
     Args:
-        source: see `load_audio`.
+        source: see `load_audio`, as the next.
         target_rate: Hz.
         parts: start and end of each in seconds; None is the beginning and the end.
     Returns:
         A waveform (n,) each, shorter than asked for, or empty, where the file ends before; and the file's seconds.
-    Raises:
-        AudioError: see `load_audio`.
     """
     pieces: list[list[Block]] = [[np.empty(0, np.float32)] for _ in parts]
     bounds = [(_sample(start or 0, target_rate), _sample(end, target_rate)) for start, end in parts]
@@ -121,29 +183,22 @@ def _sample(seconds: float | None, rate: int) -> int:
     return 1 << 62 if seconds is None else round(seconds * rate)
 
 
-def audio_label(source: object, index: int | None = None) -> str:
-    """Name `source` in an error.
+def count_channels(source: AudioInput, label: str | None = None) -> int:
+    """How many channels a file or array has, a file as it begins; raises as `load_audio`."""
+    label = audio_label(source) if label is None else label
+    with closing(_streams(source, MIN_RATE, label, Notes())) as streams:  # an array needs no rate for this
+        for block in (block for stream in streams for block in stream.blocks(1)):
+            return int(block.shape[1])
+    raise AudioError(f"{label}: zero samples; leave it out")
 
-    Returns:
-        The path as given, `<file object>`, `<array>` or the name of another type in angle brackets; all but a path with
-        `index`, their place in a list.
-    """
+
+def audio_label(source: object, index: int | None = None) -> str:
+    """What errors call `source`: a path as given, `<array>`, `<file object 3>` by its place in a list, or its type."""
     if isinstance(source, (str, os.PathLike)):
         return os.fsdecode(source)
     kind = "file object" if hasattr(source, "read") else type(source).__name__
     kind = "array" if isinstance(source, (np.ndarray, Tensor)) else kind
     return f"<{kind}>" if index is None else f"<{kind} {index}>"
-
-
-class _ArrayStream:
-    """An array as a `Stream`."""
-
-    def __init__(self, array: npt.NDArray[Any], rate: int) -> None:
-        self.rate, self.frames, self._array = rate, 0, array
-
-    def blocks(self, step: int) -> Iterator[npt.NDArray[Any]]:
-        for start in range(0, self._array.shape[1], step):
-            yield _to_unit(self._array[:, start : start + step]).T
 
 
 def _streams(source: AudioInput, sample_rate: int | None, label: str, notes: Notes) -> Generator[Stream, None, None]:
@@ -152,7 +207,7 @@ def _streams(source: AudioInput, sample_rate: int | None, label: str, notes: Not
     elif sample_rate is None:
         raise AudioError(f"{label}: array input needs sample_rate=... (Hz)")
     else:
-        yield _ArrayStream(_check_array(source, label), sample_rate)
+        yield ArrayStream(source, sample_rate, label)
 
 
 def _check_rate(value: object, name: str, label: str) -> int:
@@ -167,53 +222,18 @@ def _step(rate: int, target_rate: int) -> int:
     return max(1, min(BLOCK_FRAMES, BLOCK_FRAMES * rate // target_rate))
 
 
-def _check_array(source: npt.NDArray[Any] | Tensor, label: str) -> npt.NDArray[Any]:
-    array = _to_numpy(source, label) if isinstance(source, Tensor) else np.asarray(source)
-    if array.dtype.kind not in "fiu":
-        raise AudioError(f"{label}: dtype {array.dtype}: must be floating point or integer samples")
-    if array.ndim not in (1, 2):
-        raise AudioError(f"{label}: shape {array.shape}: must be (samples,) or (channels, samples)")
-    if array.size == 0:
-        raise AudioError(f"{label}: shape {array.shape}: zero samples; leave it out")
-    if array.ndim == 2 and array.shape[0] > array.shape[1]:
-        raise AudioError(
-            f"{label}: shape {array.shape}: {array.shape[0]} channels of {array.shape[1]} samples; "
-            "pass (channels, samples)"
-        )
-    if array.ndim == 2 and array.shape[0] > MOST_CHANNELS:
-        raise AudioError(
-            f"{label}: shape {array.shape}: more than {MOST_CHANNELS} rows are no channels of a recording; "
-            "pass a batch of clips as a list of 1-D arrays, list(batch)"
-        )
-    return np.atleast_2d(array)
-
-
-def _to_numpy(tensor: Tensor, label: str) -> npt.NDArray[Any]:
-    try:
-        tensor = tensor.detach().cpu()
-        # NumPy has no bfloat16; float32 holds every floating type of 16 bits or fewer exactly.
-        return (tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor).numpy()
-    except (TypeError, RuntimeError, NotImplementedError) as error:
-        raise AudioError(f"{label}: {tensor.dtype} tensor that NumPy cannot hold ({error})") from None
-
-
-def _to_unit(block: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    if block.dtype.kind == "f":
-        return block
-    half = 2.0 ** (8 * block.dtype.itemsize - 1)
-    offset = half if block.dtype.kind == "u" else 0.0
-    return (block.astype(np.float64) - offset) / half
-
-
-def _mix(block: npt.NDArray[Any]) -> Block:
+def _mono(block: npt.NDArray[Any], channel: int | str, label: str) -> Block:
+    """One channel of (m, channels) samples, or their mean."""
     channels = block.shape[1]
+    if isinstance(channel, int) and channel >= channels:
+        raise AudioError(f"{label}: no channel {channel}, counted from 0, of {channels}; choose another")
     with np.errstate(over="ignore", invalid="ignore"):
-        if channels == 1:
-            return np.ascontiguousarray(block[:, 0], np.float32)
+        if channels == 1 or isinstance(channel, int):
+            return np.ascontiguousarray(block[:, channel if isinstance(channel, int) else 0], np.float32)
         # Column by column is several times as fast as `block.mean(axis=1)`.
         total = block[:, 0].astype(np.float64)
-        for channel in range(1, channels):
-            total += block[:, channel]
+        for other in range(1, channels):
+            total += block[:, other]
         mono: Block = (total / channels).astype(np.float32)
     return mono
 
@@ -232,39 +252,25 @@ def _check_samples(blocks: Iterator[Block], rate: int, label: str) -> Iterator[B
         yield block
 
 
-class _Levels:
-    """Energy before and after resampling: what is missing lay above half of the target rate.
+@dataclass
+class _Energy:
+    """Of a recording before and after resampling: what is missing lay above half of the target rate."""
 
-    A recording counts as having content there when a thousandth of its energy does (-30 dB); a codec's or a
-    resampler's own noise is below that.
-    """
-
-    LEAST = 1e-3
-
-    def __init__(self) -> None:
-        self.seconds = self._before = self._after = 0.0
-
-    def add_source(self, block: Block, rate: int) -> None:
-        self.seconds += block.size / rate
-        self._before += float(np.dot(block, block)) / rate
-
-    def add_result(self, block: Block, rate: int) -> None:
-        self._after += float(np.dot(block, block)) / rate
+    before: float = 0.0
+    after: float = 0.0
 
     @property
     def above_half(self) -> bool:
-        return self._before - self._after > self.LEAST * self._before
+        """Whether a thousandth of it was there (-30 dB), which a codec's or a resampler's own noise does not reach."""
+        return self.before - self.after > 1e-3 * self.before
 
 
-def _resample(blocks: Iterable[Block], rate: int, target_rate: int, levels: _Levels) -> Iterator[Block]:
+def _resample(blocks: Iterable[Block], rate: int, target_rate: int, energy: _Energy) -> Iterator[Block]:
     stream = soxr.ResampleStream(rate, target_rate, 1, dtype="float32")
-    for block in blocks:
-        levels.add_source(block, rate)
-        out = stream.resample_chunk(block)
-        levels.add_result(out, target_rate)
+    end: Block = np.empty(0, np.float32)
+    for block in itertools.chain(blocks, (end,)):
+        out = stream.resample_chunk(block, last=block is end)
+        energy.before += float(np.dot(block, block)) / rate
+        energy.after += float(np.dot(out, out)) / target_rate
         if out.size:
             yield out
-    out = stream.resample_chunk(np.empty(0, np.float32), last=True)
-    levels.add_result(out, target_rate)
-    if out.size:
-        yield out

@@ -1,4 +1,4 @@
-"""Where the audio of an MP3 begins and ends, by its frames, whatever its tags and headers claim; next: `recordings`.
+"""Where the audio of an MP3 begins and ends, by its frames, whatever its tags and headers claim; next: `layout`.
 
 Frames: ISO/IEC 11172-3 and 13818-3, layers 1 to 3, and MPEG 2.5. Headers of Xing, LAME and Fraunhofer IIS (VBRI) stand
 in a first frame that holds no audio.
@@ -10,11 +10,11 @@ import functools
 from dataclasses import dataclass, field
 from typing import BinaryIO, NamedTuple
 
-from .splice import Splice, Window
+from .splice import Splice, read_at
 
+SUFFIXES = frozenset((".mp3", ".mp2", ".mp1", ".mpga"))
 _MOST_JUNK = 1 << 20  # bytes before the first frame, tags left out, that an MP3 may have
-_LONGEST_FRAME = 1 << 12
-_INFO = (b"Xing", b"Info")
+_HEAD = 48  # bytes of a frame in which the header of lengths begins
 _TAGS = (b"ID3", b"TAG", b"APETAGEX")
 _LOW = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 _KBITS = {  # by whether it is MPEG 1, and the layer
@@ -47,110 +47,86 @@ class Format(NamedTuple):
 
 
 class _Info(NamedTuple):
-    """A frame that holds the header of Xing, LAME or Fraunhofer IIS."""
+    """A frame with the header of Xing, LAME or Fraunhofer IIS, and where it has the numbers of frames and bytes."""
 
     frame: bytes
-    frames: int | None  # of audio, that it claims
-    frames_at: int
-    bytes_at: int | None  # where it claims a number of bytes
+    frames_at: int | None
+    bytes_at: int | None
+
+    @property
+    def frames(self) -> int:
+        """Of audio, by the header; 0 where it does not say."""
+        at = self.frames_at
+        return 0 if at is None else int.from_bytes(self.frame[at : at + 4], "big")
 
     def corrected(self, frames: int, audio_bytes: int) -> bytes:
         """The frame with the right number of bytes, and of frames where it claims too few to play."""
         frame = bytearray(self.frame)
         if self.bytes_at is not None:
             frame[self.bytes_at : self.bytes_at + 4] = (len(frame) + audio_bytes & 0xFFFFFFFF).to_bytes(4, "big")
-        if self.frames is not None and self.frames + 1 < frames:
+        if self.frames_at is not None and self.frames + 1 < frames:
             frame[self.frames_at : self.frames_at + 4] = frames.to_bytes(4, "big")
         return bytes(frame)
 
 
 @dataclass
 class Part:
-    """Frames of one format that a decoder reads in one go.
-
-    Attributes:
-        format: of all frames.
-        ranges: (start, end) of the frames within the file.
-        frames: how many.
-        info: the header before them.
-    """
+    """Frames of one format that a decoder reads in one go."""
 
     format: Format
-    ranges: list[tuple[int, int]] = field(default_factory=list)
+    info: _Info | None  # the header of lengths before them
+    ranges: list[tuple[int, int]] = field(default_factory=list)  # start and end within the file
     frames: int = 0
-    info: _Info | None = None
 
     @property
-    def claimed_frames(self) -> int:
-        """Frames by the header, or by count; the two may differ by one."""
-        claimed = 0 if self.info is None or self.info.frames is None else self.info.frames
-        return claimed if claimed > self.frames + 1 else self.frames
+    def missing(self) -> float:
+        """Seconds that the header claims and that are not there; it may count itself."""
+        frames = 0 if self.info is None else self.info.frames - self.frames
+        return frames * self.format.samples / self.format.rate if frames > 1 else 0.0
 
-    def seconds(self, frames: int) -> float:
-        """How long so many of its frames last."""
-        return frames * self.format.samples / self.format.rate
-
-    def add(self, start: int, end: int, frames: int) -> None:
-        """Take the frames from `start` to `end`."""
+    def add(self, start: int, end: int) -> None:
+        """Take a frame."""
         if self.ranges and self.ranges[-1][1] == start:
             start = self.ranges.pop()[0]
         self.ranges.append((start, end))
-        self.frames += frames
+        self.frames += 1
 
     def open(self, file: BinaryIO) -> Splice:
         """A file of these frames alone, behind a header that is true where there is one."""
-        if self.info is None or self.info.frames is None:
+        if self.info is None or self.info.frames_at is None:
             # libmpg123 estimates the length from the first frames, and libsndfile reads no further.
             return Splice(file, self.ranges, endless=True)
         audio_bytes = sum(end - start for start, end in self.ranges)
         return Splice(file, [self.info.corrected(self.frames, audio_bytes), *self.ranges])
 
 
-class Parts(NamedTuple):
-    """What an MP3 is made of.
+def find_parts(file: BinaryIO, size: int) -> tuple[list[Part], int, bool]:
+    """Walk over all frames of a file.
 
-    Attributes:
-        parts: in order.
-        junk: bytes that are neither frames nor tags nor zeros.
-        cut: the file ends within a frame.
+    Returns:
+        The parts, none where no two frames follow one another; how many bytes are neither frames nor tags nor zeros;
+        whether the file ends within a frame, which is left out.
     """
-
-    parts: list[Part]
-    junk: int
-    cut: bool
-
-
-def find_parts(file: BinaryIO) -> Parts:
-    """Walk over all frames of a file; no parts where it has no two that follow one another."""
-    window, parts = Window(file), list[Part]()
+    parts: list[Part] = []
     at = junk = 0
     synchronous = False
-    while at < window.size and (parts or junk <= _MOST_JUNK):
-        length, form = parse_header(window.read(at, 4)) or (0, None)
-        if form is None or not ((synchronous and form == parts[-1].format) or _confirmed(window, at)):
-            at, skipped = _skip(window, at)
+    while at < size and (parts or junk <= _MOST_JUNK):
+        head = read_at(file, at, _HEAD)
+        length, form = parse_header(head[:4]) or (0, None)
+        if form is None or not ((synchronous and form == parts[-1].format) or _is_confirmed(file, size, at)):
+            at, skipped = _skip(file, size, at)
             junk, synchronous = junk + skipped, False
             continue
-        info = _read_info(window, at, length, form)
+        if at + length > size:
+            at = size + 1
+            break
+        info = _find_info(head, form)
         if info is not None or not parts or form != parts[-1].format:
-            parts.append(Part(form, info=info))
-        if info is not None:
-            at += length
-        else:
-            end, count = _run(window, at, form)
-            parts[-1].add(at, min(end, window.size), count)
-            at = end
-        synchronous = True
-    several = [part for part in parts if part.frames > 1]  # libmpg123 reads no single one
-    return Parts(several, junk, at > window.size)
-
-
-def begins_like_mpeg(file: BinaryIO) -> bool:
-    """Whether what looks like a frame stands at the beginning of a file, or behind its tags."""
-    window, at = Window(file), 0
-    while length := _tag_length(window.read(at, 32)):
-        at += length
-    return parse_header(window.read(at, 4)) is not None
+            parts.append(Part(form, None if info is None else info._replace(frame=read_at(file, at, length))))
+        if info is None:
+            parts[-1].add(at, at + length)
+        at, synchronous = at + length, True
+    return [part for part in parts if part.frames > 1], junk, at > size  # libmpg123 reads no single frame
 
 
 @functools.lru_cache(4096)
@@ -171,65 +147,49 @@ def parse_header(header: bytes) -> tuple[int, Format] | None:
     return (form.samples * bytes_a_second // (slot * form.rate) + padding) * slot, form
 
 
-def _run(window: Window, at: int, form: Format) -> tuple[int, int]:
-    """The frame at `at` and those of its format behind it, in one chunk: where they end, and how many."""
-    data, start = window.chunk(at, _LONGEST_FRAME)
-    ends = window.size - at <= len(data) - start
-    info_at, last = form.info_at, len(data) - (1 if ends else _LONGEST_FRAME)
-    here, count = start, 0
-    while count == 0 or here <= last:
-        length, found = parse_header(data[here : here + 4]) or (0, None)
-        if found != form or (count and data[here + info_at : here + info_at + 4] in _INFO):
-            break
-        here += length
-        count += 1
-    return at + here - start, count
-
-
-def _confirmed(window: Window, at: int) -> bool:
-    """Whether what looks like a frame has others, tags or the end of the file behind it."""
-    length, form = parse_header(window.read(at, 4)) or (0, None)
-    for _ in range(2):
-        at += length
-        if at == window.size or window.read(at, 8).startswith(_TAGS):
-            return True
-        length, following = parse_header(window.read(at, 4)) or (0, None)
-        if following != form:
-            return False
-    return True
-
-
-def _read_info(window: Window, at: int, length: int, form: Format) -> _Info | None:
-    frame, place = window.read(at, length), form.info_at
-    if frame[place : place + 4] in _INFO and not any(frame[6:place]):
-        flags, count_at = int.from_bytes(frame[place + 4 : place + 8], "big"), place + 8
-        count = int.from_bytes(frame[count_at : count_at + 4], "big") if flags & 1 else None
-        return _Info(frame, count, count_at, count_at + 4 * (flags & 1) if flags & 2 else None)
-    if frame[36:40] == b"VBRI":
-        return _Info(frame, int.from_bytes(frame[50:54], "big"), 50, 46)
-    return None
-
-
-def _skip(window: Window, at: int) -> tuple[int, int]:
-    """Where to look for a frame next, and how many bytes before it are neither tags nor zeros."""
-    end = at + _tag_length(window.read(at, 32))
-    if at < end <= window.size:
-        return end, 0
-    data, start = window.chunk(at, 2)
-    found = data.find(b"\xff", start + 1)
-    end = len(data) if found < 0 else found
-    return at + end - start, end - start - data.count(0, start, end)
-
-
-def _tag_length(head: bytes) -> int:
+def tag_length(head: bytes) -> int:
+    """Bytes of the tag that begins with these 32, ID3 of either version or APE; 0 for none."""
     if head[:3] == b"ID3" and len(head) >= 10:
         # Four bytes of seven bits each; a footer of ten bytes has a flag.
-        return (
-            10
-            + sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
-            + head[5] // 16 % 2 * 10
-        )
+        size = functools.reduce(lambda size, byte: size << 7 | byte, head[6:10])
+        return 10 + size + head[5] // 16 % 2 * 10
     if head[:8] == b"APETAGEX" and len(head) == 32:
         is_header = head[23] & 0x20
         return 32 + (int.from_bytes(head[12:16], "little") if is_header else 0)
     return 128 if head[:3] == b"TAG" else 0
+
+
+def _is_confirmed(file: BinaryIO, size: int, at: int) -> bool:
+    """Whether what looks like a frame has others, tags or the end of the file behind it."""
+    length, form = parse_header(read_at(file, at, 4)) or (0, None)
+    for _ in range(2):
+        at += length
+        following = read_at(file, at, 8)
+        if at == size or following.startswith(_TAGS):
+            return True
+        length, other = parse_header(following[:4]) or (0, None)
+        if other != form:
+            return False
+    return True
+
+
+def _find_info(head: bytes, form: Format) -> _Info | None:
+    """The places in the header of lengths that a frame with this beginning holds; None where it holds audio."""
+    at = form.info_at
+    if head[at : at + 4] in (b"Xing", b"Info") and not any(head[6:at]):
+        flags = int.from_bytes(head[at + 4 : at + 8], "big")
+        return _Info(b"", at + 8 if flags & 1 else None, at + 8 + 4 * (flags & 1) if flags & 2 else None)
+    return _Info(b"", 50, 46) if head[36:40] == b"VBRI" else None
+
+
+def _skip(file: BinaryIO, size: int, at: int) -> tuple[int, int]:
+    """Where to look for a frame next, and how many bytes before it are neither tags nor zeros."""
+    end = at + tag_length(read_at(file, at, 32))
+    if at < end <= size:
+        return end, 0
+    data = read_at(file, at, 1 << 12)
+    if not data:  # the file has become shorter, or cannot be read
+        return size, 0
+    found = data.find(b"\xff", 1)
+    skipped = data if found < 0 else data[:found]
+    return at + len(skipped), len(skipped) - skipped.count(0)

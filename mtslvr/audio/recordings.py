@@ -1,7 +1,4 @@
-"""Any audio file comes in, its samples go out stream by stream, as far as its bytes go; next: `audio`.
-
-Most files hold one stream. A chained Ogg and joined MP3s hold several, which may differ in rate and channels.
-"""
+"""Any audio file comes in, its samples go out stream by stream, as far as its bytes go; next: `load`."""
 
 from __future__ import annotations
 
@@ -10,20 +7,16 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
 
 import numpy.typing as npt
 
 from ..errors import AudioError, one_line
-from . import ffmpeg, mp3
-from .containers import ogg_links, read_claim
+from . import ffmpeg
+from .layout import CUT, Layout, lay_out
 from .sndfile import SndfileStream
-from .splice import Splice
 
-MPEG_SUFFIXES = frozenset((".mp3", ".mp2", ".mp1", ".mpga"))
-_CUT = "the file ends before its audio does"
-_MOST_JUNK = 1024  # bytes in an MP3 that are no audio, passed over without a word
 _TEXTS = (  # how files begin that were saved under an audio file's name
     (b"<!doctype", "a web page", "download it again"),
     (b"<html", "a web page", "download it again"),
@@ -47,15 +40,9 @@ class Notes:
 
 
 class Stream(Protocol):
-    """Samples of one rate.
-
-    Attributes:
-        rate: Hz.
-        frames: samples of a channel read so far.
-    """
+    """Samples of one rate, in Hz."""
 
     rate: int
-    frames: int
 
     def blocks(self, step: int) -> Iterator[npt.NDArray[Any]]:
         """Read (m, channels) samples at a time, m = `step` but for the last."""
@@ -63,22 +50,19 @@ class Stream(Protocol):
 
 
 def read_streams(source: object, label: str, notes: Notes) -> Iterator[Stream]:
-    """Open the streams of a path or binary file object, each to be read before the next.
+    """Open the streams of a path or binary file object, each to be read before the next; then `notes` are filled.
 
-    Args:
-        source: read from its beginning.
-        label: what errors call it.
-        notes: filled when all streams are read.
     Raises:
         AudioError: missing, a folder, a pipe, not audio, or broken midway.
     """
+    suffix = _suffix(source)
     with ExitStack() as stack:
         file = _open(source, label, stack)
-        suffix = _suffix(source)
-        layout = _Layout()
+        layout = Layout()
         try:
-            layout = _lay_out(file, label, suffix)
-            first = SndfileStream(layout.files[0], label)
+            _check_text(file.read(512), label)
+            layout = lay_out(file, label, suffix)
+            first = SndfileStream(layout.streams[0], label)
         except OSError as error:
             raise AudioError(f"{label}: cannot be read ({error}); copy it anew") from None
         except AudioError as error:
@@ -97,96 +81,26 @@ def read_streams(source: object, label: str, notes: Notes) -> Iterator[Stream]:
             raise (error if suffix in ffmpeg.SUFFIXES else refused) from None
 
 
-def _decode(layout: _Layout, first: SndfileStream, label: str, notes: Notes) -> Iterator[Stream]:
-    reached = claimed = 0.0
-    broken_off = False
-    for number, part in enumerate(layout.files):
+def _decode(layout: Layout, first: SndfileStream, label: str, notes: Notes) -> Iterator[Stream]:
+    reached = missing = 0.0
+    remark = layout.remark
+    for number, part in enumerate(layout.streams):
         with first if number == 0 else SndfileStream(part, label) as stream:
             yield stream
         reached += stream.frames / stream.rate
-        claimed += stream.claimed / stream.rate
-        broken_off = broken_off or stream.broken_off
-    if layout.claimed is not None:
-        claimed = layout.claimed
-    notes.incomplete = _describe(reached, max(claimed, reached * layout.factor), layout.remark, broken_off)
+        missing += stream.missing
+        remark = remark or (CUT if stream.broken_off else None)
+    if missing > 0.05:
+        notes.incomplete = f"{reached:.1f} s of the {reached + missing:.1f} s its header says"
+    elif remark is not None:
+        notes.incomplete = f"{reached:.1f} s: {remark}"
 
 
 def _decode_with_ffmpeg(path: str, label: str, remark: str | None, notes: Notes) -> Iterator[Stream]:
     with ffmpeg.open_with_ffmpeg(path, label) as stream:
         yield stream
         remark = remark or (f"ffmpeg: {stream.complaint}" if stream.complaint else None)
-        notes.incomplete = _describe(stream.frames / stream.rate, 0.0, remark, False)
-
-
-def _describe(reached: float, claimed: float, remark: str | None, broken_off: bool) -> str | None:
-    if claimed - reached > 0.05:
-        return f"{reached:.1f} s of the {claimed:.1f} s its header says"
-    remark = _CUT if broken_off and remark is None else remark
-    return None if remark is None else f"{reached:.1f} s: {remark}"
-
-
-@dataclass
-class _Layout:
-    """The files that libsndfile opens one after the other, and what their headers are worth.
-
-    Attributes:
-        files: the whole, or pieces of it.
-        claimed: seconds by the header, where libsndfile does not know them; 0 where the header does not either.
-        factor: how many times the audio that is there the header claims.
-        remark: what is wrong, where it is not the length.
-    """
-
-    files: list[Any] = field(default_factory=list)
-    claimed: float | None = None
-    factor: float = 1.0
-    remark: str | None = None
-
-
-def _lay_out(file: BinaryIO, label: str, suffix: str) -> _Layout:
-    file.seek(0)
-    head = file.read(512)
-    _check_text(head, label)
-    head = head[:4]
-    if head == b"OggS":
-        return _lay_out_ogg(file)
-    if head[:3] == b"ID3" or suffix in MPEG_SUFFIXES or mp3.begins_like_mpeg(file):
-        found = mp3.find_parts(file)
-        if found.parts:
-            return _lay_out_mp3(file, found)
-        if mp3.begins_like_mpeg(file):
-            raise AudioError(f"{label}: not an audio file (no two MPEG frames follow one another); leave it out")
-    claim = read_claim(file)
-    if claim is None:
-        return _Layout([file])
-    layout = _Layout([claim.open(file) or file], factor=claim.factor)
-    if claim.unfinished:
-        layout.remark = "its header was never finished; read to the end of the file"
-    elif (
-        not claim.wrapped and claim.behind > max(4096, (claim.length or 0) // 100) and _has_content(file, claim.behind)
-    ):
-        layout.remark = f"{claim.behind} bytes behind the length that its header says are left out"
-    return layout
-
-
-def _lay_out_ogg(file: BinaryIO) -> _Layout:
-    links = ogg_links(file)
-    files = [Splice(file, [(link.start, link.end)]) for link in links] if len(links) > 1 else [file]
-    unfinished = any(not link.finished for link in links)
-    return _Layout(files, 0.0, remark=_CUT if unfinished else None)
-
-
-def _lay_out_mp3(file: BinaryIO, found: mp3.Parts) -> _Layout:
-    short = any(part.claimed_frames > part.frames for part in found.parts)
-    claimed = sum(part.seconds(part.claimed_frames) for part in found.parts) if short else 0.0
-    remark = _CUT if found.cut else None
-    if found.junk > _MOST_JUNK:
-        remark = f"{found.junk} bytes that are no MPEG audio are left out"
-    return _Layout([part.open(file) for part in found.parts], claimed, remark=remark)
-
-
-def _has_content(file: BinaryIO, behind: int) -> bool:
-    file.seek(-behind, os.SEEK_END)
-    return any(file.read(1 << 16))
+        notes.incomplete = remark and f"{stream.frames / stream.rate:.1f} s: {remark}"
 
 
 def _suffix(source: object) -> str:
@@ -195,6 +109,7 @@ def _suffix(source: object) -> str:
 
 
 def _open(source: object, label: str, stack: ExitStack) -> Any:
+    """The source as a seekable binary file, at its beginning."""
     if isinstance(source, (str, os.PathLike)):
         return stack.enter_context(_open_path(os.fsdecode(source), label))
     if not hasattr(source, "read"):

@@ -1,19 +1,22 @@
-"""What all commands share: errors to exit codes, commands imported when they are called."""
+"""What all commands share: words, options, and errors to exit codes."""
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
 from ..errors import CheckpointError, ConfigError, HubError, MTSLVRError
 
-EXIT_OK, EXIT_SOME_FAILED, EXIT_USAGE, EXIT_NO_WEIGHTS, EXIT_NO_AUDIO, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
+EXIT_SOME_FAILED, EXIT_USAGE, EXIT_NO_WEIGHTS, EXIT_NO_AUDIO, EXIT_INTERRUPTED = 1, 2, 3, 4, 130
+EXIT_CODES = "Exit codes: 0 done, 2 wrong usage or input, 3 weights unavailable, 130 interrupted, 143 ended by SIGTERM."
+FORMATS = click.Choice(["npz", "npy", "parquet", "csv", "jsonl"])  # of embeddings
 # Control characters, line breaks among them, bytes that are no text, and how Python writes them.
 _CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160), *range(0xDC80, 0xDD00))}
+FC = TypeVar("FC", bound=Callable[..., Any])
 
 
 class Failure(click.ClickException):
@@ -22,6 +25,11 @@ class Failure(click.ClickException):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(printable(message))
         self.exit_code = exit_code  # type: ignore[misc]  # click's own way to set it
+
+
+def choice(name: str, values: list[str], help: str) -> Callable[[FC], FC]:
+    """An option that is one of some words, the first by default."""
+    return click.option(name, type=click.Choice(values), default=values[0], show_default=True, help=help)
 
 
 def printable(line: str) -> str:
@@ -37,6 +45,11 @@ def echo(line: str, err: bool = False) -> None:
         click.echo(os.fsencode(line))
 
 
+def counted(number: int, thing: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def check_stdout() -> None:
     """See that what is asked for on standard output has somewhere to go.
 
@@ -49,6 +62,9 @@ def check_stdout() -> None:
 
 class Command(click.Command):
     """A command whose mtslvr errors become one line on stderr and an exit code."""
+
+    def __init__(self, name: str, *, epilog: str = EXIT_CODES, **kwargs: Any) -> None:
+        super().__init__(name, epilog=epilog, **kwargs)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Take the arguments."""
@@ -68,23 +84,3 @@ class Command(click.Command):
             raise Failure(str(error), EXIT_USAGE) from error
         except KeyboardInterrupt:
             raise Failure("interrupted", EXIT_INTERRUPTED) from None
-
-
-class LazyGroup(click.Group):
-    """A group whose commands are imported when they are called or helped on."""
-
-    def __init__(self, *args: Any, lazy: dict[str, str], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.lazy = lazy
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names in the order given."""
-        return list(self.lazy)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, imported now."""
-        if cmd_name not in self.lazy:
-            return None
-        module, attribute = self.lazy[cmd_name].split(":")
-        command: click.Command = getattr(importlib.import_module(module, __package__), attribute)
-        return command

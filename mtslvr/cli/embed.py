@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import click
 
-from .common import Command, check_stdout
+from .common import FORMATS, Command, check_stdout, choice
 from .process import embed as main  # noqa: F401  # the program
 from .run import Run, Weights, find_inputs
 from .summary import Report
@@ -26,44 +29,18 @@ Exit codes: 0 every file embedded, 1 some files failed and the rest is written, 
 @click.option(
     "-o", "--output", required=True, type=click.Path(), metavar="OUT", help="Where to write; - is standard output."
 )
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["npz", "npy", "parquet", "csv", "jsonl"]),
-    help="What to write.  [default: the suffix of OUT; jsonl to standard output]",
-)
+@click.option("--format", "form", type=FORMATS, help="[default: the suffix of OUT; jsonl to standard output]")
 @click.option("--model", help="Bundled name, checkpoint folder or hub id.  [default: the bundled weights]")
-@click.option(
-    "--features",
-    type=click.Choice(["invariant", "variant", "concat"]),
-    default="concat",
-    show_default=True,
-    help="Contrastive features, augmentation-prediction features, or both.",
-)
-@click.option(
-    "--layer",
-    type=click.Choice(["head", "pooled"]),
-    default="head",
-    show_default=True,
-    help="Read after the linear head (500 a task) or before it (512 a task as published).",
-)
+@choice("--features", ["concat", "invariant", "variant"], "Both, contrastive, or augmentation-prediction features.")
+@choice("--layer", ["head", "pooled"], "Read after the linear head (500 a task) or before it (512 as published).")
 @click.option("--window", type=float, metavar="SECONDS", help="Length of a window.  [default: the model's, 5]")
 @click.option("--hop", type=float, metavar="SECONDS", help="From one window to the next.  [default: the window]")
 @click.option(
-    "--pool",
-    type=click.Choice(["mean", "none"]),
-    default="mean",
-    show_default=True,
-    help="One row a file (mean over windows) or one row a window.",
+    "--channel", default="mix", metavar="mix|N", help="The mean over channels, or one, counted from 0.  [default: mix]"
 )
+@choice("--pool", ["mean", "none"], "One row a file (mean over windows) or one row a window.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "bfloat16"]),
-    default="float32",
-    show_default=True,
-    help="bfloat16 is faster where the processor has it, and rounded to 8 bits.",
-)
+@choice("--dtype", ["float32", "bfloat16"], "bfloat16 is faster where the processor has it, and rounded to 8 bits.")
 @click.option("--batch-size", default=32, show_default=True, help="Windows at once through the encoder.")
 @click.option("--threads", default=2, show_default=True, help="Files decoded side by side.")
 @click.option(
@@ -72,57 +49,16 @@ Exit codes: 0 every file embedded, 1 some files failed and the rest is written, 
     help="Embed part I of N of the files only, into OUT-0000I-of-0000N; slurm takes both from a Slurm job. "
     "`mtslvr merge OUT` joins the parts.",
 )
-@click.option(
-    "--stdin",
-    type=click.Choice(["auto", "audio", "list"]),
-    default="auto",
-    show_default=True,
-    help="What the input - is; auto tells audio by its first bytes.",
-)
+@choice("--stdin", ["auto", "audio", "list"], "What the input - is; auto tells audio by its first bytes.")
 @click.option("--overwrite", is_flag=True, help="Start anew, whatever an earlier run left.")
-@click.option(
-    "--on-error",
-    type=click.Choice(["skip", "stop"]),
-    default="skip",
-    show_default=True,
-    help="Go on after a file that cannot be read, or end there.",
-)
-@click.option(
-    "--on-truncated",
-    type=click.Choice(["embed", "error"]),
-    default="embed",
-    show_default=True,
-    help="Embed what is there of a recording that is cut short, with a warning, or count it as broken.",
-)
+@choice("--on-error", ["skip", "stop"], "Go on after a file that cannot be read, or end there.")
+@choice("--on-truncated", ["embed", "error"], "Embed what is there of a recording cut short, or call it broken.")
 @click.option("--dry-run", is_flag=True, help="List the files that would be embedded, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary; errors only.")
 @click.option("-v", "--verbose", is_flag=True, help="A line for each file.")
 @click.version_option(package_name="mtslvr", prog_name="mtslvr-embed")
-def embed_command(
-    inputs: tuple[str, ...],
-    output: str,
-    form: str | None,
-    model: str | None,
-    features: str,
-    layer: str,
-    window: float | None,
-    hop: float | None,
-    pool: str,
-    device: str,
-    dtype: str,
-    batch_size: int,
-    threads: int,
-    shard: str | None,
-    stdin: str,
-    overwrite: bool,
-    on_error: str,
-    on_truncated: str,
-    dry_run: bool,
-    as_json: bool,
-    quiet: bool,
-    verbose: bool,
-) -> None:
+def embed_command(inputs: tuple[str, ...], output: str, form: str | None, shard: str | None, **options: Any) -> None:
     """Embed every INPUT, a file or a folder searched recursively, into one output.
 
     An INPUT of the form @list.txt names a list of paths, one a line, with comments after #; - reads such a list, or
@@ -135,19 +71,24 @@ def embed_command(
     Files that are in OUT already are left alone: the same command goes on with an interrupted run, and embeds what
     is new or changed after a finished one.
     """
+    from ..audio.load import Excerpt
     from ..audio.windows import Pool
     from ..config import Features, Layer
     from ..run.extract import ExtractConfig
     from ..run.files import STDOUT, check_output, parse_format
     from ..run.shards import Shard
 
+    call = SimpleNamespace(**options)
     part = None if shard is None else Shard.parse(shard)
     output = output if part is None or output == STDOUT else part.output(output)
     chosen = parse_format(output, form)
     target = None if output == STDOUT else check_output(output, form)
-    config = ExtractConfig(Features(features), Layer(layer), Pool(pool), window, hop, batch_size, threads)
-    report = Report(output, target, part, on_error, dry_run, as_json, quiet, verbose)
-    if target is None or dry_run or as_json:
+    kinds = Features(call.features), Layer(call.layer), Pool(call.pool)
+    excerpt = Excerpt(int(call.channel) if call.channel.isdecimal() else call.channel)
+    config = ExtractConfig(*kinds, call.window, call.hop, call.batch_size, call.threads, excerpt=excerpt)
+    report = Report(output, target, part, call.on_error, call.dry_run, call.as_json, call.quiet, call.verbose)
+    if target is None or call.dry_run or call.as_json:
         check_stdout()
-    found = find_inputs(inputs, stdin, report)
-    Run(Weights(model, device, dtype), config, chosen.value, overwrite, on_truncated == "error", report).start(found)
+    found = find_inputs(inputs, call.stdin, report)
+    weights = Weights(call.model, call.device, call.dtype)
+    Run(weights, config, chosen.value, call.overwrite, call.on_truncated == "error", report).start(found)

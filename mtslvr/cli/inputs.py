@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 
 _HEAD = 4096  # bytes, by which standard input is told to be audio, a list, or neither
-# What files begin with: WAV, AIFF, W64, FLAC, Ogg, MP3 with and without a tag, AAC, AU, CAF; MP4, Matroska, WMA.
+# What files begin with: WAV, AIFF, W64, FLAC, Ogg, MP3 with and without a tag, AAC, AU, CAF; MP4, Matroska, WMA; VOC,
+# NIST, and the zeros before some MP3s.
 _AUDIO = re.compile(
     rb"(RIFF|RIFX|RF64)....WAVE|FORM....AIF[FC]|riff\x2e\x91\xcf\x11|fLaC[\x00\x80]|OggS\x00|ID3[\x02-\x04]"
-    rb"|\xff[\xe2-\xe5\xf0-\xf5\xf8-\xfd]|\.snd\x00|dns\.|caff\x00|....ftyp|\x1a\x45\xdf\xa3|\x30\x26\xb2\x75",
+    rb"|\xff[\xe2-\xe5\xf0-\xf5\xf8-\xfd]|\.snd\x00|dns\.|caff\x00|....ftyp|\x1a\x45\xdf\xa3|\x30\x26\xb2\x75"
+    rb"|Creative Voice File\x1a|NIST_1A\n|\x00{4}",
     re.DOTALL,
 )
 # Control characters that no name of a file has, or a mark of UTF-16, whose letters NULs would part.
@@ -36,7 +38,6 @@ class Inputs:
         files: audio files, each once.
         missing: what was given and is not there, folders within it that cannot be listed, and a message about each.
         repeated: how often a file was named again.
-        given: paths, those of lists included.
         names: what all files go by in the output, where this is a part of them.
         left_out: a sentence on the files of audio formats that cannot be read here; "" where there are none.
     """
@@ -44,14 +45,13 @@ class Inputs:
     files: list[FoundAudio] = field(default_factory=list)
     missing: list[tuple[str, str]] = field(default_factory=list)
     repeated: int = 0
-    given: int = 0
     names: list[str] = field(default_factory=list)
     left_out: str = ""
 
     def part(self, shard: Shard) -> Inputs:
         """The share of one shard in the files and in what is missing."""
         names = [file.name for file in self.files]
-        return Inputs(shard.take(self.files), shard.take(self.missing), self.repeated, self.given, names, self.left_out)
+        return Inputs(shard.take(self.files), shard.take(self.missing), self.repeated, names, self.left_out)
 
 
 def gather(arguments: Sequence[str], stdin: str = "auto") -> Inputs:
@@ -63,33 +63,20 @@ def gather(arguments: Sequence[str], stdin: str = "auto") -> Inputs:
     Raises:
         ConfigError: a list that cannot be read, or is none.
     """
-    from ..audio.find import search
-    from ..errors import AudioError
+    from ..audio.find import missing, search
 
-    inputs, usable, listed = Inputs(), [], 0
+    there, absent = [], []
     for path, origin in expand(arguments, stdin):
-        inputs.given += 1
-        try:
-            listed += len(search([path]).files)
-            usable.append(path)
-        except AudioError as error:
-            inputs.missing.append((path, f"{origin}{error}"))
-    found = search(usable)
-    inputs.files, inputs.left_out = found.files, found.left_out_text
-    inputs.missing += found.unlisted
-    inputs.repeated = listed - len(inputs.files)
-    return inputs
+        if os.path.lexists(path):
+            there.append(path)
+        else:
+            absent.append((path, f"{origin}{missing(path)}"))
+    found = search(there)
+    return Inputs(found.files, absent + found.unlisted, found.repeated, left_out=found.left_out_text)
 
 
 def expand(arguments: Sequence[str], stdin: str = "auto") -> Iterator[tuple[str, str]]:
-    """Paths, lists replaced by their lines, and where in a list each one stands.
-
-    Args:
-        arguments: see `gather`, as the other.
-        stdin: see `gather`.
-    Raises:
-        ConfigError: see `gather`.
-    """
+    """Paths, lists replaced by their lines, and where in a list each one stands; see `gather`."""
     for argument in arguments:
         if argument == "-":
             yield from _standard_input(sys.stdin.buffer, stdin)
@@ -118,12 +105,7 @@ def _standard_input(stream: BinaryIO, kind: str) -> Iterator[tuple[str, str]]:
 
 
 def _make_seekable(head: bytes, stream: BinaryIO) -> None:
-    """Have /dev/stdin be a file, which is opened more than once, at its beginning.
-
-    Args:
-        head: what is read of it.
-        stream: the rest.
-    """
+    """Have /dev/stdin be a file, which is opened more than once, at its beginning; `head` is what was read of it."""
     import shutil
     import tempfile
 

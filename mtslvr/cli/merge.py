@@ -7,18 +7,13 @@ import os
 
 import click
 
-from .common import Command
+from .common import FORMATS, Command, counted, echo
 
 
 @click.command("merge", cls=Command, short_help="Join the outputs of mtslvr-embed --shard.")
 @click.argument("output", metavar="OUT", type=click.Path())
 @click.argument("parts", nargs=-1, metavar="PART...", type=click.Path())
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["npz", "npy", "parquet", "csv", "jsonl"]),
-    help="What to write.  [default: the suffix of OUT]",
-)
+@click.option("--format", "form", type=FORMATS, help="[default: the suffix of OUT]")
 @click.option("--allow-missing", is_flag=True, help="Go on without shards that are missing or were interrupted.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.")
 @click.option("-q", "--quiet", is_flag=True, help="No summary; errors only.")
@@ -35,11 +30,11 @@ def merge_command(
     named = [path for part in parts for path in _expand(part)]
     merged = merge(output, named, form=form, allow_missing=allow_missing, overwrite=overwrite)
     if not quiet:
-        left_out = f", {len(merged.missing)} shards missing" if merged.missing else ""
-        log = f", listed in {output}.errors.jsonl" if os.path.exists(f"{output}.errors.jsonl") else ""
-        failed = f", {merged.failed} failed{log}" if merged.failed else ""
-        said = f"{merged.files} files of {merged.parts} parts{failed}{left_out}; {merged.rows} rows in {output}"
-        click.echo(said, err=True)
+        said = [f"{counted(merged.files, 'file')} of {counted(merged.parts, 'part')}"]
+        said += [f"{merged.failed} failed"] if merged.failed else []
+        said += [f"listed in {output}.errors.jsonl"] if os.path.exists(f"{output}.errors.jsonl") else []
+        said += [f"{counted(len(merged.missing), 'shard')} missing"] if merged.missing else []
+        echo(f"{', '.join(said)}; {counted(merged.rows, 'row')} in {output}", err=True)
 
 
 def _expand(part: str) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .common import Command, echo
+from .common import Command, counted, echo
 
 
 @click.command("pack", cls=Command, short_help="Decode folders of audio once, for training.")
@@ -33,5 +33,5 @@ def pack_command(
         echo(message, err=True)
     clips = PackedClips.open(out)
     mean, std = clips.statistics()
-    click.echo(f"{out}: {len(clips)} clips, {clips.hours:.2f} h, {len(failed)} files left out")
+    click.echo(f"{out}: {counted(len(clips), 'clip')}, {clips.hours:.2f} h, {counted(len(failed), 'file')} left out")
     click.echo(f"mean {mean:.6g}, standard deviation {std:.6g} (for normalization 'global')")

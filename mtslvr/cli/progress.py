@@ -2,61 +2,46 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
-from .common import echo, printable
+from .common import counted, echo, printable
 
 _EVERY = 10.0  # seconds between lines where stderr is no terminal
 
 
 class Progress:
-    """Tells on stderr how far a run is.
+    """Tells on stderr how far a run over `files` files is; the time left is estimated by their `size` in bytes."""
 
-    Args:
-        total: files.
-        size: of all files, in bytes, which the time left is estimated by.
-        quiet: say nothing.
-    """
+    def __init__(self, files: int, size: int, quiet: bool = False) -> None:
+        self._total, self._size, self._quiet = counted(files, "file"), size, quiet
+        self._files, self._seconds = 0, 0.0
+        self._bytes, self._within = 0, 0.0  # of finished files; seconds of the file that goes on
+        self._started = time.monotonic()
+        self._due = self._started + _EVERY
+        self._bar = None if quiet or not sys.stderr.isatty() else _bar(files)
+        self._said = ""
 
-    def __init__(self, total: int, size: int, quiet: bool = False) -> None:
-        self._total, self._size = total, max(size, 1)
-        self._files, self._bytes, self._seconds = 0, 0.0, 0.0
-        self._done = 0.0  # bytes, with those of the file that goes on
-        self._within = 0.0  # seconds of the file that goes on
-        self._started = self._told = time.monotonic()
-        self._first, self._bar = True, None
-        self._quiet = quiet
-        if not quiet and sys.stderr.isatty():
-            self._bar = _bar(total)
-
-    def advance(self, seconds: float, size: int, rest: Callable[[], float] | None = None) -> None:
-        """Count audio of one file, in order.
-
-        Args:
-            seconds: of audio that are done.
-            size: of the whole file, in bytes.
-            rest: for a file that goes on, tells its length in seconds.
-        """
+    def advance(self, path: str, size: int, seconds: float, finished: bool) -> None:
+        """Count `seconds` of audio of a file of `size` bytes, the one that goes on or else the next."""
         self._seconds += seconds
         self._within += seconds
-        share = 0.0
-        if rest is None:
-            self._files += 1
+        if finished:
             self._bytes += max(size, 0)
-            self._within = 0.0
+            self._files, self._within = self._files + 1, 0.0
+            done: float = self._bytes
         else:
-            share = size * min(self._within / max(rest(), 1e-6), 1.0)
-        self._tell(self._bytes + share, finished=rest is None)
-
-    def _tell(self, done: float, finished: bool) -> None:
-        self._done = done
+            done = self._bytes + size * min(self._within / max(length(path), 1e-6), 1.0)
+        elapsed = max(time.monotonic() - self._started, 1e-6)
+        left = f", {clock(elapsed * max(self._size - done, 0) / done)} left" if done > 0 else ""
+        self._said = f"{self._seconds / elapsed:.1f} s of audio a second{left}"
         if self._bar is not None:
-            self._bar.set_postfix_str(self._speed(), refresh=False)
+            self._bar.set_postfix_str(self._said, refresh=False)
             self._bar.update(finished)
-        elif not self._quiet and ((self._first and self._files) or time.monotonic() - self._told > _EVERY):
+        elif (finished and self._files == 1) or time.monotonic() >= self._due:
             self._line()
 
     def say(self, text: str) -> None:
@@ -70,20 +55,13 @@ class Progress:
         """The last word."""
         if self._bar is not None:
             self._bar.close()
-        elif not self._quiet and self._total:
+        elif self._said:
             self._line()
 
     def _line(self) -> None:
-        self._first, self._told = False, time.monotonic()
-        echo(f"embedding: {self._files}/{self._total} files, {self._speed()}", err=True)
-
-    def _speed(self) -> str:
-        elapsed = max(time.monotonic() - self._started, 1e-6)
-        speed = f"{self._seconds / elapsed:.1f} s of audio a second"
-        if self._done <= 0:
-            return speed
-        left = elapsed * max(self._size - self._done, 0) / self._done
-        return f"{speed}, {clock(left)} left"
+        self._due = time.monotonic() + _EVERY
+        if not self._quiet:
+            echo(f"embedding: {self._files}/{self._total}, {self._said}", err=True)
 
 
 def clock(seconds: float) -> str:
@@ -92,8 +70,20 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
-def _bar(total: int) -> Any:
+@functools.lru_cache(maxsize=1)
+def length(path: str) -> float:
+    """Seconds of audio by the head of a file, for an estimate; endless where it does not tell."""
+    import soundfile
+
+    try:
+        # soundfile encodes text strictly, and a name on Linux may be any bytes.
+        return float(soundfile.info(os.fsencode(path) if os.name == "posix" else path).duration)
+    except (OSError, RuntimeError):
+        return float("inf")
+
+
+def _bar(files: int) -> Any:
     from tqdm import tqdm
 
-    form = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} files{postfix}"
-    return tqdm(total=total, desc="embedding", file=sys.stderr, bar_format=form, dynamic_ncols=True)
+    form = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/" + counted(files, "file") + "{postfix}"
+    return tqdm(total=files, desc="embedding", file=sys.stderr, bar_format=form, dynamic_ncols=True)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import EXIT_INTERRUPTED, EXIT_NO_AUDIO, EXIT_SOME_FAILED, Failure
+from .common import EXIT_INTERRUPTED, EXIT_NO_AUDIO, EXIT_SOME_FAILED, Failure, counted
 from .inputs import Inputs, gather
 from .summary import Report
 
@@ -33,12 +32,7 @@ class Weights:
     dtype: str
 
     def find(self, local_files_only: bool) -> Path:
-        """The folder of the checkpoint, once it is sure that this machine can run it.
-
-        Raises:
-            ConfigError: it cannot.
-            HubError: see `hub.find`.
-        """
+        """The folder of the checkpoint, once it is sure that this machine can run it."""
         from ..models.hub import find, resolve
 
         resolve(self.device, self.dtype)
@@ -67,23 +61,14 @@ class Weights:
 
 @dataclass(frozen=True)
 class Run:
-    """One call of the command.
-
-    Attributes:
-        weights: which encoder.
-        config: how files become embeddings.
-        form: of the output.
-        overwrite: whatever an earlier run left.
-        whole: count recordings that are cut short as broken.
-        report: where the output is, and what is told.
-    """
+    """One call of the command."""
 
     weights: Weights
     config: ExtractConfig
-    form: str
-    overwrite: bool
-    whole: bool
-    report: Report
+    form: str  # of the output
+    overwrite: bool  # whatever an earlier run left
+    whole: bool  # count recordings that are cut short as broken
+    report: Report  # where the output is, and what is told
 
     def start(self, found: Inputs) -> None:
         """Embed, write, tell."""
@@ -92,33 +77,40 @@ class Run:
 
         weights, report = self.weights, self.report
         folder = weights.find(local_files_only=report.dry_run)
-        name = weights.name(folder)
         settings = {**weights.describe(folder, self.config), "format": self.form}
         encoder = EncoderConfig.from_dict(settings["encoder"])
         check_windows(encoder, self.config)
         if report.shard is not None:
             settings["shard"] = report.shard.describe(found.names)
         if report.verbose:
-            report.say(f"model {name}, sha256 {settings['model_sha256']}, in {folder}")
-        if report.target is None:
+            report.say(f"model {settings['model']}, sha256 {settings['model_sha256']}, in {folder}")
+        if report.dry_run:
+            self._list(found, settings)
+        elif report.target is None:
             self._to_stdout(found, folder)
         else:
             width = encoder.embedding_dim(self.config.features, self.config.layer)
             self._to_file(found, folder, settings, width, report.target)
         report.finish(settings, len(found.files) + len(found.missing))
 
+    def _list(self, found: Inputs, settings: dict[str, Any]) -> None:
+        """Tell what a real run would do, without writing."""
+        from ..run.job import make_plan
+        from ..run.store import earlier_state
+
+        target = self.report.target
+        state = None if target is None else earlier_state(target, settings, overwrite=self.overwrite)
+        self.report.dry(make_plan(self.report.output, found.files, state, retry=self._retry(state)))
+
     def _to_file(self, found: Inputs, folder: Path, settings: dict[str, Any], width: int, target: Path) -> None:
         from ..run.job import ErrorLog, make_plan
         from ..run.recorder import Recorder
 
         report, summary = self.report, self.report.summary
-        if report.dry_run:
-            state, retry = self._earlier(target, settings)
-            return report.dry(make_plan(report.output, found.files, state, retry=retry))
         with Recorder(target, settings, width, overwrite=self.overwrite) as recorder:
             plan = make_plan(report.output, found.files, recorder.state, retry=self._retry(recorder.state))
-            encoder = self.weights.load(folder) if plan.todo else None
-            report.open_log(ErrorLog(target), plan)
+            encoder = self._load(folder) if plan.todo else None
+            report.open_log(ErrorLog(target), found.missing, plan)
             summary.skipped, summary.kept = len(plan.done), len(plan.kept)
             if plan.todo or plan.moved or recorder.relisted or recorder.state.complete is None:
                 self._go_on(plan, recorder, encoder)
@@ -126,12 +118,9 @@ class Run:
                 summary.rows = sum(entry.rows for entry in recorder.state.entries.values())
                 summary.complete = True
 
-    def _earlier(self, target: Path, settings: dict[str, Any]) -> tuple[State | None, bool]:
-        """What a real run would find, without writing; and whether it would try again what failed."""
-        from ..run.store import earlier_state
-
-        state = earlier_state(target, settings, overwrite=self.overwrite)
-        return state, self._retry(state)
+    def _load(self, folder: Path) -> Encoder:
+        self.report.loading(self.weights.name(folder))
+        return self.weights.load(folder)
 
     def _retry(self, state: State | None) -> bool:
         """An interrupted run goes on as if it had not been; a finished one tries again what failed."""
@@ -144,11 +133,15 @@ class Run:
             complete = encoder is None or self._embed(plan, recorder, encoder)
         except KeyboardInterrupt:
             rows = recorder.export(plan.order, complete=False)
-            self._interrupted(rows, recorder, len(plan.order))
+            finished = sum(not entry.error for entry in recorder.state.entries.values())
+            there = f"{finished} of {counted(len(plan.order), 'file')} in {self.report.output}"
+            said = there if rows else "no file was finished"
+            raise Failure(f"interrupted; {said}; the same command goes on from there", EXIT_INTERRUPTED) from None
         summary.rows = recorder.export(plan.order, complete=complete)
         summary.complete = complete
 
     def _embed(self, plan: Plan, recorder: Recorder, encoder: Encoder) -> bool:
+        """Embed what is to be done, and say whether nothing is left."""
         from ..run.job import embed_files
 
         report, summary = self.report, self.report.summary
@@ -164,26 +157,18 @@ class Run:
                     report.warn(step.file.path, step.notes)
                     if report.verbose:
                         report.say(f"{step.entry.name}: {step.entry.seconds:.1f} s, rows {step.entry.rows}")
-                rest = None if finished else functools.partial(length, step.file.path)
-                progress.advance(step.seconds, step.file.size, rest)
+                progress.advance(step.file.path, step.file.size, step.seconds, finished)
                 if step.error is not None and report.stop:
                     return False
         return True
 
-    def _interrupted(self, rows: int, recorder: Recorder, files: int) -> None:
-        finished = sum(not entry.error for entry in recorder.state.entries.values())
-        said = f"{finished} of {files} files are in {self.report.output}" if rows else "no file was finished"
-        raise Failure(f"interrupted; {said}, and the same command goes on from there", EXIT_INTERRUPTED)
-
     def _to_stdout(self, found: Inputs, folder: Path) -> None:
         from ..run.export import csv_lines, encode, jsonl_lines
         from ..run.extract import Source, extract
-        from ..run.job import make_plan, stat
+        from ..run.job import stat
 
         report, summary = self.report, self.report.summary
-        if report.dry_run:
-            return report.dry(make_plan(report.output, found.files, None, retry=True))
-        encoder = self.weights.load(folder)
+        encoder = self._load(folder)
         lines: Callable[..., Iterable[str]] = csv_lines if self.form == "csv" else jsonl_lines
         files = [stat(file) for file in found.files]
         sources, config = (Source(file.path, whole=self.whole) for file in found.files), self.config.for_output()
@@ -191,7 +176,7 @@ class Run:
             with report.embedding(files) as progress:
                 for result in extract(sources, encoder, config):
                     file, seconds = files[result.index], float(result.spans[-1, 1]) if len(result.spans) else 0.0
-                    progress.advance(seconds, file.size)
+                    progress.advance(file.path, file.size, seconds, finished=True)
                     summary.audio_seconds += seconds
                     if result.error is not None:
                         report.skip(file.path, "decode", str(result.error))
@@ -199,46 +184,32 @@ class Run:
                             return
                         continue
                     names = [file.name] * len(result.embeddings)
-                    self._put(encode(lines(names, result.embeddings, result.spans, header=summary.done == 0)))
+                    data = encode(lines(names, result.embeddings, result.spans, header=summary.done == 0))
+                    sys.stdout.buffer.write(data)
+                    sys.stdout.buffer.flush()
                     summary.done += 1
                     report.warn(file.path, result.notes)
                     summary.rows += len(names)
         except KeyboardInterrupt:
-            raise Failure(f"interrupted after {summary.rows} rows", EXIT_INTERRUPTED) from None
+            raise Failure(f"interrupted after {counted(summary.rows, 'row')}", EXIT_INTERRUPTED) from None
         summary.complete = True
-
-    def _put(self, data: bytes) -> None:
-        out = sys.stdout.buffer
-        try:
-            out.write(data)
-            out.flush()
-        except BrokenPipeError:
-            # Or Python complains again when it flushes at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            said = f"stdout was closed by its reader after {self.report.summary.rows} rows"
-            raise Failure(f"{said}; to keep what is embedded, write to a file", EXIT_SOME_FAILED) from None
 
 
 def find_inputs(arguments: Sequence[str], stdin: str, report: Report) -> Inputs:
-    """The audio files of all arguments, or the shard's part of them; what is not there is told.
-
-    Raises:
-        ConfigError: see `gather`.
-        Failure: no audio, or something is not there and the first failure ends the run.
-    """
+    """The audio files of all arguments, or the shard's part of them; what is not there is told."""
     everything = gather(arguments, stdin)
     found = everything if report.shard is None else everything.part(report.shard)
     for path, message in found.missing:
         if report.stop:
             raise Failure(f"{message}; nothing is embedded (--on-error stop)", EXIT_SOME_FAILED)
         report.skip(path, "find", message)
-    if everything.left_out and not report.quiet:
-        report.say(everything.left_out)
+    if everything.left_out:
+        report.inform(everything.left_out)
     if not everything.files:
-        told = "" if everything.missing else ": no file with a known suffix (wav, flac, ogg, opus, mp3, aiff ...)"
-        raise Failure(f"{', '.join(arguments)}: no audio found{told}", EXIT_NO_AUDIO)
-    if found.repeated and not report.quiet:
-        report.say(f"{found.repeated} files are named more than once; each is embedded once")
+        suffixes = "" if everything.missing else ": no file with a known suffix (wav, flac, ogg, opus, mp3, aiff ...)"
+        raise Failure(f"{', '.join(arguments)}: no audio found{suffixes}", EXIT_NO_AUDIO)
+    if found.repeated:
+        report.inform(f"named more than once: {counted(found.repeated, 'file')}; each is embedded once")
     return found
 
 
@@ -251,15 +222,3 @@ def share_memory_pools() -> None:
 
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).mallopt(-8, 2)  # M_ARENA_MAX
-
-
-@functools.lru_cache(maxsize=1)
-def length(path: str) -> float:
-    """Seconds of audio by the head of a file, for an estimate; endless where it does not tell."""
-    import soundfile
-
-    try:
-        # soundfile encodes text strictly, and a name on Linux may be any bytes.
-        return float(soundfile.info(os.fsencode(path) if os.name == "posix" else path).duration)
-    except (OSError, RuntimeError):
-        return float("inf")

@@ -1,9 +1,10 @@
-"""What a run of `mtslvr-embed` does, told while it does it and in the end; `run` counts by it."""
+"""What a run of `mtslvr-embed` tells while it runs and in the end; `run` counts by it."""
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import EXIT_SOME_FAILED, Failure, echo
+from .common import EXIT_SOME_FAILED, Failure, counted, echo
 from .progress import Progress
 
 if TYPE_CHECKING:
@@ -45,31 +46,28 @@ class Summary:
 
     def text(self, output: str) -> str:
         """One line of it."""
-        parts = [f"{self.done} files embedded" + (f" ({self.incomplete} incomplete)" if self.incomplete else "")]
+        incomplete = f" ({self.incomplete} incomplete)" if self.incomplete else ""
+        parts = [f"{counted(self.done, 'file')} embedded{incomplete}"]
         parts += [f"{self.skipped} already there"] if self.skipped else []
         parts += [f"{self.failed} failed"] if self.failed else []
-        if self.done:
-            parts.append(f"{self.audio_seconds / 3600:.2f} h of audio at {self.speed:.1f} s a second")
-        return f"{', '.join(parts)}; {self.rows} rows in {output}"
+        parts += [f"{duration(self.audio_seconds)} of audio at {self.speed:.1f} s a second"] if self.done else []
+        return f"{', '.join(parts)}; {counted(self.rows, 'row')} in {output}"
+
+
+def duration(seconds: float) -> str:
+    """Hours, or minutes or seconds where that would be less than one."""
+    for unit, name in ((3600, "h"), (60, "min")):
+        if seconds >= unit:
+            return f"{seconds / unit:.1f} {name}"
+    return f"{seconds:.1f} s"
 
 
 @dataclass
 class Report:
-    """Tells of a run: lines on standard error, OUT.errors.jsonl, the summary.
-
-    Attributes:
-        output: as given.
-        target: where that is; None is standard output.
-        shard: which part of the files the run has.
-        on_error: "stop" where the first failure ends the run.
-        dry_run: nothing is embedded.
-        as_json: the summary is JSON on standard output.
-        quiet: neither progress nor summary.
-        verbose: a line for each file.
-    """
+    """Tells of a run: lines on standard error, OUT.errors.jsonl, the summary; the fields are the command's options."""
 
     output: str
-    target: Path | None
+    target: Path | None  # None is standard output
     shard: Shard | None
     on_error: str
     dry_run: bool
@@ -79,7 +77,6 @@ class Report:
     summary: Summary = field(default_factory=Summary)
     _progress: Progress | None = field(default=None, init=False)
     _log: ErrorLog | None = field(default=None, init=False)
-    _noted: list[tuple[str, str, str]] = field(default_factory=list, init=False)
 
     @property
     def stop(self) -> bool:
@@ -90,17 +87,21 @@ class Report:
         """Print a line beside the progress, whatever is quiet."""
         echo(line, err=True) if self._progress is None else self._progress.say(line)
 
-    def note(self, path: str, stage: str, message: str) -> None:
-        """Put a line into OUT.errors.jsonl, once there is one."""
-        if self._log is None:
-            self._noted.append((path, stage, message))
-        else:
-            self._log.add(path, stage, message)
+    def inform(self, line: str) -> None:
+        """Print a line unless the run is quiet."""
+        if not self.quiet:
+            self.say(line)
+
+    def loading(self, model: str) -> None:
+        """Tell a person what the next seconds are for."""
+        if sys.stderr.isatty():
+            self.inform(f"loading {model} ...")
 
     def skip(self, path: str, stage: str, message: str) -> None:
         """Count, note and tell an input that gets no embedding."""
         self.summary.failed += 1
-        self.note(path, stage, message)
+        if self._log is not None:
+            self._log.add(path, stage, message)
         self.say(f"{'stopped at' if self.stop else 'skipped'} {message}")
 
     def warn(self, path: str, notes: Notes) -> None:
@@ -108,21 +109,20 @@ class Report:
         self.summary.above_half += notes.above_half
         if notes.incomplete:
             self.summary.incomplete += 1
-            self.note(path, "warning", notes.incomplete)
+            if self._log is not None:
+                self._log.add(path, "warning", notes.incomplete)
             self.say(f"incomplete {path}: {notes.incomplete}")
 
-    def open_log(self, log: ErrorLog, plan: Plan) -> None:
-        """Note what is known before the first file is read.
-
-        Args:
-            log: of the output, which no other run writes now.
-            plan: has what earlier runs found out, which is noted and not told again.
-        """
+    def open_log(self, log: ErrorLog, missing: Sequence[tuple[str, str]], plan: Plan) -> None:
+        """Note what is known before the first file is read: inputs that are not there, and what earlier runs found."""
         self._log = log
-        failed = [(entry.path, "decode", entry.error) for entry in plan.failed]
-        for line in (*self._noted, *failed, *((path, "warning", note) for path, note in plan.noted)):
-            log.add(*line)
-        self.summary.failed += len(failed)
+        for path, message in missing:
+            log.add(path, "find", message)
+        for entry in plan.failed:
+            log.add(entry.path, "decode", entry.error)
+        for path, note in plan.noted:
+            log.add(path, "warning", note)
+        self.summary.failed += len(plan.failed)
 
     @contextmanager
     def embedding(self, files: Sequence[FileStat]) -> Iterator[Progress]:
@@ -144,49 +144,46 @@ class Report:
         if not self.as_json:
             for file in plan.todo:
                 echo(file.path)
-        if not self.quiet:
-            changed = f" ({plan.changed} of them changed)" if plan.changed else ""
-            said = f"dry run: {len(plan.todo)} files to embed{changed}, {len(plan.done)} already there"
-            self.say(f"{said}; nothing is written")
+        changed = f" ({plan.changed} of them changed)" if plan.changed else ""
+        files = f"{counted(len(plan.todo), 'file')} to embed{changed}, {len(plan.done)} already there"
+        self.inform(f"dry run: {files}; nothing is written")
 
     def finish(self, settings: dict[str, Any], inputs: int) -> None:
-        """Tell what was done.
-
-        Args:
-            settings: stored with the output.
-            inputs: how many there were, with those that failed.
-        Raises:
-            Failure: some of them did.
-        """
-        summary = self.summary
+        """Tell what was done with so many inputs; a Failure where some of them failed."""
         log = f"{self.target}.errors.jsonl"
         errors = log if self.target and not self.dry_run and os.path.exists(log) else None
         if self.as_json:
-            report = {
-                "output": self.output,
-                "dry_run": self.dry_run,
-                **vars(summary),
-                "audio_hours": summary.audio_seconds / 3600,
-                "audio_seconds_per_second": summary.speed,
-                "errors": errors,
-                "shard": None if self.shard is None else str(self.shard),
-                "settings": settings,
-            }
-            click.echo(json.dumps(report), err=self.target is None and not self.dry_run)
-        if not self.quiet and not self.dry_run:
-            if summary.rows:
-                self.say(summary.text(self.output))
-            elif self.target:
-                told = "no embeddings" if inputs else f"shard {self.shard} has none of the files"
-                written = "holds none" if self.target.exists() else "is not written"
-                self.say(f"{told}, {self.output} {written}")
-            if summary.kept:
-                said = f"{summary.kept} files of earlier runs are not among these inputs; their rows are kept"
-                self.say(f"{said} (--overwrite leaves them out)")
-            if summary.above_half:
-                half = settings["encoder"]["frontend"]["sample_rate"] / 2000
-                said = f"{summary.above_half} files have content above {half:g} kHz"
-                self.say(f"{said}, of which nothing counts: the encoder hears up to there")
-        if summary.failed:
+            self._print_json(settings, errors)
+        if not self.dry_run:
+            self._tell(settings, inputs)
+        if failed := self.summary.failed:
             listed = f", listed in {errors}" if errors else ""
-            raise Failure(f"{summary.failed} of {inputs} inputs failed{listed}", EXIT_SOME_FAILED)
+            raise Failure(f"{failed} of {counted(inputs, 'input')} failed{listed}", EXIT_SOME_FAILED)
+
+    def _print_json(self, settings: dict[str, Any], errors: str | None) -> None:
+        report = {
+            "output": self.output,
+            "dry_run": self.dry_run,
+            **vars(self.summary),
+            "audio_hours": self.summary.audio_seconds / 3600,
+            "audio_seconds_per_second": self.summary.speed,
+            "errors": errors,
+            "shard": None if self.shard is None else str(self.shard),
+            "settings": settings,
+        }
+        click.echo(json.dumps(report), err=self.target is None and not self.dry_run)
+
+    def _tell(self, settings: dict[str, Any], inputs: int) -> None:
+        summary = self.summary
+        if summary.rows:
+            self.inform(summary.text(self.output))
+        elif self.target:
+            nothing = "no embeddings" if inputs else f"shard {self.shard} has none of the files"
+            self.inform(f"{nothing}, {self.output} {'holds none' if self.target.exists() else 'is not written'}")
+        if summary.kept:
+            kept = f"{counted(summary.kept, 'file')} of earlier runs not among these inputs"
+            self.inform(f"rows of {kept} are kept (--overwrite leaves them out)")
+        if summary.above_half:
+            half = settings["encoder"]["frontend"]["sample_rate"] / 2000
+            loud = f"content above {half:g} kHz in {counted(summary.above_half, 'file')}"
+            self.inform(f"{loud}, of which nothing counts: the encoder hears up to there")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from ..audio.load import AudioInput, audio_label, iter_blocks
+from ..audio.load import WHOLE, AudioInput, Excerpt, audio_label, iter_blocks
 from ..audio.recordings import Notes
 from ..audio.windows import Float32, iter_windows, moments, standardize
 from ..config import Normalization
@@ -24,58 +24,49 @@ Window: TypeAlias = tuple[Float32, float, float]
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """One input.
-
-    Attributes:
-        audio: what to read.
-        sample_rate: Hz, when it is an array.
-        label: what errors call it.
-        skip: windows at its beginning that are decoded and left out, being embedded already.
-        whole: it is an error where audio is missing that its header claims.
-        notes: what was noticed, by the time the last window is read.
-    """
+    """One input."""
 
     audio: AudioInput
-    sample_rate: int | None = None
-    label: str | None = None
-    skip: int = 0
-    whole: bool = False
-    notes: Notes = field(default_factory=Notes)
+    sample_rate: int | None = None  # of an array
+    label: str | None = None  # what errors call it
+    skip: int = 0  # windows at its beginning that are decoded and left out, being embedded already
+    whole: bool = False  # it is an error where audio is missing that its header claims
+    notes: Notes = field(default_factory=Notes)  # complete with the last window
 
 
-def _windows(source: Source, encoder: Encoder, seconds: tuple[float, float]) -> Iterator[Window]:
-    rate = encoder.sample_rate
-
-    def fresh() -> Iterator[Window]:
-        notes = source.notes
-        blocks = iter_blocks(source.audio, rate, sample_rate=source.sample_rate, label=source.label, notes=notes)
-        yield from iter_windows(blocks, *seconds, rate)
-        if source.whole and notes.incomplete:
-            label = source.label or audio_label(source.audio)
-            raise AudioError(f"{label}: {notes.incomplete}; repair it, or have what is there embedded")
-
+def _windows(source: Source, encoder: Encoder, seconds: tuple[float, float], excerpt: Excerpt) -> Iterator[Window]:
+    """The windows of one input, with start and end in seconds of the recording."""
     if encoder.config.normalization is not Normalization.FILE:
-        yield from itertools.islice(fresh(), source.skip, None)
+        yield from itertools.islice(_cut(source, encoder.sample_rate, seconds, excerpt), source.skip, None)
         return
-    mean, std = moments(window for window, _, _ in fresh())
-    for window, start, end in itertools.islice(fresh(), source.skip, None):
+    mean, std = moments(window for window, _, _ in _cut(source, encoder.sample_rate, seconds, excerpt))
+    for window, start, end in itertools.islice(_cut(source, encoder.sample_rate, seconds, excerpt), source.skip, None):
         yield standardize(window, mean, std), start, end
+
+
+def _cut(source: Source, rate: int, seconds: tuple[float, float], excerpt: Excerpt) -> Iterator[Window]:
+    audio, label, notes, begin = source.audio, source.label, source.notes, excerpt.start or 0.0
+    blocks = iter_blocks(audio, rate, sample_rate=source.sample_rate, label=label, notes=notes, excerpt=excerpt)
+    for window, start, end in iter_windows(blocks, *seconds, rate):
+        yield window, begin + start, begin + end
+    if source.whole and notes.incomplete:
+        label = label or audio_label(audio)
+        raise AudioError(f"{label}: {notes.incomplete}; repair it, or have what is there embedded")
 
 
 class _Decoder(threading.Thread):
     """Decodes one source into a bounded queue."""
 
-    def __init__(self, source: Source, encoder: Encoder, seconds: tuple[float, float]) -> None:
+    def __init__(self, source: Source, windows: Iterator[Window]) -> None:
         super().__init__(daemon=True, name=f"decode {source.label or audio_label(source.audio)}")
-        self.source = source
-        self._arguments = source, encoder, seconds
+        self.source, self._windows = source, windows
         self._queue: queue.Queue[list[Window] | BaseException | None] = queue.Queue(_CHUNKS_AHEAD)
         self._stopped = threading.Event()
 
     def run(self) -> None:
         try:
             chunk: list[Window] = []
-            for window in _windows(*self._arguments):
+            for window in self._windows:
                 chunk.append(window)
                 if len(chunk) == _CHUNK:
                     self._put(chunk)
@@ -108,15 +99,20 @@ class _Decoder(threading.Thread):
 
 
 def decode_ahead(
-    sources: Iterable[Source], encoder: Encoder, seconds: tuple[float, float], threads: int
+    sources: Iterable[Source],
+    encoder: Encoder,
+    seconds: tuple[float, float],
+    threads: int,
+    excerpt: Excerpt = WHOLE,
 ) -> Iterator[Iterator[Window]]:
-    """Decode inputs in threads of their own, a bounded number of windows ahead.
+    """Decode as many inputs as there are threads side by side, a bounded number of windows ahead.
 
     Args:
-        sources: read lazily, as many as there are threads at once.
+        sources: read lazily.
         encoder: says rate and normalisation.
         seconds: length of a window, and from one to the next.
-        threads: inputs decoded side by side.
+        threads: inputs at once.
+        excerpt: what is read of each.
     Yields:
         For each source, in order, its windows with start and end in seconds.
     Raises:
@@ -134,7 +130,7 @@ def decode_ahead(
             if _is_read(source, running):
                 held.append(source)
                 return
-            decoder = _Decoder(source, encoder, seconds)
+            decoder = _Decoder(source, _windows(source, encoder, seconds, excerpt))
             decoder.start()
             running.append(decoder)
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..audio.load import audio_label
+from ..audio.load import WHOLE, Excerpt, audio_label
 from ..audio.recordings import Notes
 from ..audio.windows import Float32, Float64, Pool, Pooling, iter_windows
 from ..config import EncoderConfig, Features, Layer, Normalization, parse_enum
@@ -57,6 +57,7 @@ class ExtractConfig:
     batch_size: int = 32  # windows at once through the encoder
     threads: int = 2  # files decoded side by side
     fixed_batches: bool = False
+    excerpt: Excerpt = WHOLE  # what is read of each file
 
     def __post_init__(self) -> None:
         for name, most in (("batch_size", 65536), ("threads", 256)):
@@ -172,7 +173,7 @@ def _batches(
 
     windows: list[Float32] = []
     parts: list[Part] = []
-    for index, decoded in enumerate(decode_ahead(remembered(), encoder, seconds, config.threads)):
+    for index, decoded in enumerate(decode_ahead(remembered(), encoder, seconds, config.threads, config.excerpt)):
         source = reading.popleft()
         parts.append(Part(index, source.notes))
         try:

@@ -59,6 +59,7 @@ def describe(
         "hop_seconds": window if config.hop_seconds is None else config.hop_seconds,
         "encoder": encoder.to_dict(),
         **({} if dtype == DEFAULTS["dtype"] else {"dtype": dtype}),
+        **({} if config.excerpt.channel == DEFAULTS["channel"] else {"channel": config.excerpt.channel}),
     }
 
 

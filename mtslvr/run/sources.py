@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from ..audio.load import AudioInput, audio_label
+from ..audio.load import AudioInput, Excerpt, audio_label, count_channels
 from ..errors import AudioError
 from ..nn.encoder import Encoder
 from .decode import Source
@@ -87,6 +87,24 @@ def list_rates(sample_rate: Any, count: int) -> list[Any]:
     if len(rates) != count:
         raise AudioError(f"{len(rates)} sample rates for {count} inputs; give one, or one for each")
     return rates
+
+
+def list_excerpts(channels: Any, start: Any, end: Any, sources: Iterable[Source]) -> list[Excerpt]:
+    """What to read of each input: one excerpt, or with `channels` of "each" one for each of their channels.
+
+    Raises:
+        AudioError: with "each" one that cannot be read, or inputs with other numbers of channels.
+        ConfigError: see `Excerpt`.
+    """
+    if channels != "each":
+        return [Excerpt(channels, start, end)]
+    counts: dict[int, str] = {}
+    for source in sources:
+        counts.setdefault(count_channels(source.audio, source.label), source.label or "")
+    if len(counts) > 1:
+        said = ", ".join(f"{label} has {count}" for count, label in counts.items())
+        raise AudioError(f"channels='each': inputs with other numbers of channels ({said}); embed these by themselves")
+    return [Excerpt(channel, start, end) for channel in range(max(counts, default=1))]
 
 
 def _whole(rate: Any) -> Any:

@@ -14,8 +14,8 @@ from ..config import EncoderConfig
 from ..errors import ConfigError
 
 # The same in all runs that add to one output.
-FIXED = ("format", "features", "layer", "pool", "window_seconds", "hop_seconds", "dtype")
-DEFAULTS = {"dtype": "float32"}  # of settings that are stored only where they are others
+FIXED = ("format", "features", "layer", "pool", "window_seconds", "hop_seconds", "dtype", "channel")
+DEFAULTS = {"dtype": "float32", "channel": "mix"}  # of settings that are stored only where they are others
 JOURNAL = "journal.jsonl"  # of mtslvr 0.2
 _WHOLE = 64 << 20  # bytes of a file up to which all of its content is compared
 _PIECES, _PIECE = 4096, 2048  # of the content of a larger one, and bytes of each

@@ -376,7 +376,7 @@ def test_labels_of_an_earlier_call_outlive_one_that_fails(made, tmp_path):
     (tmp_path / "nights").mkdir()
     (tmp_path / "nights" / "broken.wav").write_bytes(b"no audio")
     result = run(made / "examples", tmp_path / "nights", "-o", tmp_path / "labels.csv", "--model", made / "model")
-    assert result.exit_code == 1 and "1 of 1 inputs failed" in result.output
+    assert result.exit_code == 1 and "1 of 1 input failed" in result.output
     assert (tmp_path / "labels.csv").read_text() == "file,start,end,label,score\n"
 
 

@@ -1,231 +1,222 @@
 """mtslvr-embed on generated files: what it writes, what it says, how it exits."""
 
+import io
 import json
-import re
-import shutil
-import signal
-import subprocess
-import sys
+import os
 
 import numpy as np
 import pytest
 import soundfile
-import torch
-from click.testing import CliRunner
 
 import mtslvr
-from mtslvr.cli.embed import embed_command
 from mtslvr.models import checkpoint
-from mtslvr.run.table import read_table as read_npz
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    torch.manual_seed(0)
-    return checkpoint.save(mtslvr.Encoder(mtslvr.EncoderConfig()), tmp_path_factory.mktemp("model"))
-
-
-def noise(seconds, rate, channels=1, seed=0):
-    return 0.1 * np.random.default_rng(seed).standard_normal((int(seconds * rate), channels))
+from mtslvr.run.table import read_table
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """Every kind of file a user may have, good and bad."""
+def folder(tmp_path, write):
+    """Every kind of file a user may have, and five broken ones."""
     root = tmp_path / "audio"
     (root / "deep" / "er").mkdir(parents=True)
-    soundfile.write(root / "a.wav", noise(1, 16000), 16000)
-    soundfile.write(root / "b.FLAC", noise(0.5, 44100, 2), 44100, format="FLAC")
-    soundfile.write(root / "c.ogg", noise(0.5, 8000), 8000)
-    soundfile.write(root / "d.mp3", noise(0.5, 16000), 16000)
-    soundfile.write(root / "e.aiff", noise(0.5, 16000), 16000)
-    soundfile.write(root / "f.opus", noise(0.5, 48000), 48000, format="OGG", subtype="OPUS")
-    soundfile.write(root / "double.wav", noise(0.5, 16000), 16000, subtype="DOUBLE")
+    write(root / "a.wav", 0.5)
+    write(root / "b.FLAC", 0.3, rate=44100, channels=2, format="FLAC")
+    write(root / "c.ogg", 0.3, rate=8000)
+    write(root / "d.mp3", 0.3)
+    write(root / "f.opus", 0.3, rate=48000, format="OGG", subtype="OPUS")
+    write(root / "deep" / "er" / "a.wav", 0.7, seed=1)
     soundfile.write(root / "silence.wav", np.zeros(8000), 16000)
     soundfile.write(root / "one_sample.wav", np.ones(1), 16000)
-    soundfile.write(root / "deep" / "er" / "a.wav", noise(7, 16000, seed=1), 16000)
     (root / "notes.txt").write_text("no audio, not even by its name")
+    (root / "corrupt.wav").write_bytes(b"RIFF" + bytes(range(200)))
+    (root / "empty.wav").write_bytes(b"")
+    soundfile.write(root / "no_samples.wav", np.zeros(0), 16000)
+    for name, value in (("nan.wav", np.nan), ("inf.wav", np.inf)):
+        samples = np.zeros(8000)
+        samples[100] = value
+        soundfile.write(root / name, samples, 16000, subtype="FLOAT")
     return root
 
 
-BAD = ("corrupt.wav", "empty.wav", "no_samples.wav", "nan.wav", "inf.wav")
+def test_a_folder_becomes_one_row_a_file_and_broken_files_are_told(folder, model, embed, load, tmp_path):
+    out = tmp_path / "out.npz"
+    result = embed(folder, "-o", out, "--model", model, "--batch-size", 3, code=1)
+    table = read_table(out)
+    assert set(table.paths) == {
+        "a.wav", "b.FLAC", "c.ogg", "d.mp3", "f.opus", "silence.wav", "one_sample.wav", "deep/er/a.wav"
+    }  # fmt: skip
+    assert table.embeddings.shape == (8, 1000) and np.isfinite(table.embeddings).all()
+    row = table.paths.index("deep/er/a.wav")
+    assert (table.start[row], table.end[row]) == (0.0, 0.7)
+    alone = mtslvr.embed(folder / "deep" / "er" / "a.wav", encoder=load(model))
+    np.testing.assert_allclose(table.embeddings[row], alone, rtol=0, atol=1e-5 * np.abs(alone).max())
+    for name in ("corrupt.wav", "empty.wav", "no_samples.wav", "nan.wav", "inf.wav"):
+        assert f"skipped {folder / name}" in result.stderr
+    assert "NaN or infinite samples: 1, the first at index 100" in result.stderr
+    assert f"5 of 13 inputs failed, listed in {out}.errors.jsonl" in result.stderr
+    lines = [json.loads(line) for line in (tmp_path / "out.npz.errors.jsonl").read_text().splitlines()]
+    assert len(lines) == 5 and {line["stage"] for line in lines} == {"decode"}
+    assert result.stdout == "" and "13/13 files" in result.stderr
+    assert "8 files embedded, 5 failed, 2.9 s of audio at " in result.stderr
+
+
+def test_a_row_a_window_of_one_half(audio, model, embed, load, tmp_path):
+    options = ["--pool", "none", "--window", 0.3, "--hop", 0.1, "--features", "invariant", "--threads", 1]
+    embed(audio / "deep", "-o", tmp_path / "x.npz", "--model", model, *options)
+    table = read_table(tmp_path / "x.npz")
+    np.testing.assert_allclose(np.stack([table.start, table.end], 1), [[0, 0.3], [0.1, 0.4], [0.2, 0.5]])
+    assert table.paths == ("a.wav",) * 3
+    windows, _ = mtslvr.embed_windows(
+        audio / "deep" / "a.wav", window_seconds=0.3, hop_seconds=0.1, features="invariant", encoder=load(model)
+    )
+    np.testing.assert_allclose(table.embeddings, windows, rtol=0, atol=1e-5 * np.abs(windows).max())
+
+
+def test_metadata_say_by_what_the_rows_were_made(audio, model, embed, tmp_path):
+    embed(audio, "-o", tmp_path / "x.csv", "--model", model, "--hop", 0.2)
+    found = json.loads((tmp_path / "x.csv.meta.json").read_text())
+    weights = checkpoint.sha256(model / "model.safetensors")
+    assert (found["mtslvr"], found["model"], found["model_sha256"]) == (mtslvr.__version__, str(model), weights)
+    assert (found["window_seconds"], found["hop_seconds"], found["pool"]) == (0.25, 0.2, "mean")
+    assert found["encoder"]["adapter"] == "parallel" and found["complete"] is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--features", "both"], 2, "'both' is not one of"),
+        (["--window", "nan"], 2, "window_seconds=nan"),
+        (["--window", "0.01"], 2, "shorter than half an STFT frame"),
+        (["--hop", "-1"], 2, "hop_seconds=-1"),
+        (["--batch-size", "0"], 2, "batch_size=0"),
+        (["-o", "missing/x.npz"], 2, "does not exist"),
+        (["-o", "x.xlsx"], 2, "unknown format '.xlsx'"),
+        (["-o", "-", "--format", "npz"], 2, "stdout cannot take npz; use --format csv or jsonl"),
+        (["@nowhere.txt"], 2, "@nowhere.txt: list cannot be read"),
+        (["--model", "no such model"], 3, "'no such model'"),
+    ],
+)
+def test_what_is_wrong_is_named_before_any_work(audio, model, embed, tmp_path, monkeypatch, arguments, code, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in embed(audio, "-o", "x.npz", "--model", model, *arguments, code=code).stderr
+    assert os.listdir() == []
+
+
+def test_nothing_to_embed(model, embed, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.wav").write_bytes(b"nothing")
+    assert "no audio found" in embed(tmp_path / "empty", "-o", tmp_path / "x.npz", "--model", model, code=4).stderr
+    assert embed("-", "-o", tmp_path / "x.npz", "--model", model, input=b"\n", code=4)
+    embed(tmp_path / "bad.wav", "-o", tmp_path / "x.npz", "--model", model, code=1)
+    assert not (tmp_path / "x.npz").exists()
+
+
+def test_lists_name_their_missing_files(audio, model, embed, tmp_path):
+    listed = [audio / "a.wav", "", tmp_path / "nowhere.wav", audio / "deep", audio / "a.wav"]
+    (tmp_path / "list.txt").write_text("\r\n".join(map(str, listed)))
+    result = embed(f"@{tmp_path}/list.txt", "-o", tmp_path / "x.npz", "--model", model, code=1)
+    assert f"skipped {tmp_path}/list.txt, line 3: '{tmp_path}/nowhere.wav': no such file" in result.stderr
+    assert "named more than once: 1 file;" in result.stderr
+    assert read_table(tmp_path / "x.npz").paths == (f"{audio.name}/a.wav", "deep/a.wav")
+    [line] = (tmp_path / "x.npz.errors.jsonl").read_text().splitlines()
+    assert json.loads(line)["file"] == str(tmp_path / "nowhere.wav") and json.loads(line)["stage"] == "find"
+
+
+def test_a_list_on_standard_input(audio, model, embed, tmp_path):
+    names = b"\0".join(os.fsencode(audio / name) for name in ("a.wav", "b.wav"))
+    embed("-", "-o", tmp_path / "x.npz", "--model", model, input=names)
+    assert read_table(tmp_path / "x.npz").paths == ("a.wav", "b.wav")
+
+
+def test_a_long_file_whose_name_is_no_text(model, embed, write, tmp_path):
+    (tmp_path / "many").mkdir()
+    write(tmp_path / "x.wav", 2)
+    os.replace(tmp_path / "x.wav", os.fsencode(tmp_path / "many") + b"/caf\xe9.wav")
+    embed(tmp_path / "many", "-o", tmp_path / "x.npz", "--model", model, "--batch-size", 2)
+    assert read_table(tmp_path / "x.npz").paths == ("caf\udce9.wav",)
+
+
+def test_the_summary_as_json_and_a_line_a_file(audio, model, embed, tmp_path):
+    result = embed(audio, "-o", tmp_path / "x.npz", "--model", model, "--json", "-v")
+    report = json.loads(result.stdout)
+    assert (report["done"], report["skipped"], report["failed"], report["rows"]) == (3, 0, 0, 3)
+    assert report["audio_seconds"] == pytest.approx(1.5) and report["audio_hours"] == pytest.approx(1.5 / 3600)
+    assert report["audio_seconds_per_second"] > 0 and report["complete"] is True and report["errors"] is None
+    assert report["settings"]["model_sha256"] in result.stderr
+    assert "deep/a.wav: 0.5 s, rows 1" in result.stderr
+    assert "3 files embedded, 1.5 s of audio at " in result.stderr and "; 3 rows in " in result.stderr
+    quiet = embed(audio / "a.wav", "-o", tmp_path / "y.npz", "--model", model, "-q")
+    assert quiet.stdout == "" and quiet.stderr == ""
+    assert "1 file embedded" in embed(audio / "a.wav", "-o", tmp_path / "z.npz", "--model", model).stderr
+
+
+def test_standard_output_takes_rows_as_they_come(audio, model, embed, tmp_path):
+    lines = embed(audio, "-o", "-", "--model", model, "--json", "-q")
+    rows = [json.loads(line) for line in lines.stdout.splitlines()]
+    assert [row["file"] for row in rows] == ["a.wav", "b.wav", "deep/a.wav"]
+    assert json.loads(lines.stderr)["rows"] == 3
+    table = embed(audio, "-o", "-", "--format", "csv", "--model", model, "-q").stdout.splitlines()
+    assert table[0].startswith("file,start,end,e0,e1,") and len(table) == 4
+    embed(audio, "-o", tmp_path / "x.npz", "--model", model)
+    expected = read_table(tmp_path / "x.npz").embeddings
+    np.testing.assert_array_equal(np.array([row["embedding"] for row in rows], np.float32), expected)
+    np.testing.assert_array_equal([list(map(np.float32, row.split(",")[3:])) for row in table[1:]], expected)
+
+
+def test_parquet_has_a_list_of_fixed_size_and_names_of_their_own(model, embed, write, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pip install 'mtslvr[parquet]'")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "a.wav", 0.3)
+        write(tmp_path / name / "a.mp3", 0.3)
+    embed(tmp_path / "one", tmp_path / "two", "-o", tmp_path / "x.parquet", "--model", model)
+    table = parquet.read_table(tmp_path / "x.parquet")
+    assert [str(field.type) for field in table.schema][:3] == ["string", "double", "double"]
+    assert table.schema.field("embedding").type.list_size == 1000
+    assert json.loads(table.schema.metadata[b"mtslvr"])["features"] == "concat"
+    assert table["file"].to_pylist() == ["one/a.mp3", "one/a.wav", "two/a.mp3", "two/a.wav"]
+
+
+# Recordings that are cut short, lose content above 8 kHz, or cannot be read here
 
 
 @pytest.fixture
-def broken(folder):
-    """The same folder with five broken files among the good ones."""
-    (folder / "corrupt.wav").write_bytes(b"RIFF" + bytes(range(200)))
-    (folder / "empty.wav").write_bytes(b"")
-    soundfile.write(folder / "no_samples.wav", np.zeros(0), 16000)
-    for name, value in (("nan.wav", np.nan), ("inf.wav", np.inf)):
-        samples = noise(0.5, 16000)
-        samples[100] = value
-        soundfile.write(folder / name, samples, 16000, subtype="FLOAT")
-    return folder
+def partial(tmp_path, monkeypatch, write):
+    """One file cut to its half, one whole with content above 8 kHz, one that only ffmpeg could read."""
+    monkeypatch.setenv("PATH", "")
+    root, wav = tmp_path / "partial", io.BytesIO()
+    root.mkdir()
+    write(wav, 1.0, format="WAV")
+    (root / "cut.wav").write_bytes(wav.getvalue()[: 44 + 16000])
+    write(root / "whole.wav", 1.0, rate=96000)
+    (root / "video.mp4").touch()
+    return root
 
 
-def run(*arguments):
-    return CliRunner().invoke(embed_command, [str(a) for a in arguments])
+def test_a_cut_recording_is_embedded_with_a_warning(partial, model, embed, tmp_path):
+    result = embed(partial, "-o", tmp_path / "x.npz", "--model", model, "--json")
+    message = "0.5 s of the 1.0 s its header says"
+    assert f"incomplete {partial}/cut.wav: {message}" in result.stderr
+    assert "2 files embedded (1 incomplete)" in result.stderr
+    assert "content above 8 kHz in 1 file, of which nothing counts" in result.stderr
+    assert "1 file left out: 1 .mp4; install ffmpeg to read them" in result.stderr
+    [line] = (tmp_path / "x.npz.errors.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"file": f"{partial}/cut.wav", "stage": "warning", "message": message}
+    report = json.loads(result.stdout)
+    assert (report["incomplete"], report["above_half"], report["failed"]) == (1, 1, 0)
+    assert report["errors"] == f"{tmp_path}/x.npz.errors.jsonl"
+    embed(partial, "-o", tmp_path / "x.npz", "--model", model)  # of what is there already the log still tells
+    assert (tmp_path / "x.npz.errors.jsonl").read_text() == line + "\n"
 
 
-def test_a_folder_becomes_one_row_a_file_with_relative_names(folder, model, tmp_path):
-    result = run(folder, "-o", tmp_path / "out.npz", "--model", model)
-    assert result.exit_code == 0, result.output
-    table = read_npz(tmp_path / "out.npz")
-    assert table.embeddings.shape == (10, 1000) and table.embeddings.dtype == np.float32
-    assert np.isfinite(table.embeddings).all()
-    assert set(table.paths) == {
-        "a.wav", "b.FLAC", "c.ogg", "d.mp3", "e.aiff", "f.opus", "double.wav", "silence.wav", "one_sample.wav",
-        "deep/er/a.wav",
-    }  # fmt: skip
-    row = table.paths.index("deep/er/a.wav")
-    assert (table.start[row], table.end[row]) == (0.0, 7.0)
-    assert table.settings["features"] == "concat" and table.settings["complete"] is True
-    alone = mtslvr.embed(folder / "deep" / "er" / "a.wav", encoder=mtslvr.load(model))
-    np.testing.assert_allclose(table.embeddings[row], alone, rtol=0, atol=1e-5 * np.abs(alone).max())
+@pytest.mark.parametrize("output", ["x.npz", "-"])
+def test_a_cut_recording_counts_as_broken_where_that_is_asked(partial, model, embed, tmp_path, output):
+    out = output if output == "-" else tmp_path / output
+    result = embed(partial, "-o", out, "--model", model, "--on-truncated", "error", code=1)
+    assert f"skipped {partial}/cut.wav: 0.5 s of the 1.0 s its header says; repair it" in result.stderr
+    if output != "-":
+        assert read_table(out).paths == ("whole.wav",)
 
 
-def test_broken_files_are_reported_and_the_rest_is_written(broken, model, tmp_path):
-    result = run(broken, "-o", tmp_path / "out.npz", "--model", model)
-    assert result.exit_code == 1
-    assert len(read_npz(tmp_path / "out.npz").paths) == 10
-    for name in BAD:
-        assert f"skipped {broken / name}" in result.output
-    assert "5 of 15 inputs failed" in result.output
-    assert "NaN or infinite samples: 1, the first at index 100" in result.output
-
-
-@pytest.mark.parametrize(("features", "width"), [("invariant", 500), ("variant", 500), ("concat", 1000)])
-def test_features(folder, model, tmp_path, features, width):
-    assert run(folder / "a.wav", "-o", tmp_path / "x.npz", "--model", model, "--features", features).exit_code == 0
-    found = read_npz(tmp_path / "x.npz").embeddings
-    expected = mtslvr.embed(folder / "a.wav", features=features, encoder=mtslvr.load(model))
-    assert found.shape == (1, width)
-    np.testing.assert_allclose(found[0], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
-
-
-def test_windows_are_rows_without_pooling(folder, model, tmp_path):
-    result = run(
-        folder / "deep", "-o", tmp_path / "x.npz", "--model", model, "--pool", "none", "--window", 3, "--hop", 2
-    )
-    assert result.exit_code == 0, result.output
-    table = read_npz(tmp_path / "x.npz")
-    np.testing.assert_allclose(np.stack([table.start, table.end], 1), [[0, 3], [2, 5], [4, 7]])
-    assert table.paths == ("er/a.wav",) * 3
-
-
-def test_same_names_in_two_folders_stay_apart(folder, model, tmp_path):
-    shutil.copytree(folder / "deep", tmp_path / "other")
-    result = run(folder / "deep", tmp_path / "other", folder / "a.wav", "-o", tmp_path / "x.npz", "--model", model)
-    assert result.exit_code == 0, result.output
-    assert sorted(read_npz(tmp_path / "x.npz").paths) == ["a.wav", "deep/er/a.wav", "other/er/a.wav"]
-
-
-def test_batch_size_and_threads_change_nothing(folder, model, tmp_path):
-    tables = []
-    for batch, threads in ((1, 1), (3, 4), (16, 2)):
-        out = tmp_path / f"{batch}.npz"
-        assert run(folder, "-o", out, "--model", model, "--batch-size", batch, "--threads", threads).exit_code == 0
-        tables.append(read_npz(out))
-    scale = np.abs(tables[0].embeddings).max()
-    for table in tables[1:]:
-        assert table.paths == tables[0].paths
-        np.testing.assert_allclose(table.embeddings, tables[0].embeddings, rtol=0, atol=1e-5 * scale)
-
-
-def test_a_missing_input_is_reported_and_the_rest_is_written(folder, model, tmp_path):
-    result = run(folder / "a.wav", folder / "nowhere.wav", "-o", tmp_path / "x.npz", "--model", model)
-    assert result.exit_code == 1
-    assert "nowhere.wav" in result.output and "1 of 2 inputs failed" in result.output
-    assert read_npz(tmp_path / "x.npz").paths == ("a.wav",)
-
-
-def test_no_audio_found(tmp_path, model):
-    (tmp_path / "empty").mkdir()
-    result = run(tmp_path / "empty", "-o", tmp_path / "x.npz", "--model", model)
-    assert result.exit_code == 4 and "no audio found" in result.output
-    assert not (tmp_path / "x.npz").exists()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--features", "both"], "'both' is not one of"),
-        (["--window", "0"], "window_seconds=0"),
-        (["--window", "nan"], "window_seconds=nan"),
-        (["--window", "0.01"], "shorter than half an STFT frame"),
-        (["--hop", "-1"], "hop_seconds=-1"),
-        (["--batch-size", "0"], "batch_size=0"),
-        (["--device", "abacus"], "device='abacus'"),
-    ],
-)
-def test_wrong_settings_exit_with_2_and_name_the_value(folder, model, tmp_path, options, message):
-    result = run(folder, "-o", tmp_path / "x.npz", "--model", model, *options)
-    assert result.exit_code == 2 and message in result.output, result.output
-    assert not (tmp_path / "x.npz").exists()
-
-
-@pytest.mark.parametrize(
-    ("output", "message"), [("missing/x.npz", "does not exist"), ("x.xlsx", "unknown format '.xlsx'")]
-)
-def test_an_output_that_cannot_be_written_is_refused_before_any_work(folder, model, tmp_path, output, message):
-    result = run(folder, "-o", tmp_path / output, "--model", model)
-    assert result.exit_code == 2 and message in result.output
-
-
-def test_unavailable_weights_exit_with_3(folder, tmp_path):
-    result = run(folder, "-o", tmp_path / "x.npz", "--model", "no such model")
-    assert result.exit_code == 3 and "'no such model'" in result.output
-
-
-def test_nothing_usable_writes_nothing(tmp_path, model):
-    (tmp_path / "bad.wav").write_bytes(b"nothing")
-    result = run(tmp_path / "bad.wav", "-o", tmp_path / "x.npz", "--model", model)
-    assert result.exit_code == 1 and not (tmp_path / "x.npz").exists()
-
-
-def test_interrupting_keeps_what_is_finished(tmp_path, model):
-    (tmp_path / "many").mkdir()
-    for i in range(200):
-        soundfile.write(tmp_path / "many" / f"{i:03}.wav", noise(1, 16000, seed=i), 16000)
-    out = tmp_path / "x.npz"
-    command = [sys.executable, "-c", "from mtslvr.cli.embed import main; main()"]
-    process = subprocess.Popen(
-        [*command, str(tmp_path / "many"), "-o", str(out), "--model", str(model), "--batch-size", "1"],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    seen = ""
-    while not re.search(r" [1-9]\d*/200", seen) and process.poll() is None:
-        seen += process.stderr.read(5)
-    process.send_signal(signal.SIGINT)
-    told = process.communicate(timeout=60)[1]
-    assert process.returncode == 130 and "interrupted" in told, told
-    table = read_npz(out)
-    assert 0 < len(table.paths) < 200 and table.settings["complete"] is False
-
-
-def test_progress_goes_to_stderr_and_quiet_is_quiet(folder, model, tmp_path):
-    runner = CliRunner()
-    loud = runner.invoke(embed_command, [str(folder), "-o", str(tmp_path / "x.npz"), "--model", str(model)])
-    assert loud.stdout == "" and "10/10" in loud.stderr and "10 files" in loud.stderr
-    quiet = runner.invoke(embed_command, [str(folder), "-o", str(tmp_path / "x.npz"), "--model", str(model), "-q"])
-    assert quiet.stdout == "" and quiet.stderr == ""
-
-
-def test_help_is_fast_enough_to_not_import_torch():
-    code = (
-        "import sys; sys.argv = ['mtslvr-embed', '--help']\n"
-        "from mtslvr.cli.embed import main\n"
-        "try:\n    main()\nexcept SystemExit as e:\n    assert e.code == 0\nassert 'torch' not in sys.modules"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert "--features" in result.stdout
-
-
-def test_settings_are_readable_json(folder, model, tmp_path):
-    run(folder / "a.wav", "-o", tmp_path / "x.npz", "--model", model)
-    with np.load(tmp_path / "x.npz") as file:
-        settings = json.loads(str(file["settings"]))
-    assert settings["encoder"]["adapter"] == "parallel"
+def test_embed_warns_of_a_cut_recording(partial, model, load):
+    with pytest.warns(UserWarning, match=r"cut.wav: 0.5 s of the 1.0 s its header says; what is there is embedded"):
+        assert np.isfinite(mtslvr.embed(partial / "cut.wav", encoder=load(model))).all()

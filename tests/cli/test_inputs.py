@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from mtslvr.audio.load import load_audio
 from mtslvr.cli.inputs import expand
-from mtslvr.cli.run import length
 from mtslvr.errors import ConfigError
 
 
@@ -39,7 +39,7 @@ def own_stdin():
 @pytest.mark.parametrize(
     ("form", "subtype"),
     [("WAV", None), ("RF64", None), ("FLAC", None), ("OGG", None), ("OGG", "OPUS"), ("MP3", None), ("AIFF", None),
-     ("AU", None), ("CAF", None), ("W64", None)],
+     ("AU", None), ("CAF", None), ("W64", None), ("VOC", None), ("NIST", None)],
 )  # fmt: skip
 def test_audio_on_standard_input_is_told_by_its_first_bytes(monkeypatch, own_stdin, form, subtype):
     data = encoded(form, subtype)
@@ -49,6 +49,12 @@ def test_audio_on_standard_input_is_told_by_its_first_bytes(monkeypatch, own_std
     for _ in range(2):  # decoders open a file more than once
         with open("/dev/stdin", "rb") as file:
             assert file.read() == data
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/stdin"), reason="standard input has no name")
+def test_an_mp3_behind_zeros_on_standard_input_is_audio(monkeypatch, own_stdin):
+    assert given(monkeypatch, bytes(2000) + encoded("MP3")) == [b"/dev/stdin"]
+    assert load_audio("/dev/stdin", 16000).size == 4000
 
 
 def test_a_list_on_standard_input_stays_one(monkeypatch):
@@ -62,9 +68,7 @@ def test_a_list_on_standard_input_stays_one(monkeypatch):
     assert given(monkeypatch, b"\x01.wav\n", kind="list") == [b"\x01.wav"]
 
 
-@pytest.mark.parametrize(
-    "data", [b"\x7fELF\2\1\1" + bytes(99), b"PK\3\4", b"\x89PNG\r\n\x1a\n", "a.wav".encode("utf-16")]
-)
+@pytest.mark.parametrize("data", [b"\x7fELF\2\1\1" + bytes(99), "a.wav".encode("utf-16")])
 def test_what_is_neither_is_refused(monkeypatch, tmp_path, data):
     with pytest.raises(ConfigError, match="neither audio nor text; say what it is with --stdin audio or --stdin list"):
         given(monkeypatch, data)
@@ -89,10 +93,3 @@ def test_the_audio_of_a_pipe_or_a_file_is_one_input(tmp_path, piped):
         source = {"input": file.read()} if piped else {"stdin": file}
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, timeout=60, **source)
     assert done.stdout == b"[('/dev/stdin', '')]\n", done.stderr
-
-
-def test_the_length_of_a_file_whose_name_is_no_text(tmp_path):
-    path = os.path.join(os.fsencode(tmp_path), b"\xff.wav")
-    with open(path, "wb") as file:
-        file.write(encoded("WAV"))
-    assert length(os.fsdecode(path)) == 0.25

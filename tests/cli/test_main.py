@@ -1,28 +1,18 @@
 """The `mtslvr` group: its commands, and training and few-shot from the command line."""
 
 import json
-import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-import torch
 from click.testing import CliRunner
 
 import mtslvr
-from mtslvr.cli.main import main
-from mtslvr.models import checkpoint
+from mtslvr.cli.main import NAMES, main
 
 
 def run(*arguments):
     return CliRunner().invoke(main, [str(a) for a in arguments])
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    torch.manual_seed(0)
-    return checkpoint.save(mtslvr.Encoder(mtslvr.EncoderConfig()), tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +28,11 @@ def labelled(tmp_path_factory):
     return root
 
 
-def test_help_lists_every_command():
-    result = run("--help")
-    assert result.exit_code == 0
-    for name in ("embed", "fewshot", "invariance", "report", "convert", "train"):
-        assert f"  {name} " in result.output
-        assert run(name, "--help").exit_code == 0
+def test_help_lists_every_command_and_says_what_it_exits_with():
+    listed = run("--help").output
+    for name in NAMES:
+        assert f"  {name} " in listed
+        assert "Exit codes: 0 " in run(name, "--help").output
 
 
 def test_an_unknown_command_is_a_usage_error():
@@ -51,33 +40,31 @@ def test_an_unknown_command_is_a_usage_error():
     assert result.exit_code == 2 and "No such command 'embedd'" in result.output
 
 
+# Nothing given, and what is to be refused before a model is asked for.
 BAD_USAGE = {
-    "embed": ["", "DIR", "DIR -o x.npz --device gpu --model no/such@model", "DIR -o x.npz --window 0",
-              "DIR -o x.npz --hop 0", "DIR -o nowhere/x.npz", "DIR -o - --stdin x"],
-    "merge": ["", "x.npz", "x.npz nowhere.npz"],
-    "classify": ["", "DIR", "DIR DIR", "DIR WAV -o x.txt", "DIR WAV -o x.csv --threshold 2 --model no/such@model",
-                 "DIR WAV -o x.csv --device gpu --model no/such@model", "DIR WAV -o nowhere/x.csv",
-                 "nowhere WAV -o x.csv", "DIR nowhere.npz -o x.csv --hop 0", "DIR WAV -o x.csv --window 0"],
-    "similar": ["", "nowhere.npz WAV", "nowhere.npz WAV -k 0", "nowhere.npz WAV --device gpu"],
-    "plot": ["", "nowhere.npz -o x.png", "nowhere.npz -o x.bmp"],
-    "fewshot": ["", "nowhere", "DIR --device gpu --model no/such@model", "DIR --n-way 0", "DIR --episodes 0"],
-    "invariance": ["", "nowhere", "DIR --clips 0", "DIR --device gpu --model no/such@model"],
+    "embed": ["", "DIR -o x.npz --device gpu --model no/such@model"],
+    "merge": ["", "x.npz nowhere.npz"],
+    "classify": ["", "DIR WAV -o x.csv --threshold 2 --model no/such@model", "nowhere WAV -o x.csv"],
+    "similar": ["", "nowhere.npz WAV -k 0"],
+    "plot": ["", "nowhere.npz -o x.png"],
+    "fewshot": ["", "DIR --n-way 0 --model no/such@model"],
+    "invariance": ["", "DIR --clips 0 --model no/such@model"],
     "report": ["", "nowhere.json -o x.html"],
     "models": ["a b"],
     "download": ["", "a b"],
     "push": ["", "DIR"],
-    "convert": ["", "nowhere.pt", "nowhere.pt x --global-mean 0"],
+    "convert": ["", "nowhere.pt x --global-mean 0"],
     "export": ["", "a b.onnx --layer none"],
-    "pack": ["", "DIR", "DIR -o x --max-seconds 0"],
+    "pack": ["", "DIR -o x --max-seconds 0.1"],
     "train": ["", "--out x --system none"],
     "whiten": ["", "nowhere x --clips many"],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("command", [f"{name} {given}" for name, several in BAD_USAGE.items() for given in several])
 def test_wrong_usage_is_a_sentence_and_leaves_nothing(labelled, tmp_path, monkeypatch, command):
     """Neither a model is asked for nor a folder taken that the right command would miss."""
-    assert BAD_USAGE.keys() == main.lazy.keys()
+    assert BAD_USAGE.keys() == set(NAMES)
     monkeypatch.chdir(tmp_path)
     paths = {"DIR": labelled, "WAV": labelled / "low" / "low_0.wav"}
     result = run(*(paths.get(argument, argument) for argument in command.split()))
@@ -86,24 +73,15 @@ def test_wrong_usage_is_a_sentence_and_leaves_nothing(labelled, tmp_path, monkey
 
 
 def test_fewshot_prints_features_beside_the_baseline(labelled, model):
-    result = run("fewshot", labelled, "--model", model, "--n-way", 3, "--episodes", 50)
+    result = run("fewshot", labelled, "--model", model, "--n-way", 3, "--episodes", 50, "--window", 0.3)
     assert result.exit_code == 0, result.output
     found, header, columns, *rows = result.stdout.splitlines()
-    assert found == "labelled0: 3 classes, 12 files"
+    assert found == "labelled0: 3 classes, 12 files (windows of 0.3 s)"
     assert header == "3-way 1-shot, 1 query a class, 50 episodes, seed 42; accuracy in % ± 95% interval"
     assert columns.split() == ["features", "sgd", "logistic"]
     assert [row.split()[0] for row in rows] == ["invariant", "variant", "concat", "pooled", "log-mel"]
     baseline = float(rows[-1].split()[-3])
     assert baseline > 90  # three tones: a log-mel spectrum tells them apart
-
-
-def test_fewshot_says_how_long_its_windows_are(labelled, model):
-    arguments = ("fewshot", labelled, "--model", model, "--n-way", 3, "--episodes", 5, "--features", "invariant")
-    result = run(*arguments, "--window", 0.5)
-    assert result.exit_code == 0, result.output
-    assert "3 classes, 12 files (windows of 0.5 s)" in result.stdout
-    wrong = run(*arguments, "--window", 0)
-    assert wrong.exit_code == 2 and "window_seconds=0.0" in wrong.output
 
 
 def test_fewshot_writes_what_it_is_asked_for(labelled, tmp_path):
@@ -147,15 +125,12 @@ def test_fewshot_of_a_published_dataset(tmp_path):
         ((), "nothing to measure: give a folder"),
         (("--dataset", "esc50"), "1 --dataset and 0 --root"),
         (("--dataset", "esc50", "--root", "x", "--window", "1"), "--window 1 with --dataset esc50"),
-        (("FOLDER", "--features", "log-mel", "--window", "0"), "window_seconds=0.0: must be above 0"),
         (("FOLDER", "--shots", "1,many"), "--shots='1,many': must be whole numbers"),
-        (("FOLDER",), "labelled0: 5-way episodes from 3 classes"),
         (("FOLDER", "--n-way", 3, "--shots", "1,10"), "from 0 classes with at least 11 files"),
         (("FOLDER", "-o", "x.xls"), "unknown format '.xls'; end the name in .json"),
         (("FOLDER", "-o", "nowhere/x.json"), "folder 'nowhere' does not exist"),
         (("FOLDER", "--plot", "x.bmp"), "unknown picture format '.bmp'"),
         (("FOLDER", "FOLDER", "--labels", "x.csv"), "with 2 folders; give the one"),
-        (("FOLDER", "--split-file", "x.npy"), "with 0 --dataset; give one"),
     ],
 )
 def test_fewshot_names_what_is_wrong_before_any_work(labelled, arguments, message):
@@ -183,19 +158,7 @@ def test_report_names_what_is_no_result(tmp_path):
     assert result.exit_code == 2 and "end the name in .html" in result.output
 
 
-def test_docs_of_fewshot_name_options_that_exist():
-    page = (Path(__file__).parents[2] / "docs" / "fewshot.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
-    commands = [line.split("#")[0] for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    assert len(commands) >= 10
-    for command in commands:
-        program, name, *arguments = command.split()
-        assert program == "mtslvr"
-        main.get_command(None, name).make_context(name, arguments)
-    [code] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    exec(code, {})
-
-
+@pytest.mark.slow
 def test_train_from_the_command_line(labelled, tmp_path):
     (tmp_path / "c.json").write_text(json.dumps({"heads": None}))
     options = ["--steps", 2, "--batch-size", 4, "--crop-seconds", 0.3, "--dtype", "float32", "--workers", 0]
@@ -212,18 +175,13 @@ def test_train_from_the_command_line(labelled, tmp_path):
     assert resumed.exit_code == 0, resumed.output
 
 
-def test_train_refuses_an_unknown_key_in_its_config(tmp_path):
-    (tmp_path / "c.json").write_text(json.dumps({"stepz": 3}))
-    result = run("train", "--out", tmp_path / "run", "--config", tmp_path / "c.json")
-    assert result.exit_code == 2 and "unknown key 'stepz'" in result.output
-
-
+@pytest.mark.slow
 def test_pack_then_train_a_system_in_the_published_recipe(labelled, tmp_path):
     (labelled / "broken.wav").write_bytes(b"no audio")
     packed = run("pack", labelled, "-o", tmp_path / "packed", "--max-seconds", 0.5)
     (labelled / "broken.wav").unlink()
     assert packed.exit_code == 0, packed.output
-    assert "broken.wav" in packed.output and "1 files left out" in packed.output
+    assert "broken.wav" in packed.output and "1 file left out" in packed.output
     assert "standard deviation 0." in packed.output
     options = ["--steps", 1, "--batch-size", 2, "--crop-seconds", 0.3, "--workers", 0, "--stop-after", 1]
     result = run(
@@ -233,11 +191,6 @@ def test_pack_then_train_a_system_in_the_published_recipe(labelled, tmp_path):
     assert result.exit_code == 0, result.output
     saved = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (saved["optimizer"], saved["contrastive"], saved["encoder"]["adapter"]) == ("adam", "simsiam", "split")
-
-
-def test_pack_refuses_clips_too_short_to_hear(labelled, tmp_path):
-    result = run("pack", labelled, "-o", tmp_path / "packed", "--max-seconds", 0.1)
-    assert result.exit_code == 2 and "--max-seconds 0.1: must be at least 0.5" in result.output
 
 
 def test_a_system_and_a_config_that_sets_another_are_refused(tmp_path):

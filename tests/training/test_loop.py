@@ -416,8 +416,10 @@ def test_packed_clips_serve_several_runs_and_their_rate_is_checked(audio, tmp_pa
         train(TINY, tmp_path / "three", [tmp_path / "slow"], workers=0, device="cpu")
 
 
+@pytest.mark.extra("train")
 def test_tensorboard_gets_what_the_csv_gets(audio, tmp_path):
-    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    from tensorboard.backend.event_processing import event_accumulator
+
     train(TINY, tmp_path / "run", [audio], workers=0, device="cpu")
     events = event_accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()

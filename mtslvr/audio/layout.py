@@ -1,0 +1,246 @@
+"""What a file's bytes say of its audio: the streams in it, and how much of each its headers claim; next: `recordings`.
+
+Most files are one stream. A chained Ogg, joined FLACs and joined MP3s are several, which may differ in rate and
+channels. Where a header is wrong about a length, the stream is given to libsndfile behind one that is right.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from math import prod
+from struct import calcsize, pack, unpack
+from typing import BinaryIO, NamedTuple
+
+from ..errors import AudioError
+from . import mp3
+from .splice import Splice, find_all, read_at, whole
+
+CUT = "the file ends before its audio does"
+_MOST_JUNK = 1024  # bytes in an MP3 that are no audio, passed over without a word
+_OGG_PAGE = re.compile(rb"OggS\0[\0-\x07]")  # RFC 3533
+_OGG_BEGIN, _OGG_END = 2, 4  # flags of a page
+_FLAC = re.compile(rb"fLaC[\0\x80]\0\0\x22")  # RFC 9639: what begins a stream, and its STREAMINFO
+_FLAC_COUNT = 21  # where the number of samples is: half a byte and four bytes
+_ALL_ONES = 0xFFFFFFFF
+# Lengths that stand for "unknown" in a stream.
+_OPEN = (range((1 << 31) - 4096, (1 << 31) + 1), range((1 << 32) - 4096, 1 << 32), range(1 << 62, 1 << 64))
+
+
+@dataclass
+class Stream:
+    """What libsndfile opens as one file."""
+
+    file: Splice
+    samples: int = 0  # of a channel by the header, where libsndfile does not know
+    missing: float = 0.0  # seconds that the header claims and that are not in the file
+    factor: float = 1.0  # how many times the audio that is in the file the header claims
+
+
+@dataclass
+class Layout:
+    """The streams of a file, in order, and what is wrong with it where that is not the length."""
+
+    streams: list[Stream] = field(default_factory=list)
+    remark: str | None = None
+
+
+def lay_out(file: BinaryIO, label: str, suffix: str) -> Layout:
+    """Find the streams of a seekable file whose name ends in `suffix`.
+
+    Raises:
+        AudioError: it begins like an MP3 and is none.
+        OSError: it cannot be read.
+    """
+    reader, size = whole(file)
+    begin = 0
+    while length := mp3.tag_length(read_at(reader, begin, 32)):
+        begin += length
+    head = read_at(reader, begin, 8)
+    layout = None
+    if head[:4] == b"OggS":
+        layout = _ogg(file, reader, size)
+    elif _FLAC.match(head):
+        layout = _flac(file, reader, size)
+    elif suffix in mp3.SUFFIXES or begin > 0 or mp3.parse_header(head[:4]) or not head.strip(b"\0"):
+        layout = _mp3(file, reader, size)
+        if layout is None and mp3.parse_header(head[:4]):
+            raise AudioError(f"{label}: not an audio file (no two MPEG frames follow one another); leave it out")
+    layout = layout or _chunks(file, reader, size) or Layout([Stream(reader)])
+    reader.check()
+    return layout
+
+
+def _ogg(file: BinaryIO, reader: BinaryIO, size: int) -> Layout | None:
+    """A stream for each link of a chain; logical streams that begin together are one."""
+    starts, last_pages = [], []
+    beginning = False
+    for place, page in find_all(reader, _OGG_PAGE, 6):
+        if page[5] & _OGG_BEGIN and not beginning:
+            starts.append(place)
+            last_pages.append(size)
+        beginning = bool(page[5] & _OGG_BEGIN)
+        if page[5] & _OGG_END and starts:
+            last_pages[-1] = place
+    ends = [*starts[1:], size]
+    streams = [Stream(Splice(file, [(start, end)])) for start, end in zip(starts, ends, strict=False)]
+    cut = any(_ogg_page_end(reader, page) > end for page, end in zip(last_pages, ends, strict=False))
+    return Layout(streams, CUT if cut else None) if streams else None
+
+
+def _ogg_page_end(reader: BinaryIO, place: int) -> int:
+    head = read_at(reader, place, 27 + 255)
+    return place + 27 + head[26] + sum(head[27 : 27 + head[26]]) if len(head) > 26 else place + 27
+
+
+def _flac(file: BinaryIO, reader: BinaryIO, size: int) -> Layout:
+    """A stream for each header; its number of samples, at which libsndfile would stop, is made unknown."""
+    starts = [place for place, _ in find_all(reader, _FLAC, 8)]
+    streams = []
+    for start, end in zip(starts, [*starts[1:], size], strict=True):
+        rest = start + _FLAC_COUNT + 5
+        head = read_at(reader, start, rest - start)
+        samples = int.from_bytes(head[_FLAC_COUNT:], "big") & (1 << 36) - 1
+        head = head[:_FLAC_COUNT] + bytes([head[_FLAC_COUNT] & 0xF0]) + bytes(4)
+        streams.append(Stream(Splice(file, [head, (rest, end)]), samples))
+    return Layout(streams)
+
+
+def _mp3(file: BinaryIO, reader: BinaryIO, size: int) -> Layout | None:
+    parts, junk, cut = mp3.find_parts(reader, size)
+    remark = CUT if cut else None
+    if junk > _MOST_JUNK:
+        remark = f"{junk} bytes that are no MPEG audio are left out"
+    return Layout([Stream(part.open(file), missing=part.missing) for part in parts], remark) if parts else None
+
+
+class _Family(NamedTuple):
+    """How a family of files is made of chunks, each of an identifier, a length and a content."""
+
+    first: int  # where the first chunk is
+    identifier: int  # bytes of an identifier
+    length: str  # of a chunk, as `struct` has it
+    inclusive: bool  # a length counts identifier and length
+    align: int
+    audio: bytes  # begins the identifier of the chunk with the audio
+    empty: int  # length of that chunk without any audio
+
+
+_RIFF = _Family(12, 4, "<I", False, 2, b"data", 0)
+_FAMILIES = {
+    b"RIFF": _RIFF,
+    b"RF64": _RIFF,
+    b"FORM": _Family(12, 4, ">I", False, 2, b"SSND", 8),  # AIFF
+    b"riff": _Family(40, 16, "<Q", True, 8, b"data", 0),  # W64
+    b"caff": _Family(8, 4, ">Q", False, 1, b"data", 4),
+}
+
+
+@dataclass
+class _Claim:
+    """The audio of a file by its header and by its bytes."""
+
+    start: int
+    length: int | None  # in bytes by the header; None where it leaves that open
+    present: int  # bytes from `start` to the end of the file
+    behind: int  # of these, the ones behind the claimed length that are no part of the header either
+    field: tuple[int, str] | None = None  # place and `struct` format of the length, where libsndfile goes by it
+    empty: int = 0  # length of no audio
+
+    def __post_init__(self) -> None:
+        if self.length is not None and self.length > self.present and any(self.length in lengths for lengths in _OPEN):
+            self.length, self.behind = None, 0
+
+    @property
+    def unfinished(self) -> bool:
+        """The header was written before the audio, and never again."""
+        return self.length in (0, self.empty) and self.behind > 0
+
+    @property
+    def wrapped(self) -> bool:
+        """The header has the remainder of a length that 32 bits cannot hold, as some recorders write it."""
+        return self.length is not None and self.behind >= 1 << 32 and self.behind % (1 << 32) < 1 << 20
+
+    @property
+    def factor(self) -> float:
+        return max(1.0, (self.length or 0) / max(1, self.present))
+
+
+def _chunks(file: BinaryIO, reader: Splice, size: int) -> Layout | None:
+    """The stream of a WAV, RF64, W64, AIFF, CAF, AU, VOC or NIST file; None where its header leads nowhere."""
+    kind = read_at(reader, 0, 4)
+    claim = _find_claim(reader, size, kind)
+    if claim is None:
+        return None
+    stream = Stream(reader, factor=claim.factor)
+    if claim.field and (claim.unfinished or claim.wrapped or claim.length is None or claim.factor > 1):
+        stream.file = Splice(file, [_open_header(reader, claim), (claim.start, size)])
+    elif claim.behind or kind == b"riff":  # which libsndfile takes for chunks, or for audio
+        stream.file = Splice(file, [(0, min(size, claim.start + (claim.length or 0)))])
+    remark = None
+    if claim.unfinished:
+        remark = "its header was never finished; read to the end of the file"
+    elif not claim.wrapped and claim.behind > max(4096, (claim.length or 0) // 100):
+        content = any(read_at(reader, size - claim.behind, 1 << 16))
+        remark = f"{claim.behind} bytes behind the length that its header says are left out" if content else None
+    return Layout([stream], remark)
+
+
+def _open_header(reader: BinaryIO, claim: _Claim) -> bytes:
+    """What lies before the audio, with a length that reaches to the end of the file."""
+    assert claim.field is not None
+    place, form = claim.field
+    head = read_at(reader, 0, claim.start)
+    if head[:4] in (b"RIFF", b"RF64"):
+        head = b"RIFF" + head[4:].replace(b"ds64", b"JUNK", 1)
+        if claim.present > _ALL_ONES:
+            lengths = pack("<4sI3QI", b"ds64", 28, claim.start + claim.present + 28, claim.present, 0, 0)
+            return b"RF64\xff\xff\xff\xff" + head[8:12] + lengths + head[12:place] + b"\xff\xff\xff\xff"
+    # All 32 bits set reach to the end of any other file; lengths of 64 bits have to be right.
+    length = _ALL_ONES if form[1] == "I" else claim.present + (claim.start - place + 16) * (form == "<Q")
+    return head[:place] + pack(form, length) + head[place + calcsize(form) :]
+
+
+def _find_claim(reader: BinaryIO, size: int, kind: bytes) -> _Claim | None:
+    if kind == b".snd":
+        start, length = unpack(">2I", read_at(reader, 4, 8).ljust(8, b"\0"))
+        return _Claim(start, length, max(0, size - start), max(0, size - start - length), (8, ">I"))
+    if kind == b"NIST":
+        head = read_at(reader, 0, 1024)
+        counts = re.findall(rb"^(?:sample_count|sample_n_bytes|channel_count) -i (\d+)", head, re.MULTILINE)
+        start = int(head[8:16]) if head[8:16].strip().isdigit() else size
+        return _Claim(start, prod(map(int, counts)), size - start, 0) if len(counts) == 3 and start < size else None
+    if kind == b"Crea":
+        start = int.from_bytes(read_at(reader, 20, 2), "little") + 4
+        block, length = read_at(reader, start - 4, 1), int.from_bytes(read_at(reader, start - 3, 3), "little")
+        return _Claim(start, length, size - start, 0) if block in (b"\x01", b"\x09") and start < size else None
+    family = _FAMILIES.get(kind)
+    return None if family is None else _find_chunk(reader, size, family)
+
+
+def _find_chunk(reader: BinaryIO, size: int, family: _Family) -> _Claim | None:
+    at, long = family.first, None
+    while (chunk := _chunk(reader, at, family)) is not None:
+        identifier, start, length = chunk
+        if identifier == b"ds64":
+            long = int.from_bytes(read_at(reader, start + 8, 8), "little")
+        if long is not None and length == _ALL_ONES:
+            length = long
+        at = start + -(-length // family.align) * family.align
+        if identifier.startswith(family.audio):
+            following = _chunk(reader, at, family)
+            # Neither samples that look like a chunk nor another file are a part of this one.
+            is_chunk = following and following[0][:4] not in _FAMILIES and following[1] + following[2] <= size
+            field = start - calcsize(family.length), family.length
+            return _Claim(start, length, size - start, 0 if is_chunk else max(0, size - at), field, family.empty)
+    return None
+
+
+def _chunk(reader: BinaryIO, at: int, family: _Family) -> tuple[bytes, int, int] | None:
+    """Identifier, place of the content and its length, of the chunk at `at`; None where there is none."""
+    whole_head = family.identifier + calcsize(family.length)
+    head = read_at(reader, at, whole_head)
+    if len(head) < whole_head or not head[:4].isascii() or not head[:4].decode().isprintable():
+        return None
+    [length] = unpack(family.length, head[family.identifier :])
+    return head[: family.identifier], at + whole_head, max(0, length - whole_head) if family.inclusive else length

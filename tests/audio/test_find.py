@@ -1,0 +1,126 @@
+"""Files and folders to the audio files in them."""
+
+import errno
+import os
+import sys
+
+import pytest
+import soundfile
+
+from mtslvr.audio.find import AUDIO_SUFFIXES, find_audio, search
+from mtslvr.audio.load import load_audio
+from mtslvr.cli.inputs import gather
+from mtslvr.errors import AudioError
+
+
+@pytest.fixture(autouse=True)
+def no_ffmpeg(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+
+
+def touch(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def names_of(*inputs):
+    return [found.name for found in find_audio(inputs)]
+
+
+def test_folders_are_searched_in_order(tmp_path):
+    touch(tmp_path, "b.WAV", "a/z.mp3", "a/b/c.Flac", "a.txt", "a/x.m4a", ".h.wav", ".git/a.wav", "c.wav.part", "wav")
+    found = find_audio(tmp_path)
+    assert [one.name for one in found] == ["a/b/c.Flac", "a/z.mp3", "b.WAV"]
+    assert [one.path for one in found] == [tmp_path / one.name for one in found]
+    assert names_of(str(tmp_path), tmp_path / "a") == ["a/b/c.Flac", "a/z.mp3", "b.WAV"]
+
+
+def test_every_suffix(tmp_path):
+    touch(tmp_path, *(f"x{suffix}" for suffix in AUDIO_SUFFIXES))
+    assert names_of(tmp_path) == sorted(f"x{suffix}" for suffix in AUDIO_SUFFIXES)
+    assert {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif"} <= AUDIO_SUFFIXES
+
+
+def test_files_as_given_keep_the_order(tmp_path, monkeypatch):
+    touch(tmp_path, "b.wav", "a.bin", ".hidden.wav")
+    monkeypatch.chdir(tmp_path)
+    assert names_of("b.wav", "a.bin", ".hidden.wav") == ["b.wav", "a.bin", ".hidden.wav"]
+    assert names_of("b.wav", "./b.wav", tmp_path / "b.wav", ".") == ["b.wav"]
+
+
+def test_clashing_names_are_told_apart(tmp_path, monkeypatch):
+    touch(tmp_path, "p/x/1.wav", "p/x/2.wav", "q/x/1.wav", "r/1.wav", "s/3.wav")
+    monkeypatch.chdir(tmp_path)
+    assert names_of("p/x", "r", "s") == ["x/1.wav", "x/2.wav", "r/1.wav", "3.wav"]
+    assert names_of("p/x", "q/x") == ["p/x/1.wav", "p/x/2.wav", "q/x/1.wav"]
+    assert names_of("p/x/1.wav", "r/1.wav") == ["x/1.wav", "r/1.wav"]
+    monkeypatch.chdir(tmp_path / "p" / "x")
+    up = (tmp_path / "q/x/1.wav").as_posix()
+    assert names_of(".", "../../q/x") == ["1.wav", "2.wav", "../../q/x/1.wav"]
+    assert names_of("1.wav", up) == ["1.wav", up]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs fifos")
+def test_linked_folders_are_entered_once(tmp_path):
+    touch(tmp_path, "in/b/1.wav", "in/c/2.wav", "out/3.wav")
+    (tmp_path / "in/a").symlink_to(tmp_path / "in/b")
+    (tmp_path / "in/b/loop").symlink_to(tmp_path / "in")
+    (tmp_path / "in/c/self").symlink_to(".")
+    (tmp_path / "in/c/out").symlink_to(tmp_path / "out")
+    (tmp_path / "in/4.wav").symlink_to(tmp_path / "out/3.wav")
+    (tmp_path / "in/5.wav").symlink_to(tmp_path / "gone.wav")
+    (tmp_path / "in/6.wav").mkdir()
+    os.mkfifo(tmp_path / "in/7.wav")
+    assert names_of(tmp_path / "in") == ["4.wav", "5.wav", "b/1.wav", "c/2.wav", "c/out/3.wav"]
+
+
+def test_missing_inputs_and_empty_ones(tmp_path):
+    assert find_audio(tmp_path) == [] and find_audio([]) == []
+    touch(tmp_path, "a.wav")
+    with pytest.raises(AudioError, match=r"gone': no such file or folder; check the path"):
+        find_audio([tmp_path, tmp_path / "gone"])
+    with pytest.raises(AudioError, match="no such file or folder"):
+        find_audio("")
+
+
+def test_files_that_only_ffmpeg_reads(tmp_path, monkeypatch):
+    touch(tmp_path, "a.M4A", "b/b.m4a", "b/c.wma", "d.wav", "e.mid", ".f.m4a", "notes.txt")
+    found = search(tmp_path)
+    assert [file.name for file in found.files] == ["d.wav"]
+    assert found.left_out_text == "4 files left out: 2 .m4a, 1 .mid, 1 .wma; install ffmpeg to read them"
+    (tmp_path / "ffmpeg").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = search(tmp_path)
+    assert [file.name for file in found.files] == ["a.M4A", "b/b.m4a", "b/c.wma", "d.wav"]
+    assert found.left_out_text == "1 file left out: 1 .mid; convert them to WAV or FLAC"
+    assert search(tmp_path / "b").left_out_text == ""
+
+
+def test_a_folder_that_cannot_be_listed_is_named_and_the_rest_found(tmp_path, monkeypatch):
+    touch(tmp_path, "a.wav", "lost/b.wav", "z/c.wav")
+    scandir = os.scandir
+
+    def refusing(path):
+        if os.fspath(path).endswith("lost"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    lost = str(tmp_path / "lost")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refusing)
+        found = search(tmp_path)
+        assert [file.name for file in found.files] == ["a.wav", "z/c.wav"]
+        assert found.unlisted == [(lost, f"{lost}: cannot be listed (Permission denied); make it readable")]
+        with pytest.raises(AudioError, match="lost: cannot be listed"):
+            find_audio(tmp_path)
+        assert gather([str(tmp_path)]).missing == found.unlisted
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has file names of any bytes")
+def test_a_file_name_that_is_not_unicode(tmp_path):
+    soundfile.write(tmp_path / "a.wav", [0.0] * 100, 16000)
+    os.rename(tmp_path / "a.wav", os.fsencode(tmp_path) + b"/\xff.wav")
+    [found] = find_audio(tmp_path)
+    assert os.fsencode(found.name) == b"\xff.wav"
+    assert load_audio(found.path, 16000).shape == (100,)

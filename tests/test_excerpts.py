@@ -1,0 +1,129 @@
+"""Parts and channels of recordings: `start`, `end` and `channels` of the functions, `--channel` of the command."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from click.testing import CliRunner
+
+import mtslvr
+from mtslvr.audio.load import load_audio
+from mtslvr.cli.embed import embed_command
+from mtslvr.models import checkpoint
+
+RATE = 16000
+STEREO = (0.1 * np.random.default_rng(0).standard_normal((2, RATE))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    torch.manual_seed(0)
+    return mtslvr.Encoder(mtslvr.EncoderConfig(window_seconds=0.25)).eval()
+
+
+@pytest.fixture
+def wav(tmp_path):
+    """One second of two channels."""
+    soundfile.write(tmp_path / "stereo.wav", STEREO.T, RATE, subtype="FLOAT")
+    return tmp_path / "stereo.wav"
+
+
+def test_a_part_is_what_cutting_the_waveform_gives(wav, encoder):
+    soundfile.write(wav, STEREO.T, 11025)  # resampled as a whole, then cut
+    part = load_audio(wav, RATE)[round(0.3 * RATE) : round(1.2 * RATE)]
+    how = {"start": 0.3, "end": 1.2, "encoder": encoder}
+    np.testing.assert_array_equal(mtslvr.embed(wav, **how), mtslvr.embed(part, RATE, encoder=encoder))
+    rows, spans = mtslvr.embed_windows(wav, hop_seconds=0.2, **how)
+    expected, from_zero = mtslvr.embed_windows(part, RATE, hop_seconds=0.2, encoder=encoder)
+    np.testing.assert_array_equal(rows, expected)
+    np.testing.assert_allclose(spans, from_zero + 0.3)
+    [result] = mtslvr.embed_files([wav], **how)
+    np.testing.assert_array_equal(result.embedding, mtslvr.embed(wav, **how))
+    np.testing.assert_allclose(result.spans, [[0.3, 1.2]])
+
+
+def test_a_part_to_the_end_or_from_the_beginning(wav, encoder):
+    mono = STEREO.mean(axis=0)
+    for part, how in ((mono[8000:], {"start": 0.5}), (mono[:4000], {"end": 0.25}), (mono, {"end": 1.04})):
+        assert torch.equal(
+            mtslvr.embed(torch.from_numpy(STEREO), RATE, encoder=encoder, **how),
+            mtslvr.embed(torch.from_numpy(part.copy()), RATE, encoder=encoder),
+        )
+
+
+def test_of_a_broken_file_the_part_before_is_read(wav, encoder):
+    wav.write_bytes(wav.read_bytes()[:-20000])
+    assert np.isfinite(mtslvr.embed(wav, start=0.1, end=0.6, encoder=encoder)).all()
+
+
+def test_one_channel_is_what_a_file_of_it_gives(wav, encoder):
+    for channel in (0, 1):
+        expected = mtslvr.embed(STEREO[channel], RATE, encoder=encoder)
+        np.testing.assert_array_equal(mtslvr.embed(wav, channels=channel, encoder=encoder), expected)
+        [result] = mtslvr.embed_files([wav], channels=channel, encoder=encoder)
+        np.testing.assert_array_equal(result.embedding, expected)
+    mixed = mtslvr.embed(wav, channels="mix", encoder=encoder)
+    np.testing.assert_array_equal(mixed, mtslvr.embed(wav, encoder=encoder))
+
+
+def test_each_channel(wav, encoder):
+    how = {"encoder": encoder, "end": 0.6}
+    expected = np.stack([mtslvr.embed(wav, channels=channel, **how) for channel in (0, 1)])
+    np.testing.assert_array_equal(mtslvr.embed(wav, channels="each", **how), expected)
+    listed = mtslvr.embed([wav, STEREO], RATE, channels="each", **how)
+    np.testing.assert_array_equal(listed, [expected, expected])
+    rows, spans = mtslvr.embed_windows(wav, channels="each", **how)
+    assert rows.shape == (2, 3, 1000) and spans.shape == (3, 2)
+    np.testing.assert_array_equal(rows[1], mtslvr.embed_windows(wav, channels=1, **how)[0])
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "message"),
+    [
+        ({"start": 2}, mtslvr.AudioError, "start=2 s is beyond its end at 1.00 s; correct the times"),
+        ({"start": 0.5, "end": 3}, mtslvr.AudioError, "end=3 s is beyond its end at 1.00 s; correct the times"),
+        ({"start": 0.5, "end": 0.5 + 1e-7}, mtslvr.AudioError, "not a sample after start=0.5"),
+        ({"start": 0.5, "end": 0.2}, mtslvr.ConfigError, "end=0.2: must be after start=0.5; correct the times"),
+        ({"start": -1}, mtslvr.ConfigError, "start=-1: must be a time in seconds from 0, or None"),
+        ({"end": "1:30"}, mtslvr.ConfigError, "end='1:30': must be a time in seconds from 0, or None"),
+        ({"channels": 2}, mtslvr.AudioError, "no channel 2, counted from 0, of 2; choose another"),
+        ({"channels": "left"}, mtslvr.ConfigError, "channel 'left': must be 'mix' or the number of a channel"),
+        ({"channels": -1}, mtslvr.ConfigError, "channel -1: must be 'mix' or the number of a channel"),
+    ],
+)
+def test_what_is_not_there_is_named(wav, encoder, how, error, message):
+    with pytest.raises(error) as caught:
+        mtslvr.embed(wav, encoder=encoder, **how)
+    assert message in str(caught.value)
+    if error is mtslvr.AudioError:
+        assert str(caught.value).startswith(f"{wav}: ")
+
+
+def test_each_channel_of_inputs_with_other_numbers_of_channels(wav, encoder):
+    with pytest.raises(mtslvr.AudioError, match=rf"other numbers of channels \({wav} has 2, <array 1> has 1\)"):
+        mtslvr.embed([wav, STEREO[0]], RATE, channels="each", encoder=encoder)
+    with pytest.raises(mtslvr.ConfigError, match="channel 'each': must be 'mix' or the number"):
+        mtslvr.embed_files([wav], channels="each", encoder=encoder)
+
+
+def test_the_command_keeps_rows_of_other_channels_apart(wav, encoder, tmp_path):
+    model = checkpoint.save(encoder, tmp_path / "model")
+
+    def run(*options):
+        return CliRunner().invoke(
+            embed_command, [str(wav), "-o", str(tmp_path / "x.npz"), "--model", str(model), *options]
+        )
+
+    assert run("--channel", "1").exit_code == 0
+    table = mtslvr.read_table(tmp_path / "x.npz")
+    assert table.settings["channel"] == 1
+    expected = mtslvr.embed(STEREO[1], RATE, encoder=mtslvr.load(model))
+    np.testing.assert_allclose(table.embeddings[0], expected, atol=1e-4 * np.abs(expected).max())
+    refused = run()
+    assert refused.exit_code == 2 and "begun with channel 1, now 'mix'" in refused.output
+    assert run("--channel", "left").exit_code == 2
+    missing = run("--channel", "2", "--overwrite")
+    assert missing.exit_code == 1 and "stereo.wav: no channel 2, counted from 0, of 2" in missing.output
+    assert json.loads((tmp_path / "x.npz.errors.jsonl").read_text())["stage"] == "decode"

@@ -24,12 +24,12 @@ from sklearn.linear_model import LogisticRegression
 import mtslvr
 from mtslvr.audio.load import find_audio
 from mtslvr.classify import Classifier, EventConfig, Label, find_events
-from mtslvr.classify.choose import choose, fit_linear, unit_rows
+from mtslvr.classify.choose import choose, fit_linear, softmax, unit_rows
 from mtslvr.classify.predict import predict_table
 from mtslvr.fewshot.results import environment
 from mtslvr.run.table import EmbeddingTable
 
-SHOTS, WAYS = (2, 5, 10), 5
+SHOTS, WAYS = (1, 2, 5, 10), 5
 METHODS = ("invariant", "variant", "concat", "chosen")
 SHARES = {"invariant": 1.0, "variant": 0.0, "concat": 0.5}
 RATE = 16_000
@@ -39,25 +39,36 @@ Rows = np.ndarray[Any, np.dtype[Any]]
 # Episodes
 
 
-def embedded(folder: str, field: int | None) -> tuple[Rows, Rows]:
-    """One concatenated embedding a clip, and the number of its class."""
+def embedded(name: str, folder: str, field: int | None, cache: Path | None) -> tuple[Rows, Rows]:
+    """One concatenated embedding a clip, from `cache` where it is there, and the number of its class."""
     files = find_audio(folder)
     labels = [f.path.parent.name if field is None else f.path.stem.split("_")[field] for f in files]
-    rows = [r.embedding for r in mtslvr.embed_files([f.path for f in files], on_error="raise")]
-    return np.stack(rows), np.unique(labels, return_inverse=True)[1]
+    kept = None if cache is None else cache / f"{Path(folder).name}.npy"
+    if kept is not None and kept.exists():
+        rows = np.load(kept)
+    else:
+        rows = np.stack([r.embedding for r in mtslvr.embed_files([f.path for f in files], on_error="raise")])
+        if kept is not None:
+            np.save(kept, rows)
+    return rows, np.unique(labels, return_inverse=True)[1]
 
 
-def predicted(rows: Rows, supports: Rows, targets: Rows, queries: Rows, share: float) -> Rows:
-    """The class of each query by a classifier of the supports."""
-    x, half = unit_rows(rows, share, rows.shape[1] // 2), int(targets.max()) + 1
-    factors, intercepts = fit_linear((x[supports] @ x[supports].T)[None], targets, half)
-    return np.asarray((x[queries] @ x[supports].T @ factors[0] + intercepts[0]).argmax(axis=1))
+def scores(rows: Rows, supports: Rows, targets: Rows, queries: Rows, share: float) -> Rows:
+    """Decision values of the queries by a classifier of the supports."""
+    x, ways = unit_rows(rows, share, rows.shape[1] // 2), int(targets.max()) + 1
+    factors, intercepts = fit_linear((x[supports] @ x[supports].T)[None], targets, ways)
+    return np.asarray(x[queries] @ x[supports].T @ factors[0] + intercepts[0])
 
 
-def accuracy(rows: Rows, labels: Rows, shots: int, episodes: int, seed: int) -> dict[str, tuple[float, float]]:
-    """Percent correct with half its 95% interval over clips, each clip's share of right answers being one value."""
+def measured(
+    rows: Rows, labels: Rows, shots: int, episodes: int, seed: int
+) -> tuple[dict[str, tuple[float, float]], Rows]:
+    """Percent correct of each way with half its 95% interval over clips, each clip's share of right answers being one
+    value; and of each answer by the chosen features (n, 3) its score, the score without calibration, and whether it is
+    right."""
     rng = np.random.default_rng(seed)
     right: dict[str, dict[int, list[bool]]] = {name: defaultdict(list) for name in METHODS}
+    answers = []
     of_class = [np.flatnonzero(labels == k) for k in range(labels.max() + 1)]
     for _ in range(episodes):
         classes = rng.choice(len(of_class), min(WAYS, len(of_class)), replace=False)
@@ -67,13 +78,32 @@ def accuracy(rows: Rows, labels: Rows, shots: int, episodes: int, seed: int) -> 
         targets = np.repeat(np.arange(len(classes)), shots)
         true = np.concatenate([np.full(len(d[shots : shots + 15]), i) for i, d in enumerate(drawn)])
         names = [str(i) for i in supports]
-        chosen = choose(rows[supports], targets, names, rows.shape[1] // 2).chosen.share
+        chosen = choose(rows[supports], targets, names, rows.shape[1] // 2).chosen
         for name in METHODS:
-            got = predicted(rows, supports, targets, queries, SHARES.get(name, chosen))
-            for clip, hit in zip(queries, got == true, strict=True):
+            found = scores(rows, supports, targets, queries, SHARES.get(name, chosen.share))
+            hits = found.argmax(axis=1) == true
+            for clip, hit in zip(queries, hits, strict=True):
                 right[name][int(clip)].append(bool(hit))
+        # "chosen" is the last of them.
+        answers.append(np.stack([*(softmax(found / t).max(axis=1) for t in (chosen.temperature, 1.0)), hits], axis=1))
     values = {name: np.array([np.mean(hits) for hits in right[name].values()]) for name in METHODS}
-    return {name: (100 * v.mean(), 196 * v.std(ddof=1) / np.sqrt(len(v))) for name, v in values.items()}
+    accuracy = {name: (100 * v.mean(), 196 * v.std(ddof=1) / np.sqrt(len(v))) for name, v in values.items()}
+    return accuracy, np.concatenate(answers)
+
+
+def calibration_error(score: Rows, hit: Rows) -> float:
+    """How far, in percent, scores are from the share of right answers: the mean over ten bins of equal width."""
+    bins = np.minimum((10 * score).astype(int), 9)
+    gaps = [abs(score[bins == b].sum() - hit[bins == b].sum()) for b in np.unique(bins)]
+    return float(100 * sum(gaps) / len(score))
+
+
+def calibration(shots: int, answers: Rows) -> list[str]:
+    """A line of the table of scores."""
+    score, raw, hit = answers.T
+    sure = score >= 0.9
+    figures = (100 * score.mean(), 100 * hit.mean(), calibration_error(score, hit), calibration_error(raw, hit))
+    return [str(shots), *(f"{x:.1f}" for x in (*figures, 100 * sure.mean(), 100 * hit[sure].mean()))]
 
 
 # Events

@@ -4,16 +4,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from mtslvr.classify.labels import (
-    Label,
-    Recording,
-    audacity_text,
-    csv_text,
-    jsonl_text,
-    label_row,
-    raven_text,
-    read_labels,
-)
+from mtslvr.classify.labels import Label, read_labels
+from mtslvr.classify.output import Recording, audacity_text, csv_text, label_row, raven_text
 from mtslvr.errors import ConfigError
 
 LABELS = [Label("a.wav", 0.5, 1.25, "owl", 0.9), Label("a.wav", 3.0, 4.0, "two words", 0.75)]

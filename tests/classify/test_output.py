@@ -5,8 +5,7 @@ import pytest
 
 from mtslvr.classify import Classifier, EventConfig, Label
 from mtslvr.classify.examples import clip_name, recording_of
-from mtslvr.classify.labels import Recording
-from mtslvr.classify.output import LabelFormat, check_labels_output, write_labels
+from mtslvr.classify.output import LabelFormat, Recording, check_labels_output, write_labels
 from mtslvr.classify.predict import Doubt, predict_table, spread
 from mtslvr.errors import ConfigError
 from mtslvr.run.table import EmbeddingTable

@@ -30,7 +30,9 @@ INVERSE_PENALTY = 100.0
 _TEMPERATURES = np.geomspace(0.1, 10.0, 41)
 _MOST_FOLDS = 20
 _MOST_ROWS = 400  # of the examples that the choice is measured on
-_TRUSTED = 20  # examples at which the measured temperature counts half
+# Few examples say little of a temperature: it is drawn to this one, and at 20 examples halfway. Of 0.2 to 1 this has
+# the lowest log loss on the visible validation sets, with one, two and five examples a class.
+_USUAL_TEMPERATURE, _TRUSTED = 0.7, 20
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Candidate:
     share: float
     accuracy: float = math.nan
     log_loss: float = math.nan
-    temperature: float = 1.0
+    temperature: float = _USUAL_TEMPERATURE
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,9 +180,9 @@ def _candidate(share: float, features: str, scores: Float64, targets: Int64) -> 
     accuracy = float(np.mean([right[targets == k].mean() for k in np.unique(targets)]))
     losses = [log_loss(softmax(scores / temperature), targets) for temperature in _TEMPERATURES]
     best = int(np.argmin(losses))
-    # Few examples say little of a temperature, so it is drawn towards 1.
     trust = len(targets) / (len(targets) + _TRUSTED)
-    return Candidate(features, share, accuracy, losses[best], float(_TEMPERATURES[best] ** trust))
+    temperature = float(_TEMPERATURES[best] ** trust * _USUAL_TEMPERATURE ** (1 - trust))
+    return Candidate(features, share, accuracy, losses[best], temperature)
 
 
 def log_loss(probabilities: Float64, targets: Int64) -> float:

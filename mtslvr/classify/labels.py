@@ -95,7 +95,8 @@ def read_labels(
 
 def _check_text(path: Path, line: int, text: str) -> None:
     if _NO_TEXT.search(text):
-        raise ConfigError(f"{path}, line {line}: not in UTF-8; save the table as UTF-8")
+        told = "not text in UTF-8; give a folder of classes, or save the table as UTF-8"
+        raise ConfigError(f"{path}, line {line}: {told}")
 
 
 def _place(table: Path, file: str, elsewhere: Elsewhere) -> str:

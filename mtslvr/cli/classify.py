@@ -111,7 +111,6 @@ def classify_command(**options: Any) -> None:
     if call.output is None:
         raise click.UsageError("no OUT for the labels; give -o labels.csv")
     call.suggest_to = call.suggest_to or call.output.with_name(f"{call.output.name}.suggestions")
-    call.stored = call.stored or call.output.with_name(f"{call.output.name}.embeddings.npy")
     form = _check_outputs(call)
     classifier, table, path_of, names, failure = (from_table if _is_table(call) else from_audio)(call, form)
     found = predict_table(
@@ -132,15 +131,19 @@ def _check_outputs(call: SimpleNamespace) -> LabelFormat:
     from ..classify.output import check_folder, check_labels_output
 
     form = check_labels_output(call.output, call.form, per_file=call.per_file)
-    places = {os.path.realpath(x) for x in (call.output, call.save, call.page) if x is not None}
-    ours = {os.path.realpath(x) for x in (call.examples, *call.recordings)}
-    if places & ours:
-        raise ConfigError(f"{(places & ours).pop()}: is both read and to be written; choose another name")
+    written = [os.path.realpath(x) for x in (call.output, call.save, call.page, call.stored) if x is not None]
+    read = [os.path.realpath(x) for x in (call.examples, *call.recordings)]
+    for place in written:
+        if place in read or written.count(place) > 1:
+            told = "is both read and to be written" if place in read else "is to be written twice"
+            raise ConfigError(f"{place}: {told}; choose another name")
     within = [x for x in (call.output, call.suggest_to) if call.examples.resolve() in x.resolve().parents]
     if within:
         raise ConfigError(f"{within[0]}: is within EXAMPLES, whose part it would be next time; choose another place")
     if call.audio is not None and not _is_table(call):
         raise ConfigError(f"--audio {call.audio}: is for an embeddings file; RECORDINGS are where they are")
+    if call.stored is not None and _is_table(call):
+        raise ConfigError(f"--embeddings {call.stored}: is for audio; the embeddings of RECORDINGS are there already")
     if call.suggest is not None:
         check_folder(call.suggest_to)
         if any(call.suggest_to.glob("*.wav")):

@@ -70,8 +70,9 @@ def from_audio(call: SimpleNamespace, form: LabelFormat) -> Windows:
     from ..run.store import read_state
     from ..run.table import read_table
 
-    target = check_output(call.stored)
-    report = Report(str(call.stored), target, None, call.on_error, False, False, call.quiet, False)
+    stored = call.stored or call.output.with_name(f"{call.output.name}.embeddings.npy")
+    target = check_output(stored)
+    report = Report(str(stored), target, None, call.on_error, False, False, call.quiet, False)
     inputs = find_inputs(call.recordings, "auto", report)
     check_one_track(call.output, form, len(inputs.files))
     state = None if call.overwrite else read_state(target)
@@ -82,8 +83,7 @@ def from_audio(call: SimpleNamespace, form: LabelFormat) -> Windows:
     config = ExtractConfig(Features(ours["features"]), Layer(ours["layer"]), Pool.NONE, ours["window_seconds"], hop)
     weights = Weights(call.model or ours["model"], call.device, "float32")
     classifier.check_settings(weights.describe(weights.find(False), config), ", ".join(call.recordings))
-    form_of_table = parse_format(call.stored).value
-    run = Run(weights, config, form_of_table, call.overwrite, call.on_truncated == "error", report)
+    run = Run(weights, config, parse_format(stored).value, call.overwrite, call.on_truncated == "error", report)
     failure = None
     try:
         run.start(inputs)
@@ -92,7 +92,7 @@ def from_audio(call: SimpleNamespace, form: LabelFormat) -> Windows:
             raise
         failure = error
     names = {file.name for file in inputs.files}
-    return Windows(classifier, read_table(call.stored), _path_of(call.stored), names, failure)
+    return Windows(classifier, read_table(stored), _path_of(stored), names, failure)
 
 
 def _path_of(source: Path, audio: Path | None = None) -> Callable[[str], str]:
@@ -192,8 +192,10 @@ def _windows(call: SimpleNamespace, ours: Mapping[str, Any], stored: Mapping[str
 
 def _is_classifier(path: Path) -> bool:
     """Whether a file is safetensors, by its first bytes: the length of a header, which is JSON."""
+    if path.suffix == ".mtslvr":
+        return True
     try:
         with open(path, "rb") as file:
             return file.read(9)[7:9] == b"\0{"
     except OSError:
-        return path.suffix == ".mtslvr"
+        return False

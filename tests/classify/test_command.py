@@ -137,6 +137,8 @@ def test_recordings_that_have_moved_are_found_with_audio(done, tmp_path):
     assert run(*command, "--audio", root / "nights").exit_code == 0
     wrong = run(root / "tones.mtslvr", root / "nights", "-o", tmp_path / "x.csv", "--audio", root / "nights")
     assert wrong.exit_code == 2 and "is for an embeddings file" in wrong.output
+    wrong = run(*command, "--suggest-to", tmp_path / "more", "--embeddings", tmp_path / "y.npy")
+    assert wrong.exit_code == 2 and "is for audio; the embeddings of RECORDINGS are there" in wrong.output
 
 
 def test_the_page_stands_alone_with_pictures_and_sounds(done):
@@ -334,6 +336,10 @@ def test_an_output_that_cannot_be_told_or_hold_it(made, refused):
     for name, told in (("x.csv", "is both read and to be written"), ("y.csv", "is within EXAMPLES")):
         result = run(made / "examples", made / "examples" / "x.csv", "-o", made / "examples" / name)
         assert result.exit_code == 2 and told in result.output
+    for option in ("--save", "--embeddings"):
+        assert (
+            "is to be written twice" in run(made / "examples", made / "nights", "-o", "x.csv", option, "x.csv").output
+        )
     assert "give --save alone" in run(made / "examples").output
     assert "give -o labels.csv" in run(made / "examples", made / "nights").output
 

@@ -58,9 +58,9 @@ def embedded(folder: str, field: int | None, cache: Path | None) -> tuple[Rows, 
 
 def scores(rows: Rows, supports: Rows, targets: Rows, queries: Rows, share: float) -> Rows:
     """Decision values of the queries by a classifier of the supports."""
-    x, ways = unit_rows(rows, share, rows.shape[1] // 2), int(targets.max()) + 1
-    factors, intercepts = fit_linear((x[supports] @ x[supports].T)[None], targets, ways)
-    return np.asarray(x[queries] @ x[supports].T @ factors[0] + intercepts[0])
+    x, q = (unit_rows(rows[drawn], share, rows.shape[1] // 2) for drawn in (supports, queries))
+    factors, intercepts = fit_linear((x @ x.T)[None], targets, int(targets.max()) + 1)
+    return np.asarray(q @ x.T @ factors[0] + intercepts[0])
 
 
 def measured(

@@ -6,13 +6,12 @@ import re
 import numpy as np
 import pytest
 import soundfile
-import torch
 from click.testing import CliRunner
 
 import mtslvr
 from mtslvr.cli.main import main
 from mtslvr.errors import ConfigError
-from mtslvr.models import checkpoint
+from mtslvr.run.export import write_npz
 from mtslvr.run.table import EmbeddingTable, read_table
 from mtslvr.search import Query, cosine, nearest
 
@@ -29,21 +28,21 @@ def run(*arguments):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Weights, five tones in two folders, and their embeddings by window."""
+    """Five tones in two folders, and their embeddings by window."""
     root = tmp_path_factory.mktemp("search")
-    torch.manual_seed(0)
-    checkpoint.save(mtslvr.Encoder(mtslvr.EncoderConfig(window_seconds=0.25)), root / "model")
     for name, hertz in (("low/a", 200), ("low/b", 220), ("high/a", 4000), ("high/<b>", 4400), ("high/c", 5000)):
         (root / "audio" / name).parent.mkdir(parents=True, exist_ok=True)
         wave = np.sin(2 * np.pi * hertz * np.arange(8000) / 16000)
         soundfile.write(root / "audio" / f"{name}.wav", wave, 16000)
-    made = run("embed", root / "audio", "-o", root / "x.npz", "--model", root / "model", "--pool", "none")
+    made = run("embed", root / "audio", "-o", root / "x.npz", "--window", 0.25, "--pool", "none")
     assert made.exit_code == 0, made.output
     return root
 
 
 def test_nearest_files_by_cosine_each_once():
-    hits = nearest(table([[1, 0], [0, 2], [3, 3], [-1, 0]], ["a", "b", "b", "c"]), np.array([2, 0.5], np.float32), 3, per_file=True)
+    hits = nearest(
+        table([[1, 0], [0, 2], [3, 3], [-1, 0]], ["a", "b", "b", "c"]), np.array([2, 0.5], np.float32), 3, per_file=True
+    )
     assert [(hit.rank, hit.file) for hit in hits] == [(1, "a"), (2, "b"), (3, "c")]
     assert hits[0].score == pytest.approx(2 / np.hypot(2, 0.5))
     assert (hits[1].start, hits[1].end) == (2.0, 3.0)
@@ -128,8 +127,10 @@ def test_similar_finds_the_place_of_a_part_of_a_file(folder):
     assert found.file == "high/c.wav" and found.score == pytest.approx(1, abs=1e-3)
     several = run("similar", folder / "x.npz", part, folder / "audio" / "low" / "a.wav", "--threshold", 0.999, "--json")
     assert {"high/c.wav", "low/a.wav"} <= {hit["file"] for hit in json.loads(several.stdout)}
-    beyond = run("similar", folder / "x.npz", f"{folder / 'audio' / 'high' / 'c.wav'}:7-8")
-    assert beyond.exit_code == 2 and "the query is at 7 to 8 s, and the recording is 0.5 s long" in beyond.output
+    for start in ("7", "0.25"):
+        beyond = run("similar", folder / "x.npz", f"{folder / 'audio' / 'high' / 'c.wav'}:{start}-8")
+        assert beyond.exit_code == 2
+        assert f"the query is at {start} to 8 s, and the recording is 0.5 s long" in beyond.output
 
 
 @pytest.mark.parametrize(
@@ -142,17 +143,16 @@ def test_similar_refuses_wrong_options_before_it_reads_anything(option, message)
 
 
 def test_similar_refuses_other_weights(folder, tmp_path):
-    torch.manual_seed(1)
-    other = checkpoint.save(mtslvr.Encoder(mtslvr.EncoderConfig(window_seconds=0.25)), tmp_path / "other")
     query = folder / "audio" / "low" / "a.wav"
-    result = run("similar", folder / "x.npz", query, "--model", other)
-    assert result.exit_code == 2 and "give the same weights with --model, or embed again" in result.output
     found = read_table(folder / "x.npz")
     columns = {"embeddings": found.embeddings, "paths": found.paths, "start": found.start, "end": found.end}
-    np.savez(tmp_path / "old.npz", **columns, settings=json.dumps({"model": "default", "window_seconds": 0.25}))
+    write_npz(tmp_path / "other.npz", **columns, settings={**found.settings, "model_sha256": "0" * 64})
+    result = run("similar", tmp_path / "other.npz", query)
+    assert result.exit_code == 2 and "give the same weights with --model, or embed again" in result.output
+    write_npz(tmp_path / "old.npz", **columns, settings={"model": "default", "window_seconds": 0.25})
     old = run("similar", tmp_path / "old.npz", query)
     assert old.exit_code == 2 and "does not say by which weights it was made" in old.output
-    assert run("similar", tmp_path / "old.npz", query, "--model", folder / "model").exit_code == 0
+    assert run("similar", tmp_path / "old.npz", query, "--model", "parallel-simclr").exit_code == 0
     missing = run("similar", folder / "x.npz", "nowhere.wav")
     assert missing.exit_code == 2 and "nowhere.wav: no such file" in missing.output
 

@@ -122,7 +122,7 @@ def learn(call: SimpleNamespace, stored: Mapping[str, Any], recordings: Iterable
     else:
         classifier = fit_examples(_collect(call, stored, recordings))
     if not call.quiet:
-        for line in (*_described(classifier), _windows(call, classifier.settings, stored)):
+        for line in (*_described(classifier), _window_line(call, classifier.settings, stored)):
             echo(line, err=True)
     if call.save is not None:
         classifier.save(call.save)
@@ -175,7 +175,7 @@ def _described(classifier: Classifier) -> Iterator[str]:
     yield f"scores: {worth}"
 
 
-def _windows(call: SimpleNamespace, ours: Mapping[str, Any], stored: Mapping[str, Any]) -> str:
+def _window_line(call: SimpleNamespace, ours: Mapping[str, Any], stored: Mapping[str, Any]) -> str:
     """A line for people: how long windows are and how far apart, and what says so."""
     told = []
     for name, default in {"window": "the examples' median", "hop": "half the window"}.items():

@@ -192,7 +192,7 @@ def test_labels_of_an_earlier_call_outlive_one_that_fails(done, tmp_path):
     (tmp_path / "labels.csv").write_text("file,start,end,label,score\n")
     (tmp_path / "broken.wav").write_bytes(b"no audio")
     result = run(done[0] / "tones.mtslvr", tmp_path / "broken.wav", "-o", tmp_path / "labels.csv")
-    assert result.exit_code == 1 and "1 of 1 inputs failed" in result.output
+    assert result.exit_code == 1 and "1 of 1 input failed" in result.output
     assert (tmp_path / "labels.csv").read_text() == "file,start,end,label,score\n"
 
 

@@ -11,7 +11,6 @@ from click.testing import CliRunner
 import mtslvr
 from mtslvr.cli.main import main
 from mtslvr.errors import ConfigError
-from mtslvr.run.export import write_npz
 from mtslvr.run.table import EmbeddingTable, read_table
 from mtslvr.search import Query, cosine, nearest
 
@@ -146,10 +145,10 @@ def test_similar_refuses_other_weights(folder, tmp_path):
     query = folder / "audio" / "low" / "a.wav"
     found = read_table(folder / "x.npz")
     columns = {"embeddings": found.embeddings, "paths": found.paths, "start": found.start, "end": found.end}
-    write_npz(tmp_path / "other.npz", **columns, settings={**found.settings, "model_sha256": "0" * 64})
+    np.savez(tmp_path / "other.npz", **columns, settings=json.dumps({**found.settings, "model_sha256": "0" * 64}))
     result = run("similar", tmp_path / "other.npz", query)
     assert result.exit_code == 2 and "give the same weights with --model, or embed again" in result.output
-    write_npz(tmp_path / "old.npz", **columns, settings={"model": "default", "window_seconds": 0.25})
+    np.savez(tmp_path / "old.npz", **columns, settings=json.dumps({"model": "default", "window_seconds": 0.25}))
     old = run("similar", tmp_path / "old.npz", query)
     assert old.exit_code == 2 and "does not say by which weights it was made" in old.output
     assert run("similar", tmp_path / "old.npz", query, "--model", "parallel-simclr").exit_code == 0

@@ -16,7 +16,6 @@ from click.testing import CliRunner
 
 from mtslvr.classify import Classifier, read_labels
 from mtslvr.cli.main import main
-from mtslvr.run.export import write_npz
 from mtslvr.run.table import read_table
 
 RATE = 16_000
@@ -380,10 +379,10 @@ def test_embeddings_made_otherwise(done, refused, tmp_path):
         ({"layer": "pooled"}, "made with layer=pooled"),
         ({"pool": "mean"}, "has a row a file; write a row a window"),
     ):
-        write_npz(tmp_path / "x.npz", **columns, settings={**table.settings, **setting})
+        np.savez(tmp_path / "x.npz", **columns, settings=json.dumps({**table.settings, **setting}))
         assert told in refused(examples=root / "tones.mtslvr", recordings=tmp_path / "x.npz")
     columns = {"embeddings": np.empty((0, 1000), np.float32), "paths": [], "start": [], "end": []}
-    write_npz(tmp_path / "x.npz", **columns, settings={"pool": "none"})
+    np.savez(tmp_path / "x.npz", **columns, settings=json.dumps({"pool": "none"}))
     assert "holds no windows; embed recordings" in refused(recordings=tmp_path / "x.npz")
 
 

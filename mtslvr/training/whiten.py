@@ -9,7 +9,6 @@ most; for the invariant head so is what a whisper, another microphone and a back
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Iterable
@@ -21,11 +20,10 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ..config import EncoderConfig, Features, Layer
-from ..errors import TrainingError
 from ..models import checkpoint
 from ..nn.encoder import Encoder
+from . import run as run_directory
 from .config import HeadsConfig, TrainConfig
-from .run import CONFIG, EXPORT, open_clips, record, recorded
 from .transforms import gaussian_noise
 from .views import EQUALIZER_WAVES, StepBatches, equalize, mix, step_generator
 
@@ -41,9 +39,10 @@ def finish(run: str | os.PathLike[str], config: TrainConfig, device: torch.devic
         see `whiten`.
     """
     folder = Path(run)
-    if config.heads is not None and not recorded(folder).get("heads_made"):
-        whiten(folder, folder / EXPORT, config.heads, device)
-        record(folder, heads_made=True)
+    facts = run_directory.recorded(folder)
+    if config.heads is not None and not facts.get("heads_made"):
+        whiten(folder, folder / run_directory.EXPORT, config.heads, device)
+        run_directory.write_json(folder / run_directory.ENVIRONMENT, {**facts, "heads_made": True})
 
 
 def whiten(
@@ -65,27 +64,16 @@ def whiten(
         CheckpointError: no checkpoint in the run, or `out` cannot be written.
     """
     folder = Path(run)
-    config = read_config(folder)
+    config = run_directory.read_config(folder)
     heads = heads or config.heads or HeadsConfig()
-    encoder = checkpoint.load(folder / EXPORT)
+    encoder = checkpoint.load(folder / run_directory.EXPORT)
     encoder = reading(encoder, heads.encoder(config.encoder)).to(device)
     drawing = dataclasses.replace(config, crop_seconds=heads.crop_seconds, source_balance=heads.source_balance)
-    batches = StepBatches(open_clips(folder, config), drawing)
+    clips = run_directory.open_clips(folder, run_directory.recorded(folder), config)
+    batches = StepBatches(clips, drawing)
     steps = tqdm(range(math.ceil(heads.clips / config.batch_size)), "heads", unit="batch", mininterval=2.0)
     whiten_heads(encoder, (crops_of(batches, i, heads.disturb) for i in steps), heads)
     return checkpoint.save(encoder, out)
-
-
-def read_config(folder: Path) -> TrainConfig:
-    """The config of a run.
-
-    Raises:
-        TrainingError: no run there.
-    """
-    try:
-        return TrainConfig.from_dict(json.loads((folder / CONFIG).read_text()))
-    except (OSError, ValueError) as error:
-        raise TrainingError(f"{folder / CONFIG}: no training run ({error}); give a run directory") from None
 
 
 def crops_of(batches: StepBatches, index: int, disturb: bool) -> Tensor:

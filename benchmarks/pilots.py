@@ -54,7 +54,6 @@ from mtslvr.fewshot.features import extract_features
 from mtslvr.training.config import HeadsConfig, TrainConfig
 from mtslvr.training.data import is_packed, pack
 from mtslvr.training.loop import train
-from mtslvr.training.memory import keep_freed_memory
 from mtslvr.training.run import environment
 from mtslvr.training.whiten import whiten
 
@@ -83,7 +82,6 @@ def main() -> None:
             print("\n\n".join([table(rows), *factorials(rows)]))
     elif options.one:
         torch.set_num_threads(1)
-        keep_freed_memory()
         run_pilot(json.loads(options.queue.read_text()), options.one)
     else:
         run_queue(options.queue, options.once)

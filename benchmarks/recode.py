@@ -25,11 +25,11 @@ from tqdm import tqdm
 from mtslvr.training.data import PackedClips, writing
 
 LEAST_KBPS, MOST_KBPS = 6.0, 256.0  # of libsndfile's compression levels 1 and 0, a channel
-BLOCK_SECONDS = 120  # of a file
+BLOCK_SECONDS = 30  # of a file
 
 
 def blocks(clips: PackedClips, seconds: float) -> Iterator[tuple[list[str], list[np.ndarray]]]:
-    """Names and samples of clips in random order, about two minutes at a time."""
+    """Names and samples of clips in random order, about half a minute at a time."""
     longest, names, pieces = round(seconds * clips.sample_rate), list[str](), list[np.ndarray]()
     for index in np.random.default_rng(0).permutation(len(clips)):
         start, end = clips.starts[index : index + 2]

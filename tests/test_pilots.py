@@ -56,7 +56,7 @@ def test_a_factorial_tells_what_each_setting_changes_and_with_which_error():
         ["crops 1, encoder.tasks 1", *[f"+4.0 ± {error:.1f}"] * 4],
         ["steps 9", *[f"-2.0 ± {error:.1f}"] * 4],
     ]
-    assert pilots.factorials(runs[:2] + [{**runs[0], "name": "other-1"}]) != [text]
+    assert pilots.factorials(runs[:1]) == []
 
 
 def test_heads_are_options_of_the_command_and_else_those_of_the_recipe():

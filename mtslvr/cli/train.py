@@ -74,9 +74,7 @@ def train_command(
     import torch
 
     from ..training.loop import train
-    from ..training.memory import keep_freed_memory
 
-    keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)
     recipe_options = {"system": system, "recipe": recipe, "contrastive": contrastive}

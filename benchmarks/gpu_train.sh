@@ -12,7 +12,7 @@
 #   carrying build/gpu/wheels and build/gpu/parts/part-0.tar:
 #     benchmarks/gpu_train.sh setup && benchmarks/gpu_train.sh receive
 #   carrying build/gpu/parts/part-1.tar:
-#     benchmarks/gpu_train.sh receive && benchmarks/gpu_train.sh train 7.5 580 OUT --batch-size 512 --learning-rate 2e-3
+#     benchmarks/gpu_train.sh receive && benchmarks/gpu_train.sh train 7.5 580 OUT --config benchmarks/gpu_recipe.json
 #
 # MINUTES is how long all steps together take: 20 steps are timed and the schedule is set by them. LIMIT is after how
 # many seconds `train` ends: decoding, timing and heads take about 2 minutes more than the steps, and the next `train`
@@ -21,7 +21,8 @@
 # recode.py; PYTHON_THERE is the version of Python of the other machine, such as 3.12.
 #
 # A step of 128 clips is about 3,500 calls of the GPU for crops and augmentation and 1,500 for the network, whose
-# arithmetic takes it 5 ms: starting them takes 50 ms, whatever the batch. So batches are large.
+# arithmetic takes it 5 ms: starting them takes 50 ms, whatever the batch. So batches are large in gpu_recipe.json. Its
+# heads compare crops of 1 s, since the clips are cut to 1.5 s.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}

@@ -24,7 +24,7 @@ from . import run
 from .config import TrainConfig
 from .objective import Losses, Objective
 from .views import Batch, StepBatches
-from .whiten import finish
+from .whiten import check_crops, finish
 
 VALIDATION_BATCHES = 50  # at the most, in one pass
 
@@ -107,6 +107,8 @@ def train(
     if init is not None and state is None:
         facts.update(init=str(init), init_steps=initialise(objective, Path(init), target))
     clips = run.collect(folder, data, config, resume, facts)
+    if config.heads is not None:
+        check_crops(clips, config.heads)
     batches = StepBatches(clips, config)
     validation = StepBatches(clips, config, validation=True) if config.validate_every else None
     average = average_of(objective.encoder, config)

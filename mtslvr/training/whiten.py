@@ -14,16 +14,19 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from ..config import EncoderConfig, Features, Layer
+from ..errors import TrainingError
 from ..models import checkpoint
 from ..nn.encoder import Encoder
 from . import run as run_directory
 from .config import HeadsConfig, TrainConfig
+from .data import PackedClips
 from .transforms import gaussian_noise
 from .views import EQUALIZER_WAVES, StepBatches, equalize, mix, step_generator
 
@@ -70,10 +73,25 @@ def whiten(
     encoder = reading(encoder, heads.encoder(config.encoder)).to(device)
     drawing = dataclasses.replace(config, crop_seconds=heads.crop_seconds, source_balance=heads.source_balance)
     clips = run_directory.open_clips(folder, run_directory.recorded(folder), config)
+    check_crops(clips, heads)
     batches = StepBatches(clips, drawing)
     steps = tqdm(range(math.ceil(heads.clips / config.batch_size)), "heads", unit="batch", mininterval=2.0)
     whiten_heads(encoder, (crops_of(batches, i, heads.disturb) for i in steps), heads)
     return checkpoint.save(encoder, out)
+
+
+def check_crops(clips: PackedClips, heads: HeadsConfig) -> None:
+    """See that two crops of a clip can differ.
+
+    Raises:
+        TrainingError: no clip is longer than a crop.
+    """
+    longest = np.diff(clips.starts).max() / clips.sample_rate
+    if longest <= heads.crop_seconds:
+        raise TrainingError(
+            f"{clips.folder}: the longest clip has {longest:.2f} s, and heads compare crops of {heads.crop_seconds:g} s "
+            "of a clip, which would be the same; lower heads.crop_seconds, or set heads to null"
+        )
 
 
 def crops_of(batches: StepBatches, index: int, disturb: bool) -> Tensor:

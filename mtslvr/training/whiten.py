@@ -89,8 +89,8 @@ def check_crops(clips: PackedClips, heads: HeadsConfig) -> None:
     longest = np.diff(clips.starts).max() / clips.sample_rate
     if longest <= heads.crop_seconds:
         raise TrainingError(
-            f"{clips.folder}: the longest clip has {longest:.2f} s, and heads compare crops of {heads.crop_seconds:g} s "
-            "of a clip, which would be the same; lower heads.crop_seconds, or set heads to null"
+            f"{clips.folder}: clips have at most {longest:.2f} s; heads compare crops of {heads.crop_seconds:g} s, "
+            "all the same; lower heads.crop_seconds, or set heads to null"
         )
 
 

@@ -210,7 +210,7 @@ def test_wrong_starts_have_clear_errors_and_take_nothing(audio, packed, tmp_path
     with pytest.raises(TrainingError, match="6 clips are fewer than a batch of 9"):
         train(dataclasses.replace(TINY, batch_size=9), run, [packed], device="cpu")
     heads = HeadsConfig(clips=500, crop_seconds=0.5)
-    with pytest.raises(TrainingError, match=r"longest clip has 0\.50 s.*lower heads\.crop_seconds"):
+    with pytest.raises(TrainingError, match=r"at most 0\.50 s.*lower heads\.crop_seconds"):
         train(dataclasses.replace(TINY, heads=heads), run, [packed], device="cpu")
     train(TINY, run, [audio], workers=0, device="cpu", stop_after=1)
     with pytest.raises(TrainingError, match="holds a run already; go on with --resume"):

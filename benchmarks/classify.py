@@ -1,7 +1,7 @@
 r"""Measure what `mtslvr classify` is for: features chosen by a few examples, and labels with times.
 
-    python benchmarks/classify.py --eval esc50-val=FOLDER --eval fsdd-digit=FOLDER --eval fsdd-speaker=FOLDER:1 \
-        --out benchmarks/CLASSIFY.md
+    python benchmarks/classify.py --eval esc50-val=FOLDER --eval fsdd-digit=FOLDER:0 --eval fsdd-speaker=FOLDER:1 \
+        --eval callers=CORPUS/report-sets/callers ... --out benchmarks/CLASSIFY.md
 
 NAME=FOLDER has a folder a class; NAME=FOLDER:1 takes the class from field 1 of each file's name, parted by "_".
 Needs scikit-learn, for what the events are compared with.
@@ -10,6 +10,9 @@ Needs scikit-learn, for what the events are compared with.
 from __future__ import annotations
 
 import argparse
+import shutil
+import subprocess
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -18,18 +21,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 import torch
 from sklearn.linear_model import LogisticRegression
 
 import mtslvr
 from mtslvr.audio.load import find_audio
 from mtslvr.classify import Classifier, EventConfig, Label, find_events
-from mtslvr.classify.choose import choose, fit_linear, unit_rows
-from mtslvr.classify.predict import predict_table
+from mtslvr.classify.choose import choose, fit_linear, softmax, unit_rows
 from mtslvr.fewshot.results import environment
 from mtslvr.run.table import EmbeddingTable
 
-SHOTS, WAYS = (2, 5, 10), 5
+SHOTS, WAYS = (1, 2, 5, 10), 5
 METHODS = ("invariant", "variant", "concat", "chosen")
 SHARES = {"invariant": 1.0, "variant": 0.0, "concat": 0.5}
 RATE = 16_000
@@ -39,25 +42,40 @@ Rows = np.ndarray[Any, np.dtype[Any]]
 # Episodes
 
 
-def embedded(folder: str, field: int | None) -> tuple[Rows, Rows]:
-    """One concatenated embedding a clip, and the number of its class."""
+def embedded(folder: str, field: int | None, cache: Path | None) -> tuple[Rows, Rows]:
+    """One concatenated embedding a clip, from `cache` where it is there, and the number of its class."""
     files = find_audio(folder)
     labels = [f.path.parent.name if field is None else f.path.stem.split("_")[field] for f in files]
-    rows = [r.embedding for r in mtslvr.embed_files([f.path for f in files], on_error="raise")]
-    return np.stack(rows), np.unique(labels, return_inverse=True)[1]
+    kept = None if cache is None else cache / f"{Path(folder).name}.npy"
+    if kept is None or not kept.exists():
+        rows = np.stack([r.embedding for r in mtslvr.embed_files([f.path for f in files], on_error="raise")])
+        if kept is not None:
+            np.save(kept, rows)
+    else:
+        rows = np.load(kept)
+    return rows, np.unique(labels, return_inverse=True)[1]
 
 
-def predicted(rows: Rows, supports: Rows, targets: Rows, queries: Rows, share: float) -> Rows:
-    """The class of each query by a classifier of the supports."""
-    x, half = unit_rows(rows, share, rows.shape[1] // 2), int(targets.max()) + 1
-    factors, intercepts = fit_linear((x[supports] @ x[supports].T)[None], targets, half)
-    return np.asarray((x[queries] @ x[supports].T @ factors[0] + intercepts[0]).argmax(axis=1))
+def scores(rows: Rows, supports: Rows, targets: Rows, queries: Rows, share: float) -> Rows:
+    """Decision values of the queries by a classifier of the supports."""
+    x, q = (unit_rows(rows[drawn], share, rows.shape[1] // 2) for drawn in (supports, queries))
+    factors, intercepts = fit_linear((x @ x.T)[None], targets, int(targets.max()) + 1)
+    return np.asarray(q @ x.T @ factors[0] + intercepts[0])
 
 
-def accuracy(rows: Rows, labels: Rows, shots: int, episodes: int, seed: int) -> dict[str, tuple[float, float]]:
-    """Percent correct with half its 95% interval over clips, each clip's share of right answers being one value."""
+def measured(
+    rows: Rows, labels: Rows, shots: int, episodes: int, seed: int
+) -> tuple[dict[str, tuple[float, float]], Rows]:
+    """Measure over episodes.
+
+    Returns:
+        Percent correct of each way with half its 95% interval over clips, each clip's share of right answers being one
+        value; and of each answer by the chosen features its score, the score without calibration, and whether it is
+        right (n, 3).
+    """
     rng = np.random.default_rng(seed)
     right: dict[str, dict[int, list[bool]]] = {name: defaultdict(list) for name in METHODS}
+    answers = []
     of_class = [np.flatnonzero(labels == k) for k in range(labels.max() + 1)]
     for _ in range(episodes):
         classes = rng.choice(len(of_class), min(WAYS, len(of_class)), replace=False)
@@ -67,13 +85,33 @@ def accuracy(rows: Rows, labels: Rows, shots: int, episodes: int, seed: int) -> 
         targets = np.repeat(np.arange(len(classes)), shots)
         true = np.concatenate([np.full(len(d[shots : shots + 15]), i) for i, d in enumerate(drawn)])
         names = [str(i) for i in supports]
-        chosen = choose(rows[supports], targets, names, rows.shape[1] // 2).chosen.share
+        chosen = choose(rows[supports], targets, names, rows.shape[1] // 2).chosen
         for name in METHODS:
-            got = predicted(rows, supports, targets, queries, SHARES.get(name, chosen))
-            for clip, hit in zip(queries, got == true, strict=True):
+            found = scores(rows, supports, targets, queries, SHARES.get(name, chosen.share))
+            hits = found.argmax(axis=1) == true
+            for clip, hit in zip(queries, hits, strict=True):
                 right[name][int(clip)].append(bool(hit))
+        # "chosen" is the last of them.
+        answers.append(np.stack([*(softmax(found / t).max(axis=1) for t in (chosen.temperature, 1.0)), hits], axis=1))
     values = {name: np.array([np.mean(hits) for hits in right[name].values()]) for name in METHODS}
-    return {name: (100 * v.mean(), 196 * v.std(ddof=1) / np.sqrt(len(v))) for name, v in values.items()}
+    accuracy = {name: (100 * v.mean(), 196 * v.std(ddof=1) / np.sqrt(len(v))) for name, v in values.items()}
+    return accuracy, np.concatenate(answers)
+
+
+def calibration_error(score: Rows, hit: Rows) -> float:
+    """How far, in percent, scores are from the share of right answers: the mean over ten bins of equal width."""
+    bins = np.minimum((10 * score).astype(int), 9)
+    gaps = [abs(score[bins == b].sum() - hit[bins == b].sum()) for b in np.unique(bins)]
+    return float(100 * sum(gaps) / len(score))
+
+
+def calibration(shots: int, answers: Rows) -> list[str]:
+    """A line of the table of scores."""
+    score, raw, hit = answers.T
+    sure = score >= 0.9
+    figures = [100 * score.mean(), 100 * hit.mean(), calibration_error(score, hit), calibration_error(raw, hit)]
+    figures += [100 * sure.mean(), 100 * hit[sure].mean() if sure.any() else np.nan]
+    return [str(shots), *(f"{x:.1f}" for x in figures)]
 
 
 # Events
@@ -191,17 +229,29 @@ def events(minutes: float, repeats: int, seed: int) -> dict[str, tuple[float, fl
 
 
 def stored_speed() -> tuple[int, float]:
-    """Windows in 10 hours at a hop of 0.5 s, and the seconds in which they are labelled."""
-    count, width = 72_000, 1000
+    """Windows in 10 hours at a hop of 0.5 s, and the seconds in which `mtslvr classify` labels them from an npy."""
+    hours, minutes = 10, 2
     rng = np.random.default_rng(0)
-    rows = rng.normal(size=(count, width)).astype(np.float32)
-    start = np.arange(count) * 0.5
-    names = tuple(f"{i // 7200}.wav" for i in range(count))
-    few = EmbeddingTable(rows[:50], names[:50], start[:50], start[:50] + 1, {"features": "concat"})
-    made = Classifier.fit(few, [f"class {i % 5}" for i in range(50)])
-    begun = time.perf_counter()
-    predict_table(made, EmbeddingTable(rows, names, start, start + 1, {}), EventConfig(), path_of=str, doubts=20)
-    return count, time.perf_counter() - begun
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        clips, labels = examples(rng, background=True)
+        for i, ((wave, rate), label) in enumerate(zip(clips, labels, strict=True)):
+            (root / "calls" / label).mkdir(parents=True, exist_ok=True)
+            soundfile.write(root / "calls" / label / f"{i}.wav", wave, rate)
+        soundfile.write(root / "part.wav", recording(60 * minutes, rng)[0], RATE)
+        windows = ["--pool", "none", "--window", "1.2", "--hop", "0.5"]
+        subprocess.run(["mtslvr", "embed", "part.wav", "-o", "part.npy", "-q", *windows], cwd=root, check=True)
+        part = mtslvr.read_table(root / "part.npy")
+        times = hours * 60 // minutes
+        files = [f"{i}.wav" for i in range(times) for _ in part.paths]
+        np.save(root / "all.npy", np.tile(part.embeddings, (times, 1)))
+        lines = zip(range(len(files)), files, np.tile(part.start, times), np.tile(part.end, times), strict=True)
+        text = "".join(f"{row},{name},{start},{end}\n" for row, name, start, end in lines)
+        (root / "all.npy.index.csv").write_text(f"row,file,start,end\n{text}")
+        shutil.copy(root / "part.npy.meta.json", root / "all.npy.meta.json")
+        begun = time.perf_counter()
+        subprocess.run(["mtslvr", "classify", "calls", "all.npy", "-o", "labels.csv", "-q"], cwd=root, check=True)
+        return len(files), time.perf_counter() - begun
 
 
 # The file
@@ -216,21 +266,24 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--eval", action="append", default=[], metavar="NAME=FOLDER[:FIELD]")
+    parser.add_argument("--cache", type=Path, help="folder that keeps the embeddings of the sets")
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--minutes", type=float, default=10.0, help="of a synthetic recording")
     parser.add_argument("--repeats", type=int, default=3, help="of the synthetic recordings")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    lines = []
+    lines, answers = [], defaultdict(list)
     for given in args.eval:
         name, _, folder = given.partition("=")
         folder, _, field = folder.partition(":")
-        rows, labels = embedded(folder, int(field) if field else None)
+        rows, labels = embedded(folder, int(field) if field else None, args.cache)
         for shots in SHOTS:
-            got = accuracy(rows, labels, shots, args.episodes, args.seed)
+            got, scored_answers = measured(rows, labels, shots, args.episodes, args.seed)
+            answers[shots].append(scored_answers)
             lines.append([name, str(shots), *(f"{got[m][0]:.1f} ± {got[m][1]:.1f}" for m in METHODS)])
             print(*lines[-1], flush=True)
+    worth = [calibration(shots, np.concatenate(answers[shots])) for shots in answers]
     found = events(args.minutes, args.repeats, args.seed)
     count, seconds = stored_speed()
     machine = ", ".join(f"{name} {value}" for name, value in environment().items())
@@ -248,6 +301,13 @@ interval over clips. *chosen* is what cross-validation on the supports alone tak
 variant.
 
 {table(["set", "examples a class", *METHODS], lines)}
+## What a score is worth
+
+The answers of all these episodes by the chosen features. *Error* is the mean distance of scores from the share of right
+answers, over ten bins of equal width; *uncalibrated*, the same of the classifier's own probabilities. With one example
+a class nothing can be measured, and the temperature is the usual one.
+
+{table(["examples a class", "mean score", "right", "error", "uncalibrated", "scores from 90", "of these right"], worth)}
 ## Events
 
 {args.repeats} recordings of {args.minutes:g} minutes: five synthetic calls of 0.6 to 1.2 s at 0 to 20 dB over wind, as
@@ -258,8 +318,8 @@ regression on concat; *background examples* are five of the other sounds.
 {table(["", "precision", "recall"], [[name, f"{p:.1f}", f"{r:.1f}"] for name, (p, r) in found.items()])}
 ## Speed
 
-From stored embeddings, {count:,} windows (10 hours at a hop of 0.5 s) are labelled in {seconds:.1f} s. From audio, the
-time is that of `mtslvr-embed`.
+`mtslvr classify` labels {count:,} stored windows (10 hours at a hop of 0.5 s, npy) in {seconds:.1f} s, with start, 30
+examples embedded and {count:,} rows of 4 kB read. From audio, the time is that of `mtslvr-embed`.
 """
     args.out.write_text(text, encoding="utf-8")
     print(text)

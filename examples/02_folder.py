@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from mtslvr import read_table
 from mtslvr.cli.embed import embed_command
-from mtslvr.run.table import read_npz
 
 with tempfile.TemporaryDirectory() as folder:
     output = Path(folder, "embeddings.npz")
     # In a shell: mtslvr-embed examples/audio -o embeddings.npz
     embed_command(["examples/audio", "-o", str(output), "--quiet"], standalone_mode=False)
-    table = read_npz(output)  # np.load(output) reads the file without mtslvr
+    table = read_table(output)  # np.load(output) reads the file without mtslvr
 
 print(f"{len(table.paths)} files, embeddings {table.embeddings.shape}")
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .audio.load import Excerpt, audio_label
 from .audio.windows import Float32, Float64, Pool
-from .config import Features, Layer, parse_enum
+from .config import Features, Layer
 from .errors import AudioError, ConfigError
 from .models import hub
 from .models.checkpoint import CONFIG_NAME, WEIGHTS_NAME
@@ -34,7 +34,7 @@ TensorInput: TypeAlias = Tensor | tuple[Tensor, float]
 
 
 class _Options(TypedDict, total=False):
-    """What `embed` and `embed_windows` take by name; their overloads refer to it."""
+    """What `embed` and `embed_windows` take by name, for their overloads."""
 
     features: Features | str
     layer: Layer | str
@@ -48,8 +48,6 @@ class _Options(TypedDict, total=False):
 
 
 class _ListOptions(_Options, total=False):
-    """What `embed` takes by name."""
-
     threads: int
 
 
@@ -83,8 +81,7 @@ def embed(
             {"array", "sampling_rate"}, {"path", "bytes"}, or a decoder of torchcodec.
         sample_rate: Hz of arrays and tensors; a list gives one for each input. Files know their own.
         features: "invariant" (contrastive), "variant" (augmentation prediction) or "concat".
-        layer: "head" (what the paper evaluates) or "pooled" (what it reads: 512-d as published, and as wide as
-            `Encoder.embedding_dim` says where the checkpoint's `EncoderConfig` names rows or spectral statistics).
+        layer: "head" (what the paper evaluates) or "pooled" (what it reads, as wide as `Encoder.embedding_dim` says).
         encoder: from `mtslvr.load`, or a name, folder or hub id that `load` takes, which is loaded once, and again
             when the files in its folder have changed; None is the bundled default.
         window_seconds: length of the slices given to the encoder; None is what it was made for (5 s). Shorter
@@ -105,7 +102,7 @@ def embed(
         ConfigError: unknown features or layer, window or hop outside its range, an end that is not after the start.
         HubError, CheckpointError: see `mtslvr.load`.
     """
-    config = _config(features, layer, Pool.MEAN, window_seconds, hop_seconds, batch_size, threads)
+    config = ExtractConfig.parse(features, layer, Pool.MEAN, window_seconds, hop_seconds, batch_size, threads)
     single = is_single(audio)
     inputs: Sequence[Any] = [audio] if single else as_list(audio)
     rates = list_rates(sample_rate, len(inputs))
@@ -118,7 +115,10 @@ def embed(
         sources = map(make_source, inputs, rates, indices)
         for result in extract(sources, encoder, dataclasses.replace(config, excerpt=excerpt)):
             if result.error is not None:
-                raise result.error if single else _in_list(result.error, result.index, len(inputs))
+                place = (
+                    f"input {result.index} of {len(inputs)}, counted from 0; mtslvr.embed_files goes on with the others"
+                )
+                raise result.error if single else AudioError(f"{result.error} ({place})")
             if channel == 0:
                 _warn_of_incomplete(result, inputs[result.index], indices[result.index])
             embeddings[result.index, channel] = result.embeddings[0]
@@ -151,24 +151,15 @@ def embed_windows(
     """An embedding for each window of one input.
 
     Args:
-        audio: see `embed`; one input.
-        sample_rate: Hz of an array or tensor.
-        features: see `embed`.
-        layer: see `embed`.
-        encoder: see `embed`.
-        window_seconds: see `embed`.
+        audio: see `embed`, as those that are not named here; one input.
         hop_seconds: window i starts round(i * hop_seconds * sample_rate) samples after `start`.
-        channels: see `embed`.
-        start: see `embed`.
-        end: see `embed`.
-        batch_size: see `embed`.
     Returns:
         Embeddings (k, D) float32, with `channels` of "each" (C, k, D), and their start and end (k, 2) in seconds of
         the input; the last window is repeated to full length where the audio ends inside it.
     Raises:
         AudioError, ConfigError, HubError, CheckpointError: see `embed`.
     """
-    config = _config(features, layer, Pool.NONE, window_seconds, hop_seconds, batch_size)
+    config = ExtractConfig.parse(features, layer, Pool.NONE, window_seconds, hop_seconds, batch_size)
     if not is_single(audio):
         said = "pass one input, or all of them to mtslvr.embed_files with pool='none'"
         raise AudioError(f"type {type(audio).__name__}: {said}")
@@ -212,18 +203,9 @@ def embed_files(
     Args:
         paths: any iterable of what `embed` takes as one input. It is read a few batches ahead of the results that
             are asked for, so it may be of any length, and memory does not grow with it.
-        sample_rate: Hz of arrays and tensors that come without one.
-        features: see `embed`.
-        layer: see `embed`.
-        encoder: see `embed`.
-        window_seconds: see `embed`.
-        hop_seconds: see `embed`.
+        sample_rate: Hz of arrays and tensors that come without one; see `embed` for what is not named here.
         channels: see `embed`; "mix" or a number.
-        start: see `embed`.
-        end: see `embed`.
         pool: "mean", one embedding an input, or "none", one a window.
-        batch_size: see `embed`.
-        threads: see `embed`.
         on_error: "skip" gives the error of a broken input in its result, "raise" raises it.
         progress: show a bar on standard error.
     Returns:
@@ -233,7 +215,7 @@ def embed_files(
         ConfigError: see `embed`; unknown pool or `on_error`.
         HubError, CheckpointError: see `mtslvr.load`.
     """
-    config = _config(features, layer, parse_enum(Pool, pool, "pool"), window_seconds, hop_seconds, batch_size, threads)
+    config = ExtractConfig.parse(features, layer, pool, window_seconds, hop_seconds, batch_size, threads)
     if on_error not in ("skip", "raise"):
         raise ConfigError(f"on_error={on_error!r}: unknown; use 'skip' or 'raise'")
     if is_single(paths):
@@ -256,7 +238,7 @@ class _Unreadable(io.BytesIO):
         self._error = error
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
-        raise OSError(f"{type(self._error).__name__}: {self._error}")
+        raise self._error
 
 
 def _results(
@@ -269,7 +251,7 @@ def _results(
             try:
                 source = make_source(audio, sample_rate, index)
             except Exception as error:  # of any library that the input comes from; the rest goes on
-                source = Source(_Unreadable(error), label=audio_label(audio, index))
+                source = Source(_Unreadable(error), label=f"<{type(audio).__name__} {index}>")
             names.append(audio if isinstance(audio, (str, os.PathLike)) else source.label or "")
             yield source
 
@@ -287,9 +269,6 @@ def list_models() -> list[str]:
 def get_encoder(model: Model | None, device: str = "auto") -> Encoder:
     """An encoder as it is, or what `mtslvr.load` makes of a name or folder, kept until the folder's files change.
 
-    Args:
-        model: see `embed`.
-        device: see `mtslvr.load`.
     Raises:
         ConfigError: another type; see `mtslvr.load`.
         HubError, CheckpointError: see `mtslvr.load`.
@@ -298,9 +277,7 @@ def get_encoder(model: Model | None, device: str = "auto") -> Encoder:
         return model
     if model is None and device == "auto":
         return hub.default_encoder()
-    if model is None:
-        return _load(None, device, None)
-    if not isinstance(model, (str, os.PathLike)):
+    if model is not None and not isinstance(model, (str, os.PathLike)):
         said = "pass what mtslvr.load gives, or what it takes: a name, a folder or a hub id"
         raise ConfigError(f"encoder of type {type(model).__name__}: {said}")
     return _load(model, device, _files_state(model))  # type: ignore[arg-type]  # paths can be hashed
@@ -311,38 +288,20 @@ def _load(model: Any, device: str, state: tuple[int, ...] | None) -> Encoder:
     return hub.load(model, device=device)
 
 
-def _files_state(folder: str | os.PathLike[str]) -> tuple[int, ...] | None:
+def _files_state(folder: str | os.PathLike[str] | None) -> tuple[int, ...] | None:
     """Numbers that change whenever the files of a checkpoint folder do; None for anything else."""
     try:
-        found = [os.stat(Path(folder).expanduser() / name) for name in (CONFIG_NAME, WEIGHTS_NAME)]
+        found = [os.stat(Path(folder or "").expanduser() / name) for name in (CONFIG_NAME, WEIGHTS_NAME)]
     except (OSError, ValueError, RuntimeError):
         return None
     # Size and time of change do not suffice: weights of one shape have one size, and a copy may keep its time.
     return tuple(n for f in found for n in (f.st_dev, f.st_ino, f.st_size, f.st_mtime_ns, f.st_ctime_ns))
 
 
-def _config(
-    features: Features | str,
-    layer: Layer | str,
-    pool: Pool,
-    window_seconds: float | None,
-    hop_seconds: float | None,
-    batch_size: int,
-    threads: int = 2,
-) -> ExtractConfig:
-    features, layer = parse_enum(Features, features, "features"), parse_enum(Layer, layer, "layer")
-    return ExtractConfig(features, layer, pool, window_seconds, hop_seconds, batch_size, threads)
-
-
 def _warn_of_incomplete(result: FileEmbeddings, audio: Input, index: int | None) -> None:
     if result.notes.incomplete:
         label = audio_label(audio, index)
         warnings.warn(f"{label}: {result.notes.incomplete}; what is there is embedded", stacklevel=3)
-
-
-def _in_list(error: AudioError, index: int, count: int) -> AudioError:
-    said = f"input {index} of {count}, counted from 0; mtslvr.embed_files goes on with the others"
-    return AudioError(f"{error} ({said})")
 
 
 def _as_given(rows: Float32, inputs: Sequence[Any], encoder: Encoder) -> Float32 | Tensor:

@@ -27,14 +27,7 @@ _BATCH = 32  # windows at once
 
 
 class HearModel(nn.Module):
-    """An encoder with the attributes that HEAR asks for.
-
-    Attributes:
-        encoder: the encoder.
-        sample_rate: Hz of the audio.
-        scene_embedding_size: width of a scene embedding.
-        timestamp_embedding_size: width of a timestamp embedding.
-    """
+    """An encoder with the attributes that HEAR asks for: Hz of the audio, widths of both kinds of embeddings."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from .audio.windows import Pool
-from .config import Features, Layer, parse_enum
+from .config import Features, Layer
 from .errors import ConfigError
 from .models.hub import load
 from .run.extract import ExtractConfig, FileEmbeddings, Source, extract
@@ -76,15 +76,7 @@ class AudioEmbedder:
         threads: int = 2,
         path_column: str = "path",
     ) -> None:
-        config = ExtractConfig(
-            parse_enum(Features, features, "features"),
-            parse_enum(Layer, layer, "layer"),
-            parse_enum(Pool, pool, "pool"),
-            window_seconds,
-            hop_seconds,
-            batch_size,
-            threads,
-        )
+        config = ExtractConfig.parse(features, layer, pool, window_seconds, hop_seconds, batch_size, threads)
         self.encoder = load(model, device=device, dtype=dtype)
         self.config = config.for_output()
         self.path_column = path_column

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ Float64 = npt.NDArray[np.float64]
 
 _BLOCK = 8192  # rows at once
 _TOUCHING = 1e-6  # seconds
+_BEYOND = 0.1  # seconds by which a part may end after its file, whose length people round
 _PART = re.compile(r"(.+):(\d+(?:\.\d*)?)-(\d+(?:\.\d*)?)", re.DOTALL)
 
 
@@ -86,14 +87,14 @@ def similar(
     Args:
         table: an output of mtslvr-embed, or what `read_table` makes of it.
         queries: a path, or several, a row's score being that of the nearest; "call.wav:12.5-14" is a part of a file.
-        k: how many.
-        threshold: the least cosine; see `nearest_places`.
-        per_file: each file once, by its nearest row.
+        k: see `nearest`, as `threshold` and `per_file`.
+        threshold: see `nearest`.
+        per_file: see `nearest`.
         model: where the weights are, if not where they were.
         device: see `mtslvr.load`.
     Raises:
         AudioError: a query that cannot be read.
-        ConfigError: see `nearest_places` and `table_encoder`; a part outside its file.
+        ConfigError: see `nearest` and `table_encoder`; a part outside its file.
     """
     path = "table" if isinstance(table, EmbeddingTable) else table
     found = table if isinstance(table, EmbeddingTable) else read_table(table)
@@ -104,11 +105,13 @@ def similar(
     for query in parsed:
         next(iter_blocks(query.path, 16_000))  # raises where it is no audio
     encoder = table_encoder(path, found.settings, model, device)
-    rows = np.stack([embed_query(query, found, encoder) for query in parsed])
-    return nearest(found, rows, k, threshold) if per_file else nearest_places(found, rows, k, threshold)
+    rows = np.stack([_embed_query(query, found.settings, encoder) for query in parsed])
+    return nearest(found, rows, k, threshold, per_file=per_file)
 
 
-def nearest_places(table: EmbeddingTable, queries: Float32, k: int = 10, threshold: float | None = None) -> list[Hit]:
+def nearest(
+    table: EmbeddingTable, queries: Float32, k: int = 10, threshold: float | None = None, *, per_file: bool = False
+) -> list[Hit]:
     """The places of a table nearest to queries by cosine; rows that touch or overlap a nearer one are the same place.
 
     Args:
@@ -116,23 +119,38 @@ def nearest_places(table: EmbeddingTable, queries: Float32, k: int = 10, thresho
         queries: (D,) or (q, D), of which the nearest counts.
         k: how many places.
         threshold: the least cosine. A place then reaches over all neighbouring rows that have it.
+        per_file: each file once, by its nearest row.
     Raises:
-        ConfigError: see `nearest`.
+        ConfigError: `k` below 1, no rows, another width, or a threshold that is no cosine.
     """
-    scores = _scores(table, queries, k, threshold)
-    taken = np.zeros(len(scores), dtype=bool)
+    _check(table, queries, k, threshold)
+    scores: Float64 = np.max([cosine(table.embeddings, query) for query in np.atleast_2d(queries)], axis=0)
+    taken, files = np.zeros(len(scores), dtype=bool), set()
     hits: list[Hit] = []
-    for row in _order(scores, threshold):
-        if taken[row]:
+    for row in np.argsort(-scores, kind="stable"):
+        if len(hits) == k or (threshold is not None and scores[row] < threshold):
+            break
+        if taken[row] or (per_file and table.paths[row] in files):
             continue
-        joined = [row, *_neighbours(table, scores, row, -1, threshold), *_neighbours(table, scores, row, 1, threshold)]
+        files.add(table.paths[row])
+        joined = [row, *(at for step in (-1, 1) for at in _neighbours(table, scores, row, step, threshold))]
         taken[joined] = True
-        shown = [row] if threshold is None else joined
+        shown = [row] if per_file or threshold is None else joined
         start, end = float(table.start[shown].min()), float(table.end[shown].max())
         hits.append(Hit(len(hits) + 1, float(scores[row]), table.paths[row], start, end))
-        if len(hits) == k:
-            break
     return hits
+
+
+def _check(table: EmbeddingTable, queries: Float32, k: int, threshold: float | None) -> None:
+    if k < 1:
+        raise ConfigError(f"k={k}: must be at least 1")
+    if threshold is not None and not -1 <= threshold <= 1:
+        raise ConfigError(f"threshold={threshold!r}: must be a cosine from -1 to 1")
+    width = table.embeddings.shape[1]
+    if len(table.paths) == 0 or queries.shape[-1] != width:
+        raise ConfigError(
+            f"query of {queries.shape[-1]} numbers, {len(table.paths)} rows of {width}: cannot be compared"
+        )
 
 
 def _neighbours(table: EmbeddingTable, scores: Float64, row: int, step: int, threshold: float | None) -> Iterator[int]:
@@ -149,48 +167,7 @@ def _neighbours(table: EmbeddingTable, scores: Float64, row: int, step: int, thr
         at += step
 
 
-def _order(scores: Float64, threshold: float | None) -> npt.NDArray[np.int64]:
-    order = np.argsort(-scores, kind="stable")
-    return order if threshold is None else order[scores[order] >= threshold]
-
-
-def _scores(table: EmbeddingTable, queries: Float32, k: int, threshold: float | None) -> Float64:
-    if k < 1:
-        raise ConfigError(f"k={k}: must be at least 1")
-    if threshold is not None and not -1 <= threshold <= 1:
-        raise ConfigError(f"threshold={threshold!r}: must be a cosine from -1 to 1")
-    width = table.embeddings.shape[1]
-    if len(table.paths) == 0 or queries.shape[-1] != width:
-        raise ConfigError(
-            f"query of {queries.shape[-1]} numbers, {len(table.paths)} rows of {width}: cannot be compared"
-        )
-    return np.max([cosine(table.embeddings, query) for query in np.atleast_2d(queries)], axis=0)  # type: ignore[no-any-return]
-
-
-def nearest(table: EmbeddingTable, query: Float32, k: int = 10, threshold: float | None = None) -> list[Hit]:
-    """The files of a table nearest to a query by cosine, each by its best row.
-
-    Args:
-        table: from `read_table`.
-        query: (D,), or (q, D), of which the nearest counts.
-        k: how many files.
-        threshold: the least cosine.
-    Raises:
-        ConfigError: `k` below 1, no rows, another width, or a threshold that is no cosine.
-    """
-    scores = _scores(table, query, k, threshold)
-    hits: dict[str, Hit] = {}
-    for row in _order(scores, threshold):
-        name = table.paths[row]
-        if name not in hits:
-            place = float(table.start[row]), float(table.end[row])
-            hits[name] = Hit(len(hits) + 1, float(scores[row]), name, *place)
-            if len(hits) == k:
-                break
-    return list(hits.values())
-
-
-def cosine(embeddings: npt.NDArray[np.float32], query: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+def cosine(embeddings: npt.NDArray[np.float32], query: npt.NDArray[np.float32]) -> Float64:
     """Cosine similarity (n,) of rows (n, D) and a query (D,), 0 where either is all zeros."""
     unit = np.asarray(query, np.float64)
     unit = unit / max(float(np.linalg.norm(unit)), 1e-30)
@@ -201,34 +178,42 @@ def cosine(embeddings: npt.NDArray[np.float32], query: npt.NDArray[np.float32]) 
     return scores
 
 
-def embed_query(query: str | os.PathLike[str] | Query, table: EmbeddingTable, encoder: Encoder) -> Float32:
-    """Embed a sound as the rows of a table were: same features, layer and windows, mean over the windows.
+def check_times(what: str, start: float | None, end: float | None, seconds: float) -> None:
+    """See that a part of a file lies within it.
 
+    Args:
+        what: the part, as errors call it.
+        start: in seconds; None is the beginning.
+        end: in seconds; None is the end.
+        seconds: the length of the file.
     Raises:
-        AudioError: see `mtslvr.embed`.
-        ConfigError: a part outside the file.
+        ConfigError: it does not.
     """
-    settings = table.settings
-    path, start, end = query if isinstance(query, Query) else Query(os.fspath(query))
-    audio: Any = path
-    if start is not None:
-        [waveform], seconds = load_parts(path, encoder.sample_rate, [(start, end)])
-        if waveform.size == 0:
-            raise ConfigError(f"{path}: {start:g} s is beyond its end at {seconds:.1f} s; correct the times")
+    if (start or 0) >= seconds or (end or 0) > seconds + _BEYOND:
+        told = f"{start or 0:g} to {seconds if end is None else end:g} s"
+        raise ConfigError(f"{what} is at {told}, and the recording is {seconds:.1f} s long; correct the times")
+
+
+def _embed_query(query: Query, settings: Mapping[str, Any], encoder: Encoder) -> Float32:
+    """Embed a sound as the rows of a table were: same features, layer and windows, mean over the windows."""
+    audio: Any = query.path
+    if query.start is not None:
+        [waveform], seconds = load_parts(query.path, encoder.sample_rate, [(query.start, query.end)])
+        check_times(f"{query.path}: the query", query.start, query.end, seconds)
         audio = (waveform, encoder.sample_rate)
-    row: Float32 = embed(
-        audio,
-        features=settings.get("features", "concat"),
-        layer=settings.get("layer", "head"),
-        window_seconds=settings.get("window_seconds"),
-        hop_seconds=settings.get("hop_seconds"),
-        encoder=encoder,
-    )
+    defaults = {"features": "concat", "layer": "head", "window_seconds": None, "hop_seconds": None}
+    options = {name: settings.get(name, default) for name, default in defaults.items()}
+    row: Float32 = embed(audio, encoder=encoder, **options)
     return row
 
 
 def table_encoder(
-    path: str | os.PathLike[str], settings: dict[str, Any], model: str | None = None, device: str = "auto"
+    path: str | os.PathLike[str],
+    settings: Mapping[str, Any],
+    model: str | None = None,
+    device: str = "auto",
+    *,
+    local_files_only: bool = False,
 ) -> Encoder:
     """The encoder that an embeddings file was made with.
 
@@ -237,6 +222,7 @@ def table_encoder(
         settings: of the file.
         model: where the weights are, if not where they were.
         device: see `mtslvr.load`.
+        local_files_only: likewise.
     Raises:
         ConfigError: weights other than those of the file, or nothing that tells which they were.
         HubError, CheckpointError: see `mtslvr.load`.
@@ -245,7 +231,7 @@ def table_encoder(
     if name is None or (expected is None and model is None):
         said = "does not say by which weights it was made, as files of mtslvr 0.1 do not"
         raise ConfigError(f"{path}: {said}; embed again, or name them with --model")
-    folder = find(name)
+    folder = find(name, local_files_only=local_files_only)
     found = checkpoint.sha256(folder / checkpoint.WEIGHTS_NAME)
     if expected is not None and found != expected:
         raise ConfigError(

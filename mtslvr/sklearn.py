@@ -69,11 +69,8 @@ class MTSLVRTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc] 
         self.device = device
 
     def fit(self, X: Any, y: Any = None) -> MTSLVRTransformer:
-        """Check the settings and load the model; nothing is learnt.
+        """Check the settings and load the model; nothing is learnt, and `y` is not used.
 
-        Args:
-            X: see `transform`.
-            y: not used.
         Raises:
             ConfigError: unknown features or layer.
             HubError, CheckpointError: see `mtslvr.load`.
@@ -83,8 +80,8 @@ class MTSLVRTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc] 
             self.n_features_in_ = X.shape[1]
         if len(inputs) == 0:
             raise AudioError("Found array with 0 sample(s) while a minimum of 1 is required: no audio to fit to")
-        features, layer = self._features(), parse_enum(Layer, self.layer, "layer")
-        encoder = self._encoder()
+        features, layer = parse_enum(Features, self.features, "features"), parse_enum(Layer, self.layer, "layer")
+        encoder = get_encoder(self.model, self.device)
         self._n_features_out = encoder.embedding_dim(features, layer)
         kinds = (Features.INVARIANT, Features.VARIANT) if features is Features.CONCAT else (features,)
         names = [f"{kind.value}{i}" for kind in kinds for i in range(encoder.embedding_dim(kind, layer))]
@@ -102,11 +99,11 @@ class MTSLVRTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc] 
         Raises:
             AudioError, ConfigError: see `mtslvr.embed`.
         """
-        encoder = self._encoder()
+        encoder = get_encoder(self.model, self.device)
         rows: npt.NDArray[np.float32] = embed(
             _inputs(X),
             self.sample_rate or encoder.sample_rate,
-            features=self._features(),
+            features=self.features,
             layer=self.layer,
             encoder=encoder,
             window_seconds=self.window_seconds,
@@ -117,11 +114,7 @@ class MTSLVRTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc] 
         return rows
 
     def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[Any]:
-        """Names of the columns: invariant0, invariant1 ... variant0 ...
-
-        Args:
-            input_features: not used.
-        """
+        """Names of the columns: invariant0, invariant1 ... variant0 ..."""
         check_is_fitted(self, "_n_features_out")
         return np.array(self._names, dtype=object)
 
@@ -132,12 +125,6 @@ class MTSLVRTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc] 
         tags.input_tags.string = True
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
-
-    def _features(self) -> Features:
-        return parse_enum(Features, self.features, "features")
-
-    def _encoder(self) -> Encoder:
-        return get_encoder(self.model, self.device)
 
 
 def _inputs(X: Any) -> list[Any]:

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 import torch
 
 R = TypeVar("R")
-
-
 _NAME = "mtslvr worker"
 
 
 class _Process:
-    """The pools of this process, by the number of their threads; the largest is in use."""
+    """The pools of this process, by the number of their threads."""
 
     def __init__(self) -> None:
         self.forget()
@@ -55,28 +52,20 @@ class Lanes:
 
     def __init__(self, count: int | None = None) -> None:
         self.count, self._pool = _pool_of(count)
-        self._changed = threading.Condition()
-        self._waiting: deque[Callable[[], None]] = deque()
-        self._running = 0
+        self._unfinished: set[Future[Any]] = set()
 
     def submit(self, function: Callable[..., R], *args: Any) -> Future[R]:
         """Call `function(*args)` soon; at once where a worker calls, which must not wait for the others."""
-        future: Future[R] = Future()
-
-        def call() -> None:
-            try:
-                future.set_result(function(*args))
-            except BaseException as error:  # raised where the result is asked for
-                future.set_exception(error)
-
-        if threading.current_thread().name.startswith(_NAME):
-            call()
+        if not threading.current_thread().name.startswith(_NAME):
+            future = self._pool.submit(function, *args)
+            self._unfinished.add(future)
+            future.add_done_callback(self._unfinished.discard)
             return future
-        with self._changed:
-            self._waiting.append(call)
-            if self._running < self.count:
-                self._running += 1
-                self._pool.submit(self._next)
+        future = Future()
+        try:
+            future.set_result(function(*args))
+        except BaseException as error:  # raised where the result is asked for
+            future.set_exception(error)
         return future
 
     def map(self, function: Callable[[Any], R], parts: Iterable[Any]) -> list[R]:
@@ -85,25 +74,7 @@ class Lanes:
 
     def close(self) -> None:
         """Drop what has not begun, and wait for what has."""
-        with self._changed:
-            self._waiting.clear()
-            self._changed.wait_for(lambda: self._running == 0)
-
-    def _next(self) -> None:
-        with self._changed:
-            if not self._waiting:
-                return self._end()
-            call = self._waiting.popleft()
-        call()
-        try:
-            self._pool.submit(self._next)  # behind what other callers wait for
-        except RuntimeError:  # Python ends, and nothing follows
-            with self._changed:
-                self._end()
-
-    def _end(self) -> None:
-        self._running -= 1
-        self._changed.notify_all()
+        wait([future for future in list(self._unfinished) if not future.cancel()])
 
 
 def on_one_thread(function: Callable[..., R], *args: Any) -> R:
@@ -118,11 +89,11 @@ def on_one_thread(function: Callable[..., R], *args: Any) -> R:
 def _pool_of(count: int | None) -> tuple[int, ThreadPoolExecutor]:
     with _here.starting:  # a thread's first call of torch must not come while a pool starts
         count = count or max(_here.threads, torch.get_num_threads())
-        if count > max(_here.pools, default=0):
+        if count not in _here.pools:
             starter = threading.Thread(target=_start, args=(count,))
             starter.start()
             starter.join()
-        return count, _here.pools[max(_here.pools)]
+        return count, _here.pools[count]
 
 
 def _start(count: int) -> None:

@@ -18,14 +18,6 @@ from mtslvr.errors import AudioError, ConfigError, HubError
 from mtslvr.models import hub
 
 RATE = 16000
-WIDTHS = {
-    ("invariant", "head"): 500,
-    ("variant", "head"): 500,
-    ("concat", "head"): 1000,
-    ("invariant", "pooled"): 512,
-    ("variant", "pooled"): 512,
-    ("concat", "pooled"): 1024,
-}
 
 
 def sound(seconds, rate=RATE, seed=0):
@@ -34,6 +26,11 @@ def sound(seconds, rate=RATE, seed=0):
     t = np.arange(round(seconds * rate)) / rate
     x = sum(a * np.sin(2 * np.pi * f * t) for a, f in zip(g.uniform(0.1, 0.3, 4), g.uniform(100, 2500, 4), strict=True))
     return (x * (1 + 0.5 * np.sin(2 * np.pi * 3 * t)) / 2 + 0.003 * g.standard_normal(t.size)).astype(np.float32)
+
+
+def small_encoder():
+    """A window of 0.25 s and few channels."""
+    return mtslvr.Encoder(mtslvr.EncoderConfig(window_seconds=0.25))
 
 
 def relative(found, expected):
@@ -71,12 +68,13 @@ def test_path_string_file_object_and_array_give_the_same(wav, encoder, expected)
         file.seek(100)
         assert relative(mtslvr.embed(file, encoder=encoder), expected.mean(0)) <= 1e-5
     assert relative(mtslvr.embed(sound(2.3), RATE, encoder=encoder), expected.mean(0)) <= 1e-5
+    assert relative(mtslvr.embed(wav, 44100, encoder=encoder), expected.mean(0)) <= 1e-5  # a file knows its own
 
 
 def test_arrays_and_tensors(encoder, expected):
     x = sound(2.3)
     stereo = np.stack([x + 0.1, x - 0.1])
-    for audio in (x, x.astype(np.float64), x[None], stereo, x[::-1][::-1]):
+    for audio in (x.astype(np.float64), x[None], stereo, x[::-1][::-1]):
         embedding = mtslvr.embed(audio, RATE, encoder=encoder)
         assert isinstance(embedding, np.ndarray) and embedding.dtype == np.float32
         assert relative(embedding, expected.mean(0)) <= 1e-4
@@ -106,11 +104,6 @@ def test_a_list_of_mixed_kinds_lengths_and_rates(wav, encoder, expected):
     assert relative(mtslvr.embed(tuple(inputs[:1]), encoder=encoder), rows[:1]) <= 1e-5
 
 
-def test_one_rate_serves_a_whole_list(encoder):
-    rows = mtslvr.embed([sound(0.5), sound(1.5)], RATE, encoder=encoder)
-    assert relative(rows, mtslvr.embed([sound(0.5), sound(1.5)], [RATE, RATE], encoder=encoder)) <= 1e-6
-
-
 def test_tensors_out_only_where_all_inputs_are_tensors(encoder):
     x = sound(1)
     tensors = mtslvr.embed([torch.from_numpy(x)] * 2, RATE, encoder=encoder)
@@ -126,10 +119,6 @@ def test_an_empty_list_gives_no_rows(encoder):
     assert mtslvr.embed([], encoder=encoder, features="variant", layer="pooled").shape == (0, 512)
 
 
-def test_a_file_knows_its_own_rate(wav, encoder, expected):
-    assert relative(mtslvr.embed(wav, 44100, encoder=encoder), expected.mean(0)) <= 1e-5
-
-
 def noise_below(hertz, rate):
     """The same 2 s of periodic noise at any rate: one spectrum, transformed to as many samples as asked for."""
     spectrum = np.zeros(rate + 1, complex)
@@ -137,7 +126,7 @@ def noise_below(hertz, rate):
     return (np.fft.irfft(spectrum, 2 * rate) * rate / hertz**0.5 / 100).astype(np.float32)
 
 
-@pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
+@pytest.mark.parametrize("rate", [8000, 44100])
 def test_another_rate_is_resampled(encoder, rate):
     """What is sampled at two rates has nearly one embedding; taken at a wrong rate it has another."""
     options = {"encoder": encoder, "features": "variant", "layer": "pooled"}
@@ -148,7 +137,7 @@ def test_another_rate_is_resampled(encoder, rate):
     assert relative(wrong, expected) > 0.05
 
 
-@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float16, np.float64])
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float16])
 def test_integers_are_scaled_and_precision_matters_little(encoder, expected, dtype):
     x = sound(2.3) * 0.9
     scale = 2 ** (8 * np.dtype(dtype).itemsize - 1) if np.issubdtype(dtype, np.integer) else 1
@@ -172,7 +161,6 @@ class Decoder:
 @pytest.mark.parametrize(
     "shape",
     [
-        lambda x, file: (x, 44100),
         lambda x, file: (x[None], 44100.0),
         lambda x, file: (44100, x),
         lambda x, file: {"array": x, "sampling_rate": 44100},
@@ -182,7 +170,7 @@ class Decoder:
         lambda x, file: {"path": str(file), "bytes": None},
         lambda x, file: Decoder(x[None], 44100),
     ],
-    ids=["pair", "float", "scipy", "array", "list", "torch", "bytes", "path", "decoder"],
+    ids=["pair", "scipy", "array", "list", "torch", "bytes", "path", "decoder"],
 )
 def test_pairs_and_columns_of_data_sets(encoder, tmp_path, shape):
     x = sound(0.5, 44100)
@@ -191,8 +179,6 @@ def test_pairs_and_columns_of_data_sets(encoder, tmp_path, shape):
     audio = shape(x, tmp_path / "x.wav")
     one = mtslvr.embed(audio, encoder=encoder)
     assert isinstance(one, np.ndarray) and np.array_equal(one, expected)
-    two = mtslvr.embed([audio, audio], encoder=encoder)
-    np.testing.assert_allclose(two[1], expected, rtol=0, atol=2e-6 * np.abs(expected).max())
     assert np.array_equal(mtslvr.embed_windows(audio, encoder=encoder)[0][0], expected)
 
 
@@ -212,16 +198,17 @@ def test_columns_of_paths_and_of_rates(encoder, wav):
         assert np.array_equal(found, mtslvr.embed([x, x], [RATE, 8000], encoder=encoder))
 
 
-@pytest.mark.parametrize("rate", [16000.0, np.float32(16000), np.int64(16000), np.array(16000), torch.tensor(16000)])
+@pytest.mark.parametrize("rate", [16000.0, np.int64(16000), np.array(16000.0), torch.tensor(16000)])
 def test_whole_numbers_of_any_type(encoder, rate):
     x = sound(0.5)
     found = mtslvr.embed(x, rate, encoder=encoder, batch_size=np.int64(4), threads=np.int32(1))
     assert np.array_equal(found, mtslvr.embed(x, RATE, encoder=encoder))
 
 
+@pytest.mark.slow
 def test_an_encoder_by_name(encoder, tmp_path):
     x = sound(0.5)
-    folder = mtslvr.Encoder(mtslvr.EncoderConfig(window_seconds=0.25)).save(tmp_path / "model")
+    folder = small_encoder().save(tmp_path / "model")
     expected = mtslvr.embed(x, RATE, encoder=mtslvr.load(folder))
     for name in (folder, str(folder)):
         assert np.array_equal(mtslvr.embed(x, RATE, encoder=name), expected)
@@ -265,13 +252,25 @@ def test_embed_files_gives_every_input_in_order_and_goes_on_past_broken_ones(enc
     assert list(mtslvr.embed_files([], encoder=encoder)) == []
 
 
-@pytest.mark.parametrize(
-    "broken", [{"array": [[1.0, 2.0], [3.0]], "sampling_rate": 16000}, {"path": None, "bytes": "text"}]
-)
-def test_embed_files_goes_on_past_what_is_no_audio_at_all(encoder, wav, broken):
-    results = list(mtslvr.embed_files([wav, broken, wav], encoder=encoder))
-    assert [result.error is None for result in results] == [True, False, True]
-    assert "<dict 1>: cannot be read" in str(results[1].error)
+class BrokenFile(io.BytesIO):
+    def seek(self, *_):
+        raise ZeroDivisionError("of a user's own")
+
+
+class BrokenPath:
+    def __fspath__(self):
+        raise RuntimeError("no path")
+
+
+def test_embed_files_goes_on_past_whatever_an_input_raises(encoder, wav):
+    no_audio = [{"array": [[1.0, 2.0], [3.0]], "sampling_rate": 16000}, {"path": None, "bytes": "text"}]
+    inputs = [wav, BrokenFile(), BrokenPath(), *no_audio, wav]
+    results = list(mtslvr.embed_files(inputs, encoder=encoder))
+    assert [result.error is None for result in results] == [True, False, False, False, False, True]
+    assert "<file object 1>: cannot be read (ZeroDivisionError: of a user's own)" in str(results[1].error)
+    assert "<BrokenPath 2>: cannot be read (RuntimeError: no path)" in str(results[2].error)
+    assert all(f"<dict {i}>: cannot be read" in str(results[i].error) for i in (3, 4))
+    assert relative(results[0].embeddings, results[5].embeddings) <= 1e-6
 
 
 def test_embed_files_by_window(encoder, wav):
@@ -332,10 +331,10 @@ def test_list_models():
 # Windows
 
 
-@pytest.mark.parametrize(("features", "layer"), WIDTHS)
+@pytest.mark.parametrize(("features", "layer"), [("invariant", "head"), ("variant", "pooled"), ("concat", "head")])
 def test_shapes(encoder, features, layer):
     x = sound(2.3)
-    width = WIDTHS[features, layer]
+    width = {"head": 500, "pooled": 512}[layer] * (2 if features == "concat" else 1)
     options = {"encoder": encoder, "features": features, "layer": layer}
     one = mtslvr.embed(x, RATE, **options)
     windows, spans = mtslvr.embed_windows(x, RATE, **options)
@@ -357,10 +356,8 @@ def test_windows_are_those_embedded_one_by_one(wav, encoder, expected):
 @pytest.mark.parametrize(
     ("window", "hop", "spans"),
     [
-        (None, None, [[0, 1], [1, 2], [2, 2.3]]),
         (2.0, None, [[0, 2], [2, 2.3]]),
         (None, 0.5, [[0, 1], [0.5, 1.5], [1, 2], [1.5, 2.3]]),
-        (2.3, 1.0, [[0, 2.3]]),
         (5.0, 2.5, [[0, 2.3]]),
         (0.5, 1.0, [[0, 0.5], [1, 1.5], [2, 2.3]]),
     ],
@@ -378,21 +375,12 @@ def test_window_and_hop(encoder, window, hop, spans):
     assert relative(one, embeddings.mean(0)) <= 1e-6
 
 
-@pytest.mark.parametrize("length", [1, 2, 700, 15999])
-def test_short_input_is_repeated_to_fill_a_window(encoder, length):
-    x = sound(1)[:length] + np.float32(0.01)
-    short, spans = mtslvr.embed_windows(x, RATE, encoder=encoder)
-    full = mtslvr.embed(np.resize(x, RATE), RATE, encoder=encoder)
-    assert short.shape == (1, 1000) and np.isfinite(short).all()
-    assert relative(short[0], full) <= 1e-6
-    np.testing.assert_allclose(spans, [[0, length / RATE]])
-
-
 # The same vector alone, in any batch, in any run
 
 LENGTHS = st.lists(st.integers(1, 30000), min_size=1, max_size=3)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lengths=LENGTHS, batch_size=st.integers(1, 9), threads=st.integers(1, 3), data=st.data())
 def test_one_input_is_the_same_alone_and_in_any_batch(encoder, lengths, batch_size, threads, data):
@@ -436,40 +424,23 @@ def test_silence_is_finite(encoder, level):
         assert np.isfinite(mtslvr.embed(np.full(n, level, np.float32), RATE, encoder=encoder)).all()
 
 
-def test_missing_file(encoder, tmp_path):
-    with pytest.raises(AudioError, match=r"gone\.wav: no such file; check the path"):
-        mtslvr.embed(tmp_path / "gone.wav", encoder=encoder)
-
-
-def test_folder_for_a_file(encoder, tmp_path):
-    with pytest.raises(AudioError, match=r"is a folder; use find_audio or mtslvr-embed"):
-        mtslvr.embed(tmp_path, encoder=encoder)
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        (None, r"a\.wav: no such file; check the path"),
         (b"", r"a\.wav: an empty file \(0 bytes\), zero samples"),
         (b"not audio at all\n" * 50, r"a\.wav: not an audio file \(libsndfile: .*\); convert it to WAV or FLAC"),
     ],
 )
 def test_not_audio(encoder, tmp_path, content, message):
     path = tmp_path / "a.wav"
-    path.write_bytes(content)
+    if content is not None:
+        path.write_bytes(content)
     with pytest.raises(AudioError, match=message):
         mtslvr.embed(path, encoder=encoder)
 
 
-def test_zero_samples(encoder, tmp_path):
-    path = tmp_path / "none.wav"
-    soundfile.write(path, np.zeros(0, np.float32), RATE)
-    with pytest.raises(AudioError, match=r"none\.wav: zero samples; leave it out"):
-        mtslvr.embed(path, encoder=encoder)
-    with pytest.raises(AudioError, match=r"<array>: shape \(0,\): zero samples"):
-        mtslvr.embed(np.zeros(0, np.float32), RATE, encoder=encoder)
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
 def test_samples_that_are_not_finite(encoder, tmp_path, value):
     x = sound(3)
     x[20000] = value
@@ -490,11 +461,10 @@ def test_samples_that_are_not_finite(encoder, tmp_path, value):
         ({"window_seconds": 0}, ConfigError, r"window_seconds=0: must be above 0"),
         ({"window_seconds": 0.01}, ConfigError, r"window_seconds=0\.01: shorter than half an STFT frame; .*0\.03206 s"),
         ({"hop_seconds": -1}, ConfigError, r"hop_seconds=-1: must be above 0"),
-        ({"hop_seconds": math.nan}, ConfigError, r"hop_seconds=nan"),
         ({"batch_size": 0}, ConfigError, r"batch_size=0: must be an integer from 1 to 65536"),
         ({"batch_size": 2.0}, ConfigError, r"batch_size=2\.0: must be an integer"),
+        ({"sample_rate": [RATE, RATE]}, AudioError, "2 sample rates for 1 inputs; give one, or one for each"),
         ({"sample_rate": None}, AudioError, r"<array>: array input needs sample_rate=\.\.\. \(Hz\)"),
-        ({"sample_rate": 0}, AudioError, r"<array>: sample_rate=0: must be a whole number of Hz"),
         ({"sample_rate": 44100.5}, AudioError, r"<array>: sample_rate=44100\.5: must be a whole number"),
         ({"sample_rate": "16000"}, AudioError, r"<array>: sample_rate='16000': must be a whole number"),
     ],
@@ -505,11 +475,6 @@ def test_arguments_out_of_range(encoder, call, arguments, error, message):
         call(sound(1), **{"sample_rate": RATE, "encoder": encoder, **arguments})
 
 
-def test_threads_out_of_range(encoder):
-    with pytest.raises(ConfigError, match="threads=0: must be an integer from 1 to 256"):
-        mtslvr.embed(sound(1), RATE, encoder=encoder, threads=0)
-
-
 @pytest.mark.parametrize(
     ("audio", "message"),
     [
@@ -518,9 +483,9 @@ def test_threads_out_of_range(encoder):
         (np.zeros((2, 2, 100)), r"shape \(2, 2, 100\): must be \(samples,\) or \(channels, samples\)"),
         (np.zeros((100, 2)), r"shape \(100, 2\): 100 channels of 2 samples; pass \(channels, samples\)"),
         (np.zeros(100, complex), r"dtype complex128: must be floating point or integer samples"),
-        (np.zeros(100, bool), r"dtype bool: must be"),
         (torch.zeros(1, 1, 100), r"shape \(1, 1, 100\): must be"),
-        (3.0, r"type float: pass a path, a binary file object, an array or a tensor"),
+        ([0.1, 0.2], r"type float: pass a path, a binary file object, an array or a tensor"),
+        (np.zeros(0, np.float32), r"<array>: shape \(0,\): zero samples"),
         (None, r"type NoneType: pass a path"),
         ({"a": 1}, r"type dict: pass a path"),
     ],
@@ -531,37 +496,21 @@ def test_wrong_rank_dtype_or_type(encoder, audio, message):
         mtslvr.embed(audio, RATE, encoder=encoder)
 
 
-def test_a_list_of_floats_is_no_waveform(encoder):
-    with pytest.raises(AudioError, match=r"type float: pass a path, a binary file object, an array or a tensor"):
-        mtslvr.embed([0.1, 0.2, 0.3], RATE, encoder=encoder)
-
-
-def test_as_many_rates_as_inputs(encoder):
-    with pytest.raises(AudioError, match="2 sample rates for 3 inputs; give one, or one for each"):
-        mtslvr.embed([sound(1)] * 3, [RATE, RATE], encoder=encoder)
-
-
-@pytest.mark.parametrize("threads", [1, 3])
-def test_one_broken_file_in_a_list_raises_and_is_named(encoder, wav, tmp_path, threads):
+def test_one_broken_file_in_a_list_raises_and_is_named(encoder, wav, tmp_path):
     broken = tmp_path / "broken.flac"
     broken.write_bytes(b"no flac")
     with pytest.raises(
         AudioError, match=r"broken\.flac: not an audio file .* \(input 2 of 5, .*mtslvr.embed_files goes on"
     ):
-        mtslvr.embed([wav, wav, broken, wav, tmp_path / "gone.wav"], encoder=encoder, threads=threads, batch_size=2)
+        mtslvr.embed([wav, wav, broken, wav, tmp_path / "gone.wav"], encoder=encoder, batch_size=2)
     with pytest.raises(AudioError, match=r"<array 1>: array input needs sample_rate"):
-        mtslvr.embed([wav, sound(1)], encoder=encoder, threads=threads)
+        mtslvr.embed([wav, sound(1)], encoder=encoder)
 
 
 @pytest.mark.parametrize("call", [mtslvr.embed, mtslvr.embed_windows])
 def test_an_encoder_in_the_place_of_the_rate_is_refused(encoder, wav, call):
     with pytest.raises(AudioError, match=r"sample_rate is an encoder; give it by name, encoder=\.\.\."):
         call(wav, encoder)
-
-
-def test_unknown_model():
-    with pytest.raises(HubError, match=r"'parallel-simclrr': neither a bundled "):
-        mtslvr.load("parallel-simclrr")
 
 
 # The bundled weights

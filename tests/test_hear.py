@@ -13,8 +13,6 @@ from mtslvr.errors import AudioError
 from mtslvr.models import checkpoint
 from mtslvr.nn.encoder import Encoder
 
-SAMPLE_RATES = [16000, 22050, 44100, 48000]
-
 
 @pytest.fixture(scope="module")
 def model(encoder):
@@ -26,24 +24,17 @@ def noise(clips, seconds, rate):
 
 
 def test_load_model_gives_a_module_from_nothing_a_folder_or_its_weights(tmp_path, monkeypatch):
-    torch.manual_seed(0)
     folder = checkpoint.save(Encoder(mtslvr.EncoderConfig()), tmp_path / "model")
     assert inspect.signature(hear.load_model).parameters["model_file_path"].default == ""
     asked = []
     monkeypatch.setattr(hear, "load", lambda name, device: asked.append(name) or mtslvr.load(folder, device=device))
     for path in ("", str(folder), str(folder / "model.safetensors")):
-        assert isinstance(hear.load_model(path), torch.nn.Module)
+        model = hear.load_model(path)
+        assert isinstance(model, torch.nn.Module) and model.sample_rate in (16000, 22050, 44100, 48000)
     assert asked == [None, str(folder), folder]
 
 
-def test_attributes(model):
-    assert isinstance(model, torch.nn.Module)
-    assert model.sample_rate in SAMPLE_RATES
-    assert isinstance(model.scene_embedding_size, int)
-    assert isinstance(model.timestamp_embedding_size, int)
-
-
-@pytest.mark.parametrize("seconds", [1.07, 1.98, 4.0])
+@pytest.mark.parametrize("seconds", [1.07, pytest.param(4.0, marks=pytest.mark.slow)])
 def test_timestamp_embeddings(model, seconds):
     audio = noise(2, seconds, model.sample_rate)
     embeddings, stamps = hear.get_timestamp_embeddings(audio, model)
@@ -62,16 +53,12 @@ def test_timestamp_embeddings(model, seconds):
     assert torch.isfinite(embeddings).all() and not embeddings.requires_grad
 
 
-def test_scene_embeddings(model):
-    embeddings = hear.get_scene_embeddings(noise(4, 2.74, model.sample_rate), model)
-    assert embeddings.dtype == torch.float32
-    assert embeddings.shape == (4, model.scene_embedding_size)
-
-
 def test_scene_embeddings_are_those_of_embed(model, encoder):
     audio = noise(2, 1.5, 16000)
     expected = mtslvr.embed(list(audio.numpy()), 16000, encoder=encoder)
-    np.testing.assert_array_equal(hear.get_scene_embeddings(audio, model).numpy(), expected)
+    embeddings = hear.get_scene_embeddings(audio, model)
+    assert embeddings.dtype == torch.float32 and embeddings.shape == (2, model.scene_embedding_size)
+    np.testing.assert_array_equal(embeddings.numpy(), expected)
 
 
 def test_a_timestamp_embedding_is_that_of_the_second_around_it(model, encoder):
@@ -100,7 +87,7 @@ def test_windows_are_mirrored_at_the_ends():
     assert places[1].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0]
 
 
-@pytest.mark.parametrize("samples", [1, 300, 400, 401])
+@pytest.mark.parametrize("samples", [1, 401])
 def test_clips_shorter_than_a_hop(model, samples):
     embeddings, stamps = hear.get_timestamp_embeddings(noise(2, 1, 16000)[:, :samples], model)
     assert embeddings.shape == (2, 1, 1000) and torch.isfinite(embeddings).all()

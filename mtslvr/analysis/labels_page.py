@@ -8,7 +8,9 @@ import io
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date
 from html import escape
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,8 @@ import numpy.typing as npt
 
 from ..classify.classifier import Classifier
 from ..classify.clips import read_clip, wav_bytes
-from ..classify.labels import Label, Recording
-from ..classify.output import check_file
+from ..classify.labels import Label
+from ..classify.output import Recording, check_file
 from ..classify.predict import BINS, Found
 from ..errors import AudioError, ConfigError
 from .pictures import new_figure
@@ -64,6 +66,7 @@ def page(classifier: Classifier, found: Found, threshold: float) -> str:
     body = [
         f"<h1>Labels</h1><p>{said} A window is labelled where a class has a probability of {threshold:g} or more.</p>",
         html_table([["class", "events"], *([name, str(count)] for name, count in counts.items())]),
+        f'<p class="small">{escape(_made_with(classifier.settings))}</p>',
         *_examples(classifier.figures),
         "<h2>Scores of windows</h2><p>How many windows had which probability of their likeliest class. Where two hills "
         "stand apart, the threshold belongs between them.</p>",
@@ -74,6 +77,14 @@ def page(classifier: Classifier, found: Found, threshold: float) -> str:
         f"or label some of them and run again.</p>{_hits(worst, recordings)}",
     ]
     return html_page("Labels", "".join(body), _STYLE)
+
+
+def _made_with(settings: Mapping[str, Any]) -> str:
+    window, hop = settings["window_seconds"], settings["hop_seconds"]
+    return (
+        f"Examples in windows of {window:g} s every {hop:g} s, model {settings['model']} (sha256 "
+        f"{settings['model_sha256'][:12]}), mtslvr {metadata.version('mtslvr')}, {date.today():%Y-%m-%d}."
+    )
 
 
 def _examples(figures: Mapping[str, Any]) -> Iterator[str]:
@@ -133,7 +144,8 @@ def _hit(event: Label, recording: Recording) -> str:
     try:
         samples, rate = read_clip(recording, start, min(end, start + LONGEST))
     except AudioError:
-        return f"<figure><figcaption>{caption}<br>The recording is not there to be played.</figcaption></figure>"
+        told = "The recording is not there to be played; say with --audio where it is."
+        return f"<figure><figcaption>{caption}<br>{told}</figcaption></figure>"
     while rate > 24_000:  # enough to hear by
         samples, rate = (samples[: samples.size // 2 * 2 : 2] + samples[1::2]) * np.float32(0.5), rate // 2
     image = base64.b64encode(_spectrogram(samples)).decode()

@@ -17,15 +17,22 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
 # How much of the inner product of two rows comes from the invariant embedding, the rest from the variant one.
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+SHARES = {
+    0.0: "variant",
+    0.25: "25% invariant + 75% variant",
+    0.5: "concat",
+    0.75: "75% invariant + 25% variant",
+    1.0: "invariant",
+}
 # scikit-learn's C. Of 1, 10 and 100, measured on the visible validation sets, 100 is best from five examples a class on
 # and no worse with fewer.
 INVERSE_PENALTY = 100.0
-_NAMES = {0.0: "variant", 0.5: "concat", 1.0: "invariant"}
 _TEMPERATURES = np.geomspace(0.1, 10.0, 41)
 _MOST_FOLDS = 20
 _MOST_ROWS = 400  # of the examples that the choice is measured on
-_TRUSTED = 20  # examples at which the measured temperature counts half
+# Few examples say little of a temperature: it is drawn to this one, and at 20 examples halfway. Of 0.2 to 1 this has
+# the lowest log loss on the visible validation sets, with one, two and five examples a class.
+_USUAL_TEMPERATURE, _TRUSTED = 0.7, 20
 
 
 @dataclass(frozen=True)
@@ -33,21 +40,18 @@ class Candidate:
     """What the cross-validation says of one choice of features.
 
     Attributes:
+        features: invariant, variant, concat, or both with the weight of each.
         share: of the invariant embedding, see `SHARES`.
         accuracy: of examples held out, 0 to 1, the mean over classes.
         log_loss: of examples held out, in nats, at the best temperature.
         temperature: by which decision values are divided for calibrated probabilities.
     """
 
+    features: str
     share: float
-    accuracy: float
-    log_loss: float
-    temperature: float
-
-    @property
-    def name(self) -> str:
-        """invariant, variant, concat, or both with the weight of each."""
-        return _NAMES.get(self.share, f"{self.share:.0%} invariant + {1 - self.share:.0%} variant")
+    accuracy: float = math.nan
+    log_loss: float = math.nan
+    temperature: float = _USUAL_TEMPERATURE
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,30 +74,20 @@ class Choice:
 
 
 def unit_rows(embeddings: npt.NDArray[Any], share: float, invariant: int) -> Float64:
-    """Bring embeddings to length 1, the squared lengths of both halves being `share` and 1 - `share`.
+    """Bring rows (n, D) to length 1, the squared lengths of both halves being `share` and 1 - `share`.
 
-    Args:
-        embeddings: (n, D), the invariant embedding first.
-        share: of the invariant half, 0 to 1.
-        invariant: width of the invariant half; D where there is one feature, whose length is 1 whatever the share.
-    Returns:
-        (n, D) float64; a half of zeros stays so.
+    The invariant half is the first `invariant` numbers; where that is all of them, the share does not matter.
     """
-    rows = np.asarray(embeddings, np.float64)
-    parts = (rows,) if invariant == rows.shape[1] else (rows[:, :invariant], rows[:, invariant:])
-    shares = (1.0,) if len(parts) == 1 else (share, 1 - share)
-    lengths = (np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12) for part in parts)
-    scaled = [part * (math.sqrt(s) / n) for part, s, n in zip(parts, shares, lengths, strict=True)]
-    return np.concatenate(scaled, axis=1)
+    rows = np.array(embeddings, np.float64)
+    for part, weight in ((rows[:, :invariant], share), (rows[:, invariant:], 1 - share)):
+        weight = 1.0 if invariant == rows.shape[1] else weight
+        part *= math.sqrt(weight) / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12)
+    return rows
 
 
 def fit_linear(kernels: Float64, targets: Int64, classes: int) -> tuple[Float64, Float64]:
-    """Fit logistic regressions with L2 penalty for several kernels of the same examples.
+    """Fit logistic regressions with L2 penalty for several kernels (E, n, n) of the same examples.
 
-    Args:
-        kernels: (E, n, n) inner products of the examples.
-        targets: (n,) classes 0 .. `classes` - 1, each there at least once.
-        classes: how many.
     Returns:
         Factors (E, n, classes), the weights being the sum of the examples times these, and intercepts (E, classes).
         Intercepts are for classes that are equally frequent, however many examples each has.
@@ -111,10 +105,9 @@ def softmax(scores: Float64) -> Float64:
 
 
 def folds(targets: Int64, recordings: Sequence[str]) -> list[npt.NDArray[np.bool_]]:
-    """Which examples are held out together: those of one recording, or of several where there are many.
+    """Masks (n,) of examples that are held out together, those of a recording, or of several where there are over 20.
 
-    Returns:
-        Masks (n,), at most 20. Examples whose class has no other recording are in none of them.
+    Examples whose class has no other recording are in none of them.
     """
     names = {name: i for i, name in enumerate(dict.fromkeys(recordings))}
     fold = np.array([names[name] for name in recordings]) % _MOST_FOLDS
@@ -127,7 +120,13 @@ def folds(targets: Int64, recordings: Sequence[str]) -> list[npt.NDArray[np.bool
     return masks
 
 
-def choose(embeddings: npt.NDArray[Any], targets: Int64, recordings: Sequence[str], invariant: int) -> Choice:
+def choose(
+    embeddings: npt.NDArray[Any],
+    targets: Int64,
+    recordings: Sequence[str],
+    invariant: int,
+    features: str = "concat",
+) -> Choice:
     """Measure by cross-validation whether a task wants the invariant features, the variant ones, or both.
 
     Args:
@@ -136,41 +135,54 @@ def choose(embeddings: npt.NDArray[Any], targets: Int64, recordings: Sequence[st
         recordings: n names; rows of one recording never stand on both sides.
         invariant: width of the invariant half; D where there is one feature, and so nothing to choose, but
             probabilities to calibrate.
+        features: the name of that one.
     """
-    single = invariant == embeddings.shape[1]
-    shares = (1.0,) if single else SHARES
+    shares = {1.0: features} if invariant == embeddings.shape[1] else SHARES
     rows = np.arange(len(targets))[:: -(-len(targets) // _MOST_ROWS)]
-    targets, names, classes = targets[rows], [recordings[row] for row in rows], int(targets.max()) + 1
+    targets, classes = targets[rows], int(targets.max()) + 1
     x = np.stack([unit_rows(embeddings[rows], share, invariant) for share in shares])
-    kernels = x @ x.transpose(0, 2, 1)
-    scores = np.full((len(shares), len(targets), classes), -np.inf)
-    measured = np.zeros(len(targets), dtype=bool)
-    for held_out in folds(targets, names):
-        present, inner = np.unique(targets[~held_out], return_inverse=True)
-        factors, intercepts = fit_linear(kernels[:, ~held_out][:, :, ~held_out], inner, len(present))
-        given = kernels[:, held_out][:, :, ~held_out] @ factors + intercepts[:, None]
-        scores[np.ix_(np.arange(len(shares)), held_out.nonzero()[0], present)] = given
-        measured |= held_out
+    scores, measured = _held_out(x @ x.transpose(0, 2, 1), targets, [recordings[row] for row in rows], classes)
     if not measured.any():
-        unknown = Candidate(1.0 if single else 0.5, math.nan, math.nan, 1.0)
+        share = min(shares, key=_unevenness)
         told = "no class has examples of two recordings, so nothing can be measured"
-        return Choice(unknown, (), np.empty(0, np.int64), np.empty((0, classes)), told)
+        return Choice(Candidate(shares[share], share), (), np.empty(0, np.int64), np.empty((0, classes)), told)
     scores, targets = scores[:, measured], targets[measured]
-    candidates = tuple(_candidate(share, s, targets) for share, s in zip(shares, scores, strict=True))
-    best = min(range(len(shares)), key=lambda i: (candidates[i].log_loss, abs(shares[i] - 0.5)))
+    candidates = tuple(_candidate(*pair, s, targets) for pair, s in zip(shares.items(), scores, strict=True))
+    losses = [round(candidate.log_loss, 3) for candidate in candidates]  # as they are shown
+    best = min(range(len(shares)), key=lambda i: (losses[i], _unevenness(candidates[i].share)))
     told = f"lowest log loss over {len(targets)} examples, each held out with its recording"
+    told += "; of equal ones the most even mixture" if losses.count(min(losses)) > 1 else ""
     probabilities = softmax(scores[best] / candidates[best].temperature)
     return Choice(candidates[best], candidates, rows[measured], probabilities, told)
 
 
-def _candidate(share: float, scores: Float64, targets: Int64) -> Candidate:
+def _unevenness(share: float) -> float:
+    return abs(share - 0.5)
+
+
+def _held_out(
+    kernels: Float64, targets: Int64, recordings: Sequence[str], classes: int
+) -> tuple[Float64, npt.NDArray[np.bool_]]:
+    """Decision values (E, n, classes) of examples by classifiers without their recordings, and which (n,) have them."""
+    scores = np.full((*kernels.shape[:2], classes), -np.inf)
+    measured = np.zeros(len(targets), dtype=bool)
+    for held_out in folds(targets, recordings):
+        present, inner = np.unique(targets[~held_out], return_inverse=True)
+        factors, intercepts = fit_linear(kernels[:, ~held_out][:, :, ~held_out], inner, len(present))
+        given = kernels[:, held_out][:, :, ~held_out] @ factors + intercepts[:, None]
+        scores[np.ix_(np.arange(len(kernels)), held_out.nonzero()[0], present)] = given
+        measured |= held_out
+    return scores, measured
+
+
+def _candidate(share: float, features: str, scores: Float64, targets: Int64) -> Candidate:
     right = scores.argmax(axis=1) == targets
     accuracy = float(np.mean([right[targets == k].mean() for k in np.unique(targets)]))
     losses = [log_loss(softmax(scores / temperature), targets) for temperature in _TEMPERATURES]
     best = int(np.argmin(losses))
-    # Few examples say little of a temperature, so it is drawn towards 1.
     trust = len(targets) / (len(targets) + _TRUSTED)
-    return Candidate(share, accuracy, losses[best], float(_TEMPERATURES[best] ** trust))
+    temperature = float(_TEMPERATURES[best] ** trust * _USUAL_TEMPERATURE ** (1 - trust))
+    return Candidate(features, share, accuracy, losses[best], temperature)
 
 
 def log_loss(probabilities: Float64, targets: Int64) -> float:

@@ -14,16 +14,14 @@ import soundfile
 from ..audio.load import load_parts
 from ..errors import AudioError
 from .examples import clip_name
-from .labels import Label, Recording
-from .output import write_file
+from .labels import Label
+from .output import Recording, write_file
 
 
 def read_clip(recording: Recording, start: float, end: float) -> tuple[npt.NDArray[np.float32], int]:
-    """A part of a recording, mono, and its rate: the recording's own where libsndfile can go to the place.
-
-    Raises:
-        AudioError: it cannot be read.
-    """
+    """A part of a recording, mono, and its rate: the recording's own where libsndfile can go to the place."""
+    if not os.path.exists(recording.path):
+        raise AudioError(f"{recording.path}: not there any more; say with --audio in which folder the recordings are")
     try:
         with soundfile.SoundFile(os.fsencode(recording.path) if os.name == "posix" else recording.path) as file:
             if file.seekable() and 0 < file.frames < 1 << 40:
@@ -47,14 +45,7 @@ def wav_bytes(samples: npt.NDArray[np.float32], rate: int) -> bytes:
 
 
 def write_clips(places: Sequence[Label], recordings: Mapping[str, Recording], folder: Path) -> list[Path]:
-    """Write each place as a clip named by its recording, time, class and probability.
-
-    Returns:
-        The files.
-    Raises:
-        AudioError: a recording that cannot be read.
-        ConfigError: a clip cannot be written.
-    """
+    """Write each place as a clip named by its recording, time, class and probability."""
     paths = []
     for place in places:
         start, end = place.start or 0.0, place.end or 0.0

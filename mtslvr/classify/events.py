@@ -61,7 +61,7 @@ def find_events(
     counted = np.zeros(probabilities.shape, dtype=bool)
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, : config.top_k]
     np.put_along_axis(counted, best, True, axis=1)
-    counted &= probabilities >= config.threshold
+    counted &= (probabilities >= config.threshold) & (probabilities > 0)  # zeros are none of the classes
     events = []
     for column, name in enumerate(classes):
         rows = np.flatnonzero(counted[:, column])

@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 import re
 import statistics
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, Union
 
 import numpy as np
 import numpy.typing as npt
 
+from ..api import embed, embed_files
 from ..audio.load import find_audio, load_parts
 from ..audio.windows import Pool
 from ..config import EncoderConfig, Features, Layer
-from ..errors import AudioError, ConfigError
+from ..errors import AudioError, ConfigError, MTSLVRError
 from ..models import checkpoint
 from ..models.hub import DEFAULT_MODEL, find, load
 from ..nn.encoder import Encoder
-from ..run.extract import ExtractConfig, Source, check_windows, extract
+from ..run.extract import ExtractConfig
 from ..run.job import describe
 from ..run.table import EmbeddingTable
+from ..search import check_times, table_encoder
 from .labels import Label, by_name, read_labels
 
 Float32 = npt.NDArray[np.float32]
+PathLike: TypeAlias = Union[str, "os.PathLike[str]"]
 
 SHORTEST = 0.1  # seconds of an example
 _SHORTEST_WINDOW = 0.5
@@ -49,12 +51,14 @@ def clip_name(recording: str, start: float, label: str, score: float) -> str:
     return f"{flat}@{start:.2f}s_{guess}_{score:.2f}.wav"
 
 
-def class_names(labels: Iterable[str]) -> list[str]:
-    """The classes of examples, negative ones last.
+def recording_of(file: str) -> str:
+    """The recording that a file is of: of one that --suggest cut out, that which it names."""
+    cut = _CUT_OUT.fullmatch(os.path.basename(file))
+    return cut[1] if cut else file
 
-    Raises:
-        ConfigError: fewer than two, or no positive one.
-    """
+
+def class_names(labels: Iterable[str]) -> list[str]:
+    """The classes of examples, negative ones last; at least two, one of them positive."""
     names = sorted(set(labels), key=lambda name: (is_negative(name), name))
     if len(names) < 2 or all(map(is_negative, names)):
         raise ConfigError(
@@ -66,32 +70,20 @@ def class_names(labels: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """An example, cut out.
-
-    Attributes:
-        label: its class.
-        recording: path of the file it comes from.
-        name: for people: the path, with the times of a part.
-        waveform: (n,) float32 at the encoder's rate.
-        seconds: length.
-    """
+    """An example, cut out: its class, the recording it is of, what people know it by, and (n,) samples."""
 
     label: str
     recording: str
     name: str
     waveform: Float32
-    seconds: float
 
 
-def find_examples(examples: str | os.PathLike[str], recordings: Iterable[str] = ()) -> list[Label]:
-    """List the examples of a folder or a table.
+def find_examples(examples: PathLike, recordings: Iterable[str] = ()) -> list[Label]:
+    """List the examples of a folder with a folder a class, of a table that `read_labels` reads, or of a folder of such.
 
     Args:
-        examples: a folder with a folder a class; a table that `read_labels` reads; or a folder of such tables. Beside
-            folders of audio, one that is no such table is passed over with a warning.
+        examples: one of these. Beside folders of audio, what is no such table is passed over with a warning.
         recordings: paths of recordings that tables may name without their folder.
-    Raises:
-        ConfigError: none of these, no examples, or a table with a fault.
     """
     path, elsewhere = Path(examples), by_name(recordings)
     if not path.is_dir():
@@ -116,59 +108,55 @@ def find_examples(examples: str | os.PathLike[str], recordings: Iterable[str] = 
 
 
 def cut_examples(labels: Sequence[Label], sample_rate: int) -> list[Clip]:
-    """Read the audio of examples, each recording once.
-
-    Args:
-        labels: from `find_examples`.
-        sample_rate: Hz of the waveforms.
-    Raises:
-        AudioError: a recording that cannot be read, or a positive example that is silent.
-        ConfigError: times outside the recording, an example shorter than 0.1 s, or the same audio in two classes.
-    """
+    """Read the audio of examples, each recording once; several faults are told together, a line each."""
     of_recording: dict[str, list[Label]] = defaultdict(list)
     for label in labels:
         of_recording[label.file].append(label)
-    clips = [clip for file, parts in of_recording.items() for clip in _cut(file, parts, sample_rate)]
+    clips: list[Clip] = []
+    faults: list[MTSLVRError] = []
+    for file, parts in of_recording.items():
+        try:
+            for found in _cut(file, parts, sample_rate):
+                (clips if isinstance(found, Clip) else faults).append(found)  # type: ignore[arg-type]
+        except AudioError as error:
+            faults.append(error)
+    faults += _in_two_classes(clips)
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        raise ConfigError("\n".join([f"{len(faults)} faults of examples:", *map(str, faults)]))
+    return clips
+
+
+def _cut(file: str, labels: Sequence[Label], sample_rate: int) -> Iterator[Clip | MTSLVRError]:
+    """The examples of one recording; for one that cannot be used, why not."""
+    waveforms, length = load_parts(file, sample_rate, [(label.start, label.end) for label in labels])
+    for label, waveform in zip(labels, waveforms, strict=True):
+        part = label.start is not None or label.end is not None
+        name = f"{file} from {label.start or 0:g} s" if part else file
+        try:
+            check_times(f"{file}: the label {label.label!r}", label.start, label.end, length)
+        except ConfigError as error:
+            yield error
+            continue
+        seconds = waveform.size / sample_rate
+        if seconds < SHORTEST:
+            yield ConfigError(f"{name}: an example of {seconds:.3f} s; give at least {SHORTEST} s, or take it out")
+        elif np.ptp(waveform) == 0 and not is_negative(label.label):
+            yield AudioError(f"{name}: a silent example; take it out")
+        else:
+            yield Clip(label.label, recording_of(file), name, waveform)
+
+
+def _in_two_classes(clips: Iterable[Clip]) -> Iterator[ConfigError]:
     first: dict[bytes, Clip] = {}
     for clip in clips:
         other = first.setdefault(hashlib.blake2b(clip.waveform.tobytes()).digest(), clip)
         if other.label != clip.label:
-            raise ConfigError(
+            yield ConfigError(
                 f"{other.name} ({other.label}) and {clip.name} ({clip.label}): the same audio in two classes; take one "
                 "of them out"
             )
-    return clips
-
-
-def _cut(file: str, labels: Sequence[Label], sample_rate: int) -> Iterator[Clip]:
-    waveforms, length = load_parts(file, sample_rate, [(label.start, label.end) for label in labels])
-    for label, waveform in zip(labels, waveforms, strict=True):
-        name = part_name(label)
-        if (label.start or 0) >= length or (label.end or 0) > length + 0.1:
-            told = f"{label.start or 0:g} to {label.end or length:g} s"
-            raise ConfigError(
-                f"{file}: the label {label.label!r} is at {told}, and the recording is {length:.1f} s long; correct "
-                "the times"
-            )
-        seconds = waveform.size / sample_rate
-        if seconds < SHORTEST:
-            raise ConfigError(f"{name}: an example of {seconds:.3f} s; give at least {SHORTEST} s, or take it out")
-        if np.ptp(waveform) == 0 and not is_negative(label.label):
-            raise AudioError(f"{name}: a silent example; take it out")
-        yield Clip(label.label, recording_of(file), name, waveform, seconds)
-
-
-def part_name(label: Label) -> str:
-    """What a label is of, for people: the file, or the file with the times."""
-    if label.start is None and label.end is None:
-        return label.file
-    return f"{label.file} from {label.start or 0:g} s"
-
-
-def recording_of(file: str) -> str:
-    """The recording that a file is of: of one that --suggest cut out, that which it names."""
-    cut = _CUT_OUT.fullmatch(os.path.basename(file))
-    return cut[1] if cut else file
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,9 +167,9 @@ class Examples:
         embeddings: (n, D).
         labels: n names of classes.
         recordings: n names of the recordings they come from.
-        names: n, for people: the file, with the times of a part.
+        names: n, what people know each by, see `Clip`.
         settings: what the rows were made with, as `read_table` has them.
-        silence: (D,) embedding of a window of constant samples; None where it is not known.
+        silence: (D,) embedding of a window of constant samples; zeros where the weights are not here.
     """
 
     embeddings: Float32
@@ -189,7 +177,13 @@ class Examples:
     recordings: list[str]
     names: list[str]
     settings: Mapping[str, Any]
-    silence: Float32 | None = None
+    silence: Float32
+
+    def thinned(self, most: int) -> Examples:
+        """No more than `most` rows, evenly from all."""
+        step = slice(None, None, -(-len(self.labels) // most))
+        fields = ("embeddings", "labels", "recordings", "names")
+        return replace(self, **{name: getattr(self, name)[step] for name in fields})
 
 
 def invariant_width(settings: Mapping[str, Any], width: int) -> int:
@@ -204,9 +198,9 @@ def invariant_width(settings: Mapping[str, Any], width: int) -> int:
 
 
 def collect(
-    examples: str | os.PathLike[str] | EmbeddingTable | Sequence[str | os.PathLike[str]],
+    examples: PathLike | EmbeddingTable | Sequence[PathLike],
     labels: Sequence[str] | None,
-    model: str | os.PathLike[str] | None,
+    model: PathLike | None,
     window_seconds: float | None,
     hop_seconds: float | None,
     device: str,
@@ -215,49 +209,64 @@ def collect(
     layer: str = "head",
     recordings: Iterable[str] = (),
 ) -> Examples:
-    """Find and embed examples; arguments as in `Classifier.fit`, `find_examples` and `mtslvr.embed`.
-
-    Raises:
-        AudioError, ConfigError: see `Classifier.fit`.
-    """
-    if labels is not None and isinstance(labels, str):
-        raise ConfigError(f"labels={labels!r}: give a list, one for each example")
+    """Find and embed examples; arguments and errors as of `Classifier.fit`, `find_examples` and `mtslvr.embed`."""
     if isinstance(examples, EmbeddingTable):
-        if labels is None or len(labels) != len(examples.paths):
-            told = "none" if labels is None else len(labels)
-            raise ConfigError(f"{told} labels for {len(examples.paths)} rows of embeddings; give one for each")
-        recordings = list(examples.paths)
-        names = [f"{path} from {start:g} s" for path, start in zip(recordings, examples.start, strict=True)]
-        return Examples(np.asarray(examples.embeddings), list(labels), recordings, names, examples.settings)
-    if labels is None:
-        if not isinstance(examples, (str, os.PathLike)):
-            raise ConfigError(
-                "paths without labels: give labels=[...], one for each, or a folder with a folder a class"
-            )
+        return _from_table(examples, labels)
+    if labels is not None:
+        paths = [examples] if isinstance(examples, (str, os.PathLike)) else [*examples]
+        _check_labels(labels, len(paths), "paths")
+        found = [Label(os.fspath(path), None, None, label) for path, label in zip(paths, labels, strict=True)]
+    elif isinstance(examples, (str, os.PathLike)):
         found = find_examples(examples, recordings)
     else:
-        paths = [examples] if isinstance(examples, (str, os.PathLike)) else [*examples]
-        if len(labels) != len(paths):
-            raise ConfigError(f"{len(labels)} labels for {len(paths)} paths; give one for each")
-        found = [Label(os.fspath(path), None, None, label) for path, label in zip(paths, labels, strict=True)]
+        raise ConfigError("paths without labels: give labels=[...], one for each, or a folder with a folder a class")
     class_names(label.label for label in found)
     folder = find(model)
     about = checkpoint.read_config(folder / checkpoint.CONFIG_NAME)
     clips = cut_examples(found, about.frontend.sample_rate)
-    window = fitting_window(clips, about.window_seconds) if window_seconds is None else window_seconds
+    window = _fitting_window(clips, about) if window_seconds is None else window_seconds
     hop = window / 2 if hop_seconds is None else hop_seconds
     config = ExtractConfig(Features(features), Layer(layer), Pool.NONE, window, hop)
-    check_windows(about, config)
     name = os.fspath(model or DEFAULT_MODEL)
     named = os.path.abspath(folder) if folder == Path(name).expanduser() else name
-    settings = describe(named, folder, config, about)
-    return embed_clips(clips, load(folder, device=device), config, settings)
+    return _embed(clips, load(folder, device=device), describe(named, folder, config, about))
 
 
-def fitting_window(clips: Sequence[Clip], longest: float) -> float:
-    """A length of windows in seconds that fits the examples: their median, at least 0.5 s and at most `longest`."""
-    median = statistics.median(clip.seconds for clip in clips)
-    return round(min(max(median, _SHORTEST_WINDOW), longest), 1)
+def _check_labels(labels: Sequence[str] | None, count: int, what: str) -> None:
+    if labels is None or isinstance(labels, str) or len(labels) != count:
+        told = f"labels={labels!r}" if labels is None or isinstance(labels, str) else f"{len(labels)} labels"
+        raise ConfigError(f"{told} for {count} {what}; give a list, one for each")
+
+
+def _from_table(table: EmbeddingTable, labels: Sequence[str] | None) -> Examples:
+    _check_labels(labels, len(table.paths), "rows of embeddings")
+    names = [f"{path} from {start:g} s" for path, start in zip(table.paths, table.start, strict=True)]
+    try:
+        silence = _embed_silence(table_encoder("examples", table.settings, local_files_only=True), table.settings)
+    except MTSLVRError:  # the weights are not here
+        silence = np.zeros(table.embeddings.shape[1], np.float32)
+    return Examples(np.asarray(table.embeddings), list(labels or ()), list(table.paths), names, table.settings, silence)
+
+
+def _fitting_window(clips: Sequence[Clip], about: EncoderConfig) -> float:
+    """The median of the examples in seconds, at least 0.5 s and at most the model's own window."""
+    median = statistics.median(clip.waveform.size for clip in clips) / about.frontend.sample_rate
+    return round(min(max(median, _SHORTEST_WINDOW), about.window_seconds), 1)
+
+
+def _embed(clips: Sequence[Clip], encoder: Encoder, settings: Mapping[str, Any]) -> Examples:
+    """Embed the windows of the clips, but for a short tail after others."""
+    window = settings["window_seconds"]
+    options = {name: settings[name] for name in ("features", "layer", "window_seconds", "hop_seconds")}
+    inputs = ((clip.waveform, encoder.sample_rate) for clip in clips)
+    results = embed_files(inputs, encoder=encoder, pool="none", on_error="raise", **options)
+    rows, kept = [], []
+    for clip, result in zip(clips, results, strict=True):
+        count = len(result.embeddings) - _has_short_tail(result.spans, window)
+        rows.append(result.embeddings[:count])
+        kept += [clip] * count
+    labels, recordings, names = ([getattr(clip, name) for clip in kept] for name in ("label", "recording", "name"))
+    return Examples(np.concatenate(rows), labels, recordings, names, settings, _embed_silence(encoder, settings))
 
 
 def _has_short_tail(spans: npt.NDArray[np.float64], window: float) -> bool:
@@ -268,26 +277,12 @@ def _has_short_tail(spans: npt.NDArray[np.float64], window: float) -> bool:
     return bool(end - start < window - 1e-6 and end - max(start, spans[-2, 1]) < window / 2 - 1e-6)
 
 
-def embed_clips(
-    clips: Sequence[Clip], encoder: Encoder, config: ExtractConfig, settings: Mapping[str, Any]
-) -> Examples:
-    """Embed the windows of the clips, but for a short tail after others, and silence."""
-    sources = [Source(clip.waveform, encoder.sample_rate, clip.name) for clip in clips]
-    nothing = np.zeros(round((config.window_seconds or SHORTEST) * encoder.sample_rate), np.float32)
-    sources.append(Source(nothing, encoder.sample_rate, "silence"))
-    rows, kept = [], []
-    for clip, result in itertools.zip_longest(clips, extract(sources, encoder, config)):
-        if result.error is not None:
-            raise result.error
-        count = len(result.embeddings) - _has_short_tail(result.spans, config.window_seconds or 0.0)
-        rows.append(result.embeddings[:count])
-        kept += [clip] * count if clip else []
-    silence = rows.pop()[0]
-    return Examples(
-        np.concatenate(rows),
-        [clip.label for clip in kept],
-        [clip.recording for clip in kept],
-        [clip.name for clip in kept],
-        settings,
-        silence,
+def _embed_silence(encoder: Encoder, settings: Mapping[str, Any]) -> Float32:
+    """The embedding (D,) of a window of constant samples."""
+    window = settings.get("window_seconds") or encoder.config.window_seconds
+    nothing = np.zeros(round(window * encoder.sample_rate), np.float32)
+    features, layer = settings.get("features", "concat"), settings.get("layer", "head")
+    row: Float32 = embed(
+        nothing, encoder.sample_rate, features=features, layer=layer, window_seconds=window, encoder=encoder
     )
+    return row

@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+import csv
 import enum
 import importlib.util
+import io
+import itertools
+import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any, TypeAlias
 
 from ..errors import ConfigError
 from ..run.files import atomic, guarded, resolve
-from .labels import (
-    CSV_COLUMNS,
-    Label,
-    Recording,
-    Row,
-    audacity_text,
-    csv_text,
-    jsonl_text,
-    label_row,
-    parquet_bytes,
-    raven_text,
+from ..run.table import as_utf8
+from .labels import RAVEN_BEGIN, RAVEN_OFFSET, Label
+
+CSV_COLUMNS = ("file", "start", "end", "label", "score")
+_RAVEN_COLUMNS = (
+    "Selection", "View", "Channel", RAVEN_BEGIN, "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)", "Begin Path",
+    "Begin File", RAVEN_OFFSET, "Label", "Score",
 )  # fmt: skip
+Row: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recording that was looked at: its name as `Label.file` has it, where it is, its length and rate in Hz."""
+
+    name: str
+    path: str
+    seconds: float
+    sample_rate: int
 
 
 class LabelFormat(str, enum.Enum):
@@ -39,59 +52,40 @@ TABLES = (LabelFormat.CSV, LabelFormat.JSONL, LabelFormat.PARQUET)
 _TRACK_SUFFIX = {LabelFormat.AUDACITY: ".txt", LabelFormat.RAVEN: ".Table.1.selections.txt"}
 
 
-def check_labels_output(out: str | os.PathLike[str], given: str | None, *, per_file: bool = False) -> LabelFormat:
-    """Find out before the work starts that labels can be written to `out`.
-
-    Args:
-        out: a file, or for tracks and selection tables a folder, which is made where there is none.
-        given: the format; None is that of the suffix.
-        per_file: a row a recording is to be written.
-    Returns:
-        The format.
-    Raises:
-        ConfigError: unknown suffix, a format that cannot hold it, a missing folder, no permission, no pyarrow.
-    """
-    suffix = Path(out).suffix.lower().removeprefix(".")
-    known = [form.value for form in LabelFormat]
-    if given is None and suffix not in {form.value for form in TABLES}:
+def check_labels_output(out: Path, given: str | None, *, per_file: bool = False) -> LabelFormat:
+    """The format of `out`, `given` or by its suffix, once it is sure that labels, or rows a file, can be written."""
+    name = given or out.suffix.lower().removeprefix(".")
+    if given is None and name not in {form.value for form in TABLES}:
         raise ConfigError(
-            f"{out}: no format by the suffix {Path(out).suffix!r}; end the name in .csv, .jsonl or .parquet, or give "
+            f"{out}: no format by the suffix {out.suffix!r}; end the name in .csv, .jsonl or .parquet, or give "
             "--format audacity or raven"
         )
-    if (name := given or suffix) not in known:
-        raise ConfigError(f"{out}: unknown format {given!r}; choose one of {', '.join(known)}")
     form = LabelFormat(name)
     if per_file and form not in TABLES:
         raise ConfigError(f"{out}: a row a recording has no times, which {name} is made of; choose csv, jsonl, parquet")
     if form is LabelFormat.PARQUET and importlib.util.find_spec("pyarrow") is None:
         raise ConfigError(f"{out}: parquet needs pyarrow; pip install 'mtslvr[parquet]'")
-    check_folder(Path(out)) if _is_folder(Path(out), form) else check_file(Path(out))
+    check_folder(out) if _is_folder(out, form) else check_file(out)
     return form
 
 
-def check_file(path: Path) -> None:
-    """See that a file can be written.
+def check_one_track(out: Path, form: LabelFormat, recordings: int) -> None:
+    """Refuse one label track for several recordings."""
+    if form is LabelFormat.AUDACITY and recordings > 1 and not _is_folder(out, form):
+        raise ConfigError(f"{out}: a label track is of one recording, and there are {recordings}; name a folder")
 
-    Raises:
-        ConfigError: a folder, in a missing folder, or no permission.
-    """
-    target = resolve(path)
-    if not os.access(target.parent, os.W_OK):
+
+def check_file(path: Path) -> None:
+    """Refuse a file that cannot be written."""
+    if not os.access(resolve(path).parent, os.W_OK):
         raise ConfigError(f"{path}: its folder cannot be written; choose another")
 
 
 def check_folder(path: Path) -> None:
-    """See that files can be written to a folder, which need not be there.
-
-    Raises:
-        ConfigError: a file, in a missing folder, or no permission.
-    """
-    if path.exists() and not path.is_dir():
+    """Refuse a folder, which need not be there, to which no files can be written."""
+    if path.is_file():
         raise ConfigError(f"{path}: exists and is not a folder; choose another name")
-    parent = path if path.exists() else path.resolve().parent
-    if not parent.is_dir():
-        raise ConfigError(f"{path}: folder {str(parent)!r} does not exist; make it with mkdir -p")
-    if not os.access(parent, os.W_OK):
+    if not os.access(path if path.is_dir() else resolve(path).parent, os.W_OK):
         raise ConfigError(f"{path}: its folder cannot be written; choose another")
 
 
@@ -100,11 +94,7 @@ def _is_folder(out: Path, form: LabelFormat) -> bool:
 
 
 def write_file(path: Path, data: str | bytes) -> None:
-    """Write a file whole or not at all; folders above it are made.
-
-    Raises:
-        ConfigError: it cannot be written.
-    """
+    """Write a file whole or not at all; folders above it are made."""
     content = data if isinstance(data, bytes) else data.encode("utf-8", "surrogateescape")
     with guarded(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,32 +103,17 @@ def write_file(path: Path, data: str | bytes) -> None:
 
 
 def write_labels(out: Path, form: LabelFormat, labels: Sequence[Label], recordings: Sequence[Recording]) -> None:
-    """Write labels.
-
-    Args:
-        out: see `check_labels_output`.
-        form: likewise.
-        labels: those of a recording one after the other.
-        recordings: all that were looked at, also those without labels.
-    Raises:
-        ConfigError: it cannot be written, or one track is wanted for several recordings.
-    """
+    """Write the labels of all recordings, those without labels among them."""
     if form in TABLES:
         return write_rows(out, form, [label_row(label) for label in labels], CSV_COLUMNS)
+    text = audacity_text if form is LabelFormat.AUDACITY else raven_text
     if not _is_folder(out, form):
-        if form is LabelFormat.AUDACITY and len(recordings) > 1:
-            raise ConfigError(
-                f"{out}: a label track is of one recording, and there are {len(recordings)}; name a folder"
-            )
-        text = audacity_text(labels) if form is LabelFormat.AUDACITY else raven_text(labels, recordings)
-        return write_file(out, text)
+        return write_file(out, text(labels, recordings))
     of_recording: dict[str, list[Label]] = defaultdict(list)
     for label in labels:
         of_recording[label.file].append(label)
     for recording, place in zip(recordings, _places(recordings, _TRACK_SUFFIX[form]), strict=True):
-        mine = of_recording[recording.name]
-        text = audacity_text(mine) if form is LabelFormat.AUDACITY else raven_text(mine, [recording])
-        write_file(out / place, text)
+        write_file(out / place, text(of_recording[recording.name], [recording]))
 
 
 def _places(recordings: Sequence[Recording], suffix: str) -> list[str]:
@@ -151,11 +126,61 @@ def _places(recordings: Sequence[Recording], suffix: str) -> list[str]:
 
 
 def write_rows(out: Path, form: LabelFormat, rows: Sequence[Row], columns: Sequence[str]) -> None:
-    """Write a table.
-
-    Raises:
-        ConfigError: it cannot be written.
-    """
+    """Write a table."""
     if form is LabelFormat.PARQUET:
-        return write_file(out, parquet_bytes(rows, columns))
-    return write_file(out, csv_text(rows, columns) if form is LabelFormat.CSV else jsonl_text(rows))
+        write_file(out, parquet_bytes(rows, columns))
+    elif form is LabelFormat.CSV:
+        write_file(out, csv_text(rows, columns))
+    else:
+        write_file(out, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def label_row(label: Label) -> Row:
+    """The columns of a label: file, start, end, label, score."""
+    times = (None if x is None else round(x, 3) for x in (label.start, label.end))
+    return dict(zip(CSV_COLUMNS, (label.file, *times, label.label, round(label.score, 4)), strict=True))
+
+
+def csv_text(rows: Sequence[Row], columns: Sequence[str] = CSV_COLUMNS) -> str:
+    """A table; with the columns of labels one that `read_labels` reads."""
+    out = io.StringIO(newline="")
+    writer = csv.DictWriter(out, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def parquet_bytes(rows: Sequence[Row], columns: Sequence[str]) -> bytes:
+    """The table of `csv_text`; needs pyarrow."""
+    import pyarrow
+    from pyarrow import parquet
+
+    kinds = {name: pyarrow.string() if name.startswith(("file", "label")) else pyarrow.float64() for name in columns}
+    named = [{**row, "file": as_utf8(row["file"])} for row in rows]
+    out = io.BytesIO()
+    parquet.write_table(pyarrow.Table.from_pylist(named, pyarrow.schema(kinds.items())), out)
+    return out.getvalue()
+
+
+def audacity_text(labels: Iterable[Label], recordings: Sequence[Recording] = ()) -> str:
+    """A label track of one recording."""
+    return "".join(f"{x.start:.6f}\t{x.end:.6f}\t{_one_field(x.label)} {x.score:.2f}\n" for x in labels)
+
+
+def raven_text(labels: Iterable[Label], recordings: Sequence[Recording]) -> str:
+    """A selection table of recordings that Raven opens one after the other, so that its times go on over all."""
+    begins = itertools.accumulate((x.seconds for x in recordings), initial=0.0)
+    places = {recording.name: (begin, recording) for begin, recording in zip(begins, recordings, strict=False)}
+    lines = ["\t".join(_RAVEN_COLUMNS)]
+    for number, x in enumerate(labels, 1):
+        begin, recording = places[x.file]
+        start, end, top = x.start or 0.0, x.end or 0.0, recording.sample_rate / 2
+        row = [str(number), "Spectrogram 1", "1", f"{begin + start:.6f}", f"{begin + end:.6f}", "0.0", f"{top:.1f}"]
+        row += [os.path.abspath(recording.path), os.path.basename(recording.path), f"{start:.6f}"]
+        lines.append("\t".join([*row, _one_field(x.label), f"{x.score:.4f}"]))
+    return "\n".join(lines) + "\n"
+
+
+def _one_field(text: str) -> str:
+    """Text without tabs and line breaks, which part the fields of these tables."""
+    return " ".join(text.split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -14,7 +15,8 @@ import soundfile
 from ..run.table import EmbeddingTable
 from .classifier import Classifier, Float32
 from .events import EventConfig, find_events
-from .labels import Label, Recording, Row
+from .labels import Label
+from .output import Recording, Row
 
 Float64 = npt.NDArray[np.float64]
 BINS = 20  # of the histogram of scores
@@ -22,12 +24,7 @@ BINS = 20  # of the histogram of scores
 
 @dataclass(frozen=True)
 class Doubt:
-    """A window whose label would help.
-
-    Attributes:
-        place: with the likeliest class and its probability.
-        margin: between the two likeliest classes.
-    """
+    """A window whose label would help, with its likeliest class, and the margin between the two likeliest ones."""
 
     place: Label
     margin: float
@@ -62,11 +59,11 @@ def predict_table(
     reject: bool = True,
     doubts: int = 0,
 ) -> Found:
-    """Classify the windows of a table.
+    """Classify the windows of a table, as `mtslvr-embed --pool none` writes it, or of the recordings `only`.
 
     Args:
         classifier: made with the table's settings.
-        table: a row a window, those of a recording one after the other, as `mtslvr-embed --pool none` writes it.
+        table: a row a window, those of a recording one after the other.
         config: threshold and how windows are joined.
         path_of: gives the path of a recording by its name in the table.
         only: names of the recordings; None is all.
@@ -93,13 +90,11 @@ def predict_table(
 
 
 def _recording(name: str, path: str, seconds: float, rate: int) -> Recording:
-    try:
+    """A recording with the length and rate that its file tells, else those of its windows."""
+    with contextlib.suppress(OSError, RuntimeError, UnicodeError):  # not here, or read by ffmpeg
         info = soundfile.info(os.fsencode(path) if os.name == "posix" else path)
-    except (OSError, RuntimeError, UnicodeError):  # not here, or read by ffmpeg
-        return Recording(name, path, seconds, rate)
-    return Recording(
-        name, path, max(seconds, float(info.duration)) if info.frames < 1 << 40 else seconds, info.samplerate
-    )
+        rate, seconds = info.samplerate, max(seconds, info.duration) if info.frames < 1 << 40 else seconds
+    return Recording(name, path, seconds, rate)
 
 
 def _best(name: str, scores: Float32, classes: Sequence[str], config: EventConfig) -> list[Label]:
@@ -125,13 +120,8 @@ def _doubts(name: str, probabilities: Float32, spans: Float64, classes: Sequence
 
 def spread(doubts: Iterable[Sequence[Doubt]], count: int) -> list[Label]:
     """The `count` windows to label: the first of each recording, then the second of each, the least certain first."""
-    rounds = itertools.zip_longest(*doubts)
-    chosen = [
-        doubt.place
-        for turn in rounds
-        for doubt in sorted((doubt for doubt in turn if doubt is not None), key=lambda doubt: doubt.margin)
-    ]
-    return chosen[:count]
+    ranked = [(turn, doubt.margin, doubt.place) for mine in doubts for turn, doubt in enumerate(mine)]
+    return [place for *_, place in sorted(ranked, key=lambda entry: entry[:2])[:count]]
 
 
 def file_rows(found: Found, top_k: int) -> tuple[list[Row], tuple[str, ...]]:
@@ -144,9 +134,8 @@ def file_rows(found: Found, top_k: int) -> tuple[list[Row], tuple[str, ...]]:
     columns = ("file", "start", "end", *(f"{name}{n}" for n in numbers for name in ("label", "score")))
     rows = []
     for recording, best in zip(found.recordings, found.best, strict=True):
-        row: Row = {"file": recording.name, "start": 0.0, "end": round(recording.seconds, 3)}
-        for number, label in itertools.zip_longest(numbers, best[: len(numbers)]):
-            row[f"label{number}"] = None if label is None else label.label
-            row[f"score{number}"] = None if label is None else round(label.score, 4)
+        row: Row = dict.fromkeys(columns) | {"file": recording.name, "start": 0.0, "end": round(recording.seconds, 3)}
+        for number, label in zip(numbers, best, strict=False):
+            row |= {f"label{number}": label.label, f"score{number}": round(label.score, 4)}
         rows.append(row)
     return rows, columns

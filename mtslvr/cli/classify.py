@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import ConfigError
-from .common import EXIT_SOME_FAILED, Command, Failure, echo
-from .measuring import warnings_as_lines
-from .run import Run, Weights, find_inputs
-from .summary import Report
+from .common import Command, echo
+from .learn import from_audio, from_table, learn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-
-    from ..classify import Classifier, EventConfig
+    from ..classify import Classifier
     from ..classify.output import LabelFormat
     from ..classify.predict import Found
-    from ..run.table import EmbeddingTable
 
 _TABLES = (".npz", ".npy", ".parquet", ".csv", ".jsonl")
+_PATH = click.Path(path_type=Path)
 EXIT_CODES = """\b
 Exit codes: 0 labels written, 1 some recordings failed and the labels of the rest are written, 2 wrong usage or
 examples, 3 weights unavailable, 4 no audio found, 130 interrupted (the same command goes on).
@@ -31,9 +27,9 @@ examples, 3 weights unavailable, 4 no audio found, 130 interrupted (the same com
 
 
 @click.command("classify", cls=Command, epilog=EXIT_CODES, short_help="From labelled examples to labels with times.")
-@click.argument("examples", type=click.Path(path_type=Path))
+@click.argument("examples", type=_PATH)
 @click.argument("recordings", nargs=-1, type=click.Path())
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="OUT", help="Where the labels go.")
+@click.option("-o", "--output", type=_PATH, metavar="OUT", help="Where the labels go.")
 @click.option(
     "--format",
     "form",
@@ -54,22 +50,14 @@ examples, 3 weights unavailable, 4 no audio found, 130 interrupted (the same com
 @click.option("--merge-gap", default=0.0, metavar="SECONDS", help="Join events no further apart.  [default: 0]")
 @click.option("--no-reject", is_flag=True, help="Label also windows that are far from all examples.")
 @click.option("--per-file", is_flag=True, help="A row a recording with its best classes, in place of events.")
-@click.option("--save", type=click.Path(path_type=Path), metavar="FILE", help="Keep the classifier, as birds.mtslvr.")
+@click.option("--save", type=_PATH, metavar="FILE", help="Keep the classifier, as birds.mtslvr.")
 @click.option("--suggest", type=click.IntRange(min=1), metavar="N", help="Cut out the N windows to label next.")
-@click.option(
-    "--suggest-to", type=click.Path(path_type=Path), metavar="DIR", help="Where these go.  [default: OUT.suggestions]"
-)
-@click.option(
-    "--report",
-    "page",
-    type=click.Path(path_type=Path),
-    metavar="HTML",
-    help="A page to judge the result by eye and ear.",
-)
+@click.option("--suggest-to", type=_PATH, metavar="DIR", help="Where these go.  [default: OUT.suggestions]")
+@click.option("--report", "page", type=_PATH, metavar="HTML", help="A page to judge the result by eye and ear.")
 @click.option(
     "--embeddings",
     "stored",
-    type=click.Path(path_type=Path),
+    type=_PATH,
     metavar="FILE",
     help="Where the windows' embeddings are kept for the next call.  [default: OUT.embeddings.npy]",
 )
@@ -105,259 +93,90 @@ def classify_command(**options: Any) -> None:
     or OUT.parquet has a row an event. The embeddings are kept beside OUT: with more examples or another threshold the
     same command takes seconds.
     """
-    _Call(**options).start()
+    from ..classify import EventConfig
+    from ..classify.output import check_file
+    from ..classify.predict import predict_table
+    from ..models.hub import parse_device
+
+    call = SimpleNamespace(**options)
+    config = EventConfig(call.threshold, call.top_k, call.min_duration, call.merge_gap)
+    parse_device(call.device)
+    if call.save is not None:
+        check_file(call.save)
+    if not call.recordings:
+        if call.save is None or call.output is not None:
+            raise click.UsageError("no RECORDINGS to label; without them give --save alone, to keep the classifier")
+        learn(call, {})
+        return
+    if call.output is None:
+        raise click.UsageError("no OUT for the labels; give -o labels.csv")
+    call.suggest_to = call.suggest_to or call.output.with_name(f"{call.output.name}.suggestions")
+    form = _check_outputs(call)
+    classifier, table, path_of, names, failure = (from_table if _is_table(call) else from_audio)(call, form)
+    found = predict_table(
+        classifier, table, config, path_of=path_of, only=names, reject=not call.no_reject, doubts=call.suggest or 0
+    )
+    _write(call, form, found, classifier)
+    if failure is not None:
+        raise failure
 
 
-@dataclass(frozen=True)
-class _Call:
-    """One call of the command; attributes as its options."""
+def _is_table(call: SimpleNamespace) -> bool:
+    [first, *more] = call.recordings
+    return not more and Path(first).suffix.lower() in _TABLES and not os.path.isdir(first)
 
-    examples: Path
-    recordings: tuple[str, ...]
-    output: Path | None
-    form: str | None
-    window: float | None
-    hop: float | None
-    threshold: float
-    top_k: int
-    min_duration: float
-    merge_gap: float
-    no_reject: bool
-    per_file: bool
-    save: Path | None
-    suggest: int | None
-    suggest_to: Path | None
-    page: Path | None
-    stored: Path | None
-    audio: Path | None
-    model: str | None
-    device: str
-    overwrite: bool
-    on_error: str
-    on_truncated: str
-    quiet: bool
 
-    def start(self) -> None:
-        """Check, learn, embed, label."""
-        from ..classify import EventConfig
-        from ..classify.output import check_file
-        from ..models.hub import parse_device
-        from ..run.table import read_table
+def _check_outputs(call: SimpleNamespace) -> LabelFormat:
+    from ..analysis.labels_page import check_page
+    from ..classify.output import check_folder, check_labels_output
 
-        config = EventConfig(self.threshold, self.top_k, self.min_duration, self.merge_gap)
-        parse_device(self.device)
-        if self.save is not None:
-            check_file(self.save)
-        if not self.recordings:
-            if self.save is None or self.output is not None:
-                raise click.UsageError("no RECORDINGS to label; without them give --save alone, to keep the classifier")
-            self._learn({})
-            return
-        if self.output is None:
-            raise click.UsageError("no OUT for the labels; give -o labels.csv")
-        form = self._check_outputs(self.output)
-        failure = None
-        if self._is_table():
-            source = Path(self.recordings[0])
-            table = read_table(source)
-            if not len(table.paths):
-                raise ConfigError(f"{source}: holds no windows; embed recordings with mtslvr-embed --pool none")
-            if table.settings.get("pool") != "none":
-                raise ConfigError(f"{source}: has a row a file; write a row a window with mtslvr-embed --pool none")
-            classifier = self._learn(table.settings, map(self._path_of(source), dict.fromkeys(table.paths)))
-            classifier.check_settings(table.settings, str(source))
-            names = None
-        else:
-            source = self.stored or self.output.with_name(f"{self.output.name}.embeddings.npy")
-            names, classifier, failure = self._embed(source)
-            table = read_table(source)
-        found = self._label(classifier, table, config, source, names)
-        self._write(self.output, form, found, classifier)
-        if failure is not None:
-            raise failure
-
-    def _is_table(self) -> bool:
-        [first, *more] = self.recordings
-        return not more and Path(first).suffix.lower() in _TABLES and not os.path.isdir(first)
-
-    def _check_outputs(self, output: Path) -> LabelFormat:
-        from ..analysis.labels_page import check_page
-        from ..classify.output import check_folder, check_labels_output
-
-        form = check_labels_output(output, self.form, per_file=self.per_file)
-        places = {os.path.realpath(x) for x in (output, self.save, self.page) if x is not None}
-        ours = {os.path.realpath(x) for x in (str(self.examples), *self.recordings)}
-        if places & ours:
-            raise ConfigError(f"{(places & ours).pop()}: is both read and to be written; choose another name")
-        within = [x for x in (output, self._suggestions(output)) if self.examples.resolve() in x.resolve().parents]
-        if within:
+    form = check_labels_output(call.output, call.form, per_file=call.per_file)
+    written = [os.path.realpath(x) for x in (call.output, call.save, call.page, call.stored) if x is not None]
+    read = [os.path.realpath(x) for x in (call.examples, *call.recordings)]
+    for place in written:
+        if place in read or written.count(place) > 1:
+            told = "is both read and to be written" if place in read else "is to be written twice"
+            raise ConfigError(f"{place}: {told}; choose another name")
+    within = [x for x in (call.output, call.suggest_to) if call.examples.resolve() in x.resolve().parents]
+    if within:
+        raise ConfigError(f"{within[0]}: is within EXAMPLES, whose part it would be next time; choose another place")
+    if call.audio is not None and not _is_table(call):
+        raise ConfigError(f"--audio {call.audio}: is for an embeddings file; RECORDINGS are where they are")
+    if call.stored is not None and _is_table(call):
+        raise ConfigError(f"--embeddings {call.stored}: is for audio; the embeddings of RECORDINGS are there already")
+    if call.suggest is not None:
+        check_folder(call.suggest_to)
+        if any(call.suggest_to.glob("*.wav")):
             raise ConfigError(
-                f"{within[0]}: is within EXAMPLES, whose part it would be next time; choose another place"
+                f"{call.suggest_to}: has clips already; move them to their classes or away, or give --suggest-to"
             )
-        if self.suggest is not None:
-            folder = self._suggestions(output)
-            check_folder(folder)
-            if any(folder.glob("*.wav")):
-                raise ConfigError(
-                    f"{folder}: has clips already; move them to their classes or away, or give --suggest-to"
-                )
-        if self.page is not None:
-            check_page(self.page)
-        return form
+    if call.page is not None:
+        check_page(call.page)
+    return form
 
-    def _suggestions(self, output: Path) -> Path:
-        return self.suggest_to or output.with_name(f"{output.name}.suggestions")
 
-    def _learn(self, settings: Mapping[str, Any], recordings: Iterable[str] = ()) -> Classifier:
-        """The classifier, made with the settings of embeddings that are there already, where the options say no other.
+def _write(call: SimpleNamespace, form: LabelFormat, found: Found, classifier: Classifier) -> None:
+    from ..analysis.labels_page import page
+    from ..classify.clips import write_clips
+    from ..classify.output import write_file, write_labels, write_rows
+    from ..classify.predict import file_rows, spread
 
-        Args:
-            settings: of the embeddings; empty where there are none.
-            recordings: paths of those to be labelled, which tables of examples may name.
-        """
-        from ..classify import Classifier
-        from ..classify.classifier import fit_examples
-        from ..classify.examples import collect
-
-        if _is_classifier(self.examples):
-            classifier = Classifier.load(self.examples)
-        else:
-            with warnings_as_lines():
-                examples = collect(
-                    self.examples,
-                    None,
-                    self.model or settings.get("model"),
-                    settings.get("window_seconds") if self.window is None else self.window,
-                    settings.get("hop_seconds") if self.hop is None else self.hop,
-                    self.device,
-                    features=settings.get("features", "concat"),
-                    layer=settings.get("layer", "head"),
-                    recordings=recordings,
-                )
-            classifier = fit_examples(examples)[0]
-        if not self.quiet:
-            for line in (*classifier.describe(), self._windows(classifier.settings, settings)):
-                echo(line, err=True)
-        if self.save is not None:
-            classifier.save(self.save)
-        return classifier
-
-    def _windows(self, ours: Mapping[str, Any], stored: Mapping[str, Any]) -> str:
-        """A line for people: how long windows are and how far apart, and what says so."""
-        made = {"window": "the examples' median", "hop": "half the window"}
-        told = []
-        for name, default in made.items():
-            given, key = getattr(self, name), f"{name}_seconds"
-            if key in stored and (given is None or self._is_table()):
-                value, source = stored[key], "as the recordings are embedded"
-            elif given is not None:
-                value, source = given, f"--{name}"
-            else:
-                value, source = ours[key], "the classifier's" if _is_classifier(self.examples) else default
-            told.append(f"{name}: {value:g} s ({source})")
-        return ", ".join(told)
-
-    def _embed(self, source: Path) -> tuple[set[str], Classifier, Failure | None]:
-        """Embed all windows of the recordings into `source`, but for those that are there.
-
-        Returns:
-            The names of the recordings there, the classifier, and what is to be raised once the rest is labelled.
-        """
-        from ..audio.windows import Pool
-        from ..config import Features, Layer
-        from ..run.extract import ExtractConfig
-        from ..run.files import check_output, parse_format
-        from ..run.store import read_state
-
-        target = check_output(source)
-        report = Report(str(source), target, None, self.on_error, False, False, self.quiet, False)
-        inputs = find_inputs(self.recordings, "auto", report)
-        state = None if self.overwrite else read_state(target)
-        earlier = {} if state is None else state.settings
-        classifier = self._learn(earlier, [str(file.path) for file in inputs.files])
-        ours = classifier.settings
-        window = ours["window_seconds"] if self.window is None else self.window
-        hop = earlier.get("hop_seconds", ours["hop_seconds"]) if self.hop is None else self.hop
-        config = ExtractConfig(Features(ours["features"]), Layer(ours["layer"]), Pool.NONE, window, hop)
-        weights = Weights(self.model or ours["model"], self.device, "float32")
-        classifier.check_settings(weights.describe(weights.find(False), config), ", ".join(self.recordings))
-        run = Run(weights, config, parse_format(source).value, self.overwrite, self.on_truncated == "error", report)
-        failure = None
-        try:
-            run.start(inputs)
-        except Failure as error:
-            if error.exit_code != EXIT_SOME_FAILED or report.stop or not target.exists():
-                raise
-            failure = error
-        return {file.name for file in inputs.files}, classifier, failure
-
-    def _path_of(self, source: Path) -> Callable[[str], str]:
-        """What gives the path of a recording by its name in the embeddings `source`."""
-        from ..run.files import resolve
-        from ..run.store import read_state
-
-        state = read_state(resolve(source))
-        paths = {} if state is None else {entry.name: entry.path for entry in state.entries.values()}
-
-        def path_of(name: str) -> str:
-            return paths.get(name, name) if self.audio is None else str(self.audio / name)
-
-        return path_of
-
-    def _label(
-        self,
-        classifier: Classifier,
-        table: EmbeddingTable,
-        config: EventConfig,
-        source: Path,
-        names: set[str] | None,
-    ) -> Found:
-        from ..classify.predict import predict_table
-
-        return predict_table(
-            classifier,
-            table,
-            config,
-            path_of=self._path_of(source),
-            only=names,
-            reject=not self.no_reject,
-            doubts=self.suggest or 0,
-        )
-
-    def _write(self, output: Path, form: LabelFormat, found: Found, classifier: Classifier) -> None:
-        from ..analysis.labels_page import page
-        from ..classify.clips import write_clips
-        from ..classify.output import write_file, write_labels, write_rows
-        from ..classify.predict import file_rows, spread
-
-        if self.per_file:
-            write_rows(output, form, *file_rows(found, self.top_k))
-            self._say(f"{len(found.recordings)} rows, one a recording; {output} has them")
-        else:
-            write_labels(output, form, found.events, found.recordings)
-            self._say(f"{len(found.events)} events in {len(found.recordings)} recordings; {output} has them")
-        by_name = {recording.name: recording for recording in found.recordings}
-        if self.suggest is not None:
-            folder = self._suggestions(output)
-            places = spread(found.doubts, self.suggest)
-            clips = write_clips(places, by_name, folder)
-            for clip in clips:
-                self._say(f"  {clip}")
-            self._say(f"{len(clips)} windows to label are in {folder}: move each into its class's folder and run again")
-        if self.page is not None:
-            write_file(self.page, page(classifier, found, self.threshold))
-            self._say(f"wrote {self.page}")
-
-    def _say(self, line: str) -> None:
-        if not self.quiet:
+    def say(line: str) -> None:
+        if not call.quiet:
             echo(line, err=True)
 
-
-def _is_classifier(path: Path) -> bool:
-    """Whether a file is safetensors, by its first bytes: the length of a header, which is JSON."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(9)
-    except OSError:
-        return path.suffix == ".mtslvr"
-    return head[7:9] == b"\0{"
+    if call.per_file:
+        write_rows(call.output, form, *file_rows(found, call.top_k))
+        say(f"{len(found.recordings)} rows, one a recording; {call.output} has them")
+    else:
+        write_labels(call.output, form, found.events, found.recordings)
+        say(f"{len(found.events)} events in {len(found.recordings)} recordings; {call.output} has them")
+    if call.page is not None:
+        write_file(call.page, page(classifier, found, call.threshold))
+        say(f"wrote {call.page}")
+    if call.suggest is not None:
+        by_name = {recording.name: recording for recording in found.recordings}
+        clips = write_clips(spread(found.doubts, call.suggest), by_name, call.suggest_to)
+        for clip in clips:
+            say(f"  {clip}")
+        say(f"{len(clips)} windows to label are in {call.suggest_to}: move each into its class's folder and run again")

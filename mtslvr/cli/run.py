@@ -96,15 +96,10 @@ class Run:
     def _list(self, found: Inputs, settings: dict[str, Any]) -> None:
         """Tell what a real run would do, without writing."""
         from ..run.job import make_plan
-        from ..run.state import check_earlier
-        from ..run.store import read_state
+        from ..run.store import earlier_state
 
-        target, state = self.report.target, None
-        if target is not None and not self.overwrite:
-            state = read_state(target)
-            check_earlier(target, state, settings)
-            if state is not None and state.complete is not None and not target.exists():
-                state = None
+        target = self.report.target
+        state = None if target is None else earlier_state(target, settings, overwrite=self.overwrite)
         self.report.dry(make_plan(self.report.output, found.files, state, retry=self._retry(state)))
 
     def _to_file(self, found: Inputs, folder: Path, settings: dict[str, Any], width: int, target: Path) -> None:
@@ -133,13 +128,10 @@ class Run:
 
     def _go_on(self, plan: Plan, recorder: Recorder, encoder: Encoder | None) -> None:
         summary = self.report.summary
-        recorder.begin()
-        for old, file in plan.moved:
-            recorder.rename(old, file)
+        recorder.begin(plan.moved)
         try:
             complete = encoder is None or self._embed(plan, recorder, encoder)
         except KeyboardInterrupt:
-            recorder.recover()
             rows = recorder.export(plan.order, complete=False)
             finished = sum(not entry.error for entry in recorder.state.entries.values())
             there = f"{finished} of {counted(len(plan.order), 'file')} in {self.report.output}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import itertools
 import json
-import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,42 +14,25 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ConfigError
-from .files import Format, atomic, guarded, parse_format, resolve, sidecar
+from .files import Format, atomic, sidecar
 from .table import INDEX, META, as_utf8
 
 Array = npt.NDArray[Any]
-
-
 BLOCK = 1024  # rows at once
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """What an output is to hold, in its order.
+    """What an output is to hold, in its order."""
 
-    Attributes:
-        files: name and number of rows of each file.
-        spans: (n, 2) float64, seconds.
-        width: numbers a row.
-        embeddings: gives them in blocks (k, width) float32, from the beginning each time it is called.
-    """
-
-    files: Sequence[tuple[str, int]]
-    spans: Array
-    width: int
-    embeddings: Callable[[], Iterable[Array]]
+    files: Sequence[tuple[str, int]]  # name and number of rows
+    spans: Array  # (n, 2) float64, seconds
+    width: int  # numbers a row
+    embeddings: Callable[[], Iterable[Array]]  # in blocks (k, width) float32, from the beginning at each call
 
     def names(self) -> Iterator[str]:
         """The file of each row."""
         return itertools.chain.from_iterable(itertools.repeat(name, count) for name, count in self.files)
-
-    def placed_files(self) -> Iterator[tuple[str, int, int]]:
-        """Name, first row and number of rows of each file."""
-        first = 0
-        for name, count in self.files:
-            yield name, first, count
-            first += count
 
     def blocks(self) -> Iterator[tuple[list[str], Array, Array]]:
         """Names, embeddings and spans of up to `BLOCK` rows at a time."""
@@ -62,72 +44,15 @@ class Rows:
 
 
 def export(target: Path, form: Format, rows: Rows, settings: Mapping[str, Any]) -> None:
-    """Write an output; an older file stays as it was until the new one is complete.
-
-    Args:
-        target: see `check_output`.
-        form: its format.
-        rows: what to write.
-        settings: everything the rows depend on.
-    Raises:
-        OSError: cannot be written.
-    """
+    """Write an output with the settings it was made by; an older file stays until the new one is complete."""
     write = {Format.NPZ: _npz, Format.NPY: _npy, Format.PARQUET: _parquet, Format.CSV: _csv, Format.JSONL: _jsonl}
     with atomic(target, [sidecar(target, suffix) for suffix in (INDEX, META)]) as file:
         write[form](file, rows, settings)
     if form is Format.NPY:
-        write_index(target, rows.placed_files(), rows.spans)
+        _write_index(target, rows)
     if form in (Format.NPY, Format.CSV, Format.JSONL):
-        write_meta(target, settings)
-
-
-def write_npz(
-    path: str | os.PathLike[str],
-    *,
-    embeddings: npt.NDArray[np.float32],
-    paths: Sequence[str],
-    start: npt.ArrayLike,
-    end: npt.ArrayLike,
-    settings: Mapping[str, Any],
-) -> None:
-    """Write a table; an older file at `path` stays as it was until the new one is complete.
-
-    Args:
-        path: ends in .npz.
-        embeddings: (n, D), stored as float32.
-        paths: n names.
-        start: (n,) seconds, stored as float64.
-        end: (n,) seconds, stored as float64.
-        settings: anything that JSON can hold.
-
-    Raises:
-        ConfigError: see `check_output`; lengths that differ; settings that JSON cannot hold.
-    """
-    if parse_format(path) is not Format.NPZ:
-        raise ConfigError(f"{path}: not an npz by its name; end it in .npz")
-    target = resolve(path)
-    rows = _checked(embeddings, paths, start, end)
-    try:
-        json.dumps(dict(settings))
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"settings: {error}; use plain strings, numbers, lists and dicts") from None
-    with guarded(path):
-        export(target, Format.NPZ, rows, settings)
-
-
-def _checked(embeddings: npt.ArrayLike, paths: Sequence[str], start: npt.ArrayLike, end: npt.ArrayLike) -> Rows:
-    arrays: dict[str, Array] = {
-        "embeddings": np.asarray(embeddings, np.float32),
-        "paths": np.asarray(paths, np.str_),
-        "start": np.asarray(start, np.float64),
-        "end": np.asarray(end, np.float64),
-    }
-    shapes = {name: array.shape for name, array in arrays.items()}
-    counts = {shape[:1] for shape in shapes.values()}
-    if len(counts) > 1 or [len(shape) for shape in shapes.values()] != [2, 1, 1, 1]:
-        raise ConfigError(f"{shapes}: must be (n, D), (n,), (n,) and (n,); pass one entry a row")
-    spans, embeddings = np.stack([arrays["start"], arrays["end"]], 1), arrays["embeddings"]
-    return Rows([(str(name), 1) for name in paths], spans, embeddings.shape[1], lambda: in_blocks(embeddings))
+        with atomic(sidecar(target, META)) as file:
+            file.write(json.dumps(dict(settings), indent=2).encode() + b"\n")
 
 
 def in_blocks(array: Array) -> Iterator[Array]:
@@ -139,11 +64,11 @@ def in_blocks(array: Array) -> Iterator[Array]:
 
 
 def _npz(file: BinaryIO, rows: Rows, settings: Mapping[str, Any]) -> None:
-    longest = max((len(name) for name, count in rows.files if count), default=1)
-    count, names = len(rows.spans), np.dtype(f"<U{max(longest, 1)}")
+    longest = max((len(name) for name, _ in rows.files), default=1)
+    count, names = len(rows.spans), f"<U{longest}"
     members: list[tuple[str, Any, tuple[int, ...], Callable[[], Iterable[Array]]]] = [
         ("embeddings", "<f4", (count, rows.width), rows.embeddings),
-        ("paths", names, (count,), lambda: (np.array(block) for block in _batched(rows.names()))),
+        ("paths", names, (count,), lambda: (np.array([name]) for name in rows.names())),
         ("start", "<f8", (count,), lambda: [rows.spans[:, 0]]),
         ("end", "<f8", (count,), lambda: [rows.spans[:, 1]]),
     ]
@@ -160,37 +85,10 @@ def _npz(file: BinaryIO, rows: Rows, settings: Mapping[str, Any]) -> None:
                 np.lib.format.write_array(member, np.asarray(str(text)), allow_pickle=False)
 
 
-def _batched(names: Iterator[str]) -> Iterator[list[str]]:
-    return iter(lambda: list(itertools.islice(names, BLOCK)), [])
-
-
 def _npy(file: BinaryIO, rows: Rows, settings: Mapping[str, Any]) -> None:
     file.write(npy_header(np.dtype("<f4"), (len(rows.spans), rows.width)))
     for block in rows.embeddings():
         file.write(np.ascontiguousarray(block, "<f4").tobytes())
-
-
-def grow_npy(target: Path, rows: Iterable[tuple[int, bytes]], total: int, width: int) -> None:
-    """Put rows into an npy where they belong, without touching the others; begins it where there is none.
-
-    Args:
-        target: the npy.
-        rows: place and bytes of each.
-        total: how many it has then.
-        width: numbers a row.
-    """
-    start = len(npy_header(np.dtype("<f4"), (0, width)))
-    with open(target, "r+b" if target.exists() else "w+b") as file:
-        for place, data in rows:
-            offset = start + place * width * 4
-            if file.tell() != offset:
-                file.seek(offset)
-            file.write(data)
-        file.truncate(start + total * width * 4)
-        file.seek(0)
-        file.write(npy_header(np.dtype("<f4"), (total, width)))  # padded, so that it has one length for any total
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
@@ -260,25 +158,9 @@ def csv_field(text: str) -> str:
 # Beside the output
 
 
-def write_index(target: Path, files: Iterable[tuple[str, int, int]], spans: Array) -> None:
-    """Write the index of an npy: row, file, start and end of each row.
-
-    Args:
-        target: the npy.
-        files: name, first row and number of rows of each file.
-        spans: (n, 2) of all rows, in the order of `files`.
-    """
-    done = 0
+def _write_index(target: Path, rows: Rows) -> None:
+    """The index of an npy: row, file, start and end of each row."""
     with atomic(sidecar(target, INDEX)) as file:
         file.write(b"row,file,start,end\n")
-        for name, first, count in files:
-            field = csv_field(name)
-            times = enumerate(spans[done : done + count].tolist(), first)
-            file.write(encode(f"{row},{field},{start!r},{end!r}\n" for row, (start, end) in times))
-            done += count
-
-
-def write_meta(target: Path, settings: Mapping[str, Any]) -> None:
-    """What the rows of a format without room for it were made with, as JSON beside it."""
-    with atomic(sidecar(target, META)) as file:
-        file.write(json.dumps(dict(settings), indent=2).encode() + b"\n")
+        for row, (name, span) in enumerate(zip(rows.names(), rows.spans, strict=True)):
+            file.write(encode([f"{row},{csv_field(name)},{float(span[0])!r},{float(span[1])!r}\n"]))

@@ -18,7 +18,7 @@ from ..errors import ConfigError
 
 STDOUT = "-"
 STATE = "state.sqlite"  # in an output's folder of `state_folder`
-_LONGEST = 500  # bytes of its path: SQLite has room for 512, with what it puts behind it
+ERRORS = ".errors.jsonl"  # behind an output's name
 
 
 class Format(str, enum.Enum):
@@ -55,24 +55,16 @@ def parse_format(path: str | os.PathLike[str], given: str | None = None) -> Form
 def check_output(path: str | os.PathLike[str], given: str | None = None) -> Path:
     """Find out before the work starts, by making and removing a file beside it, that `path` can be written.
 
-    Args:
-        path: the output.
-        given: its format; None is that of the suffix.
     Returns:
         The file that would be written, links resolved.
     Raises:
-        ConfigError: see `parse_format`; a folder, a missing folder, no permission, too long a path.
+        ConfigError: see `parse_format`; a folder, a missing folder, no permission.
     """
     parse_format(path, given)
     target = resolve(path)
-    if (length := len(os.fsencode(state_folder(target) / STATE))) > _LONGEST:
-        more = length - _LONGEST
-        raise ConfigError(
-            f"{path}: {more} bytes too long for the database beside it; choose a folder with a shorter path"
-        )
+    part = part_of(target)
     with guarded(path):
-        part = part_of(target)
-        open(part, "xb").close()
+        part.touch(exist_ok=False)
         part.unlink()
     return target
 
@@ -119,26 +111,25 @@ def locked(target: Path) -> Iterator[Path]:
     import filelock
 
     folder = state_folder(target)
+    if folder.is_file():
+        told = "is a file, where a folder for what runs have finished goes; move it away, or choose another -o"
+        raise ConfigError(f"{folder}: {told}")
     folder.mkdir(exist_ok=True)
     with ExitStack() as stack:
         try:
             stack.enter_context(filelock.FileLock(folder / "lock").acquire(timeout=0))
         except filelock.Timeout:
-            told = f"{target}: another run is writing it; wait for it, or choose another -o"
-            raise ConfigError(told) from None
+            told = "another run is writing it; wait for it, or choose another -o"
+            raise ConfigError(f"{target}: {told}") from None
         try:
-            _delete_parts(target)
+            part = re.compile(re.escape(target.name) + r"(\.index\.csv|\.meta\.json|\.errors\.jsonl)?\.[0-9a-f]+\.part")
+            for path in target.parent.iterdir():
+                if part.fullmatch(path.name):
+                    path.unlink()
             yield folder
         finally:
             if set(os.listdir(folder)) <= {"lock"}:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _delete_parts(target: Path) -> None:
-    part = re.compile(re.escape(target.name) + r"(\.index\.csv|\.meta\.json|\.errors\.jsonl)?\.[0-9a-f]+\.part")
-    for path in target.parent.iterdir():
-        if part.fullmatch(path.name):
-            path.unlink()
 
 
 @contextmanager
@@ -156,10 +147,7 @@ def guarded(path: str | os.PathLike[str], kept: str = "") -> Iterator[None]:
 def atomic(target: Path, beside: Sequence[Path] = ()) -> Iterator[BinaryIO]:
     """A binary file that takes the place of `target` once it is complete and on disk.
 
-    Args:
-        target: the file.
-        beside: files that describe the old one, deleted just before: a process that ends in between leaves none that
-            describes the new one wrongly.
+    Files `beside` it describe the old one and are deleted just before, so that none describes the new one wrongly.
     """
     part = part_of(target)
     try:

@@ -1,7 +1,6 @@
-"""Many files to one output, in steps that survive whatever ends the run; joins `extract` and `writer`.
+"""Many files to one output: plan against what earlier runs have finished, embed what is left, commit each batch.
 
-What the command line does, without its terminal: plan against what earlier runs have finished, embed what is left,
-commit each batch.
+What the command line does, without its terminal; joins `extract` and `recorder`.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from ..config import EncoderConfig
 from ..errors import AudioError, ConfigError
 from ..models import checkpoint
 from ..nn.encoder import Encoder
-from .extract import ExtractConfig, Part, Source, encode_batches
-from .files import guarded, sidecar
+from .extract import ExtractConfig, Source, encode_batches
+from .files import ERRORS, guarded, sidecar
 from .recorder import Recorder, guarded_rows
 from .state import DEFAULTS, FileEntry, FileStat, State
 from .table import FORMAT_VERSION
@@ -66,39 +65,23 @@ def describe(
 
 @dataclass
 class Plan:
-    """What a run has to do.
+    """What a run has to do."""
 
-    Attributes:
-        todo: inputs to embed, an unfinished one first.
-        order: paths of all inputs, in the order of the output.
-        done: inputs that an earlier run has embedded.
-        changed: how many of `todo` an earlier run has embedded, and they are others now.
-        noted: path and note of those of `done` of which something is to be known.
-        failed: inputs that failed before the run was interrupted; not tried again.
-        kept: rows of an earlier run's files that are not among the inputs.
-        moved: finished inputs that go by another path or name now: the old path and what they are now.
-    """
-
-    todo: list[FileStat] = field(default_factory=list)
-    order: list[str] = field(default_factory=list)
-    done: list[FileStat] = field(default_factory=list)
-    changed: int = 0
-    noted: list[tuple[str, str]] = field(default_factory=list)
-    failed: list[FileEntry] = field(default_factory=list)
-    kept: list[FileEntry] = field(default_factory=list)
-    moved: list[tuple[str, FileStat]] = field(default_factory=list)
+    todo: list[FileStat] = field(default_factory=list)  # an unfinished one first
+    order: list[str] = field(default_factory=list)  # paths of all inputs
+    done: list[FileStat] = field(default_factory=list)  # embedded by an earlier run
+    changed: int = 0  # of `todo`, embedded by an earlier run, and others now
+    noted: list[tuple[str, str]] = field(default_factory=list)  # path and note of some of `done`
+    failed: list[FileEntry] = field(default_factory=list)  # before the run was interrupted; not tried again
+    kept: list[FileEntry] = field(default_factory=list)  # with rows, and no inputs any more
+    moved: list[tuple[str, FileStat]] = field(default_factory=list)  # the old path of some of `done`, and what they are
 
 
 def make_plan(output: str, files: Sequence[FoundAudio], state: State | None, *, retry: bool) -> Plan:
-    """Compare the inputs with what is finished.
+    """Compare the inputs with what earlier runs have finished; `retry` tries again what failed before.
 
-    Args:
-        output: what errors call it.
-        files: from `find_audio`.
-        state: what earlier runs have finished.
-        retry: try again what failed before.
     Raises:
-        ConfigError: a name that two inputs would share.
+        ConfigError: a name that two inputs would share in `output`.
     """
     entries = {} if state is None else state.entries
     by_name = {entry.name: entry for entry in entries.values()}
@@ -109,19 +92,21 @@ def make_plan(output: str, files: Sequence[FoundAudio], state: State | None, *, 
         entry = entries.get(found.path)
         if entry is None and (named := by_name.get(found.name)) is not None and named.moved(found):
             entry = named
-        if entry is None or not entry.unchanged(found) or (entry.error and retry):
+        changed = entry is not None and not entry.unchanged(found)
+        if entry is None or changed or (entry.error and retry):
             plan.todo.append(found)
-            plan.changed += entry is not None and not entry.unchanged(found)
+            plan.changed += changed
         elif entry.error:
             plan.failed.append(entry)
         else:
             plan.done.append(found)
             plan.noted += [(found.path, entry.note)] if entry.note else []
-            if (entry.path, entry.name) != (found.path, found.name):
+            renamed = (entry.path, entry.name) != (found.path, found.name)
+            if renamed or (entry.digest and entry.stat != found):
                 plan.moved.append((entry.path, found))
     _check_names(output, plan, entries)
-    unfinished = None if state is None else state.open
-    plan.todo.sort(key=lambda file: unfinished is None or file.path != unfinished.path)
+    unfinished = None if state is None or state.open is None else state.open.path
+    plan.todo.sort(key=lambda file: file.path != unfinished)
     return plan
 
 
@@ -132,7 +117,8 @@ def stat(file: FoundAudio) -> FileStat:
         found = os.stat(path)
     except OSError:  # said when it is read
         return FileStat(path, file.name, -1, -1)
-    return FileStat(path, file.name, found.st_size, found.st_mtime_ns)
+    inode = found.st_ino & (1 << 63) - 1  # as many bits as SQLite has
+    return FileStat(path, file.name, found.st_size, found.st_mtime_ns, found.st_ctime_ns, inode)
 
 
 def _check_names(output: str, plan: Plan, entries: Mapping[str, FileEntry]) -> None:
@@ -150,21 +136,13 @@ def _check_names(output: str, plan: Plan, entries: Mapping[str, FileEntry]) -> N
 
 @dataclass(frozen=True)
 class Step:
-    """What is done with one input's part of a batch.
-
-    Attributes:
-        file: the input.
-        seconds: of audio that were encoded.
-        entry: the input's rows, once it is finished.
-        error: why it has none.
-        notes: what was noticed while the input was read, once it is finished.
-    """
+    """What is done with one input's part of a batch; complete once it has an entry or an error."""
 
     file: FileStat
-    seconds: float
-    entry: FileEntry | None = None
-    error: AudioError | None = None
-    notes: Notes = field(default_factory=Notes)
+    seconds: float  # of audio that were encoded
+    entry: FileEntry | None
+    error: AudioError | None
+    notes: Notes
 
 
 def embed_files(
@@ -190,46 +168,35 @@ def embed_files(
     """
     skip = recorder.resume(plan.todo[0] if plan.todo else None)
     sources = (Source(file.path, skip=skip if i == 0 else 0, whole=whole) for i, file in enumerate(plan.todo))
-    reached = 0.0
+    reached = 0.0  # in the file under way
     for parts in encode_batches(sources, encoder, config):
         steps = []
-        for part in parts:
-            file = plan.todo[part.index]
-            seconds, reached = _covered(part, reached)
-            entry = None
-            with guarded_rows(recorder.target):
+        with guarded_rows(recorder.target):
+            for part in parts:
+                file, entry, seconds = plan.todo[part.index], None, 0.0
+                if len(part.spans):
+                    start, end = float(part.spans[0, 0]), float(part.spans[-1, 1])
+                    seconds, reached = end - (reached or start), end
+                if part.last:
+                    reached = 0.0
                 if part.error is None:
-                    note = part.notes.incomplete or ""
-                    entry = recorder.add(file, part.embeddings, part.spans, part.last, note)
+                    entry = recorder.add(file, part.embeddings, part.spans, part.last, part.notes.incomplete or "")
                 elif not stop:
                     recorder.fail(file, str(part.error))
-            steps.append(Step(file, seconds, entry, part.error, part.notes))
-            if part.error is not None and stop:
-                break
-        with guarded_rows(recorder.target):
+                steps.append(Step(file, seconds, entry, part.error, part.notes))
+                if part.error is not None and stop:
+                    break
             recorder.commit()
         yield from steps
         if stop and steps[-1].error is not None:
             return
 
 
-def _covered(part: Part, reached: float) -> tuple[float, float]:
-    """Seconds of audio that a part adds, and where in its file it ends."""
-    if len(part.spans) == 0:
-        return 0.0, 0.0 if part.last else reached
-    start, end = float(part.spans[0, 0]), float(part.spans[-1, 1])
-    return end - (min(reached, end) if start > 0 and reached > 0 else start), 0.0 if part.last else end
-
-
 class ErrorLog:
-    """OUT.errors.jsonl: a line for each input that failed or is incomplete; no file where none is.
-
-    Args:
-        target: the output.
-    """
+    """OUT.errors.jsonl: a line for each input that failed or is incomplete; no file where none is."""
 
     def __init__(self, target: Path) -> None:
-        self.path = sidecar(target, ".errors.jsonl")
+        self.path = sidecar(target, ERRORS)
         with guarded(self.path):
             self.path.unlink(missing_ok=True)
 

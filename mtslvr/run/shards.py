@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,11 +27,8 @@ _REMEDY = "give i/n with i from 1 to n, such as 2/8, or slurm inside a Slurm job
 
 @dataclass(frozen=True)
 class Shard:
-    """One part of n.
+    """Part `index` of `count`, counted from 1.
 
-    Attributes:
-        index: from 1 to `count`.
-        count: of parts.
     Raises:
         ConfigError: outside that range.
     """
@@ -44,17 +41,16 @@ class Shard:
             raise ConfigError(f"shard {self.index}/{self.count}: no such part; {_REMEDY}")
 
     @classmethod
-    def parse(cls, text: str, environment: Mapping[str, str] | None = None) -> Shard:
+    def parse(cls, text: str) -> Shard:
         """The part that "i/n" or "slurm" names.
 
         Args:
             text: "slurm" is the task of an array job, or where there is no array, of a step started by srun.
-            environment: None is that of the process.
         Raises:
             ConfigError: anything else, a part outside 1 to n, variables of Slurm that are missing or leave holes.
         """
         if text == SLURM:
-            return _from_slurm(os.environ if environment is None else environment)
+            return _from_slurm()
         match = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
         if match is None:
             raise ConfigError(f"shard {text!r}: not a part; {_REMEDY}")
@@ -68,12 +64,8 @@ class Shard:
         return list(items[self.index - 1 :: self.count])
 
     def place(self, position: int) -> int:
-        """Where an item of this part is among all."""
+        """Where item `position` of this part is among all."""
         return self.index - 1 + position * self.count
-
-    def size(self, total: int) -> int:
-        """How many of `total` items are in this part."""
-        return len(range(self.index - 1, total, self.count))
 
     def output(self, path: str) -> str:
         """The output of this part, beside that of all: out.npz to out-00002-of-00008.npz."""
@@ -81,11 +73,7 @@ class Shard:
         return str(whole.with_name(f"{whole.stem}-{self.index:05}-of-{self.count:05}{whole.suffix}"))
 
     def describe(self, names: Sequence[str]) -> dict[str, Any]:
-        """What goes to the settings of an output, so that parts of other lists of files are told apart.
-
-        Args:
-            names: of all files, in their order.
-        """
+        """What goes to the settings of an output, so that parts of other lists of names are told apart."""
         digest = hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape")).hexdigest()
         return {"index": self.index, "count": self.count, "files": len(names), "names_sha256": digest}
 
@@ -116,23 +104,21 @@ def part_outputs(path: str | os.PathLike[str]) -> list[Path]:
     return sorted(found for found in folder.iterdir() if name.fullmatch(found.name)) if folder.is_dir() else []
 
 
-def _from_slurm(environment: Mapping[str, str]) -> Shard:
-    if "SLURM_ARRAY_TASK_ID" in environment:
-        return _from_array(environment)
-    if "SLURM_PROCID" in environment:
-        rank, count = (_number(environment, name) for name in ("SLURM_PROCID", "SLURM_NTASKS"))
-        return Shard(rank + 1, count)
+def _from_slurm() -> Shard:
+    if "SLURM_ARRAY_TASK_ID" in os.environ:
+        return _from_array()
+    if "SLURM_PROCID" in os.environ:
+        return Shard(_number("SLURM_PROCID") + 1, _number("SLURM_NTASKS"))
     raise ConfigError(
         "shard 'slurm': neither SLURM_ARRAY_TASK_ID nor SLURM_PROCID is set; start it with sbatch --array or srun, or "
         "give i/n"
     )
 
 
-def _from_array(environment: Mapping[str, str]) -> Shard:
-    names = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT")
-    task, first, count = (_number(environment, name) for name in names)
-    step = _number(environment, "SLURM_ARRAY_TASK_STEP", 1)
-    last = _number(environment, "SLURM_ARRAY_TASK_MAX", first + (count - 1) * step)
+def _from_array() -> Shard:
+    task, first, count = (_number(f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "MIN", "COUNT"))
+    step = _number("SLURM_ARRAY_TASK_STEP", 1)
+    last = _number("SLURM_ARRAY_TASK_MAX", first + (count - 1) * step)
     index, rest = divmod(task - first, max(step, 1))
     if rest or not first <= task <= last or last != first + (count - 1) * step:
         told = f"task {task} of {count} from {first} to {last} in steps of {step}"
@@ -147,8 +133,8 @@ def _from_array(environment: Mapping[str, str]) -> Shard:
     return Shard(index + 1, count)
 
 
-def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
-    text = environment.get(name)
+def _number(name: str, default: int | None = None) -> int:
+    text = os.environ.get(name)
     if text is None and default is not None:
         return default
     if text is None or not re.fullmatch(r"-?[0-9]+", text):

@@ -1,4 +1,4 @@
-"""What is finished of an output, and whether a new run may go on from there; next: `store`."""
+"""What earlier runs left of an output, and whether a new one may go on from there; next: `store`."""
 
 from __future__ import annotations
 
@@ -23,77 +23,53 @@ _PIECES, _PIECE = 4096, 2048  # of the content of a larger one, and bytes of eac
 
 @dataclass(frozen=True)
 class FileStat:
-    """One input as it was when a run planned it.
+    """One input as it was when a run planned it."""
 
-    Attributes:
-        path: absolute.
-        name: what it goes by in the output.
-        size: bytes.
-        mtime_ns: of its last change.
-    """
-
-    path: str
-    name: str
+    path: str  # absolute
+    name: str  # what it goes by in the output
     size: int
     mtime_ns: int
-
-    def unchanged(self, other: FileStat) -> bool:
-        """Whether both are the same content, as far as size and time of change tell."""
-        return (self.size, self.mtime_ns) == (other.size, other.mtime_ns)
-
-    @property
-    def base(self) -> dict[str, Any]:
-        """The four fields, of a subclass as well."""
-        return {"path": self.path, "name": self.name, "size": self.size, "mtime_ns": self.mtime_ns}
+    ctime_ns: int = 0
+    inode: int = 0
 
 
 @dataclass(frozen=True)
 class FileEntry(FileStat):
-    """An input that was taken up: finished, or the one that is unfinished.
+    """An input that was taken up: finished, or the one that is unfinished."""
 
-    Attributes:
-        id: in the store; 0 where it has none.
-        first: its first row in the output, once that is known.
-        rows: how many; of an unfinished input, how many windows are stored.
-        seconds: of audio.
-        error: empty, or why there are no rows.
-        note: empty, or what is to be known of the rows.
-        digest: see `content_digest`; empty where it is not known.
-    """
+    id: int = 0  # in the store
+    rows: int = 0  # of an unfinished input, windows that are stored
+    seconds: float = 0.0  # of audio
+    error: str = ""  # why there are no rows
+    note: str = ""  # what is to be known of the rows
+    digest: bytes = b""  # see `content_digest`; empty where it is not known
+    finished: bool = True
 
-    id: int = 0
-    first: int = 0
-    rows: int = 0
-    seconds: float = 0.0
-    error: str = ""
-    note: str = ""
-    digest: bytes = b""
+    @property
+    def stat(self) -> FileStat:
+        """The input as it was."""
+        return FileStat(self.path, self.name, self.size, self.mtime_ns, self.ctime_ns, self.inode)
+
+    def unchanged(self, found: FileStat) -> bool:
+        """Whether the input has the same content now; where only the file system knows of a change, by its digest."""
+        if (self.size, self.mtime_ns) != (found.size, found.mtime_ns):
+            return False
+        same_file = (self.ctime_ns, self.inode) == (found.ctime_ns, found.inode)
+        return same_file or not self.digest or self.digest == content_digest(found.path)
 
     def moved(self, found: FileStat) -> bool:
         """Whether this input now lies at another path: gone from the old one, and of the same content at the new."""
-        same = self.digest and not self.error and self.unchanged(found) and not os.path.lexists(self.path)
-        return bool(same) and self.digest == content_digest(found.path)
+        return bool(self.digest) and not os.path.lexists(self.path) and self.unchanged(found)
 
 
 @dataclass
 class State:
-    """What earlier runs left.
+    """What earlier runs left."""
 
-    Attributes:
-        settings: those of the output, its format among them.
-        entries: finished inputs by path, in the order in which they finished.
-        open: the unfinished input.
-        total: rows of an npy, those of files that have others now included.
-        complete: None, or the size of the output in bytes.
-        last_id: of any input in the store.
-    """
-
-    settings: dict[str, Any]
-    entries: dict[str, FileEntry] = field(default_factory=dict)
-    open: FileEntry | None = None
-    total: int = 0
-    complete: int | None = None
-    last_id: int = 0
+    settings: dict[str, Any]  # of the output, its format among them
+    entries: dict[str, FileEntry] = field(default_factory=dict)  # finished inputs by path, as they finished
+    open: FileEntry | None = None  # the unfinished input
+    complete: int | None = None  # the size of the output in bytes once all is in it
 
 
 def content_digest(path: str) -> bytes:
@@ -115,10 +91,8 @@ def content_digest(path: str) -> bytes:
 
 
 def read_journal(folder: Path) -> State | None:
-    """What a run of mtslvr 0.2 left beside its output.
+    """What a run of mtslvr 0.2 left beside its output; None where there is no such thing.
 
-    Returns:
-        None where there is no such thing.
     Raises:
         ConfigError: it did not come to its end.
     """
@@ -127,10 +101,9 @@ def read_journal(folder: Path) -> State | None:
         return None
     try:
         head, *lines = map(json.loads, path.read_bytes().splitlines())
-        entries = [FileEntry(**values) for line in lines for values in line.get("files", ())]
-        (total,) = [line["commit"][1] for line in lines if "commit" in line]
-        complete = int(lines[-1]["complete"])
-        return State(head["settings"], {entry.path: entry for entry in entries}, None, total, complete)
+        files = [values for line in lines for values in line.get("files", ())]
+        entries = {values["path"]: FileEntry(**{k: v for k, v in values.items() if k != "first"}) for values in files}
+        return State(head["settings"], entries, None, int(lines[-1]["complete"]))
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
         remedy = "finish it with pip install mtslvr==0.2.0, or start anew with --overwrite"
         raise ConfigError(f"{path}: of a run of mtslvr 0.2 that was not finished; {remedy}") from None
@@ -149,19 +122,6 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], word: str = "now
     return different
 
 
-def check_settings(output: str | os.PathLike[str], old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Refuse to add rows to an output that was made otherwise.
-
-    Raises:
-        ConfigError: names each setting that differs with both values.
-    """
-    if different := differences(old, new):
-        raise ConfigError(
-            f"{output}: begun with {'; '.join(different)}. Go on with the same, choose another -o, or start anew "
-            "with --overwrite"
-        )
-
-
 def _encoder(settings: Mapping[str, Any]) -> Any:
     """The encoder's config, with defaults for what an earlier version did not know."""
     try:
@@ -176,17 +136,23 @@ def check_earlier(target: Path, state: State | None, settings: Mapping[str, Any]
     Raises:
         ConfigError: not made by a run with these settings, or changed since.
     """
+    size = target.stat().st_size if target.exists() else None
     if state is None:
-        if target.exists():
+        if size is not None:
             raise ConfigError(
                 f"{target}: exists, and no journal beside it says how it was made; choose another -o, or replace it "
                 "with --overwrite"
             )
         return
-    if state.complete is None or target.exists():
-        check_settings(target, state.settings, settings)
-    if state.complete is not None and target.exists() and target.stat().st_size != state.complete:
+    if state.complete is not None and size is None:
+        return
+    if different := differences(state.settings, settings):
         raise ConfigError(
-            f"{target}: {target.stat().st_size} bytes, and {state.complete} when its run ended; choose another -o, or "
-            "start anew with --overwrite"
+            f"{target}: begun with {'; '.join(different)}. Go on with the same, choose another -o, or start anew "
+            "with --overwrite"
+        )
+    if state.complete not in (None, size):
+        raise ConfigError(
+            f"{target}: {size} bytes, and {state.complete} when its run ended; choose another -o, or start anew with "
+            "--overwrite"
         )

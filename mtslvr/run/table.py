@@ -7,16 +7,20 @@ import json
 import os
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import ConfigError
 from .files import Format, sidecar
+
+if TYPE_CHECKING:
+    import pandas
+    import polars
 
 FORMAT_VERSION = 1
 KEYS = ("embeddings", "paths", "start", "end", "settings")
@@ -41,17 +45,52 @@ class EmbeddingTable:
     end: npt.NDArray[np.float64]
     settings: dict[str, Any]
 
+    def to_pandas(self) -> pandas.DataFrame:
+        """The rows as a frame of D columns, indexed by file, start and end as audinterface does: times are Timedelta.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise ConfigError("to_pandas needs pandas; pip install pandas") from None
+        times = (pandas.to_timedelta(column, unit="s") for column in (self.start, self.end))
+        index = pandas.MultiIndex.from_arrays([list(map(as_utf8, self.paths)), *times], names=["file", "start", "end"])
+        return pandas.DataFrame(np.asarray(self.embeddings), index)
+
+    def to_polars(self) -> polars.DataFrame:
+        """The rows as a frame of file, start and end in seconds, and embedding, an array of D numbers.
+
+        Raises:
+            ConfigError: Polars is not installed.
+        """
+        try:
+            import polars
+        except ImportError:
+            raise ConfigError("to_polars needs Polars; pip install polars") from None
+        times = {"start": np.asarray(self.start), "end": np.asarray(self.end)}
+        columns = {"file": list(map(as_utf8, self.paths)), **times, "embedding": np.asarray(self.embeddings)}
+        kind = polars.Array(polars.Float32, self.embeddings.shape[1])
+        schema: dict[str, Any] = {
+            "file": polars.String,
+            "start": polars.Float64,
+            "end": polars.Float64,
+            "embedding": kind,
+        }
+        return polars.DataFrame(columns, schema)
+
 
 def read_table(path: str | os.PathLike[str]) -> EmbeddingTable:
     """Read an output of mtslvr-embed, whatever its format; an npy is mapped, the others are read into memory.
 
     Args:
-        path: .npz, .npy, .parquet, .csv or .jsonl; those of an npy lie beside it.
-    Returns:
-        Embeddings, names and times of all rows.
+        path: .npz, .npy, .parquet, .csv or .jsonl, with what lies beside it.
     Raises:
         ConfigError: missing, not such a file, or of a later version.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ConfigError(f"type {type(path).__name__}: pass the path of an output of mtslvr-embed")
     file = Path(path)
     try:
         table = {
@@ -67,7 +106,8 @@ def read_table(path: str | os.PathLike[str]) -> EmbeddingTable:
     except ConfigError:
         raise
     except _UNREADABLE as error:
-        raise ConfigError(f"{path}: not embeddings ({_said(error)}); write them with mtslvr-embed") from error
+        said = f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        raise ConfigError(f"{path}: not embeddings ({said}); write them with mtslvr-embed") from error
     version = table.settings.get("format_version", 0)
     if not isinstance(version, int) or version > FORMAT_VERSION:
         by = f"written by mtslvr {table.settings.get('mtslvr', '?')} in format {version}"
@@ -75,26 +115,9 @@ def read_table(path: str | os.PathLike[str]) -> EmbeddingTable:
     return table
 
 
-def read_npz(path: str | os.PathLike[str]) -> EmbeddingTable:
-    """Read the table that `write_npz` wrote.
-
-    Raises:
-        ConfigError: missing, not such a file, or a key of it missing.
-    """
-    try:
-        return _read_npz(Path(path))
-    except _UNREADABLE as error:
-        remedy = "write one with mtslvr-embed"
-        raise ConfigError(f"{path}: not an npz of embeddings ({error}); {remedy}") from error
-
-
 _UNREADABLE = (
     OSError, EOFError, KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration, zipfile.BadZipFile
 )  # fmt: skip
-
-
-def _said(error: Exception) -> str:
-    return f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
 
 
 def _sniff(path: Path) -> Format:
@@ -150,25 +173,24 @@ def _read_parquet(path: Path) -> EmbeddingTable:
 
 
 def _read_csv(path: Path) -> EmbeddingTable:
-    records = _csv_rows(path, ["file", "start", "end", "e0"])
-    return _stacked(path, ((name, start, end, np.array(row, np.float64)) for name, start, end, *row in records))
+    return _from_text(path, _csv_rows(path, ["file", "start", "end", "e0"]))
 
 
 def _read_jsonl(path: Path) -> EmbeddingTable:
     with open(path, encoding="utf-8") as file:
         records = map(json.loads, file)
-        return _stacked(path, ((each["file"], each["start"], each["end"], each["embedding"]) for each in records))
+        return _from_text(path, ((each["file"], each["start"], each["end"], *each["embedding"]) for each in records))
 
 
-def _stacked(path: Path, records: Iterable[tuple[str, Any, Any, Any]]) -> EmbeddingTable:
+def _from_text(path: Path, records: Iterable[Sequence[Any]]) -> EmbeddingTable:
     """A table of name, start, end and numbers of each row; without rows, its width is not known."""
-    names, spans, rows = [], [], []
-    for name, start, end, row in records:
+    names, spans, rows = [], [], [np.empty((0, 0), np.float32)]
+    for name, start, end, *row in records:
         names.append(name)
         spans.append((float(start), float(end)))
-        rows.append(np.array(row, np.float32))
+        rows.append(np.array(row, np.float64).astype(np.float32))
     times = np.array(spans, np.float64).reshape(-1, 2)
-    embeddings = np.stack(rows) if rows else np.empty((0, 0), np.float32)
+    embeddings = np.stack(rows[1:]) if names else rows[0]
     return EmbeddingTable(embeddings, tuple(names), times[:, 0], times[:, 1], _read_meta(path))
 
 

@@ -1,21 +1,21 @@
-"""`mtslvr classify` from examples and recordings to labels, with a small model and tones as calls."""
+"""`mtslvr classify` from examples and recordings to labels, with tones as calls."""
 
 import csv
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 import soundfile
-import torch
 from click.testing import CliRunner
 
-import mtslvr
 from mtslvr.classify import Classifier, read_labels
 from mtslvr.cli.main import main
-from mtslvr.models import checkpoint
-from mtslvr.run import extract
-from mtslvr.run.export import write_npz
 from mtslvr.run.table import read_table
 
 RATE = 16_000
@@ -36,16 +36,14 @@ def run(*arguments):
 
 
 def rows(path):
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
         return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A model, three clips each of two tones and of noise, and two recordings with a tone at known times."""
+    """Three clips each of two tones and of noise, and two recordings with a tone at known times."""
     root = tmp_path_factory.mktemp("classify")
-    torch.manual_seed(0)
-    checkpoint.save(mtslvr.Encoder(mtslvr.EncoderConfig(window_seconds=0.5)), root / "model")
     for name in ("low", "high", "background"):
         (root / "examples" / name).mkdir(parents=True)
         for seed in range(3):
@@ -64,11 +62,18 @@ def done(made):
     """The same after one call, which wrote everything there is."""
     pytest.importorskip("matplotlib")
     result = run(
-        made / "examples", made / "nights", "-o", made / "labels.csv", "--model", made / "model",
+        made / "examples", made / "nights", "-o", made / "labels.csv",
         "--save", made / "tones.mtslvr", "--suggest", 3, "--report", made / "page.html",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     return made, result
+
+
+@pytest.fixture
+def again(done):
+    """Labels by the kept classifier of the kept embeddings."""
+    root, _ = done
+    return lambda *arguments: run(root / "tones.mtslvr", root / "labels.csv.embeddings.npy", *arguments)
 
 
 def test_calls_are_found_where_they_are(done):
@@ -82,87 +87,91 @@ def test_calls_are_found_where_they_are(done):
     assert "<- chosen" in result.stderr and "scores: calibrated on 9 examples" in result.stderr
 
 
-def test_nothing_is_embedded_again(done, tmp_path, monkeypatch):
+def test_the_next_call_embeds_nothing_again(done, again, tmp_path):
     root, _ = done
-    shutil.copytree(root, tmp_path / "again")
-    here, computed, encode = tmp_path / "again", [], extract._encode
-    monkeypatch.setattr(extract, "_encode", lambda e, w, c: computed.append(len(w)) or encode(e, w, c))
     stored = ["--embeddings", root / "labels.csv.embeddings.npy"]
-    result = run(root / "tones.mtslvr", root / "nights", "-o", here / "x.jsonl", "--threshold", 0.9, *stored)
-    assert result.exit_code == 0 and computed == [], result.output
-    assert all(json.loads(line)["score"] >= 0.9 for line in (here / "x.jsonl").read_text().splitlines())
-    table = run(root / "tones.mtslvr", root / "labels.csv.embeddings.npy", "-o", here / "y.csv", "-q")
-    assert table.exit_code == 0 and computed == [] and table.output == ""
-    assert rows(here / "y.csv") == rows(root / "labels.csv")
+    result = run(root / "tones.mtslvr", root / "nights", "-o", tmp_path / "x.jsonl", "--threshold", 0.9, *stored)
+    assert result.exit_code == 0 and "0 files embedded, 2 already there" in result.stderr, result.output
+    assert all(json.loads(line)["score"] >= 0.9 for line in (tmp_path / "x.jsonl").read_text().splitlines())
+    table = again("-o", tmp_path / "y.csv", "-q")
+    assert table.exit_code == 0 and table.output == ""
+    assert rows(tmp_path / "y.csv") == rows(root / "labels.csv")
 
 
-def test_suggestions_are_clips_named_by_recording_time_and_guess(done):
+def test_suggestions_are_clips_named_by_recording_time_and_guess(done, tmp_path):
     root, _ = done
     clips = sorted((root / "labels.csv.suggestions").iterdir())
     assert len(clips) == 3 and {clip.name.split("@")[0] for clip in clips} == {"one", "deep_two"}
     assert all(soundfile.info(clip).duration == pytest.approx(0.5) for clip in clips)
-    assert clips[0].name.split("_")[-1].endswith(".wav")
+    shutil.copytree(root / "examples", tmp_path / "examples")
+    for clip in clips:
+        shutil.copy(clip, tmp_path / "examples" / "background")
+    figures = Classifier.fit(tmp_path / "examples").figures
+    assert figures["classes"]["background"] == 6 and figures["recordings"] == 11  # clips of one recording are known
 
 
-def test_suggestions_that_nobody_has_moved_yet_are_not_mixed_with_new_ones(done, tmp_path):
+def test_suggestions_that_nobody_has_moved_yet_are_not_mixed_with_new_ones(done, again, tmp_path):
     root, _ = done
-    command = [root / "tones.mtslvr", root / "labels.csv.embeddings.npy", "-o", tmp_path / "x.csv", "--suggest", 1]
-    result = run(*command, "--suggest-to", root / "labels.csv.suggestions")
+    command = ["-o", tmp_path / "x.csv", "--suggest", 1]
+    result = again(*command, "--suggest-to", root / "labels.csv.suggestions")
     assert result.exit_code == 2 and "labels.csv.suggestions: has clips already" in result.output
     assert list(tmp_path.iterdir()) == []
-    result = run(*command)
+    result = again(*command)
     assert result.exit_code == 0, result.output
     assert "window: 0.5 s (as the recordings are embedded), hop: 0.25 s (as the recordings" in result.stderr
 
 
-def test_clips_of_one_recording_stay_together_in_the_cross_validation(done, tmp_path):
+def test_recordings_that_have_moved_are_found_with_audio(done, tmp_path):
     root, _ = done
-    shutil.copytree(root / "examples", tmp_path / "examples")
-    for clip in (root / "labels.csv.suggestions").iterdir():
-        shutil.copy(clip, tmp_path / "examples" / "background")
-    made = Classifier.fit(tmp_path / "examples", model=root / "model")
-    assert made.figures["classes"]["background"] == 6 and made.figures["recordings"] == 11
+    for name in (
+        "labels.csv.embeddings.npy",
+        "labels.csv.embeddings.npy.index.csv",
+        "labels.csv.embeddings.npy.meta.json",
+    ):
+        shutil.copy(root / name, tmp_path)
+    command = [root / "tones.mtslvr", tmp_path / "labels.csv.embeddings.npy", "-o", tmp_path / "x.csv", "--suggest", 1]
+    result = run(*command)
+    assert result.exit_code == 2 and "not there any more; say with --audio" in result.output
+    assert rows(tmp_path / "x.csv") == rows(root / "labels.csv")  # nothing that was found is lost
+    assert run(*command, "--audio", root / "nights").exit_code == 0
+    wrong = run(root / "tones.mtslvr", root / "nights", "-o", tmp_path / "x.csv", "--audio", root / "nights")
+    assert wrong.exit_code == 2 and "is for an embeddings file" in wrong.output
+    wrong = run(*command, "--suggest-to", tmp_path / "more", "--embeddings", tmp_path / "y.npy")
+    assert wrong.exit_code == 2 and "is for audio; the embeddings of RECORDINGS are there" in wrong.output
 
 
 def test_the_page_stands_alone_with_pictures_and_sounds(done):
     page = (done[0] / "page.html").read_text(encoding="utf-8")
     assert 'src="http' not in page and "data:audio/wav;base64," in page and "data:image/jpeg;base64," in page
     assert "What examples are taken for" in page and "Least certain hits" in page
+    assert "windows of 0.5 s every 0.25 s, model parallel-simclr" in page
     assert 'name="viewport"' in page
 
 
-def test_tracks_and_selection_tables_a_recording_are_read_again(done, tmp_path):
-    root, _ = done
-    shutil.copytree(root / "nights", tmp_path / "nights")
-    table = root / "labels.csv.embeddings.npy"
+def test_tracks_and_selection_tables_a_recording_are_read_again(done, again, tmp_path):
+    shutil.copytree(done[0] / "nights", tmp_path / "nights")
     for form, suffix in (("audacity", ".txt"), ("raven", ".Table.1.selections.txt")):
-        assert run(root / "tones.mtslvr", table, "-o", tmp_path / "nights", "--format", form).exit_code == 0
+        assert again("-o", tmp_path / "nights", "--format", form).exit_code == 0
         [label, *_] = read_labels(tmp_path / "nights" / "deep" / f"two{suffix}")
         assert label.file.endswith("two.flac") and label.label == "high"
     one = tmp_path / "all.txt"
-    assert run(root / "tones.mtslvr", table, "-o", one, "--format", "raven").exit_code == 0
+    assert again("-o", one, "--format", "raven").exit_code == 0
     assert {line.split("\t")[8] for line in one.read_text().splitlines()[1:]} == {"one.wav", "two.flac"}
-    refused = run(root / "tones.mtslvr", table, "-o", one, "--format", "audacity")
-    assert refused.exit_code == 2 and "a label track is of one recording, and there are 2" in refused.output
 
 
-def test_parquet_holds_the_same(done, tmp_path):
+def test_parquet_holds_the_same(done, again, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
-    root, _ = done
-    result = run(root / "tones.mtslvr", root / "labels.csv.embeddings.npy", "-o", tmp_path / "x.parquet")
+    result = again("-o", tmp_path / "x.parquet")
     assert result.exit_code == 0, result.output
-    found = parquet.read_table(tmp_path / "x.parquet").to_pylist()
-    assert [row["label"] for row in found] == [row["label"] for row in rows(root / "labels.csv")]
-    assert found[0]["start"] == float(rows(root / "labels.csv")[0]["start"])
+    found, expected = parquet.read_table(tmp_path / "x.parquet").to_pylist(), rows(done[0] / "labels.csv")
+    assert [(row["label"], row["start"]) for row in found] == [(x["label"], float(x["start"])) for x in expected]
 
 
-def test_per_file_gives_each_recording_a_row(done, tmp_path):
-    root, _ = done
-    out = tmp_path / "files.csv"
-    result = run(root / "tones.mtslvr", root / "labels.csv.embeddings.npy", "-o", out, "--per-file", "--top-k", 2)
+def test_per_file_gives_each_recording_a_row(again, tmp_path):
+    result = again("-o", tmp_path / "files.csv", "--per-file", "--top-k", 2)
     assert result.exit_code == 0, result.output
     assert "2 rows, one a recording" in result.stderr and "events" not in result.stderr
-    found = {row["file"]: row for row in rows(out)}
+    found = {row["file"]: row for row in rows(tmp_path / "files.csv")}
     assert list(next(iter(found.values()))) == ["file", "start", "end", "label", "score", "label_2", "score_2"]
     assert found["one.wav"]["label"] == "low" and found["deep/two.flac"]["label"] == "high"
 
@@ -171,24 +180,77 @@ def test_a_broken_recording_costs_its_own_labels_only(done, tmp_path):
     root, _ = done
     shutil.copytree(root / "nights", tmp_path / "nights")
     (tmp_path / "nights" / "broken.wav").write_bytes(b"no audio")
-    result = run(root / "tones.mtslvr", tmp_path / "nights", "-o", tmp_path / "labels.csv")
+    command = [root / "tones.mtslvr", tmp_path / "nights", "-o", tmp_path / "labels.csv"]
+    result = run(*command)
     assert result.exit_code == 1 and "1 of 3 inputs failed" in result.output
     assert {row["file"] for row in rows(tmp_path / "labels.csv")} >= {"one.wav", "deep/two.flac"}
     assert len(read_table(tmp_path / "labels.csv.embeddings.npy").paths) > 0
 
 
-def test_a_table_of_labels_is_examples_and_without_recordings_the_classifier_is_kept(done, tmp_path):
+def test_labels_of_an_earlier_call_outlive_one_that_fails(done, tmp_path):
+    (tmp_path / "labels.csv").write_text("file,start,end,label,score\n")
+    (tmp_path / "broken.wav").write_bytes(b"no audio")
+    result = run(done[0] / "tones.mtslvr", tmp_path / "broken.wav", "-o", tmp_path / "labels.csv")
+    assert result.exit_code == 1 and "1 of 1 input failed" in result.output
+    assert (tmp_path / "labels.csv").read_text() == "file,start,end,label,score\n"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_an_interrupted_call_goes_on(done, tmp_path):
     root, _ = done
-    lines = [
-        f"{root / 'nights' / 'one.wav'},{a},{a + 0.5},{x}"
-        for a, x in ((1, "call"), (2, "background"), (3, "background"))
-    ]
-    (tmp_path / "labels.csv").write_text("file,start,end,label\n" + "\n".join(lines) + "\n")
-    result = run(tmp_path / "labels.csv", "--save", tmp_path / "x.mtslvr", "--model", root / "model")
+    (tmp_path / "nights").mkdir()
+    for seed in range(60):
+        soundfile.write(tmp_path / "nights" / f"{seed}.wav", noise(20, seed), RATE)
+    command = [sys.executable, "-m", "mtslvr.cli.main", "classify", str(root / "tones.mtslvr"), "nights", "-o", "x.csv"]
+    process = subprocess.Popen([*command, "--hop", "0.25"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "x.csv.embeddings.npy").exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command goes on from there" in told
+    assert not (tmp_path / "x.csv").exists()
+    for path in sorted((tmp_path / "nights").iterdir())[2:]:
+        path.unlink()
+    ended = subprocess.run([*command, "--hop", "0.25"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0 and "already there" in ended.stderr, ended.stderr
+    assert (tmp_path / "x.csv").read_text().startswith("file,start,end,label,score")
+
+
+def test_a_table_of_labels_is_examples_and_without_recordings_the_classifier_is_kept(made, tmp_path):
+    night = made / "nights" / "one.wav"
+    lines = [f"{night},{a},{a + 0.5},{x}\n" for a, x in ((1, "call"), (2, "background"), (3, "background"))]
+    (tmp_path / "labels.csv").write_text("file,start,end,label\n" + "".join(lines))
+    result = run(tmp_path / "labels.csv", "--save", tmp_path / "x.mtslvr")
     assert result.exit_code == 0, result.output
     made = Classifier.load(tmp_path / "x.mtslvr")
     assert made.classes == ("call", "background") and "nothing can be measured" in made.figures["reason"]
     assert "not calibrated" in result.stderr
+
+
+@pytest.mark.parametrize("form", ["labels.csv", "audacity", "raven"])
+def test_labels_of_one_call_are_examples_of_the_next(done, again, tmp_path, form):
+    root, _ = done
+    out, options = (tmp_path / form, []) if form.endswith(".csv") else (tmp_path / "tracks", ["--format", form])
+    assert again("-o", out, *options).exit_code == 0
+    if out.is_dir():  # the track of a recording where nothing was found
+        (out / "none.txt").touch()
+    result = run(out, root / "labels.csv.embeddings.npy", "-o", tmp_path / "again.csv")
+    assert result.exit_code == 0, result.output
+    assert {row["label"] for row in rows(tmp_path / "again.csv")} == {"low", "high"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names of any bytes")
+def test_labels_of_a_recording_whose_name_is_not_utf8_are_examples(done, tmp_path):
+    root, _ = done
+    name = os.fsdecode(b"k\xe4uzchen.wav")
+    shutil.copy(root / "nights" / "one.wav", tmp_path / name)
+    assert run(root / "tones.mtslvr", tmp_path / name, "-o", tmp_path / "labels.csv").exit_code == 0
+    [label, *_] = read_labels(tmp_path / "labels.csv")
+    assert label.file == str(tmp_path / name) and label.label == "low"
+
+
+# Examples
 
 
 @pytest.mark.parametrize("silent_example", [True, False])
@@ -197,49 +259,42 @@ def test_silence_is_none_of_the_classes(made, tmp_path, silent_example):
     if silent_example:
         soundfile.write(tmp_path / "examples" / "background" / "silence.wav", np.zeros(RATE), RATE)
     soundfile.write(tmp_path / "silence.wav", np.full(2 * RATE, 0.1), RATE)
-    Classifier.fit(tmp_path / "examples", model=made / "model").save(tmp_path / "x.mtslvr")
+    Classifier.fit(tmp_path / "examples").save(tmp_path / "x.mtslvr")
     classifier = Classifier.load(tmp_path / "x.mtslvr")
     files = [tmp_path / "silence.wav", made / "nights" / "one.wav"]
     assert classifier.predict(files, threshold=0.01)[0] is None
     assert classifier.predict(files) == [None, "low"]
 
 
+def test_silence_is_none_of_the_classes_of_stored_embeddings(done, tmp_path):
+    table = read_table(done[0] / "labels.csv.embeddings.npy")
+    labels = ["low" if start < 2 else "high" for start in table.start]
+    soundfile.write(tmp_path / "silence.wav", np.zeros(2 * RATE), RATE)
+    assert Classifier.fit(table, labels).predict([tmp_path / "silence.wav"], threshold=0.01) == [None]
+
+
 def test_a_file_beside_class_folders_that_is_no_table_is_passed_over(made, tmp_path):
     shutil.copytree(made / "examples", tmp_path / "examples")
     (tmp_path / "examples" / "notes.txt").write_text("Recorded by the lake.\n")
-    result = run(tmp_path / "examples", "--save", tmp_path / "x.mtslvr", "--model", made / "model")
+    result = run(tmp_path / "examples", "--save", tmp_path / "x.mtslvr")
     assert result.exit_code == 0, result.output
-    assert "warning: passed over: " in result.stderr and "notes.txt: no column for" in result.stderr
+    assert "warning: passed over: " in result.stderr and "notes.txt: its columns are" in result.stderr
 
 
-def test_a_short_tail_of_a_long_example_is_no_example(made, tmp_path):
+def test_a_short_tail_of_a_long_example_is_no_example(tmp_path):
     for name, seconds in (("low", 1.1), ("high", 0.3)):
         (tmp_path / "examples" / name).mkdir(parents=True)
         soundfile.write(tmp_path / "examples" / name / "a.wav", tone(HERTZ[name], seconds, 0), RATE)
-    fit = {"model": made / "model", "window_seconds": 0.5}
-    _, examples, _ = Classifier.choose(tmp_path / "examples", **fit)
-    assert examples.labels.count("low") == 3 and examples.labels.count("high") == 1
-    _, examples, _ = Classifier.choose(tmp_path / "examples", hop_seconds=0.4, **fit)
-    assert examples.labels.count("low") == 2  # 0 to 0.5 and 0.4 to 0.9 s, 0.8 to 1.1 having 0.2 s that are new
+    made = Classifier.fit(tmp_path / "examples", window_seconds=0.5)
+    assert len(made.examples) == 3 + 1
+    made = Classifier.fit(tmp_path / "examples", window_seconds=0.5, hop_seconds=0.4)
+    assert len(made.examples) == 2 + 1  # 0 to 0.5 and 0.4 to 0.9 s, 0.8 to 1.1 having 0.2 s that are new
 
 
 def test_a_file_has_the_class_that_any_window_has_though_most_are_background(made):
-    classifier = Classifier.fit(made / "examples", model=made / "model")
+    classifier = Classifier.fit(made / "examples")
     files = [made / "nights" / "one.wav", made / "nights" / "deep" / "two.flac", made / "examples/background/0.wav"]
     assert classifier.predict(files) == ["low", "high", None]
-
-
-@pytest.mark.parametrize("form", ["labels.csv", "audacity", "raven"])
-def test_labels_of_one_call_are_examples_of_the_next(done, tmp_path, form):
-    root, _ = done
-    out, options = (tmp_path / form, []) if form.endswith(".csv") else (tmp_path / "tracks", ["--format", form])
-    assert run(root / "tones.mtslvr", root / "labels.csv.embeddings.npy", "-o", out, *options).exit_code == 0
-    if out.is_dir():  # the track of a recording where nothing was found
-        (out / "none.txt").touch()
-    for recordings in (root / "nights", root / "labels.csv.embeddings.npy"):
-        again = run(out, recordings, "-o", tmp_path / "again.csv", "--model", root / "model")
-        assert again.exit_code == 0, again.output
-        assert {row["label"] for row in rows(tmp_path / "again.csv")} == {"low", "high"}
 
 
 # What is refused, before anything is written
@@ -247,9 +302,9 @@ def test_labels_of_one_call_are_examples_of_the_next(done, tmp_path, form):
 
 @pytest.fixture
 def refused(made, tmp_path):
-    def call(*arguments, examples=made / "examples", recordings=made / "nights", out=tmp_path / "out" / "labels.csv"):
-        out.parent.mkdir(exist_ok=True)
-        result = run(examples, recordings, "-o", out, "--model", made / "model", *arguments)
+    def call(*arguments, examples=made / "examples", recordings=made / "nights", out="labels.csv"):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        result = run(examples, recordings, "-o", tmp_path / "out" / out, *arguments)
         assert result.exit_code == 2, result.output
         assert list((tmp_path / "out").rglob("*")) == []
         return " ".join(result.output.split())
@@ -269,118 +324,81 @@ def refused(made, tmp_path):
         (["--save", "nowhere/x.mtslvr"], "folder 'nowhere' does not exist"),
     ],
 )
-def test_wrong_options_are_refused(refused, options, told):
+def test_wrong_options(refused, options, told):
     assert told in refused(*options)
 
 
-def test_an_output_without_a_known_format_is_refused(refused, tmp_path):
-    assert "no format by the suffix '.txt'" in refused(out=tmp_path / "out" / "labels.txt")
-
-
-def test_what_is_read_is_not_written_over(made):
-    result = run(made / "examples" / "x.csv", made / "nights", "-o", made / "examples" / "x.csv")
-    assert result.exit_code == 2 and "is both read and to be written" in result.output
-    result = run(made / "examples", made / "nights", "-o", made / "examples" / "x.csv")
-    assert result.exit_code == 2 and "is within EXAMPLES" in result.output
-
-
-def copied(made, tmp_path):
-    return shutil.copytree(made / "examples", tmp_path / "examples")
-
-
-def test_one_class_only(made, refused, tmp_path):
-    examples = copied(made, tmp_path)
-    for name in ("high", "background"):
-        shutil.rmtree(examples / name)
-    assert "examples of 'low' only: give two classes" in refused(examples=examples)
-
-
-def test_the_same_clip_in_two_classes(made, refused, tmp_path):
-    examples = copied(made, tmp_path)
-    shutil.copy(examples / "low" / "0.wav", examples / "high" / "copy.wav")
-    told = refused(examples=examples)
-    assert "low/0.wav (low)" in told and "high/copy.wav (high)" in told and "the same audio in two classes" in told
-
-
-@pytest.mark.parametrize(
-    ("wave", "told"),
-    [(noise(0.05, 0), "an example of 0.050 s; give at least 0.1 s"), (np.zeros(RATE), "a silent example")],
-)
-def test_an_example_that_says_nothing(made, refused, tmp_path, wave, told):
-    examples = copied(made, tmp_path)
-    soundfile.write(examples / "low" / "bad.wav", wave, RATE)
-    assert f"bad.wav: {told}" in refused(examples=examples)
-
-
-@pytest.mark.parametrize(
-    ("line", "told"),
-    [
-        ("one.wav,9,10,owl", "the label 'owl' is at 9 to 10 s, and the recording is 4.0 s long"),
-        ("one.wav,2,1,owl", "line 2: end 1 s is not after start 2 s"),
-        ("gone.wav,1,2,owl", "gone.wav: no such file"),
-    ],
-)
-def test_a_table_with_a_fault(made, refused, tmp_path, line, told):
-    shutil.copy(made / "nights" / "one.wav", tmp_path)
-    (tmp_path / "labels.csv").write_text(f"file,start,end,label\n{line}\none.wav,1,2,fox\n")
-    assert told in refused(examples=tmp_path / "labels.csv")
-
-
-def test_embeddings_made_otherwise(done, tmp_path):
-    root, _ = done
-    torch.manual_seed(1)
-    other = checkpoint.save(mtslvr.Encoder(mtslvr.EncoderConfig(window_seconds=0.5)), tmp_path / "other")
-
-    def embeddings(name, *options):
-        out = str(tmp_path / name)
-        result = CliRunner().invoke(
-            main, ["embed", str(root / "nights" / "one.wav"), "-o", out, "-q", *map(str, options)]
+def test_an_output_that_cannot_be_told_or_hold_it(made, refused):
+    assert "no format by the suffix '.txt'" in refused(out="labels.txt")
+    one_track = refused("--format", "audacity", out="x.txt")
+    assert "a label track is of one recording, and there are 2" in one_track and "examples:" not in one_track
+    for name, told in (("x.csv", "is both read and to be written"), ("y.csv", "is within EXAMPLES")):
+        result = run(made / "examples", made / "examples" / "x.csv", "-o", made / "examples" / name)
+        assert result.exit_code == 2 and told in result.output
+    for option in ("--save", "--embeddings"):
+        assert (
+            "is to be written twice" in run(made / "examples", made / "nights", "-o", "x.csv", option, "x.csv").output
         )
-        assert result.exit_code == 0, result.output
-        told = run(root / "tones.mtslvr", out, "-o", tmp_path / "x.csv")
-        assert told.exit_code == 2 and not (tmp_path / "x.csv").exists()
-        return told.output
-
-    model = ["--pool", "none", "--model", root / "model"]
-    assert "made with model_sha256=" in embeddings("a.npz", "--pool", "none", "--model", other)
-    assert "made with window_seconds=1.0, and the classifier with 0.5" in embeddings("b.npz", *model, "--window", 1)
-    assert "made with layer='pooled'" in embeddings("c.npz", *model, "--layer", "pooled")
-    assert "has a row a file; write a row a window" in embeddings("d.npz", "--model", root / "model")
+    assert "give --save alone" in run(made / "examples").output
+    assert "give -o labels.csv" in run(made / "examples", made / "nights").output
 
 
-def test_a_saved_classifier_keeps_its_window(done, tmp_path):
+def test_all_examples_that_cannot_be_used_are_told_at_once(made, refused, tmp_path):
+    low = shutil.copytree(made / "examples", tmp_path / "examples") / "low"
+    shutil.copy(low / "0.wav", tmp_path / "examples" / "high" / "copy.wav")
+    same = "low/0.wav (low): the same audio in two classes; take one of them out"
+    assert refused(examples=tmp_path / "examples").endswith(same)
+    soundfile.write(low / "short.wav", noise(0.05, 0), RATE)
+    soundfile.write(low / "silent.wav", np.zeros(RATE), RATE)
+    (low / "words.wav").write_text("words")
+    told = refused(examples=tmp_path / "examples")
+    assert "short.wav: an example of 0.050 s; give at least 0.1 s" in told and "silent.wav: a silent example" in told
+    assert "words.wav: not an audio file" in told and same in told
+    assert told.endswith("Error: 4 faults of examples, told above; nothing is labelled")
+
+
+def test_a_table_that_names_what_is_not_there(made, refused, tmp_path):
+    shutil.copy(made / "nights" / "one.wav", tmp_path)
+    lines = "one.wav,9,10,owl\ngone.wav,1,2,owl\none.wav,1,2,fox\n"
+    (tmp_path / "labels.csv").write_text(f"file,start,end,label\n{lines}")
+    told = refused(examples=tmp_path / "labels.csv")
+    assert "the label 'owl' is at 9 to 10 s, and the recording is 4.0 s long" in told
+    assert "gone.wav: no such file" in told
+
+
+def test_embeddings_made_otherwise(done, refused, tmp_path):
     root, _ = done
-    result = run(root / "tones.mtslvr", root / "nights", "-o", tmp_path / "x.csv", "--window", 1)
-    assert result.exit_code == 2 and "made with window_seconds=1.0, and the classifier with 0.5" in result.output
-    assert list(tmp_path.iterdir()) == []
+    table = read_table(root / "labels.csv.embeddings.npy")
+    columns = {"embeddings": table.embeddings, "paths": table.paths, "start": table.start, "end": table.end}
+    for setting, told in (
+        (
+            {"model_sha256": "0" * 64, "model": "other"},
+            "made with model=other (sha256 000000000000), and the classifier",
+        ),
+        ({"window_seconds": 1.0}, "made with window_seconds=1.0, and the classifier with 0.5"),
+        ({"layer": "pooled"}, "made with layer=pooled"),
+        ({"pool": "mean"}, "has a row a file; write a row a window"),
+    ):
+        np.savez(tmp_path / "x.npz", **columns, settings=json.dumps({**table.settings, **setting}))
+        assert told in refused(examples=root / "tones.mtslvr", recordings=tmp_path / "x.npz")
+    columns = {"embeddings": np.empty((0, 1000), np.float32), "paths": [], "start": [], "end": []}
+    np.savez(tmp_path / "x.npz", **columns, settings=json.dumps({"pool": "none"}))
+    assert "holds no windows; embed recordings" in refused(recordings=tmp_path / "x.npz")
+
+
+def test_another_window_than_that_which_is_there(done, refused):
+    root, _ = done
+    told = "--window 1: {} is made with a window of 0.5 s; leave --window out"
+    stored, kept = root / "labels.csv.embeddings.npy", root / "tones.mtslvr"
+    assert told.format(kept) in refused("--window", 1, examples=kept)
+    assert told.format(stored) in refused("--window", 1, recordings=stored)
+    assert "--hop 1: " in refused("--hop", 1, recordings=stored)
 
 
 def test_embeddings_of_one_feature_are_enough(done, tmp_path):
     root, _ = done
     embed = ["embed", root / "nights", "-o", tmp_path / "x.npz", "--features", "variant", "--pool", "none", "-q"]
-    embed += ["--model", root / "model", "--hop", 0.25]
+    embed += ["--window", 0.5, "--hop", 0.25]
     assert CliRunner().invoke(main, [str(a) for a in embed]).exit_code == 0
     result = run(root / "examples", tmp_path / "x.npz", "-o", tmp_path / "x.csv")
     assert result.exit_code == 0 and "features: variant" in result.stderr, result.output
-
-
-def test_recordings_without_a_window(done, tmp_path):
-    root, _ = done
-    columns = {"embeddings": np.empty((0, 1000), np.float32), "paths": [], "start": [], "end": []}
-    write_npz(tmp_path / "none.npz", **columns, settings={"pool": "none"})
-    result = run(root / "tones.mtslvr", tmp_path / "none.npz", "-o", tmp_path / "x.csv")
-    assert result.exit_code == 2 and "holds no windows; embed recordings" in result.output
-
-
-def test_labels_of_an_earlier_call_outlive_one_that_fails(made, tmp_path):
-    (tmp_path / "labels.csv").write_text("file,start,end,label,score\n")
-    (tmp_path / "nights").mkdir()
-    (tmp_path / "nights" / "broken.wav").write_bytes(b"no audio")
-    result = run(made / "examples", tmp_path / "nights", "-o", tmp_path / "labels.csv", "--model", made / "model")
-    assert result.exit_code == 1 and "1 of 1 input failed" in result.output
-    assert (tmp_path / "labels.csv").read_text() == "file,start,end,label,score\n"
-
-
-def test_without_recordings_or_an_output_usage_is_told(made, tmp_path):
-    assert "give --save alone" in run(made / "examples").output
-    assert "give -o labels.csv" in run(made / "examples", made / "nights").output

@@ -4,16 +4,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from mtslvr.classify.labels import (
-    Label,
-    Recording,
-    audacity_text,
-    csv_text,
-    jsonl_text,
-    label_row,
-    raven_text,
-    read_labels,
-)
+from mtslvr.classify.labels import Label, read_labels
+from mtslvr.classify.output import Recording, audacity_text, csv_text, label_row, raven_text
 from mtslvr.errors import ConfigError
 
 LABELS = [Label("a.wav", 0.5, 1.25, "owl", 0.9), Label("a.wav", 3.0, 4.0, "two words", 0.75)]
@@ -103,16 +95,10 @@ def test_a_raven_table_with_two_views_has_each_selection_once(tmp_path, recordin
     assert len(read(tmp_path, "a.Table.1.selections.txt", head + rows)) == 1
 
 
-def test_jsonl_has_a_line_a_label():
-    assert jsonl_text(ROWS).splitlines()[0] == (
-        '{"file": "a.wav", "start": 0.5, "end": 1.25, "label": "owl", "score": 0.9}'
-    )
-
-
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("path,when\na.wav,1\n", "no column for the class: label; its columns are 'path', 'when'"),
+        ("path,when\na.wav,1\n", "its columns are 'path', 'when': no column for the class; name one 'label'"),
         ("file,start_ms,end_ms,label\na.wav,1,2,owl\n", "'start_ms', 'end_ms' may be times"),
         ("file,start,duration,label\na.wav,1,2,owl\n", "'duration' may be times"),
         ("file,start,end,label\na.wav,2,1,owl\n", "line 2: end 1 s is not after start 2 s"),

@@ -14,7 +14,7 @@ from mtslvr.config import AdapterKind, EncoderConfig
 from mtslvr.errors import CheckpointError, ConfigError, HubError
 from mtslvr.models import checkpoint, hub, registry
 from mtslvr.nn.encoder import Encoder
-from mtslvr.run.table import read_npz
+from mtslvr.run.table import read_table as read_npz
 
 
 @pytest.fixture(autouse=True)

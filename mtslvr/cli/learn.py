@@ -1,0 +1,201 @@
+"""What one call of `mtslvr classify` labels with, and the embedded recordings that it labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import ConfigError
+from .common import EXIT_SOME_FAILED, Failure, echo
+from .measuring import warnings_as_lines
+from .run import Run, Weights, find_inputs
+from .summary import Report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from ..classify import Classifier
+    from ..classify.examples import Examples
+    from ..classify.output import LabelFormat
+    from ..run.table import EmbeddingTable
+
+
+class Windows(NamedTuple):
+    """Embedded recordings and what labels them.
+
+    Attributes:
+        classifier: made with the settings of the table.
+        table: the embeddings.
+        path_of: gives the path of a recording by its name in the table.
+        names: of the recordings to be labelled; None is all.
+        failure: to be raised once the rest is labelled.
+    """
+
+    classifier: Classifier
+    table: EmbeddingTable
+    path_of: Callable[[str], str]
+    names: set[str] | None = None
+    failure: Failure | None = None
+
+
+def from_table(call: SimpleNamespace, form: LabelFormat) -> Windows:
+    """What RECORDINGS has, one file of embeddings."""
+    from ..classify.output import check_one_track
+    from ..run.table import read_table
+
+    source = Path(call.recordings[0])
+    table = read_table(source)
+    if not len(table.paths):
+        raise ConfigError(f"{source}: holds no windows; embed recordings with mtslvr-embed --pool none")
+    if table.settings.get("pool") != "none":
+        raise ConfigError(f"{source}: has a row a file; write a row a window with mtslvr-embed --pool none")
+    names = list(dict.fromkeys(table.paths))
+    check_one_track(call.output, form, len(names))
+    for option in ("window", "hop"):
+        _check_given(call, option, table.settings, source)
+    path_of = _path_of(source, call.audio)
+    classifier = learn(call, table.settings, map(path_of, names))
+    classifier.check_settings(table.settings, str(source))
+    return Windows(classifier, table, path_of)
+
+
+def from_audio(call: SimpleNamespace, form: LabelFormat) -> Windows:
+    """Embed all windows of the recordings, but for those that an earlier call has embedded."""
+    from ..audio.windows import Pool
+    from ..classify.output import check_one_track
+    from ..config import Features, Layer
+    from ..run.extract import ExtractConfig
+    from ..run.files import check_output, parse_format
+    from ..run.store import read_state
+    from ..run.table import read_table
+
+    stored = call.stored or call.output.with_name(f"{call.output.name}.embeddings.npy")
+    target = check_output(stored)
+    report = Report(str(stored), target, None, call.on_error, False, False, call.quiet, False)
+    inputs = find_inputs(call.recordings, "auto", report)
+    check_one_track(call.output, form, len(inputs.files))
+    state = None if call.overwrite else read_state(target)
+    earlier = {} if state is None else state.settings
+    classifier = learn(call, earlier, [str(file.path) for file in inputs.files])
+    ours = classifier.settings
+    hop = earlier.get("hop_seconds", ours["hop_seconds"]) if call.hop is None else call.hop
+    config = ExtractConfig(Features(ours["features"]), Layer(ours["layer"]), Pool.NONE, ours["window_seconds"], hop)
+    weights = Weights(call.model or ours["model"], call.device, "float32")
+    classifier.check_settings(weights.describe(weights.find(False), config), ", ".join(call.recordings))
+    run = Run(weights, config, parse_format(stored).value, call.overwrite, call.on_truncated == "error", report)
+    failure = None
+    try:
+        run.start(inputs)
+    except Failure as error:
+        if error.exit_code != EXIT_SOME_FAILED or report.stop or not target.exists():
+            raise
+        failure = error
+    names = {file.name for file in inputs.files}
+    return Windows(classifier, read_table(stored), _path_of(stored), names, failure)
+
+
+def _path_of(source: Path, audio: Path | None = None) -> Callable[[str], str]:
+    """What gives the path of a recording by its name in the embeddings `source`."""
+    from ..run.files import resolve
+    from ..run.store import read_state
+
+    state = read_state(resolve(source))
+    paths = {} if state is None else {entry.name: entry.path for entry in state.entries.values()}
+    return lambda name: paths.get(name, name) if audio is None else str(audio / name)
+
+
+def learn(call: SimpleNamespace, stored: Mapping[str, Any], recordings: Iterable[str] = ()) -> Classifier:
+    """The classifier, made with the settings of embeddings that are there already, where the options say no other.
+
+    Args:
+        call: the options.
+        stored: settings of the embeddings; empty where there are none.
+        recordings: paths of those to be labelled, which tables of examples may name.
+    """
+    from ..classify import Classifier
+    from ..classify.classifier import fit_examples
+
+    if _is_classifier(call.examples):
+        classifier = Classifier.load(call.examples)
+        _check_given(call, "window", classifier.settings, call.examples)
+    else:
+        classifier = fit_examples(_collect(call, stored, recordings))
+    if not call.quiet:
+        for line in (*_described(classifier), _window_line(call, classifier.settings, stored)):
+            echo(line, err=True)
+    if call.save is not None:
+        classifier.save(call.save)
+    return classifier
+
+
+def _collect(call: SimpleNamespace, stored: Mapping[str, Any], recordings: Iterable[str]) -> Examples:
+    from ..classify.examples import collect
+
+    window = stored.get("window_seconds") if call.window is None else call.window
+    hop = stored.get("hop_seconds") if call.hop is None else call.hop
+    features, layer = stored.get("features", "concat"), stored.get("layer", "head")
+    model = call.model or stored.get("model")
+    try:
+        with warnings_as_lines():
+            return collect(
+                call.examples, None, model, window, hop, call.device, features=features, layer=layer,
+                recordings=recordings,
+            )  # fmt: skip
+    except ConfigError as error:
+        summary, *faults = str(error).split("\n")
+        for fault in faults:
+            echo(fault, err=True)
+        told = f"{summary.removesuffix(':')}, told above; nothing is labelled" if faults else summary
+        raise ConfigError(told) from error
+
+
+def _check_given(call: SimpleNamespace, name: str, settings: Mapping[str, Any], source: Path) -> None:
+    """Refuse an option --window or --hop that says other than what is there already."""
+    given, there = getattr(call, name), settings.get(f"{name}_seconds")
+    if given is not None and there is not None and given != there:
+        raise ConfigError(
+            f"--{name} {given:g}: {source} is made with a {name} of {there:g} s; leave --{name} out, or make it anew"
+        )
+
+
+def _described(classifier: Classifier) -> Iterator[str]:
+    """Lines for people: classes, which features were tried and how they did, and what scores are worth."""
+    figures = classifier.figures
+    counts = ", ".join(f"{name} ({count})" for name, count in figures["classes"].items())
+    yield f"examples: {counts}, of {figures['recordings']} recordings"
+    if figures["candidates"]:
+        yield f"{'features':32} accuracy  log loss"
+    for found in figures["candidates"]:
+        mark = "  <- chosen" if found["share"] == classifier.share else ""
+        yield f"{found['features']:32} {found['accuracy']:7.1%} {found['log_loss']:9.3f}{mark}"
+    yield f"features: {figures['features']} ({figures['reason']})"
+    measured = sum(map(sum, figures["confusion"]))
+    worth = f"calibrated on {measured} examples" if measured else "not calibrated, there being nothing to do it on"
+    yield f"scores: {worth}"
+
+
+def _window_line(call: SimpleNamespace, ours: Mapping[str, Any], stored: Mapping[str, Any]) -> str:
+    """A line for people: how long windows are and how far apart, and what says so."""
+    told = []
+    for name, default in {"window": "the examples' median", "hop": "half the window"}.items():
+        given, key = getattr(call, name), f"{name}_seconds"
+        if given is not None:
+            value, source = given, f"--{name}"
+        elif key in stored:
+            value, source = stored[key], "as the recordings are embedded"
+        else:
+            value, source = ours[key], "the classifier's" if _is_classifier(call.examples) else default
+        told.append(f"{name}: {value:g} s ({source})")
+    return ", ".join(told)
+
+
+def _is_classifier(path: Path) -> bool:
+    """Whether a file is safetensors, by its first bytes: the length of a header, which is JSON."""
+    if path.suffix == ".mtslvr":
+        return True
+    try:
+        with open(path, "rb") as file:
+            return file.read(9)[7:9] == b"\0{"
+    except OSError:
+        return False

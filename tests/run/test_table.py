@@ -1,0 +1,173 @@
+"""Outputs are written whole or not at all, and read back, to frames of other libraries too."""
+
+import json
+import os
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+
+from mtslvr import read_table
+from mtslvr.errors import ConfigError
+from mtslvr.run.export import Rows, export
+from mtslvr.run.files import Format, check_output
+from mtslvr.run.table import EmbeddingTable
+
+KEYS = ("embeddings", "paths", "start", "end", "settings")
+SETTINGS = {"features": "concat", "window_seconds": 5.0, "nested": {"größe": [1, None]}}
+needs_permissions = pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="permissions do not bind this user"
+)
+
+
+def write(path, n=3):
+    """n files with a row each."""
+    embeddings = np.arange(n * 4, dtype=np.float32).reshape(n, 4)
+    names, spans = [f"päth/{i} 音\udcff.wav" for i in range(n)], np.arange(2 * n).reshape(n, 2) * 0.1
+    rows = Rows([(name, 1) for name in names], spans, 4, lambda: [embeddings])
+    export(path, Format(path.suffix[1:]), rows, SETTINGS)
+    return embeddings, names, spans
+
+
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_what_is_written_is_read_and_plain_numpy_reads_it_too(tmp_path, n):
+    embeddings, names, spans = write(tmp_path / "out.npz", n)
+    back = read_table(tmp_path / "out.npz")
+    np.testing.assert_array_equal(back.embeddings, embeddings)
+    np.testing.assert_array_equal(np.stack([back.start, back.end], 1), spans)
+    assert back.embeddings.dtype == np.float32 and back.start.dtype == back.end.dtype == np.float64
+    assert back.paths == tuple(names) and back.settings == SETTINGS and os.listdir(tmp_path) == ["out.npz"]
+    with np.load(tmp_path / "out.npz", allow_pickle=False) as file:
+        assert sorted(file) == sorted([*KEYS, "features", "model"])
+        assert (file["features"], file["model"]) == ("concat", "")
+        assert json.loads(file["settings"].item())["features"] == "concat"
+
+
+def test_a_frame_of_pandas_is_indexed_by_file_start_and_end(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    embeddings, names, _ = write(tmp_path / "out.npz")
+    frame = read_table(tmp_path / "out.npz").to_pandas()
+    np.testing.assert_array_equal(frame.to_numpy(), embeddings)
+    assert list(frame.columns) == [0, 1, 2, 3] and frame.index.names == ["file", "start", "end"]
+    key = (names[1].replace("\udcff", "\\xff"), pandas.Timedelta(seconds=0.2), pandas.Timedelta(seconds=0.3))
+    assert frame.loc[key].tolist() == [4, 5, 6, 7]
+    write(tmp_path / "empty.npz", 0)
+    assert read_table(tmp_path / "empty.npz").to_pandas().shape == (0, 4)
+
+
+def test_a_frame_of_polars_has_an_array_of_fixed_size(tmp_path):
+    polars = pytest.importorskip("polars")
+    for n in (3, 0):
+        embeddings, _, spans = write(tmp_path / "out.npy", n)
+        frame = read_table(tmp_path / "out.npy").to_polars()
+        kinds = [polars.String, polars.Float64, polars.Float64, polars.Array(polars.Float32, 4)]
+        assert dict(frame.schema) == dict(zip(["file", "start", "end", "embedding"], kinds, strict=True))
+        np.testing.assert_array_equal(frame["embedding"].to_numpy(), embeddings)
+        np.testing.assert_array_equal(frame.select("start", "end").to_numpy(), spans)
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_a_library_that_is_missing_is_named_with_the_way_to_install_it(monkeypatch, library):
+    monkeypatch.setitem(sys.modules, library, None)
+    table = EmbeddingTable(np.zeros((1, 2), np.float32), ("a",), np.zeros(1), np.ones(1), {})
+    with pytest.raises(ConfigError, match=rf"to_{library} needs .*; pip install {library}"):
+        getattr(table, f"to_{library}")()
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, error):
+    write(tmp_path / "out.npz", 1)
+
+    def fail(file):
+        raise error
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(type(error)):
+        write(tmp_path / "out.npz", 3)
+    assert len(read_table(tmp_path / "out.npz").paths) == 1 and os.listdir(tmp_path) == ["out.npz"]
+
+
+def test_a_link_stays_a_link_and_permissions_follow_the_umask(tmp_path):
+    (tmp_path / "real").mkdir()
+    link = tmp_path / "link.npz"
+    link.symlink_to(tmp_path / "real" / "out.npz")
+    write(check_output(link))
+    (tmp_path / "plain").touch()
+    assert link.is_symlink() and (tmp_path / "real" / "out.npz").is_file()
+    assert link.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_check_output_changes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old.NPZ").write_bytes(b"old")
+    assert check_output("out.npz") == (tmp_path / "out.npz").resolve()
+    check_output(tmp_path / "old.NPZ")
+    assert os.listdir(tmp_path) == ["old.NPZ"] and (tmp_path / "old.NPZ").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing/out.npz", r"missing.* does not exist; make it"),
+        ("out.xlsx", r"unknown format '\.xlsx'; end the name in one of \.npz, \.npy, \.parquet, \.csv, \.jsonl, or"),
+        ("out", r"unknown format ''"),
+        ("folder.npz", "exists and is not a file"),
+        ("file.txt/out.npz", "does not exist"),
+    ],
+)
+def test_bad_targets(tmp_path, name, message):
+    (tmp_path / "folder.npz").mkdir()
+    (tmp_path / "file.txt").touch()
+    with pytest.raises(ConfigError, match=message) as caught:
+        check_output(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value) and sorted(os.listdir(tmp_path)) == ["file.txt", "folder.npz"]
+
+
+@needs_permissions
+def test_read_only_folder(tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(ConfigError, match="Permission denied"):
+            check_output(tmp_path / "out.npz")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def save(path, **arrays):
+    with open(path, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def write_other_zip(path):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("a.txt", "a")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: None,
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"text\n"),
+        lambda path: path.write_bytes(b"PK\x03\x04 broken"),
+        lambda path: path.write_bytes(b"\x93NUMPY broken"),
+        lambda path: path.write_bytes(b"PAR1 broken"),
+        lambda path: path.write_bytes(b"{broken"),
+        write_other_zip,
+        lambda path: save(path, embeddings=np.zeros((1, 2))),
+        lambda path: save(path, **{key: np.array([{}], dtype=object) for key in KEYS}),
+        lambda path: save(path, **{key: np.zeros(1) for key in KEYS}),
+        lambda path: path.mkdir(),
+    ],
+    ids=["missing", "empty", "text", "zip", "npy", "parquet", "jsonl", "other", "keys", "pickle", "settings", "folder"],
+)
+def test_reading_something_else(tmp_path, make):
+    make(tmp_path / "in.npz")
+    with pytest.raises(ConfigError, match=r"in\.npz: not embeddings .*; write them with mtslvr-embed"):
+        read_table(tmp_path / "in.npz")
+
+
+def test_another_type_than_a_path_is_named():
+    with pytest.raises(ConfigError, match="type ndarray: pass the path of an output of mtslvr-embed"):
+        read_table(np.zeros((1, 2)))

@@ -7,10 +7,22 @@
 #           benchmarks/gpu_train.sh train MINUTES LIMIT OUT [OPTIONS of mtslvr train]
 #   here:   benchmarks/gpu_train.sh join OUT CHECKPOINT     what came back to a checkpoint folder
 #
+# For two copies of 64 MiB and 12 minutes in all, two commands are enough, the second at once after the first:
+#
+#   carrying build/gpu/wheels and build/gpu/parts/part-0.tar:
+#     benchmarks/gpu_train.sh setup && benchmarks/gpu_train.sh receive
+#   carrying build/gpu/parts/part-1.tar:
+#     benchmarks/gpu_train.sh receive && benchmarks/gpu_train.sh train 7.5 580 OUT --config benchmarks/gpu_recipe.json
+#
 # MINUTES is how long all steps together take: 20 steps are timed and the schedule is set by them. LIMIT is after how
-# many seconds this command ends; the next `train` with the same arguments goes on. OUT gets the record of the run and,
-# in files below 16 MiB, the checkpoint. PYTHON is the interpreter, KBPS and PART_MIB the size of the parts, PYTHON_THERE the
-# version of Python of the other machine (3.12).
+# many seconds `train` ends: decoding, timing and heads take about 2 minutes more than the steps, and the next `train`
+# with the same arguments goes on. OUT gets the record of the run and, in files below 16 MiB, the checkpoint.
+# PYTHON is the interpreter; KBPS, SECONDS_OF_CLIP, PARTS and PART_MIB say what `prepare` makes of the clips, see
+# recode.py; PYTHON_THERE is the version of Python of the other machine, such as 3.12.
+#
+# A step of 128 clips is about 3,500 calls of the GPU for crops and augmentation and 1,500 for the network, whose
+# arithmetic takes it 5 ms: starting them takes 50 ms, whatever the batch. So batches are large in gpu_recipe.json. Its
+# heads compare crops of 1 s, since the clips are cut to 1.5 s.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
@@ -20,8 +32,8 @@ packages=(soundfile soxr cffi pycparser hatchling pathspec pluggy packaging trov
 case ${1:?prepare, setup, receive, train or join} in
 prepare)
     rm -rf build/gpu && mkdir -p build/gpu/wheels
-    "$python" benchmarks/recode.py "${2:?packed clips}" build/gpu/parts \
-        --kbps "${KBPS:-16}" --part-mib "${PART_MIB:-24}"
+    "$python" benchmarks/recode.py make "${2:?packed clips}" build/gpu/parts --kbps "${KBPS:-12}" \
+        --seconds "${SECONDS_OF_CLIP:-1.5}" --parts "${PARTS:-2}" --part-mib "${PART_MIB:-56}"
     version=()
     if [ -n "${PYTHON_THERE:-}" ]; then
         version=(--python-version "$PYTHON_THERE")
@@ -40,18 +52,18 @@ setup)
     "$python" -c 'import torch, mtslvr; print(torch.__version__, torch.cuda.is_available(), mtslvr.__file__)'
     ;;
 receive)
-    mkdir -p build/gpu-clips
+    mkdir -p build/gpu-parts
     for part in build/gpu/parts/part-*.tar; do
-        tar -xf "$part" -C build/gpu-clips && rm "$part"
+        tar -xf "$part" -C build/gpu-parts && rm "$part"
     done
-    find build/gpu-clips -name '*.opus' | wc -l
+    find build/gpu-parts -name '*.opus' | wc -l
     ;;
 train)
     minutes=${2:?minutes} limit=${3:?seconds} out=${4:?folder for what comes back} run=build/gpu-run
     shift 4
     mkdir -p "$out"
     [ -e build/gpu-packed/clips.json ] ||
-        "$python" -m mtslvr.cli.main pack build/gpu-clips -o build/gpu-packed --threads "$(nproc)"
+        "$python" benchmarks/recode.py join build/gpu-parts build/gpu-packed --threads "$(nproc)"
     how=(--data build/gpu-packed --minutes "$minutes" "$@")
     [ -e $run/config.json ] && how=(--resume)
     # An interrupt ends the run after its last saved state; heads are made when the schedule has ended.

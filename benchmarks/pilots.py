@@ -14,10 +14,18 @@ whose data is there is next:
     }
 
 A run is the recipe with `base`, then with `changes`; `heads` are options of `mtslvr whiten`, and a pilot may have
-`heads` of its own. Names of runs that differ by seed alone end in -SEED. Runs and measurements that were killed go on.
-Each pair of a run and heads is a line of OUT/results.jsonl: accuracies in % as {set: {shots: {features: {scaling:
-mean}}}} and, as "spread", the deviation of the same over random halves of each class's clips (scaling l2). `--table`
-prints them, a row a question.
+`heads` of its own. Names of runs that differ by seed alone end in -SEED; those of one factorial begin alike, up to the
+first "-". Runs and measurements that were killed go on. Each pair of a run and heads is a line of OUT/results.jsonl:
+accuracies in % as {set: {shots: {features: {scaling: mean}}}} and, as "spread", the deviation of the same over random
+halves of each class's clips (scaling l2).
+
+    python benchmarks/pilots.py QUEUE.json --table [MORE_RESULTS.jsonl ...]
+
+prints a row a run and heads, and what each setting of a factorial with two levels changes.
+
+    python benchmarks/pilots.py QUEUE.json --record benchmarks/runs/pilots.jsonl
+
+adds the results to a file of the repository, with names of data in place of folders; `ablation.py` makes its table.
 """
 
 from __future__ import annotations
@@ -46,7 +54,6 @@ from mtslvr.fewshot.features import extract_features
 from mtslvr.training.config import HeadsConfig, TrainConfig
 from mtslvr.training.data import is_packed, pack
 from mtslvr.training.loop import train
-from mtslvr.training.memory import keep_freed_memory
 from mtslvr.training.run import environment
 from mtslvr.training.whiten import whiten
 
@@ -62,13 +69,19 @@ def main() -> None:
     parser.add_argument("queue", type=Path)
     parser.add_argument("--one", metavar="NAME", help="run this pilot and end")
     parser.add_argument("--once", action="store_true", help="end when nothing is left to do")
-    parser.add_argument("--table", action="store_true", help="print the results and end")
+    parser.add_argument("--table", nargs="*", type=Path, metavar="FILE", help="print results, also of these files")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="add the results to this file and end")
     options = parser.parse_args()
-    if options.table:
-        print(table(json.loads(options.queue.read_text())))
+    if options.record or options.table is not None:
+        queue = json.loads(options.queue.read_text())
+        files = [options.record] if options.record else options.table
+        rows = results(*files, Path(queue["out"]) / "results.jsonl")
+        if options.record:
+            options.record.write_text("".join(json.dumps(without_folders(row)) + "\n" for row in rows))
+        else:
+            print("\n\n".join([table(rows), *factorials(rows)]))
     elif options.one:
         torch.set_num_threads(1)
-        keep_freed_memory()
         run_pilot(json.loads(options.queue.read_text()), options.one)
     else:
         run_queue(options.queue, options.once)
@@ -100,22 +113,27 @@ def there(folder: str) -> bool:
     return is_packed(Path(folder))
 
 
-def results(queue: dict[str, Any]) -> list[dict[str, Any]]:
-    """What was measured; a torn last line does not count."""
-    path = Path(queue["out"]) / "results.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    found = []
-    for line in lines:
+def results(*paths: Path) -> list[dict[str, Any]]:
+    """What was measured, the last of each run and heads; a torn line does not count."""
+    found = {}
+    for line in (line for path in paths if path.exists() for line in path.read_text().splitlines()):
         try:
-            found.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:
             continue
-    return found
+        found[row.get("question"), row.get("answer"), row["name"], row["heads"]] = row
+    return list(found.values())
+
+
+def without_folders(row: dict[str, Any]) -> dict[str, Any]:
+    """A row in which data have the names of their folders."""
+    return {**row, "data": [Path(folder).name for folder in row["data"]]}
 
 
 def missing_heads(queue: dict[str, Any], pilot: dict[str, Any]) -> dict[str, str]:
     """Names and options of the heads that a pilot is still to be measured with."""
-    done = {row["heads"] for row in results(queue) if row["name"] == pilot["name"]}
+    measured_rows = results(Path(queue["out"]) / "results.jsonl")
+    done = {row["heads"] for row in measured_rows if row["name"] == pilot["name"]}
     heads: dict[str, str] = pilot.get("heads", queue["heads"])
     return {name: options for name, options in heads.items() if name not in done}
 
@@ -204,15 +222,15 @@ def halves(labels: np.ndarray) -> Iterator[np.ndarray]:
         yield np.concatenate([(mine := order[labels[order] == label])[: len(mine) // 2] for label in np.unique(labels)])
 
 
-def table(queue: dict[str, Any]) -> str:
+def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: a row a question and heads, 1-shot / 5-shot of each set and features, the mean over seeds.
 
     The better scaling of rows counts. The last columns are the mean over sets of the best features, and its standard
     deviation over seeds.
     """
-    names = [EvalSet.parse(text).name for text in queue["sets"]]
+    names = list(dict.fromkeys(name for row in rows for name in row["accuracies"]))
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in results(queue):
+    for row in rows:
         groups.setdefault((re.sub(r"-\d+$", "", row["name"]), row["heads"]), []).append(row["accuracies"])
     lines = [["run", "heads", "seeds", *(f"{name} {f}" for name in names for f in FEATURES), "best", "±"]]
     for (run, heads), measured_rows in groups.items():
@@ -224,8 +242,65 @@ def table(queue: dict[str, Any]) -> str:
     return markdown(lines)
 
 
+def factorials(rows: list[dict[str, Any]]) -> list[str]:
+    """Markdown: what each setting changes, for every group of runs that can tell, see `effects`."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["name"].split("-")[0], row["heads"]), []).append(row)
+    found = []
+    for (prefix, heads), runs in groups.items():
+        settings, design = factors(runs)
+        if settings and np.linalg.matrix_rank(design) == design.shape[1]:
+            title = f"{prefix}, heads {heads}: {len(runs)} runs, mean with a setting minus without ± its standard error"
+            found.append(f"{title}\n\n{effects(runs, settings, design)}")
+    return found
+
+
+def factors(runs: list[dict[str, Any]]) -> tuple[list[str], np.ndarray]:
+    """Settings that some of the runs change, those that go together as one, and the design of their linear model.
+
+    Returns:
+        (runs, 1 + settings): 1, then 1/2 where a run has the setting and -1/2 where it has not.
+    """
+    sets = [{f"{key} {json.dumps(v)}" for key, v in flat(run["changes"]).items() if key != "seed"} for run in runs]
+    together: dict[tuple[bool, ...], list[str]] = {}
+    for setting in sorted(set().union(*sets)):
+        together.setdefault(tuple(setting in has for has in sets), []).append(setting)
+    columns = {has: ", ".join(names) for has, names in together.items() if not all(has)}
+    return list(columns.values()), np.array([[1.0] * len(runs), *(np.array(has) - 0.5 for has in columns)]).T
+
+
+def flat(changes: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Changes with names such as "encoder.adapter"; what heads read is one setting."""
+    found: dict[str, Any] = {}
+    for key, value in changes.items():
+        inner = isinstance(value, dict) and not key.endswith("_rows")
+        found.update(flat(value, f"{prefix}{key}.") if inner else {prefix + key: value})
+    return found
+
+
+def effects(runs: list[dict[str, Any]], settings: list[str], design: np.ndarray) -> str:
+    """Markdown: the least-squares effect of each setting on each set and features, the mean of 1 and 5 shots.
+
+    Standard errors are of what the settings leave unexplained, interactions of two settings among it; there are none
+    where as many runs as numbers are fitted.
+    """
+    names = list(runs[0]["accuracies"])
+    found = np.array([[accuracies_of(run["accuracies"][name]) for name in names] for run in runs]).mean(axis=3)
+    values = np.column_stack([found.reshape(len(runs), -1), found.max(axis=2).mean(axis=1)])
+    fitted = np.linalg.lstsq(design, values, rcond=None)[0]
+    freedom = len(runs) - design.shape[1]
+    variance = ((values - design @ fitted) ** 2).sum(axis=0) / max(1, freedom)
+    errors = np.sqrt(np.outer(np.linalg.inv(design.T @ design).diagonal(), variance))
+    lines = [["setting", *(f"{name} {f}" for name in names for f in FEATURES), "best"]]
+    for setting, row, error in zip(settings, fitted[1:], errors[1:], strict=True):
+        told = [f" ± {e:.1f}" if freedom else "" for e in error]
+        lines.append([setting, *(f"{value:+.1f}{more}" for value, more in zip(row, told, strict=True))])
+    return markdown(lines)
+
+
 def accuracies_of(measured_set: dict[str, Any]) -> list[list[float]]:
-    """Of one set: a list of features, of 1 and 5 shots each."""
+    """Of one set: a list of features, of 1 and 5 shots each; the better scaling counts."""
     return [[max(measured_set[str(shots)][f].values()) for shots in SHOTS] for f in FEATURES]
 
 

@@ -9,16 +9,19 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
+import ablation
 import pilots
 
 from mtslvr.training.config import HeadsConfig
 
 
+def accuracies(best):
+    return {"a": {shots: {f: {"l2": 50.0, "standard": best} for f in pilots.FEATURES} for shots in ("1", "5")}}
+
+
 @pytest.fixture
 def queue(tmp_path):
-    found = {f: {"l2": 50.0, "standard": 60.0} for f in pilots.FEATURES}
-    accuracies = {"a": {"1": found, "5": found}}
-    rows = [{"name": f"mels-64-{seed}", "heads": "means", "accuracies": accuracies} for seed in (1, 2)]
+    rows = [{"name": f"mels-64-{seed}", "heads": "means", "accuracies": accuracies(60.0)} for seed in (1, 2)]
     (tmp_path / "results.jsonl").write_text("".join(f"\n{json.dumps(row)}\n" for row in rows) + '\n{"name": "mels')
     return {"out": str(tmp_path), "sets": ["a=folder:1"], "heads": {"means": "--ridge 0.1", "rows": ""}}
 
@@ -29,10 +32,31 @@ def test_what_is_measured_is_not_done_again(queue):
     assert set(pilots.missing_heads(queue, {"name": "mels-64-3"})) == {"means", "rows"}
 
 
-def test_the_table_has_a_row_a_question_and_heads_with_the_spread_over_seeds(queue):
-    assert pilots.table(queue).splitlines()[-1] == (
+def test_the_table_has_a_row_a_question_and_heads_with_the_spread_over_seeds(queue, tmp_path):
+    measured = pilots.results(tmp_path / "results.jsonl", tmp_path / "results.jsonl", tmp_path / "none.jsonl")
+    assert pilots.table(measured).splitlines()[-1] == (
         "| mels-64 | means | 2 | 60.0 / 60.0 | 60.0 / 60.0 | 60.0 / 60.0 | 60.0 | 0.0 |"
     )
+
+
+def test_a_factorial_tells_what_each_setting_changes_and_with_which_error():
+    def run(seed, both, one, value):
+        changes = (
+            {"seed": seed} | ({"crops": 1, "encoder": {"tasks": 1}} if both else {}) | ({"steps": 9} if one else {})
+        )
+        return {"name": f"L4-{both}{one}-{seed}", "heads": "", "changes": changes, "accuracies": accuracies(value)}
+
+    # 60, and 4 more with two settings that go together, 2 less with the other; 1 more or less by the seed.
+    design = [(seed, both, one) for seed in (1, 2) for both in (0, 1) for one in (0, 1)]
+    runs = [run(seed, both, one, 60 + 4 * both - 2 * one + (1 if seed == 1 else -1)) for seed, both, one in design]
+    [text] = pilots.factorials(runs)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[4:]]
+    error = np.sqrt(8 / 5) * 2 / np.sqrt(8)  # of a residual variance with 8 - 3 degrees of freedom
+    assert rows == [
+        ["crops 1, encoder.tasks 1", *[f"+4.0 ± {error:.1f}"] * 4],
+        ["steps 9", *[f"-2.0 ± {error:.1f}"] * 4],
+    ]
+    assert pilots.factorials(runs[:1]) == []
 
 
 def test_heads_are_options_of_the_command_and_else_those_of_the_recipe():
@@ -47,3 +71,10 @@ def test_halves_are_of_each_class():
     for half in found:
         assert len(set(half)) == len(half) and np.unique(labels[half], return_counts=True)[1].tolist() == [5, 10, 15]
     assert {tuple(sorted(half)) for half in found} != {tuple(sorted(found[0]))}
+
+
+def test_what_was_tried_is_the_table_of_the_records():
+    benchmarks = Path(ablation.__file__).parent
+    recorded = pilots.results(*sorted((benchmarks / "runs").glob("*.jsonl")))
+    assert ablation.table(recorded) in (benchmarks / "ABLATION.md").read_text()
+    assert not any("/" in folder for row in recorded for folder in row["data"])

@@ -70,15 +70,11 @@ def train_command(
 
     Without options this trains MT-Parallel with SimCLR in this project's recipe. The run directory holds config.json,
     environment.json, losses.csv, the state to resume from, and in checkpoint/ the encoder that `mtslvr.load` takes.
-    In several processes: torchrun --nproc-per-node N -m mtslvr.training, with the same options.
     """
     import torch
 
-    from ..training import distributed
     from ..training.loop import train
-    from ..training.memory import keep_freed_memory
 
-    keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)
     recipe_options = {"system": system, "recipe": recipe, "contrastive": contrastive}
@@ -99,9 +95,7 @@ def train_command(
         workers=workers,
         save_every=save_every,
     )
-    if distributed.rank() == 0:
-        click.echo(f"checkpoint: {folder}")
-    distributed.leave()
+    click.echo(f"checkpoint: {folder}")
 
 
 def steps_in(minutes: float, config: TrainConfig, data: tuple[Path, ...], **how: Any) -> int:
@@ -113,17 +107,16 @@ def steps_in(minutes: float, config: TrainConfig, data: tuple[Path, ...], **how:
         data: one packed folder.
         **how: arguments of `train`.
     Raises:
-        UsageError: data that is not packed, or several processes, which would not agree.
+        UsageError: data that is not packed.
     """
-    import os
     import statistics
     import tempfile
 
     from ..training.data import is_packed
     from ..training.loop import StepReport, train
 
-    if len(data) != 1 or not is_packed(data[0]) or "WORLD_SIZE" in os.environ or not minutes > 0:
-        raise click.UsageError("--minutes: takes more than 0, one folder from `mtslvr pack` as --data, and one process")
+    if len(data) != 1 or not is_packed(data[0]) or not minutes > 0:
+        raise click.UsageError("--minutes: takes more than 0, and one folder from `mtslvr pack` as --data")
     seconds: list[float] = []
 
     def note(report: StepReport) -> None:

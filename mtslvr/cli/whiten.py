@@ -50,7 +50,8 @@ def whiten_command(run: Path, out_dir: Path, **options: Any) -> None:
     given = changes(options)
 
     from ..training.config import HeadsConfig
-    from ..training.whiten import read_config, whiten
+    from ..training.run import read_config
+    from ..training.whiten import whiten
 
     heads = dataclasses.replace(read_config(run).heads or HeadsConfig(), **given)
     click.echo(f"checkpoint: {whiten(run, out_dir, heads)}")

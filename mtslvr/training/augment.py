@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,69 +44,51 @@ class Pitch(str, enum.Enum):
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Ranges of the seven transformations; the defaults are the published ones.
+    """Ranges of the seven transformations; the defaults are the published ones."""
 
-    Attributes:
-        sample_rate: Hz; also the length in samples of the noise that repeats.
-        pitch: see `Pitch`.
-        pitch_n_fft: STFT length of the pitch shift in samples.
-        pitch_hop_length: STFT hop of the pitch shift in samples.
-        pitch_semitones: largest shift either way with `Pitch.SEMITONES`.
-        fade_fraction: longest fade as a fraction of the clip.
-        snr_db: signal-to-noise ratio of both noises, lowest and highest, in dB.
-        white_f_decay: exponent range of white_noise.
-        mixed_f_decay: exponent range of mixed_noise.
-        stretch_rate: speed range, drawn to two decimals.
-        stretch_n_fft: STFT length of the time stretch in samples.
-        stretch_hop_length: STFT hop of the time stretch in samples.
-        mask_fraction: widest mask as a fraction of the clip.
-        shift_fraction: farthest roll either way as a fraction of the clip.
-        excluded: names from `TRANSFORMATIONS` left out; the label vector shrinks with them.
-    """
-
-    sample_rate: int = 16000
+    sample_rate: int = 16000  # Hz; also the length in samples of the noise, which repeats
     pitch: Pitch = Pitch.PUBLISHED_RATIOS
-    pitch_n_fft: int = 250
+    pitch_n_fft: int = 250  # of the STFT, in samples
     pitch_hop_length: int = 7
-    pitch_semitones: float = 15.0
-    fade_fraction: float = 0.5
-    snr_db: tuple[float, float] = (3.0, 30.0)
-    white_f_decay: tuple[float, float] = (-1.0, 0.0)
+    pitch_semitones: float = 15.0  # largest shift either way with `Pitch.SEMITONES`
+    fade_fraction: float = 0.5  # longest fade over the clip
+    snr_db: tuple[float, float] = (3.0, 30.0)  # signal over noise of both noises
+    white_f_decay: tuple[float, float] = (-1.0, 0.0)  # exponents of the noises' spectra
     mixed_f_decay: tuple[float, float] = (-2.0, 2.0)
-    stretch_rate: tuple[float, float] = (0.5, 1.5)
+    stretch_rate: tuple[float, float] = (0.5, 1.5)  # speed, drawn to two decimals
     stretch_n_fft: int = 2048
     stretch_hop_length: int = 512
-    mask_fraction: float = 0.125
-    shift_fraction: float = 0.5
-    excluded: tuple[str, ...] = ()
+    mask_fraction: float = 0.125  # widest mask over the clip
+    shift_fraction: float = 0.5  # farthest roll either way over the clip
+    excluded: tuple[str, ...] = ()  # of `TRANSFORMATIONS`; the label vector shrinks with them
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pitch", parse_enum(Pitch, self.pitch, "augment.pitch"))
-        for name in ("snr_db", "white_f_decay", "mixed_f_decay", "stretch_rate", "excluded"):
-            if isinstance(getattr(self, name), list):  # as JSON gives it
-                object.__setattr__(self, name, tuple(getattr(self, name)))
-        _check_integer("sample_rate", self.sample_rate, 1000, 384000)
-        for stage in ("pitch", "stretch"):
-            n_fft = getattr(self, f"{stage}_n_fft")
-            _check_integer(f"{stage}_n_fft", n_fft, 16, 16384)
-            _check_integer(f"{stage}_hop_length", getattr(self, f"{stage}_hop_length"), 1, n_fft // 2)
-        _check_number("pitch_semitones", self.pitch_semitones, 0, 24)
-        _check_number("fade_fraction", self.fade_fraction, 0, 1)
-        _check_number("mask_fraction", self.mask_fraction, 0, 1)
-        _check_number("shift_fraction", self.shift_fraction, 0, 1)
-        _check_range("snr_db", self.snr_db, -60, 120)
-        _check_range("white_f_decay", self.white_f_decay, -4, 4)
-        _check_range("mixed_f_decay", self.mixed_f_decay, -4, 4)
-        _check_range("stretch_rate", self.stretch_rate, 0.1, 10)
-        _check_excluded(self.excluded)
+        ranges: dict[str, tuple[float, float]] = {
+            "sample_rate": (1000, 384000),
+            "pitch_n_fft": (16, 16384),
+            "stretch_n_fft": (16, 16384),
+            "pitch_semitones": (0, 24),
+            "snr_db": (-60, 120),
+            "white_f_decay": (-4, 4),
+            "mixed_f_decay": (-4, 4),
+            "stretch_rate": (0.1, 10),
+        }
+        check_ranges(self, "config: augment.", ranges | dict.fromkeys(_FRACTIONS, (0, 1)))
+        hops = {f"{stage}_hop_length": (1, getattr(self, f"{stage}_n_fft") // 2) for stage in ("pitch", "stretch")}
+        check_ranges(self, "config: augment.", hops)
+        names = self.excluded
+        known = isinstance(names, (tuple, list)) and set(names) < set(TRANSFORMATIONS)
+        if not known or len(set(names)) < len(names):
+            raise ConfigError(
+                f"config: augment.excluded={names!r}: must be distinct names, fewer than all seven, from "
+                f"{', '.join(TRANSFORMATIONS)}"
+            )
+        object.__setattr__(self, "excluded", tuple(names))
 
     @classmethod
     def fast(cls, **changes: Any) -> AugmentConfig:
-        """Keep the published ranges, with a coarser STFT in the pitch shift, about 14 times faster there.
-
-        Args:
-            **changes: fields to set otherwise.
-        """
+        """The published ranges with a coarser STFT in the pitch shift, about 14 times faster there, and `changes`."""
         return cls(**{"pitch_n_fft": 512, "pitch_hop_length": 128, **changes})
 
     @property
@@ -114,54 +97,57 @@ class AugmentConfig:
         return tuple(name for name in TRANSFORMATIONS if name not in self.excluded)
 
 
+_FRACTIONS = ("fade_fraction", "mask_fraction", "shift_fraction")
+
+
+def check_ranges(config: Any, prefix: str, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """See that fields of a dataclass are numbers within bounds, integers where they are declared so.
+
+    A field of two numbers must rise; it may be the list that JSON gives, and becomes a tuple.
+
+    Raises:
+        ConfigError: names the first that is not.
+    """
+    types = {field.name: str(field.type) for field in dataclasses.fields(config)}
+    for name, (low, high) in ranges.items():
+        value = getattr(config, name)
+        kinds = (int,) if types[name] == "int" else (int, float)
+        pair = types[name].startswith("tuple")
+        values = value if pair and isinstance(value, (tuple, list)) else (value,)
+        numbers = all(isinstance(v, kinds) and not isinstance(v, bool) and low <= v <= high for v in values)
+        if not numbers or len(values) != 1 + pair or sorted(values) != list(values):
+            what = "two numbers, lowest first," if pair else "an integer" if kinds == (int,) else "a number"
+            raise ConfigError(f"{prefix}{name}={value!r}: must be {what} from {low} to {high}")
+        if pair:
+            object.__setattr__(config, name, tuple(values))
+
+
 @dataclass(frozen=True)
 class AugmentParameters:
-    """One view's parameters of every transformation for every sample: CPU tensors (B,).
+    """One view's parameters of every transformation for every sample: CPU tensors (B,)."""
 
-    Attributes:
-        pitch_index: into `transforms.PITCH_RATIOS`, read with `Pitch.PUBLISHED_RATIOS`.
-        pitch_semitones: read with `Pitch.SEMITONES`.
-        fade_shape: into `transforms.FADE_SHAPES`.
-        fade_in: samples.
-        fade_out: samples.
-        white_f_decay: exponent.
-        white_snr_db: dB.
-        mixed_f_decay: exponent.
-        mixed_snr_db: dB.
-        stretch_rate: speed, float64 of two decimals.
-        mask_u1: width, as in `transforms.time_mask`.
-        mask_u2: start, as in `transforms.time_mask`.
-        shift: samples, positive is later.
-        noise_seed: int64, of `transforms.gaussian_noise`.
-    """
-
-    pitch_index: Tensor
-    pitch_semitones: Tensor
-    fade_shape: Tensor
-    fade_in: Tensor
+    pitch_index: Tensor  # into `transforms.PITCH_RATIOS`, read with `Pitch.PUBLISHED_RATIOS`
+    pitch_semitones: Tensor  # read with `Pitch.SEMITONES`
+    fade_shape: Tensor  # into `transforms.FADE_SHAPES`
+    fade_in: Tensor  # samples
     fade_out: Tensor
     white_f_decay: Tensor
     white_snr_db: Tensor
     mixed_f_decay: Tensor
     mixed_snr_db: Tensor
-    stretch_rate: Tensor
-    mask_u1: Tensor
+    stretch_rate: Tensor  # speed, float64 of two decimals
+    mask_u1: Tensor  # width and start, see `transforms.time_mask`
     mask_u2: Tensor
-    shift: Tensor
-    noise_seed: Tensor
+    shift: Tensor  # samples, positive is later
+    noise_seed: Tensor  # int64, of `transforms.gaussian_noise`
 
     def rows(self, index: Tensor) -> AugmentParameters:
-        """Select the samples that `index` (n,) names."""
-        return AugmentParameters(**{f.name: getattr(self, f.name)[index] for f in dataclasses.fields(self)})
+        """Those of the samples that `index` (n,) names."""
+        return AugmentParameters(**{name: values[index] for name, values in vars(self).items()})
 
 
 def draw_selection(generator: torch.Generator, batch: int, config: AugmentConfig) -> Tensor:
     """Which transformations each sample gets, in the order of application.
-
-    Args:
-        generator: on the CPU.
-        batch: B.
-        config: gives the K transformations.
 
     Returns:
         (B, K) int64 indices into `config.transformations`, -1 after a sample's last.
@@ -181,13 +167,7 @@ def labels_from_order(order: Tensor) -> Tensor:
 
 
 def strengths(order: Tensor, parameters: AugmentParameters, length: int, config: AugmentConfig) -> Tensor:
-    """How much of each transformation a view got, about -1 to 1; 0 where it does not occur.
-
-    Args:
-        order: (B, K) from `draw_selection`.
-        parameters: of these views.
-        length: N, samples in a view.
-        config: gives the K transformations and the ranges that the numbers are shares of.
+    """How much of each transformation a view of `length` samples got, about -1 to 1; 0 where it does not occur.
 
     Returns:
         (B, K) float32: semitones, length of both fades, level of both noises, octaves of speed, width of the mask,
@@ -211,13 +191,8 @@ def strengths(order: Tensor, parameters: AugmentParameters, length: int, config:
 
 
 def draw_parameters(generator: torch.Generator, batch: int, length: int, config: AugmentConfig) -> AugmentParameters:
-    """Parameters of one view, drawn for all transformations whether a sample uses them or not.
+    """Parameters for `batch` views of `length` samples, of all transformations whether a view has them or not.
 
-    Args:
-        generator: on the CPU.
-        batch: B; 2 B gives both views of B samples to one call of `augment`.
-        length: N, samples in a clip.
-        config: the ranges.
     Source:
         The official MT-SLVR configuration.
     """
@@ -253,13 +228,11 @@ def augment(x: Tensor, order: Tensor, parameters: AugmentParameters, config: Aug
 
     Args:
         x: (B, N) float32 waveforms at `config.sample_rate` Hz, on any device; left as they are.
-        order: (B, K) from `draw_selection`; both views of a sample share it.
-        parameters: from `draw_parameters`, one set a view.
+        order: (B, K) from `draw_selection`.
+        parameters: from `draw_parameters`.
         config: the same for all three.
-
     Returns:
         (B, N) on the device of x; the same for the same arguments on the same device.
-
     Raises:
         AudioError: x is not (B, N), or N is too short for an STFT in use.
     """
@@ -302,35 +275,3 @@ def _apply(name: str, x: Tensor, p: AugmentParameters, config: AugmentConfig) ->
         return transforms.time_mask(x, p.mask_u1, p.mask_u2, config.mask_fraction)
     assert name == "time_shift"
     return transforms.time_shift(x, p.shift)
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _require(condition: bool, name: str, value: object, remedy: str) -> None:
-    if not condition:
-        raise ConfigError(f"config: augment.{name}={value!r}: must be {remedy}")
-
-
-def _check_integer(name: str, value: object, low: int, high: int) -> None:
-    ok = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-    _require(ok, name, value, f"an integer from {low} to {high}")
-
-
-def _check_number(name: str, value: Any, low: float, high: float) -> None:
-    _require(_number(value) and low <= value <= high, name, value, f"a number from {low} to {high}")
-
-
-def _check_range(name: str, value: Any, low: float, high: float) -> None:
-    pair = isinstance(value, tuple) and len(value) == 2 and all(_number(v) for v in value)
-    ok = pair and low <= value[0] <= value[1] <= high
-    _require(ok, name, value, f"(lowest, highest) between {low} and {high}")
-
-
-def _check_excluded(excluded: Any) -> None:
-    names = ", ".join(TRANSFORMATIONS)
-    ok = isinstance(excluded, tuple) and len(set(excluded)) == len(excluded)
-    ok = ok and all(name in TRANSFORMATIONS for name in excluded)
-    _require(ok, "excluded", excluded, f"distinct names from {names}")
-    _require(len(excluded) < len(TRANSFORMATIONS), "excluded", excluded, "fewer than all seven")

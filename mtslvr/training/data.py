@@ -27,21 +27,13 @@ _SAMPLES, _INDEX = "clips.i16", "clips.json"
 
 @dataclass(frozen=True)
 class PackedClips:
-    """Every clip as int16 in one memory-mapped file, so that workers share it.
+    """Every clip as int16 in one memory-mapped file, so that workers share it."""
 
-    Attributes:
-        samples: (total,) int16, all clips one after the other.
-        starts: (n + 1,) int64; clip i is samples[starts[i]:starts[i + 1]].
-        names: n names, relative to the folder each clip came from.
-        sample_rate: Hz.
-        folder: that they were opened from.
-    """
-
-    samples: np.ndarray
-    starts: np.ndarray
-    names: list[str]
-    sample_rate: int
-    folder: Path
+    samples: np.ndarray  # (total,) int16, all clips one after the other
+    starts: np.ndarray  # (n + 1,) int64; clip i is samples[starts[i]:starts[i + 1]]
+    names: list[str]  # n, relative to the folder that each clip came from
+    sample_rate: int  # Hz
+    folder: Path  # that they were opened from
 
     def __reduce__(self) -> tuple[object, ...]:
         # A worker that is not forked opens the file itself; pickling would copy every sample.
@@ -129,11 +121,10 @@ def pack(
         out: folder for the packed file; written completely or not at all.
         sample_rate: Hz of the packed clips.
         threads: decoders side by side.
-        max_seconds: cut longer files into clips of this length, the last one shorter, so that every part of a long
-            recording is drawn; None keeps files whole.
+        max_seconds: cut longer files into clips of this length, so that every part of a long recording is drawn.
     Returns:
-        The messages of the files and folders that could not be read; they are skipped, and so are files of other
-        formats, whose number is told on stderr.
+        The messages of the files and folders that could not be read and are left out. Files of other formats are, too;
+        stderr tells how many.
     Raises:
         TrainingError: not one readable clip, packed clips of another rate, or no space.
     """
@@ -142,9 +133,7 @@ def pack(
     for clips in packed:
         if clips.sample_rate != sample_rate:
             raise TrainingError(f"{clips.folder}: packed at {clips.sample_rate} Hz, wanted {sample_rate}; pack it anew")
-    audio = [folder for folder in sources if not is_packed(folder)]
-    search = find.search(audio)
-    found = search.files
+    search = find.search([folder for folder in sources if not is_packed(folder)])
     failed = [message for _, message in search.unlisted]
     if search.left_out:
         tqdm.write(search.left_out_text, file=sys.stderr)
@@ -165,8 +154,9 @@ def pack(
                     file.write(clips.samples[start : start + _BLOCK].tobytes())
                 names.extend(clips.names)
                 lengths.extend(np.diff(clips.starts).tolist())
-            decoded = pool.map(decode, (path for path, _ in found))
-            for (_, name), clip in zip(found, tqdm(decoded, "packing", len(found), unit="clip"), strict=True):
+            decoded = pool.map(decode, (path for path, _ in search.files))
+            bar = tqdm(decoded, "packing", len(search.files), unit="clip")
+            for (_, name), clip in zip(search.files, bar, strict=True):
                 if isinstance(clip, AudioError):
                     failed.append(str(clip))
                     continue

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -22,19 +20,18 @@ from ..errors import TrainingError, one_line
 from ..models import checkpoint
 from ..models.hub import computes_bfloat16
 from ..nn.encoder import Encoder
-from . import distributed, run
+from . import run
 from .config import TrainConfig
 from .objective import Losses, Objective
 from .views import Batch, StepBatches
-from .whiten import finish
+from .whiten import check_crops, finish
 
-LOSS_NAMES = tuple(field.name for field in dataclasses.fields(Losses))
 VALIDATION_BATCHES = 50  # at the most, in one pass
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """One line of losses.csv; losses are means over processes."""
+    """One line of losses.csv."""
 
     step: int
     joint: float
@@ -42,6 +39,25 @@ class StepReport:
     predictive: float
     learning_rate: float
     clips_per_second: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is."""
+
+    step: int = 0  # steps done
+    best: float = math.inf  # lowest validation loss so far
+    waited: int = 0  # validation passes since then
+
+    def after(self, loss: float) -> Progress:
+        """With one more validation loss."""
+        if loss < self.best:
+            return dataclasses.replace(self, best=loss, waited=0)
+        return dataclasses.replace(self, waited=self.waited + 1)
+
+    def ended(self, config: TrainConfig) -> bool:
+        """Whether the schedule or the patience has."""
+        return self.step == config.steps or 0 < config.patience <= self.waited
 
 
 def train(
@@ -57,7 +73,7 @@ def train(
     save_every: int = 100,
     on_step: Callable[[StepReport], None] | None = None,
 ) -> Path:
-    """Train one encoder; as one of several processes where torchrun started it.
+    """Train one encoder.
 
     Args:
         config: the recipe.
@@ -76,13 +92,11 @@ def train(
         The exported checkpoint folder, `checkpoint` in the run directory.
     Raises:
         TrainingError: unwritable or used run directory, no audio, fewer clips than a batch, a broken state or one of
-            another config, other data than the run began with, no space, CUDA asked for and absent, a batch that does
-            not split into the processes, or a loss that is no finite number.
+            another config, other data than the run began with, no space, CUDA asked for and absent, or a loss that is
+            no finite number.
     """
-    folder = Path(folder)
-    target = distributed.join(select_device(device))
-    rows = distributed.share(config.batch_size)
-    distributed.on_first(lambda: run.check(folder, config, resume))
+    folder, target = Path(folder), select_device(device)
+    run.check(folder, config, resume)
     torch.manual_seed(config.seed)
     objective = make_objective(config).to(target)
     objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
@@ -92,66 +106,47 @@ def train(
     facts: dict[str, Any] = {"dtype": "bfloat16" if half(config.dtype, target) else "float32"}
     if init is not None and state is None:
         facts.update(init=str(init), init_steps=initialise(objective, Path(init), target))
-    distributed.on_first(lambda: run.collect(folder, data, config, resume, facts))
-    clips = run.open_clips(folder, config)
-    batches = StepBatches(clips, config, rows=rows)
-    validation = StepBatches(clips, config, validation=True, rows=rows) if config.validate_every else None
-    if config.sync_batch_norm:
-        distributed.synchronise_norms(objective, target)
+    clips = run.collect(folder, data, config, resume, facts)
+    if config.heads is not None:
+        check_crops(clips, config.heads)
+    batches = StepBatches(clips, config)
+    validation = StepBatches(clips, config, validation=True) if config.validate_every else None
     average = average_of(objective.encoder, config)
     optimizer = make_optimizer(objective, config)
     progress = restore(state, objective, optimizer, average, folder)
-    distributed.on_first(lambda: run.begin(folder, config))
+    run.write_json(folder / run.CONFIG, config.to_dict())  # a run, now that all that can be checked before is checked
     last = config.steps if stop_after is None else min(stop_after, config.steps)
 
-    first = distributed.rank() == 0
-    if first:
-        run.print_line(
-            f"{len(clips)} clips, {clips.hours:.2f} h; {config.steps} steps of {config.batch_size} on {target}"
-            + (f" in {distributed.size()} processes" if distributed.size() > 1 else "")
-        )
-    log = (
-        run.Log(folder, run.LOSSES, [f.name for f in dataclasses.fields(StepReport)][1:], progress.step)
-        if first
-        else None
-    )
-    validation_log = (
-        run.Log(folder, run.VALIDATION, LOSS_NAMES, progress.step + 1) if first and validation is not None else None
-    )
-    bar = tqdm(
-        total=config.steps, initial=progress.step, unit="step", desc="training", mininterval=2.0, disable=not first
-    )
-    parallel = data_parallel(objective, config)
+    run.print_line(f"{len(clips)} clips, {clips.hours:.2f} h; {config.steps} steps of {config.batch_size} on {target}")
+    log = run.Log(folder, run.LOSSES, [f.name for f in dataclasses.fields(StepReport)][1:], progress.step)
+    names = [f.name for f in dataclasses.fields(Losses)]
+    validation_log = run.Log(folder, run.VALIDATION, names, progress.step + 1) if validation is not None else None
     began = time.perf_counter()
-    with bar:
+    with tqdm(total=config.steps, initial=progress.step, unit="step", desc="training", mininterval=2.0) as bar:
         for batch in batches_from(batches, range(progress.step, last), target, workers):
-            step = progress.step
-            rate = learning_rate(step, config)
-            losses = optimise(parallel, optimizer, batch, rate, config)
+            step, rate = progress.step, learning_rate(progress.step, config)
+            joint, contrastive, predictive = optimise(objective, optimizer, batch, rate, config)
             now = time.perf_counter()
-            named = dict(zip(LOSS_NAMES, losses.tolist(), strict=True))
-            report = StepReport(step, **named, learning_rate=rate, clips_per_second=config.batch_size / (now - began))
+            report = StepReport(step, joint, contrastive, predictive, rate, config.batch_size / (now - began))
             began = now
             check_finite(report, folder)
             if average is not None:
                 average.update_parameters(objective.encoder)
-            if log is not None:
-                log.write(dataclasses.asdict(report))
+            log.write(dataclasses.asdict(report))
             bar.set_postfix_str(
                 f"contrastive {report.contrastive:.3f} predictive {report.predictive:.3f} "
                 f"{report.clips_per_second:.0f} clips/s"
             )
             bar.update()
             progress = dataclasses.replace(progress, step=step + 1)
-            if validation is not None and (step + 1) % config.validate_every == 0:
+            if validation is not None and validation_log is not None and (step + 1) % config.validate_every == 0:
                 found = validate(objective, average, validation, target, config)
-                progress = progress.after(found[LOSS_NAMES.index("joint")].item())
-                if validation_log is not None:
-                    validation_log.write({"step": step + 1, **dict(zip(LOSS_NAMES, found.tolist(), strict=True))})
-                if first and progress.waited == 0:
+                progress = progress.after(found[0])
+                validation_log.write({"step": step + 1, **dict(zip(names, found, strict=True))})
+                if progress.waited == 0:
                     checkpoint.save(exported(objective, average), folder / run.EXPORT)
-            ends = step + 1 == last or progress.exhausted(config)
-            if first and ((step + 1) % save_every == 0 or ends):
+            ends = step + 1 == last or progress.ended(config)
+            if (step + 1) % save_every == 0 or ends:
                 run.save_state(folder, state_of(objective, optimizer, average, progress))
                 if validation is None:
                     checkpoint.save(exported(objective, average), folder / run.EXPORT)
@@ -159,37 +154,12 @@ def train(
                 on_step(report)
             if ends:
                 break
-    for opened in (log, validation_log):
-        if opened is not None:
-            opened.close()
-    if progress.step == config.steps or progress.exhausted(config):
-        distributed.on_first(lambda: finish(folder, config, target))
+    log.close()
+    if validation_log is not None:
+        validation_log.close()
+    if progress.ended(config):
+        finish(folder, config, target)
     return folder / run.EXPORT
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is.
-
-    Attributes:
-        step: steps done.
-        best: lowest validation loss so far.
-        waited: validation passes since then.
-    """
-
-    step: int = 0
-    best: float = math.inf
-    waited: int = 0
-
-    def after(self, loss: float) -> Progress:
-        """With one more validation loss."""
-        if loss < self.best:
-            return dataclasses.replace(self, best=loss, waited=0)
-        return dataclasses.replace(self, waited=self.waited + 1)
-
-    def exhausted(self, config: TrainConfig) -> bool:
-        """Whether the patience of the config is used up."""
-        return 0 < config.patience <= self.waited
 
 
 def batches_from(batches: StepBatches, steps: range, device: torch.device, workers: int) -> Iterator[Batch]:
@@ -206,27 +176,31 @@ def batches_from(batches: StepBatches, steps: range, device: torch.device, worke
 
 
 def optimise(
-    objective: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, rate: float, config: TrainConfig
-) -> Tensor:
-    """One optimiser step; returns its losses in the order of `LOSS_NAMES`, means over processes."""
+    objective: Objective, optimizer: torch.optim.Optimizer, batch: Batch, rate: float, config: TrainConfig
+) -> list[float]:
+    """One optimiser step; returns its losses in the order of `Losses`."""
     objective.train()
     for group in optimizer.param_groups:
         group["lr"] = rate
     losses = compute(objective, batch, config)
     optimizer.zero_grad(set_to_none=True)
     losses.joint.backward()  # type: ignore[no-untyped-call]
-    found = distributed.mean(torch.stack([getattr(losses, name).detach() for name in LOSS_NAMES]))
-    if math.isfinite(found[0].item()):  # else the weights stay those of the last good step
+    found = values_of(losses)
+    if math.isfinite(found[0]):  # else the weights stay those of the last good step
         optimizer.step()
     return found
 
 
-def compute(objective: nn.Module, batch: Batch, config: TrainConfig) -> Losses:
+def values_of(losses: Losses) -> list[float]:
+    """Joint, contrastive and predictive loss."""
+    found: list[float] = torch.stack([losses.joint, losses.contrastive, losses.predictive]).tolist()
+    return found
+
+
+def compute(objective: Objective, batch: Batch, config: TrainConfig) -> Losses:
     """The losses of one batch."""
-    inner = objective.module if isinstance(objective, DistributedDataParallel) else objective
-    assert isinstance(inner, Objective)
     with torch.no_grad():
-        spectrograms = inner.encoder.frontend(batch.views.flatten(0, 1)).unflatten(0, batch.views.shape[:2])
+        spectrograms = objective.encoder.frontend(batch.views.flatten(0, 1)).unflatten(0, batch.views.shape[:2])
     with torch.autocast(batch.views.device.type, torch.bfloat16, enabled=half(config.dtype, batch.views.device)):
         losses: Losses = objective(spectrograms, batch.targets)
     return losses
@@ -240,7 +214,7 @@ def half(dtype: str, device: torch.device) -> bool:
 @torch.no_grad()
 def validate(
     objective: Objective, average: AveragedModel | None, batches: StepBatches, device: torch.device, config: TrainConfig
-) -> Tensor:
+) -> list[float]:
     """Mean losses over the clips held out, by the encoder that the run exports, in evaluation mode.
 
     The same crops and transformations each time, drawn apart from those of training.
@@ -249,11 +223,10 @@ def validate(
     objective.eval()
     try:
         number = min(VALIDATION_BATCHES, batches.batches_an_epoch)
-        found = [compute(objective, batches[i].to(device), config) for i in range(number)]
+        found = [values_of(compute(objective, batches[i].to(device), config)) for i in range(number)]
     finally:
         objective.encoder = trained
-    rows = [torch.stack([getattr(losses, name) for name in LOSS_NAMES]) for losses in found]
-    return distributed.mean(torch.stack(rows).mean(dim=0))
+    return [sum(values) / number for values in zip(*found, strict=True)]
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
@@ -282,16 +255,6 @@ def make_optimizer(objective: Objective, config: TrainConfig) -> torch.optim.Opt
     """The optimiser that the config names, over all parameters."""
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     return kind(objective.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
-
-
-def data_parallel(objective: Objective, config: TrainConfig) -> nn.Module:
-    """Average gradients over processes, where there are several."""
-    if distributed.size() == 1:
-        return objective
-    # With one objective off, a path or head of the encoder gets no gradient. Buffers need no broadcast: they are alike
-    # by construction, or each process keeps its own and the first one's are saved.
-    idle = config.contrastive == "none" or not config.augmentation_weight
-    return DistributedDataParallel(objective, broadcast_buffers=False, find_unused_parameters=idle)
 
 
 def select_device(device: str) -> torch.device:
@@ -362,8 +325,7 @@ def restore(
 def initialise(objective: Objective, source: Path, device: torch.device) -> int:
     """Start from other weights: a run's last state (returns its steps), or a checkpoint folder's encoder (returns 0).
 
-    Training heads that the other run lacks start at random, and so does the encoder's head that reads the mel bands of
-    another front end.
+    Training heads that the other has not start at random, and so do the encoder's heads where they read other features.
 
     Raises:
         TrainingError: no state to start from, or that of another network.
@@ -376,10 +338,11 @@ def initialise(objective: Objective, source: Path, device: torch.device) -> int:
         weights, steps = {f"encoder.{key}": value for key, value in encoder.state_dict().items()}, 0
     else:
         raise TrainingError(f"{source}: no state to start from; --init takes a run with saved steps or a checkpoint")
-    head, ours = f"encoder.heads.{len(objective.encoder.heads) - 1}.weight", objective.state_dict()
-    if objective.encoder.config.spectral_statistics and head in weights and weights[head].shape != ours[head].shape:
-        run.print_line(f"{source}: head of {weights[head].shape[1]} features; a new one of {ours[head].shape[1]}")
-        weights = {**weights, head: ours[head]}
+    ours = objective.state_dict()
+    other = [k for k in weights if k.startswith("encoder.heads.") and k in ours and weights[k].shape != ours[k].shape]
+    if other:
+        run.print_line(f"{source}: its heads read other features; new ones start at random ({', '.join(other)})")
+        weights = {**weights, **{key: ours[key] for key in other}}
     try:
         missing = objective.load_state_dict(weights, strict=False)
     except RuntimeError as error:

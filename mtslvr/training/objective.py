@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from ..nn.encoder import Embeddings, Encoder, exact_float32
-from .distributed import gather
-from .heads import augmentation_head, simclr_projector, simsiam_predictor, simsiam_projector
 from .losses import augmentation_loss, difference_loss, nt_xent_loss, simsiam_loss
 
 
@@ -28,6 +26,10 @@ class Objective(nn.Module):
     The invariant embedding feeds the contrastive loss, the variant one the augmentation head: that of each view, to
     tell which transformations it had, or those of both, to tell by how much they differ.
 
+    Args:
+        encoder: what is trained.
+        contrastive, augmentation_weight, prediction, temperature, separate_views, predicted_views: see `TrainConfig`.
+        labels: K, how many transformations are told apart.
     Source:
         Heggan et al. 2023, MT-SLVR, https://arxiv.org/abs/2305.17191
     """
@@ -52,7 +54,8 @@ class Objective(nn.Module):
         self.temperature = temperature
         self.separate_views = separate_views
         self.predicted_views = predicted_views
-        self.projector = {"simclr": simclr_projector, "simsiam": simsiam_projector}.get(contrastive, _no_head)(dim)
+        projectors = {"simclr": simclr_projector, "simsiam": simsiam_projector}
+        self.projector = projectors[contrastive](dim) if contrastive in projectors else None
         self.predictor = simsiam_predictor() if contrastive == "simsiam" else None
         read = 2 * dim if self.differences else dim
         self.augmentation_head = augmentation_head(read, labels) if augmentation_weight else None
@@ -100,7 +103,7 @@ class Objective(nn.Module):
         if self.projector is None:
             return invariant.new_zeros((), dtype=torch.float32)
         if self.predictor is None:
-            first, second = gather(self.projector(invariant), dim=1)
+            first, second = self.projector(invariant)
             return nt_xent_loss(first, second, self.temperature)
         z1, z2 = self.projector(invariant[0]), self.projector(invariant[1])
         return simsiam_loss(self.predictor(z1), self.predictor(z2), z1, z2)
@@ -114,5 +117,27 @@ class Objective(nn.Module):
         return augmentation_loss(self.augmentation_head(variant.flatten(0, 1)), targets.repeat(len(variant), 1))
 
 
-def _no_head(dim: int) -> None:
-    return None
+def simclr_projector(dim: int, out_dim: int = 256) -> nn.Sequential:
+    """(N, dim) to (N, out_dim): Linear, ReLU, Linear."""
+    return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(inplace=True), nn.Linear(dim, out_dim))
+
+
+def simsiam_projector(dim: int, out_dim: int = 2048) -> nn.Sequential:
+    """(N, dim) to (N, out_dim): three linear layers, each with batch norm, ReLU after the first two."""
+    layers = [*_linear_norm_relu(dim, out_dim), *_linear_norm_relu(out_dim, out_dim)]
+    return nn.Sequential(*layers, *_linear_norm_relu(out_dim, out_dim)[:2])
+
+
+def simsiam_predictor(dim: int = 2048, hidden: int = 512) -> nn.Sequential:
+    """(N, dim) to (N, dim) through a bottleneck."""
+    return nn.Sequential(*_linear_norm_relu(dim, hidden), nn.Linear(hidden, dim))
+
+
+def augmentation_head(dim: int, labels: int = 7) -> nn.Sequential:
+    """(N, dim) to (N, labels) logits: 256, 64 and 16 hidden units with batch norm and ReLU."""
+    layers = [*_linear_norm_relu(dim, 256), *_linear_norm_relu(256, 64), *_linear_norm_relu(64, 16)]
+    return nn.Sequential(*layers, nn.Linear(16, labels))
+
+
+def _linear_norm_relu(dim: int, out_dim: int) -> tuple[nn.Module, nn.Module, nn.Module]:
+    return nn.Linear(dim, out_dim), nn.BatchNorm1d(out_dim), nn.ReLU(inplace=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from typing import Any
 
 from ..config import AdapterKind, EncoderConfig, Normalization
 from ..errors import ConfigError
@@ -29,13 +30,23 @@ class System(str, enum.Enum):
     MT_SERIES = "mt-series"
     MT_PARALLEL = "mt-parallel"
 
+    @property
+    def encoder(self) -> EncoderConfig:
+        """The network, with our front end."""
+        kind = self.value.removeprefix("mt-")
+        return encoder_config(AdapterKind(kind) if kind in list(AdapterKind) else AdapterKind.NONE)
 
-_ADAPTERS = {
-    System.MT_SPLIT: AdapterKind.SPLIT,
-    System.MT_BN: AdapterKind.BN,
-    System.MT_SERIES: AdapterKind.SERIES,
-    System.MT_PARALLEL: AdapterKind.PARALLEL,
-}
+    def objectives(self, contrastive: str) -> dict[str, Any]:
+        """The settings of the losses, with this contrastive one.
+
+        Raises:
+            ConfigError: neither SimCLR nor SimSiam.
+        """
+        if contrastive not in ("simclr", "simsiam"):
+            raise ConfigError(f"contrastive={contrastive!r}: the paper's systems have simclr or simsiam")
+        if self is System.PREDICTION:
+            return {"contrastive": "none"}
+        return {"contrastive": contrastive, "augmentation_weight": float(self is not System.CONTRASTIVE)}
 
 
 def published(system: System, contrastive: str = "simclr") -> TrainConfig:
@@ -45,16 +56,13 @@ def published(system: System, contrastive: str = "simclr") -> TrainConfig:
     statistics of AudioSet, early stopping on held-out clips. Its learning rate schedule, which was stepped too often by
     mistake, is not copied: this one falls once.
 
-    Args:
-        system: which row.
-        contrastive: "simclr" or "simsiam".
     Raises:
-        ConfigError: another contrastive objective.
+        ConfigError: a contrastive objective other than "simclr" and "simsiam".
     Source:
         Heggan et al. 2023, https://arxiv.org/abs/2305.17191
     """
     encoder = dataclasses.replace(
-        encoder_config(_ADAPTERS.get(system, AdapterKind.NONE)),
+        system.encoder,
         frontend=EncoderConfig().frontend,
         normalization=Normalization.GLOBAL,
         global_mean=AUDIOSET_MEAN,
@@ -83,7 +91,7 @@ def published(system: System, contrastive: str = "simclr") -> TrainConfig:
         validate_every=50,
         patience=100 if system is System.PREDICTION else 50,
     )
-    return _objectives(config, system, contrastive)
+    return dataclasses.replace(config, **system.objectives(contrastive))
 
 
 def own(system: System, contrastive: str = "simclr") -> TrainConfig:
@@ -92,20 +100,9 @@ def own(system: System, contrastive: str = "simclr") -> TrainConfig:
     Two crops of a clip, softer negatives, backgrounds, an equaliser, short crops, heads that whiten. MT_SPLIT keeps the
     heads of training, which share a path.
 
-    Args:
-        system: which row.
-        contrastive: "simclr" or "simsiam".
     Raises:
-        ConfigError: another contrastive objective.
+        ConfigError: a contrastive objective other than "simclr" and "simsiam".
     """
-    encoder = encoder_config(_ADAPTERS.get(system, AdapterKind.NONE))
     heads = None if system is System.MT_SPLIT else HeadsConfig()
-    return _objectives(TrainConfig(encoder=encoder, heads=heads), system, contrastive)
-
-
-def _objectives(config: TrainConfig, system: System, contrastive: str) -> TrainConfig:
-    if contrastive not in ("simclr", "simsiam"):
-        raise ConfigError(f"contrastive={contrastive!r}: the paper's systems have simclr or simsiam")
-    if system is System.CONTRASTIVE:
-        return dataclasses.replace(config, contrastive=contrastive, augmentation_weight=0.0)
-    return dataclasses.replace(config, contrastive="none" if system is System.PREDICTION else contrastive)
+    config = TrainConfig(encoder=system.encoder, heads=heads)
+    return dataclasses.replace(config, **system.objectives(contrastive))

@@ -24,53 +24,39 @@ from ..errors import TrainingError, one_line
 from .config import TrainConfig
 from .data import PackedClips, is_packed, pack
 
-CONFIG, STATE, PREVIOUS, LOSSES, VALIDATION, ENVIRONMENT, CLIPS, EXPORT, EVENTS = (
-    "config.json",
-    "state.pt",
-    "state-previous.pt",
-    "losses.csv",
-    "validation.csv",
-    "environment.json",
-    "clips",
-    "checkpoint",
-    "tensorboard",
-)
+CONFIG, ENVIRONMENT, LOSSES, VALIDATION = "config.json", "environment.json", "losses.csv", "validation.csv"
+STATE, PREVIOUS = "state.pt", "state-previous.pt"
+CLIPS, EXPORT, EVENTS = "clips", "checkpoint", "tensorboard"  # folders
 
 
 def check(folder: Path, config: TrainConfig, resume: bool) -> None:
     """See that a run may start in a folder, or go on there with this config.
 
     Raises:
-        TrainingError: used directory without `resume`, no run or one of another config with it.
+        TrainingError: a used directory without `resume`; no run, or one of another config, with it.
     """
-    path = folder / CONFIG
     if not resume:
-        if path.exists():
+        if (folder / CONFIG).exists():
             raise TrainingError(f"{folder}: holds a run already; go on with --resume or choose another --out")
         return
-    try:
-        saved = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise TrainingError(f"{path}: no run to resume ({error}); start one without --resume") from None
-    except (OSError, ValueError) as error:
-        raise TrainingError(
-            f"{path}: no run to resume ({error}); put the run's config there again, or choose another --out"
-        ) from None
-    ours = json.loads(json.dumps(config.to_dict()))
-    saved = json.loads(json.dumps(TrainConfig.from_dict(saved).to_dict()))  # one of before a setting existed
-    changed = [k for k in ours if saved.get(k) != ours[k]]
+    saved = read_config(folder).to_dict()
+    changed = [f"{k} was {saved[k]!r}, now {v!r}" for k, v in config.to_dict().items() if saved[k] != v]
     if changed:
-        told = ", ".join(f"{k} was {saved.get(k)!r}, now {ours[k]!r}" for k in changed)
-        raise TrainingError(f"{folder}: resume with another config ({told}); use the same one or a new --out")
+        raise TrainingError(
+            f"{folder}: resume with another config ({', '.join(changed)}); use the same one or a new --out"
+        )
 
 
-def begin(folder: Path, config: TrainConfig) -> None:
-    """Make the folder a run, once all that can be checked before is checked.
+def read_config(folder: Path) -> TrainConfig:
+    """The config of a run.
 
     Raises:
-        TrainingError: not writable.
+        TrainingError: no run there.
     """
-    write_json(folder / CONFIG, config.to_dict())
+    try:
+        return TrainConfig.from_dict(json.loads((folder / CONFIG).read_text()))
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{folder / CONFIG}: no training run ({error}); give a run directory") from None
 
 
 def environment() -> dict[str, Any]:
@@ -106,11 +92,6 @@ def cpu_model() -> str:
     if not name:
         return platform.processor() or platform.machine()
     return f"{name[1]} (family {family[1]}, model {model[1]})" if family and model else name[1]
-
-
-def record(folder: Path, **facts: Any) -> None:
-    """Add facts to environment.json."""
-    write_json(folder / ENVIRONMENT, {**recorded(folder), **facts})
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -169,70 +150,53 @@ def collect(
     folder: Path,
     data: Sequence[str | os.PathLike[str]],
     config: TrainConfig,
-    resume: bool = False,
-    start: Mapping[str, Any] | None = None,
-) -> None:
-    """Have the clips of a run in a packed file, and record which, before the run begins or goes on.
+    resume: bool,
+    start: Mapping[str, Any],
+) -> PackedClips:
+    """The packed clips of a run, and a record of them in environment.json.
 
     Args:
         folder: of the run.
-        data: one folder that `pack` wrote, which stays where it is; or folders of audio or packed clips, to be packed
-            into the run directory; with `resume` none, or the same as before.
+        data: see `loop.train`; a packed folder that has moved is found again by it.
         config: the recipe.
         resume: whether the run is there already.
         start: of a new run, in what it computes and where its weights start from, for the record.
     Raises:
         TrainingError: no data, or other data than the run has. Unreadable files are listed in unreadable.txt.
     """
-    if resume:
-        check_data(folder, data, config)
-        return
-    if not data:
-        raise TrainingError(f"{folder}: no --data for a new run; name folders of audio, or packed clips")
+    facts = recorded(folder) if resume else {**environment(), **start}
     names = [str(Path(path).resolve()) for path in data]
-    facts: dict[str, Any] = {**(start or {}), "data": names}
+    if not data and not resume:
+        raise TrainingError(f"{folder}: no --data for a new run; name folders of audio, or packed clips")
     if len(data) == 1 and is_packed(Path(data[0])):
         facts["clips"] = names[0]
-    else:
+    elif not resume:
         failed = pack(data, folder / CLIPS, config.encoder.frontend.sample_rate)
         if failed:
             (folder / "unreadable.txt").write_text("\n".join(failed) + "\n")
             print_line(f"skipped {len(failed)} unreadable files, listed in {folder / 'unreadable.txt'}")
-    clips = PackedClips.open(Path(facts.get("clips", folder / CLIPS)))
-    write_json(folder / ENVIRONMENT, {**environment(), **facts, "fingerprint": clips.fingerprint()})
-
-
-def check_data(folder: Path, data: Sequence[str | os.PathLike[str]], config: TrainConfig) -> None:
-    """See that a run goes on with the clips that it began with; a packed folder may have moved.
-
-    Raises:
-        TrainingError: it does not.
-    """
-    facts = recorded(folder)
-    names = [str(Path(path).resolve()) for path in data]
-    if len(data) == 1 and is_packed(Path(data[0])):
-        facts["clips"] = names[0]
     elif data and names != facts.get("data", names):
         raise TrainingError(
             f"{folder}: --resume with other --data ({', '.join(names)}; the run has {', '.join(facts['data'])}); leave "
             "--data out, or start a new run with another --out"
         )
-    found = PackedClips.open(Path(facts.get("clips", folder / CLIPS)))
-    if facts.setdefault("fingerprint", found.fingerprint()) != found.fingerprint():
+    clips = open_clips(folder, facts, config)
+    if facts.setdefault("fingerprint", clips.fingerprint()) != clips.fingerprint():
         raise TrainingError(
-            f"{found.folder}: other clips than those that {folder} began with; give the packed folder with those as "
+            f"{clips.folder}: other clips than those that {folder} began with; give the packed folder with those as "
             "--data, or start a new run with another --out"
         )
-    write_json(folder / ENVIRONMENT, facts)
+    write_json(folder / ENVIRONMENT, {"data": names, **facts})
+    return clips
 
 
-def open_clips(folder: Path, config: TrainConfig) -> PackedClips:
-    """The run's packed clips.
+def open_clips(folder: Path, facts: Mapping[str, Any], config: TrainConfig) -> PackedClips:
+    """The packed clips of a run whose environment.json holds `facts`.
 
     Raises:
         TrainingError: gone, cut short, or of another sample rate than the encoder's.
     """
-    clips = PackedClips.open(Path(recorded(folder).get("clips", folder / CLIPS)))
+    clips = PackedClips.open(Path(facts.get("clips", folder / CLIPS)))
     if clips.sample_rate != config.encoder.frontend.sample_rate:
         raise TrainingError(
             f"{clips.folder}: packed at {clips.sample_rate} Hz, the encoder takes "

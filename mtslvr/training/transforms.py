@@ -34,16 +34,8 @@ _QUIET = 1e-18
 
 
 def fade(x: Tensor, shape_index: Tensor, fade_in: Tensor, fade_out: Tensor) -> Tensor:
-    """Fade in from the start and out to the end.
+    """Fade in from the start and out to the end, by one of the `FADE_SHAPES`, in numbers of samples that may overlap.
 
-    Args:
-        x: (B, N) waveforms.
-        shape_index: (B,) integers into `FADE_SHAPES`; one shape serves both ends.
-        fade_in: (B,) integers, length in samples.
-        fade_out: (B,) integers, length in samples; the two may overlap.
-
-    Returns:
-        (B, N).
     Source:
         torchaudio.transforms.Fade, as MT-SLVR uses it; every gain is clipped to 0..1.
     """
@@ -66,14 +58,13 @@ def _fade_gain(distance: Tensor, shape_index: Tensor, length: Tensor, x: Tensor)
 def colored_noise(x: Tensor, white: Tensor, f_decay: Tensor, snr_db: Tensor) -> Tensor:
     """Add coloured noise at a signal-to-noise ratio.
 
+    Silence stays silence.
+
     Args:
         x: (B, N) waveforms; N may be longer than the noise, which then repeats.
         white: (B, sample_rate) Gaussian draws: one second of noise.
         f_decay: (B,) exponent of the amplitude's decay; positive favours low frequencies.
         snr_db: (B,) signal-to-noise ratio in dB.
-
-    Returns:
-        (B, N); silence stays silence.
     Source:
         torch-audiomentations AddColoredNoise: the decay's axis runs linearly from 1 to sqrt(sample_rate / 2)
         over the bins, not in Hz, so f_decay=2 is steeper than a textbook 1/f^2.
@@ -90,14 +81,8 @@ def colored_noise(x: Tensor, white: Tensor, f_decay: Tensor, snr_db: Tensor) -> 
 
 
 def gaussian_noise(seeds: Tensor, length: int) -> Tensor:
-    """Gaussian draws that depend on a sample's seed alone: not on its neighbours, the device or the number of ranks.
+    """(B,) int64 seeds to (B, length) float32 Gaussian draws that depend on a row's seed alone; length is even.
 
-    Args:
-        seeds: (B,) int64.
-        length: even number of draws a sample.
-
-    Returns:
-        (B, length) float32 on the device of `seeds`, mean 0 and deviation 1.
     Source:
         Steele, Lea and Flood 2014, SplitMix64, read at positions 0, 1, ...; Box and Muller 1958.
     """
@@ -123,16 +108,13 @@ def _rms(x: Tensor) -> Tensor:
 
 
 def time_mask(x: Tensor, u1: Tensor, u2: Tensor, fraction: float = 0.125) -> Tensor:
-    """Zero one stretch of time.
+    """Zero one stretch of time, at most a fraction of N wide.
 
     Args:
         x: (B, N) waveforms.
         u1: (B,) in [0, 1): width / (fraction N).
         u2: (B,) in [0, 1): start / (N - u1 fraction N).
-        fraction: widest mask as a fraction of N.
-
-    Returns:
-        (B, N).
+        fraction: of N.
     Source:
         torchaudio.functional.mask_along_axis: start and width are floored each on its own.
     """
@@ -146,14 +128,8 @@ def time_mask(x: Tensor, u1: Tensor, u2: Tensor, fraction: float = 0.125) -> Ten
 
 
 def time_shift(x: Tensor, shift: Tensor) -> Tensor:
-    """Roll in a circle.
+    """Roll in a circle by (B,) samples, to later where positive.
 
-    Args:
-        x: (B, N) waveforms.
-        shift: (B,) integers in samples; positive is later.
-
-    Returns:
-        (B, N).
     Source:
         torch-audiomentations Shift with rollover.
     """
@@ -162,17 +138,14 @@ def time_shift(x: Tensor, shift: Tensor) -> Tensor:
 
 
 def time_stretch(x: Tensor, rate: Tensor, n_fft: int = 2048, hop_length: int = 512) -> Tensor:
-    """Change the speed and keep the pitch, by a phase vocoder.
+    """Change the speed and keep the pitch, by a phase vocoder with a rectangular window, as published.
 
     Args:
         x: (B, N) waveforms.
         rate: (B,) speed; above 1 is faster and shorter.
-        n_fft: STFT length in samples; the window is rectangular, as published.
-        hop_length: STFT hop in samples.
-
+        n_fft, hop_length: of the STFT, in samples.
     Returns:
         (B, N): the first N samples, or the shorter result repeated from its start.
-
     Raises:
         AudioError: N is not longer than n_fft // 2.
     Source:
@@ -198,12 +171,9 @@ def pitch_shift(x: Tensor, ratio_index: Tensor, n_fft: int = 250, hop_length: in
     Args:
         x: (B, N) waveforms.
         ratio_index: (B,) integers into `PITCH_RATIOS`.
-        n_fft: STFT length in samples; 250 and a hop of 7 as published, 512 and 128 about 14 times faster.
-        hop_length: STFT hop in samples.
-
+        n_fft, hop_length: of the STFT, in samples; as published, or 512 and 128 about 14 times faster.
     Returns:
         (B, N), zeros at the end where the stretched waveform was short.
-
     Raises:
         AudioError: N is not longer than n_fft // 2.
     Source:
@@ -235,12 +205,9 @@ def pitch_shift_semitones(x: Tensor, semitones: Tensor, n_fft: int = 512, hop_le
     Args:
         x: (B, N) waveforms.
         semitones: (B,) positive is higher.
-        n_fft: STFT length in samples.
-        hop_length: STFT hop in samples.
-
+        n_fft, hop_length: of the STFT, in samples.
     Returns:
         (B, N), zeros at the end where the stretched waveform was short.
-
     Raises:
         AudioError: N is not longer than n_fft // 2.
     Source:
@@ -373,15 +340,8 @@ def _overlap_add(blocks: Tensor, valid: Tensor, hop_length: int) -> Tensor:
 
 
 def resample(x: Tensor, orig: int, new: int) -> Tensor:
-    """Resample by a reduced ratio with a windowed sinc.
+    """Resample (B, L) to (B, ceil(new L / orig)), a reduced ratio, with a windowed sinc.
 
-    Args:
-        x: (B, L) waveforms.
-        orig: samples in ...
-        new: ... for as many samples out.
-
-    Returns:
-        (B, ceil(new L / orig)).
     Source:
         torchaudio.functional.resample with its defaults: sinc_interp_hann, width 6, rolloff 0.99.
     """

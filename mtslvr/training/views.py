@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from dataclasses import dataclass
@@ -51,14 +52,11 @@ class StepBatches(Dataset[Batch]):
         clips: to take crops of.
         config: the recipe.
         validation: draw from the clips held out, by random numbers of their own, instead of from the others.
-        rows: only this part of each batch, row for row the same, as each of several processes needs.
     Raises:
         TrainingError: fewer clips than a batch.
     """
 
-    def __init__(
-        self, clips: PackedClips, config: TrainConfig, *, validation: bool = False, rows: slice = slice(None)
-    ) -> None:
+    def __init__(self, clips: PackedClips, config: TrainConfig, *, validation: bool = False) -> None:
         held_out, others = split(len(clips), config)
         self.members = held_out if validation else others
         if len(self.members) < config.batch_size:
@@ -67,7 +65,7 @@ class StepBatches(Dataset[Batch]):
                 f"{len(self.members)} {kind} are fewer than a batch of {config.batch_size}; lower --batch-size or add "
                 "audio"
             )
-        self.clips, self.config, self.rows = clips, config, rows
+        self.clips, self.config = clips, config
         self.samples: Tensor | None = None  # all of them, on the device that makes the batches; None is the file
         self.device = torch.device("cpu")
         self.streams = (10, 11, 12) if validation else (0, 1, 3)  # of random numbers: order, batch, draw by source
@@ -77,8 +75,8 @@ class StepBatches(Dataset[Batch]):
 
     def on(self, device: torch.device) -> StepBatches:
         """The same batches, made on `device`, which keeps all clips in its memory as int16."""
-        there = StepBatches.__new__(StepBatches)
-        there.__dict__ = {**self.__dict__, "device": device}
+        there = copy.copy(self)
+        there.device = device
         there.samples = torch.from_numpy(np.asarray(self.clips.samples)).to(device)
         return there
 
@@ -99,51 +97,46 @@ class StepBatches(Dataset[Batch]):
         Nothing but the clip and, where their presence is predicted, the kinds of its transformations is common to both
         views: whatever else they shared would tell them from all others.
         """
-        config, count = self.config.augment, crops.shape[1]
+        config, count, length = self.config.augment, crops.shape[1], crops.shape[2]
         if self.config.mix_probability:
             crops = torch.stack(
                 [mix(crop, generator, self.config.mix_probability, self.config.mix_snr_db) for crop in crops]
             )
-        both = 2 if self.config.prediction == "difference" else 1  # orders of transformations a clip
-        order = draw_selection(generator, both * count, config).view(both, count, -1)
-        order = order.expand(2, -1, -1)[:, self.rows].flatten(0, 1)
-        rows = torch.arange(2 * count).view(2, count)[:, self.rows].flatten()
-        parameters = draw_parameters(generator, 2 * count, crops.shape[2], config).rows(rows)
-        curves = self.config.equalizer_db * torch.randn(2 * count, EQUALIZER_WAVES, generator=generator)[rows]
-        views = augment(crops[:, self.rows].flatten(0, 1), order, parameters, config)
+        differences = self.config.prediction == "difference"
+        order = draw_selection(generator, 2 * count if differences else count, config)
+        if not differences:
+            order = order.repeat(2, 1)
+        parameters = draw_parameters(generator, 2 * count, length, config)
+        curves = self.config.equalizer_db * torch.randn(2 * count, EQUALIZER_WAVES, generator=generator)
+        views = augment(crops.flatten(0, 1), order, parameters, config)
         if self.config.equalizer_db:
             views = equalize(views, curves, config.sample_rate)
         if self.config.encoder.normalization in (Normalization.WINDOW, Normalization.FILE):
             views = standardize(views)  # as at use: a level would betray noise and fades
-        if both == 2:
-            first, second = strengths(order, parameters, crops.shape[2], config).chunk(2)
+        if differences:
+            first, second = strengths(order, parameters, length, config).chunk(2)
             targets = first - second
         else:
-            targets = labels_from_order(order[: len(order) // 2])
-        return Batch(views.view(2, -1, views.shape[1]), targets.to(self.device))
+            targets = labels_from_order(order[:count])
+        return Batch(views.view(2, count, length), targets.to(self.device))
 
     def crops(self, clips: IntArray, generator: torch.Generator) -> Tensor:
         """(B, crop_length) float32: a random crop of each clip, normalised; a short clip repeats."""
         length = self.config.crop_length
         offsets = torch.rand(len(clips), generator=generator, dtype=torch.float64).numpy()
         starts, ends = self.clips.starts[clips], self.clips.starts[clips + 1]
-        first = starts + (offsets * np.maximum(ends - starts - length + 1, 1)).astype(np.int64)
+        first = (offsets * np.maximum(ends - starts - length + 1, 1)).astype(np.int64)
         if self.samples is None:
-            rows = self._from_file(starts, ends, first, length)
+            pairs = zip(starts, ends, first, strict=True)
+            rows = torch.from_numpy(np.stack([self._from_file(*places, length) for places in pairs]))
         else:
-            begin, room = (torch.from_numpy(v).to(self.device)[:, None] for v in (starts, ends - starts))
-            place = torch.from_numpy(first - starts).to(self.device)[:, None] + torch.arange(length, device=self.device)
-            rows = self.samples[begin + place % room]
+            begin, room, place = (torch.from_numpy(v).to(self.device)[:, None] for v in (starts, ends - starts, first))
+            rows = self.samples[begin + (place + torch.arange(length, device=self.device)) % room]
         return self.normalized(rows.float() / 32768)
 
-    def _from_file(self, starts: IntArray, ends: IntArray, first: IntArray, length: int) -> Tensor:
-        rows = np.empty((len(starts), length), dtype=np.int16)
-        for row, start, end, begin in zip(rows, starts, ends, first, strict=True):
-            clip = (
-                self.clips.samples[begin : begin + length] if end - begin >= length else self.clips.samples[start:end]
-            )
-            row[:] = clip if len(clip) == length else np.resize(clip, length)
-        return torch.from_numpy(rows)
+    def _from_file(self, start: int, end: int, first: int, length: int) -> npt.NDArray[np.int16]:
+        clip = self.clips.samples[start + first : min(end, start + first + length)]
+        return np.resize(clip, length)
 
     def normalized(self, crops: Tensor) -> Tensor:
         """Each crop with mean 0 and deviation 1 (silence stays 0), or all by the encoder's global statistics."""
@@ -157,17 +150,16 @@ class StepBatches(Dataset[Batch]):
         n, batch = len(self.members), self.config.batch_size
         if self.config.source_balance:
             generator = step_generator(self.config.seed, self.streams[2], step)
-            drawn = torch.multinomial(self.weights, batch, replacement=False, generator=generator)
-            chosen: IntArray = self.members[drawn.numpy()]
-            return chosen
-        positions = np.arange(step * batch, (step + 1) * batch)
-        indices = np.empty(batch, dtype=np.int64)
-        for epoch in np.unique(positions // n):
-            order = torch.randperm(n, generator=step_generator(self.config.seed, self.streams[0], int(epoch))).numpy()
-            here = positions // n == epoch
-            indices[here] = order[positions[here] % n]
-        drawn_in_order: IntArray = self.members[indices]
-        return drawn_in_order
+            drawn = torch.multinomial(self.weights, batch, replacement=False, generator=generator).numpy()
+        else:
+            positions = np.arange(step * batch, (step + 1) * batch)
+            drawn = np.empty(batch, dtype=np.int64)
+            for epoch in np.unique(positions // n):
+                order = torch.randperm(n, generator=step_generator(self.config.seed, self.streams[0], int(epoch)))
+                here = positions // n == epoch
+                drawn[here] = order.numpy()[positions[here] % n]
+        chosen: IntArray = self.members[drawn]
+        return chosen
 
     @functools.cached_property
     def weights(self) -> Tensor:
@@ -192,8 +184,6 @@ def equalize(views: Tensor, curves: Tensor, sample_rate: int) -> Tensor:
         curves: (N, W) amplitudes in dB of W cosines along the logarithm of frequency; W counts equally, so a deviation
             of 1 in each gives the response one of 1 dB.
         sample_rate: Hz.
-    Returns:
-        (N, T).
     """
     spectrum = torch.fft.rfft(views)
     frequency = torch.linspace(0, sample_rate / 2, spectrum.shape[1], device=views.device)
@@ -213,8 +203,6 @@ def mix(crops: Tensor, generator: torch.Generator, probability: float, snr_db: t
         generator: on the CPU.
         probability: of a background.
         snr_db: signal-to-background ratio, lowest and highest.
-    Returns:
-        (B, N).
     Source:
         Niizumi et al. 2021, BYOL-A's mixup, https://arxiv.org/abs/2103.06695; here on waveforms.
     """

@@ -9,12 +9,12 @@ most; for the invariant head so is what a whisper, another microphone and a back
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,8 +24,9 @@ from ..config import EncoderConfig, Features, Layer
 from ..errors import TrainingError
 from ..models import checkpoint
 from ..nn.encoder import Encoder
+from . import run as run_directory
 from .config import HeadsConfig, TrainConfig
-from .run import CONFIG, EXPORT, open_clips, record, recorded
+from .data import PackedClips
 from .transforms import gaussian_noise
 from .views import EQUALIZER_WAVES, StepBatches, equalize, mix, step_generator
 
@@ -41,9 +42,10 @@ def finish(run: str | os.PathLike[str], config: TrainConfig, device: torch.devic
         see `whiten`.
     """
     folder = Path(run)
-    if config.heads is not None and not recorded(folder).get("heads_made"):
-        whiten(folder, folder / EXPORT, config.heads, device)
-        record(folder, heads_made=True)
+    facts = run_directory.recorded(folder)
+    if config.heads is not None and not facts.get("heads_made"):
+        whiten(folder, folder / run_directory.EXPORT, config.heads, device)
+        run_directory.write_json(folder / run_directory.ENVIRONMENT, {**facts, "heads_made": True})
 
 
 def whiten(
@@ -65,27 +67,31 @@ def whiten(
         CheckpointError: no checkpoint in the run, or `out` cannot be written.
     """
     folder = Path(run)
-    config = read_config(folder)
+    config = run_directory.read_config(folder)
     heads = heads or config.heads or HeadsConfig()
-    encoder = checkpoint.load(folder / EXPORT)
+    encoder = checkpoint.load(folder / run_directory.EXPORT)
     encoder = reading(encoder, heads.encoder(config.encoder)).to(device)
     drawing = dataclasses.replace(config, crop_seconds=heads.crop_seconds, source_balance=heads.source_balance)
-    batches = StepBatches(open_clips(folder, config), drawing)
+    clips = run_directory.open_clips(folder, run_directory.recorded(folder), config)
+    check_crops(clips, heads)
+    batches = StepBatches(clips, drawing)
     steps = tqdm(range(math.ceil(heads.clips / config.batch_size)), "heads", unit="batch", mininterval=2.0)
     whiten_heads(encoder, (crops_of(batches, i, heads.disturb) for i in steps), heads)
     return checkpoint.save(encoder, out)
 
 
-def read_config(folder: Path) -> TrainConfig:
-    """The config of a run.
+def check_crops(clips: PackedClips, heads: HeadsConfig) -> None:
+    """See that two crops of a clip can differ.
 
     Raises:
-        TrainingError: no run there.
+        TrainingError: no clip is longer than a crop.
     """
-    try:
-        return TrainConfig.from_dict(json.loads((folder / CONFIG).read_text()))
-    except (OSError, ValueError) as error:
-        raise TrainingError(f"{folder / CONFIG}: no training run ({error}); give a run directory") from None
+    longest = np.diff(clips.starts).max() / clips.sample_rate
+    if longest <= heads.crop_seconds:
+        raise TrainingError(
+            f"{clips.folder}: clips have at most {longest:.2f} s; heads compare crops of {heads.crop_seconds:g} s, "
+            "all the same; lower heads.crop_seconds, or set heads to null"
+        )
 
 
 def crops_of(batches: StepBatches, index: int, disturb: bool) -> Tensor:

@@ -10,7 +10,6 @@ from click.testing import CliRunner
 from mtslvr.analysis import plot, project
 from mtslvr.cli.main import main
 from mtslvr.errors import ConfigError
-from mtslvr.run.export import write_npz
 
 FILES = ["low/a.wav", "low/b.wav", "high/a.wav", "high/<b>.wav", "high/c10.wav"]
 
@@ -25,10 +24,9 @@ def folder(tmp_path):
     rng = np.random.default_rng(0)
     rows = np.repeat(np.eye(4)[[0, 0, 1, 1, 1]], 2, axis=0) + 0.1 * rng.standard_normal((10, 4))
     starts = np.tile([0.0, 0.25], 5)
-    write_npz(
-        tmp_path / "x.npz", embeddings=rows.astype(np.float32), paths=np.repeat(FILES, 2).tolist(), start=starts,
-        end=starts + 0.25, settings={"model": "some/model", "features": "concat"},
-    )  # fmt: skip
+    settings = json.dumps({"model": "some/model", "features": "concat"})
+    columns = {"paths": np.repeat(FILES, 2), "start": starts, "end": starts + 0.25, "settings": settings}
+    np.savez(tmp_path / "x.npz", embeddings=rows.astype(np.float32), **columns)
     (tmp_path / "audio" / "high").mkdir(parents=True)
     (tmp_path / "audio" / "high" / "<b>.wav").touch()
     return tmp_path

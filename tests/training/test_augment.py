@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from mtslvr.errors import AudioError, ConfigError, TrainingError
+from mtslvr.errors import AudioError, ConfigError
 from mtslvr.training import augment as A
-from mtslvr.training import reference, transforms
+from mtslvr.training import transforms
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "golden_augmentations.npz")
 FADE, SHIFT, STRETCH, PITCH, NOISE = 1e-6, 1e-6, 5e-4, 1e-3, 1e-5  # atol of the fixtures' README
@@ -181,13 +181,6 @@ def test_resample_keeps_a_low_tone():
     close(out[50:-50], torch.sin(0.05 * 1.25 * n[:3200])[50:-50], 2e-3)
 
 
-def test_pitch_shift_in_small_chunks_is_the_same(monkeypatch):
-    x, index = wave(5, 3000), torch.tensor([3, 13, 0, 3, 8])
-    whole = transforms.pitch_shift(x, index, 512, 128)
-    monkeypatch.setattr(transforms, "_CPU_BUDGET", 1)
-    close(transforms.pitch_shift(x, index, 512, 128), whole, 1e-5)
-
-
 def test_a_clip_shorter_than_half_the_stft_is_refused():
     with pytest.raises(AudioError, match="1000 samples: too short for an STFT of 2048; give more than 1024"):
         transforms.time_stretch(wave(1, 1000), doubles([1.2]))
@@ -349,11 +342,11 @@ def test_waveforms_of_another_rank_are_refused():
         ({"stretch_n_fft": 4}, "augment.stretch_n_fft=4: must be an integer from 16"),
         ({"mask_fraction": 1.5}, "augment.mask_fraction=1.5: must be a number from 0 to 1"),
         ({"fade_fraction": math.nan}, "augment.fade_fraction=nan: must be a number from 0 to 1"),
-        ({"snr_db": (30, 3)}, "augment.snr_db=(30, 3): must be (lowest, highest) between"),
-        ({"stretch_rate": (0.0, 1.5)}, "augment.stretch_rate=(0.0, 1.5): must be (lowest, highest)"),
-        ({"white_f_decay": 1.0}, "augment.white_f_decay=1.0: must be (lowest, highest)"),
-        ({"excluded": ("reverb",)}, "augment.excluded=('reverb',): must be distinct names from pitch_shift"),
-        ({"excluded": A.TRANSFORMATIONS}, "must be fewer than all seven"),
+        ({"snr_db": (30, 3)}, "augment.snr_db=(30, 3): must be two numbers, lowest first, from -60"),
+        ({"stretch_rate": (0.0, 1.5)}, "augment.stretch_rate=(0.0, 1.5): must be two numbers, lowest first, from 0.1"),
+        ({"white_f_decay": 1.0}, "augment.white_f_decay=1.0: must be two numbers"),
+        ({"excluded": ("reverb",)}, "augment.excluded=('reverb',): must be distinct names"),
+        ({"excluded": A.TRANSFORMATIONS}, "fewer than all seven, from pitch_shift"),
     ),
 )
 def test_a_bad_setting_names_itself_its_value_and_the_remedy(changes, message):
@@ -367,40 +360,8 @@ def test_a_config_survives_json():
     assert A.AugmentConfig(**json.loads(json.dumps(vars(config)))) == config
 
 
-# torchaudio's own operators, where torchaudio loads.
-
-
-def torchaudio_loads():
-    try:
-        reference.load_torchaudio()
-    except TrainingError:
-        return False
-    return True
-
-
-@pytest.mark.skipif("not torchaudio_loads()", reason="torchaudio does not load beside this torch")
-def test_torchaudio_agrees():
-    x = clip("w1", 16001)
-    x[:5000] = 0  # digital silence before a sound: its phase must not carry over
-    y = transforms.fade(x[None], torch.tensor([1]), torch.tensor([500]), torch.tensor([800]))[0]
-    close(y, reference.fade(x, "logarithmic", 500, 800), FADE)
-    for rate in (0.77, 1.0, 1.29):
-        y = transforms.time_stretch(x[None], doubles([rate]))[0]
-        close(y, reference.time_stretch(x, rate), 1e-3)
-    for index, ratio in enumerate(transforms.PITCH_RATIOS):
-        y = transforms.pitch_shift(x[None], torch.tensor([index]), 512, 128)[0]
-        close(y, reference.pitch_shift(x, *ratio, 512, 128), 2e-3)
-
-
-@pytest.mark.skipif("torchaudio_loads()", reason="torchaudio loads")
-def test_a_missing_torchaudio_is_explained():
-    remedy = r"does not load beside torch .*pip install 'mtslvr\[train\]'.*CUDA build of torch < 2.15"
-    with pytest.raises(TrainingError, match=remedy):
-        reference.pitch_shift(wave(1)[0], 4, 5)
-
-
 def test_a_large_batch_is_the_same_with_any_number_of_threads():
-    rows, config = 2 * A._CPU_ROWS + 5, A.AugmentConfig.fast(pitch=A.Pitch.SEMITONES)
+    rows, config = 133, A.AugmentConfig.fast(pitch=A.Pitch.SEMITONES)
     x = wave(rows)
     order = A.draw_selection(generator(1), rows, config)
     parameters = A.draw_parameters(generator(2), rows, x.shape[1], config)

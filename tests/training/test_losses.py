@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mtslvr.models import checkpoint, official
-from mtslvr.training import heads
+from mtslvr.training import objective as heads
 from mtslvr.training.losses import augmentation_loss, nt_xent_loss, simsiam_loss
 from mtslvr.training.objective import Objective
 
@@ -180,8 +180,7 @@ def test_a_single_objective_leaves_the_other_at_zero(contrastive, weight):
     assert losses.joint.item() == pytest.approx(on.item())
 
 
-@pytest.mark.parametrize("case", [2, 3, 5], ids=["one head", "two heads", "two paths"])
-@pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.parametrize(("case", "separate"), [(2, False), (3, True), (5, False)], ids=["head", "heads", "paths"])
 def test_one_predicted_view_is_the_first(case, separate):
     objective = published_objective(INFO["mtl"]["cases"][case]).eval()
     objective.separate_views = separate

@@ -110,15 +110,6 @@ def test_a_difference_is_0_where_neither_view_had_the_transformation(clips):
     assert batch.targets.abs().max() <= 2
 
 
-@pytest.mark.parametrize("settings", [{}, EVERYTHING])
-def test_slices_of_a_batch_are_the_batch(clips, settings):
-    whole = StepBatches(clips, config(**settings))[3]
-    parts = [StepBatches(clips, config(**settings), rows=slice(i, i + 2))[3] for i in (0, 2)]
-    views = torch.cat([part.views for part in parts], dim=1)
-    torch.testing.assert_close(views, whole.views, rtol=1e-5, atol=1e-4)  # rounding of faded views is scaled up
-    torch.testing.assert_close(torch.cat([part.targets for part in parts]), whole.targets, rtol=0, atol=0)
-
-
 def test_clips_in_memory_give_the_batches_of_the_file(clips):
     batches = StepBatches(clips, config(**EVERYTHING))
     in_memory = batches.on(torch.device("cpu"))

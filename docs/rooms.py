@@ -18,11 +18,11 @@ def room(path: Path) -> str:
 
 
 def imports() -> dict[str, set[str]]:
-    """The rooms that each room imports when it is imported."""
+    """The rooms that each room imports, in functions as well."""
     found: dict[str, set[str]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         depth = len(path.relative_to(PACKAGE).parts)
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.level == depth:  # from the package's own root
                 names = [node.module] if node.module else [alias.name for alias in node.names]
                 found.setdefault(room(path), set()).update(name.split(".")[0] for name in names)

@@ -1,4 +1,4 @@
-r"""Measure a checkpoint and write its model card, and the figures in the repository's README.md.
+r"""Measure a checkpoint and write its model card.
 
     python benchmarks/model_card.py weights/NAME --run runs/final \
         --eval esc50-val=FOLDER --eval fsdd-digit=FOLDER --eval fsdd-speaker=FOLDER:1 \
@@ -19,7 +19,6 @@ import dataclasses
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import warnings
@@ -242,23 +241,6 @@ def with_held_back(card: str, record: dict[str, Any]) -> str:
         before, heading, after = card.partition("## Training\n")
         card = f"{before}<!-- {HELD_BACK} -->\n<!-- /{HELD_BACK} -->\n\n{heading}{after}"
     return replace_block(card, HELD_BACK, held_back(record))
-
-
-def results_of_all(all_measured: Sequence[Measured], note: str, run: Run, name: str) -> str:
-    """The block of the repository's README."""
-    names = [n for n in FEATURES if n in all_measured[0].results["logistic"]]
-    rows = [["set", "classifier", *(f"{n} (baseline)" if n in BASELINES else n for n in names)]]
-    for measured in all_measured:
-        for classifier, by_name in measured.results.items():
-            rows.append([measured.eval_set.name, classifier, *(str(by_name[n]) for n in names)])
-    sets = "; ".join(
-        f"{m.eval_set.name} is {m.eval_set.title} ({m.classes} classes, {m.clips:,} clips)" for m in all_measured
-    )
-    trained = (
-        f"`{name}` was trained on {run.pool_hours:.1f} h of audio ({run.pool_clips:,} clips) for "
-        f"{run.hours:.1f} h on {machine_of(run)}."
-    )
-    return f"{trained} None of the audio below was trained on.\n\n{table(rows)}\n\n{note}\n\nSets: {sets}."
 
 
 def machine_of(run: Run) -> str:
@@ -494,16 +476,6 @@ def replace_block(text: str, name: str, content: str) -> str:
     return f"{before}{start}\n{content}\n{end}{after}"
 
 
-def example_output(readme: str) -> str:
-    """What the last Python example before <!-- output --> prints, as a fenced block."""
-    code = re.findall(r"```python\n(.*?)```", readme.partition("<!-- output -->")[0], re.DOTALL)[-1]
-    env = {**os.environ, "PYTHONIOENCODING": "utf-8"}
-    printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, check=False)
-    if printed.returncode:
-        raise SystemExit(f"the example of the README fails:\n{printed.stderr.decode()}")
-    return f"```text\n{printed.stdout.decode('utf-8').rstrip()}\n```"
-
-
 def write(path: Path, text: str) -> None:
     """Whole or not at all."""
     part = path.with_name(path.name + ".part")
@@ -531,8 +503,6 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="whose blocks are filled")
-    parser.add_argument("--no-readme", action="store_true", help="write the model card only")
     options = parser.parse_args()
     warnings.simplefilter("default")
     record = json.loads(options.held_back.read_text(encoding="utf-8")) if options.held_back else None
@@ -556,10 +526,6 @@ def main() -> None:
     card = model_card(name, run, measured, config, note, encoder)
     write(card_path, with_held_back(card, record) if record else card)
     write_record(name, run)
-    if not options.no_readme:
-        readme = options.readme.read_text(encoding="utf-8")
-        readme = replace_block(readme, "results", results_of_all(measured, note, run, name))
-        write(options.readme, replace_block(readme, "output", example_output(readme)))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Fixtures shared by the tests of the encoder and what stands on it: the golden in
 encoders filled by the rule, each made once a session, and one small encoder with random weights.
 """
 
+import os
 import sys
 from functools import lru_cache
 from importlib.util import find_spec
@@ -21,6 +22,11 @@ from mtslvr.audio.windows import normalize, slice_windows
 from mtslvr.config import EncoderConfig, FrontendConfig, Normalization, Phase
 from mtslvr.models import checkpoint, official
 from mtslvr.nn.encoder import Encoder
+
+# Torch on several threads waits for the slowest of them in every operator, which takes ten times as long on a busy
+# machine. Tests of threads say themselves how many they want.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 # Mean and standard deviation of the waveforms behind the golden "global" rows (AS_BAL).
 GLOBAL_STATISTICS = (-0.00029522, 0.11652075)

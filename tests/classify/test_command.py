@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from mtslvr.classify import Classifier, read_labels
 from mtslvr.cli.main import main
+from mtslvr.run.store import read_state
 from mtslvr.run.table import read_table
 
 RATE = 16_000
@@ -200,11 +201,11 @@ def test_labels_of_an_earlier_call_outlive_one_that_fails(done, tmp_path):
 def test_an_interrupted_call_goes_on(done, tmp_path):
     root, _ = done
     (tmp_path / "nights").mkdir()
-    for seed in range(60):
+    for seed in range(20):
         soundfile.write(tmp_path / "nights" / f"{seed}.wav", noise(20, seed), RATE)
     command = [sys.executable, "-m", "mtslvr.cli.main", "classify", str(root / "tones.mtslvr"), "nights", "-o", "x.csv"]
     process = subprocess.Popen([*command, "--hop", "0.25"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "x.csv.embeddings.npy").exists() and process.poll() is None:
+    while process.poll() is None and not ((state := read_state(tmp_path / "x.csv.embeddings.npy")) and state.entries):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)

@@ -92,9 +92,11 @@ def embed(
         end: seconds into each input where to end; None is its end.
         batch_size: slices at once through the encoder.
         threads: files decoded side by side.
+
     Returns:
         (D,) float32 for one input, (n, D) for a list of n, and with "each" (C, D) and (n, C, D) for inputs of C
         channels; NumPy, or a tensor on the encoder's device where all inputs are tensors.
+
     Raises:
         AudioError: input that is missing, no audio, empty, not finite, of the wrong rank, without a rate, or without
             the channel or the time asked for. A list ends at its first such input; `embed_files` goes on with the
@@ -153,9 +155,11 @@ def embed_windows(
     Args:
         audio: see `embed`, as those that are not named here; one input.
         hop_seconds: window i starts round(i * hop_seconds * sample_rate) samples after `start`.
+
     Returns:
         Embeddings (k, D) float32, with `channels` of "each" (C, k, D), and their start and end (k, 2) in seconds of
         the input; the last window is repeated to full length where the audio ends inside it.
+
     Raises:
         AudioError, ConfigError, HubError, CheckpointError: see `embed`.
     """
@@ -208,8 +212,10 @@ def embed_files(
         pool: "mean", one embedding an input, or "none", one a window.
         on_error: "skip" gives the error of a broken input in its result, "raise" raises it.
         progress: show a bar on standard error.
+
     Returns:
         An iterator over results, one for each input, in order: see `FileEmbeddings`.
+
     Raises:
         AudioError: a single input in place of an iterable; with "raise", the first broken input.
         ConfigError: see `embed`; unknown pool or `on_error`.

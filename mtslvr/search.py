@@ -92,6 +92,7 @@ def similar(
         per_file: see `nearest`.
         model: where the weights are, if not where they were.
         device: see `mtslvr.load`.
+
     Raises:
         AudioError: a query that cannot be read.
         ConfigError: see `nearest` and `table_encoder`; a part outside its file.
@@ -120,6 +121,7 @@ def nearest(
         k: how many places.
         threshold: the least cosine. A place then reaches over all neighbouring rows that have it.
         per_file: each file once, by its nearest row.
+
     Raises:
         ConfigError: `k` below 1, no rows, another width, or a threshold that is no cosine.
     """
@@ -186,6 +188,7 @@ def check_times(what: str, start: float | None, end: float | None, seconds: floa
         start: in seconds; None is the beginning.
         end: in seconds; None is the end.
         seconds: the length of the file.
+
     Raises:
         ConfigError: it does not.
     """
@@ -223,6 +226,7 @@ def table_encoder(
         model: where the weights are, if not where they were.
         device: see `mtslvr.load`.
         local_files_only: likewise.
+
     Raises:
         ConfigError: weights other than those of the file, or nothing that tells which they were.
         HubError, CheckpointError: see `mtslvr.load`.

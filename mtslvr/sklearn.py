@@ -94,8 +94,10 @@ class MTSLVRTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc] 
         Args:
             X: n paths or waveforms (samples,) or (channels, samples), in a list, an array of paths or objects, or a
                 Series; or an array (n, samples) with a waveform a row.
+
         Returns:
             (n, width) float32.
+
         Raises:
             AudioError, ConfigError: see `mtslvr.embed`.
         """

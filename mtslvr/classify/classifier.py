@@ -96,6 +96,7 @@ class Classifier:
             window_seconds: length of the windows; None is the median of the examples, from 0.5 s to the model's own.
             hop_seconds: from one window to the next; None is half a window.
             device: see `mtslvr.load`.
+
         Raises:
             AudioError: an example that cannot be read, or is silent and of a positive class.
             ConfigError: one class only, the same clip in two classes, times outside a recording, or another number of
@@ -114,8 +115,10 @@ class Classifier:
         Args:
             embeddings: (n, D) made with `settings`.
             reject: give windows far from every example no class.
+
         Returns:
             (n, C) in the order of `classes`, each row with the sum 1; zeros for a window that is none of them.
+
         Raises:
             ConfigError: another width.
         """

@@ -20,6 +20,7 @@ class EventConfig:
         top_k: classes that a window may have, the likeliest first.
         min_duration: seconds; shorter events are left out.
         merge_gap: seconds; events of a class with no more between them are one.
+
     Raises:
         ConfigError: a value outside its range.
     """
@@ -55,6 +56,7 @@ def find_events(
         spans: (k, 2), start and end of each window in seconds, in order.
         classes: names of the first columns.
         config: see `EventConfig`.
+
     Returns:
         Events by start, then class; the score of an event is the highest probability in it.
     """

@@ -47,6 +47,7 @@ def load(
         token: for private repositories; by default the one that `hf auth login` stored.
         cache_dir: of the hub; by default HF_HOME's.
         local_files_only: never ask the hub.
+
     Raises:
         HubError: unknown name, or weights that can be neither found nor downloaded.
         CheckpointError: files that do not make an encoder.

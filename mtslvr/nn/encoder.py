@@ -72,6 +72,7 @@ class Encoder(nn.Module):
 
     Args:
         config: what to build; weights are initialised at random (load trained ones with `mtslvr.load`).
+
     Source:
         Heggan et al. 2023, "MT-SLVR", arXiv 2305.17191.
     """
@@ -116,9 +117,11 @@ class Encoder(nn.Module):
         Args:
             waveforms: (B, T) mono at `sample_rate` Hz; T is free, `config.window_length` is what it was trained on.
             layer: "head" or "pooled".
+
         Returns:
             Embeddings of (B, head_dim) each, or what the heads read, (B, 512) with the published pooling; see
             `embedding_dim`.
+
         Raises:
             AudioError: no tensor, wrong rank, integers, or too short for one STFT frame.
         """
@@ -184,6 +187,7 @@ class Encoder(nn.Module):
             features: "invariant", "variant" or "concat".
             layer: "head" or "pooled".
             normalized: the waveforms are normalised already.
+
         Raises:
             AudioError: see `forward`.
             ConfigError: unknown features or layer.
@@ -268,8 +272,10 @@ class Encoder(nn.Module):
             folder: made where missing.
             dtype: of the stored floating-point tensors; float32 keeps embeddings to the last bit.
             card: text of README.md, the model card; without it, one that is there stays.
+
         Returns:
             The folder.
+
         Raises:
             CheckpointError: folded (load with `fold=False`), or the folder cannot be written.
         """

@@ -86,6 +86,7 @@ def read_table(path: str | os.PathLike[str]) -> EmbeddingTable:
 
     Args:
         path: .npz, .npy, .parquet, .csv or .jsonl, with what lies beside it.
+
     Raises:
         ConfigError: missing, not such a file, or of a later version.
     """

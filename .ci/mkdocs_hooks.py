@@ -20,3 +20,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         return f"[{text}]({config.repo_url.rstrip('/')}/blob/main/{target})" if config.repo_url else text
 
     return re.sub(r"\[([^]]+)\]\(\.\./([^)]+)\)", link, markdown)
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
+    """Called by mkdocs for every page: options without a default have none to show."""
+    return html.replace("<code>Sentinel.UNSET</code>", "")

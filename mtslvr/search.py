@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .api import embed
-from .audio.load import iter_blocks, load_parts
+from .audio.load import channel_of, iter_blocks, load_parts
 from .config import EncoderConfig
 from .errors import ConfigError
 from .models import checkpoint
@@ -198,15 +198,16 @@ def check_times(what: str, start: float | None, end: float | None, seconds: floa
 
 
 def _embed_query(query: Query, settings: Mapping[str, Any], encoder: Encoder) -> Float32:
-    """Embed a sound as the rows of a table were: same features, layer and windows, mean over the windows."""
+    """Embed a sound as the rows of a table were: same features, layer, windows and channel, mean over the windows."""
     audio: Any = query.path
+    channel = channel_of(query.path, settings.get("channel", "mix"))
     if query.start is not None:
-        [waveform], seconds = load_parts(query.path, encoder.sample_rate, [(query.start, query.end)])
+        [waveform], seconds = load_parts(query.path, encoder.sample_rate, [(query.start, query.end)], channel)
         check_times(f"{query.path}: the query", query.start, query.end, seconds)
-        audio = (waveform, encoder.sample_rate)
+        audio, channel = (waveform, encoder.sample_rate), "mix"
     defaults = {"features": "concat", "layer": "head", "window_seconds": None, "hop_seconds": None}
     options = {name: settings.get(name, default) for name, default in defaults.items()}
-    row: Float32 = embed(audio, encoder=encoder, **options)
+    row: Float32 = embed(audio, encoder=encoder, channels=channel, **options)
     return row
 
 

@@ -169,3 +169,16 @@ def test_files_that_are_no_embeddings_or_of_a_later_version(folder, tmp_path, mo
     later = run(name, "later.npz", *rest)
     assert later.exit_code == 2 and "written by mtslvr 9.9 in format 2" in later.output
     assert not (tmp_path / "map.png").exists()
+
+
+def test_queries_are_of_the_channel_that_was_embedded(tmp_path):
+    t = np.arange(8000) / 16000
+    low, high = (np.sin(2 * np.pi * hertz * t) for hertz in (300, 3000))
+    for name, waves in (("a", (low, high)), ("b", (high, low))):
+        soundfile.write(tmp_path / f"{name}.wav", np.stack(waves, 1), 16000)
+    soundfile.write(tmp_path / "mono.wav", high, 16000)
+    out = tmp_path / "x.npz"
+    assert run("embed", tmp_path / "a.wav", tmp_path / "b.wav", "-o", out, "--channel", 1).exit_code == 0
+    for query in ("a.wav", "a.wav:0-0.5", "mono.wav"):
+        hits = mtslvr.search.similar(out, tmp_path / query)
+        assert hits[0].file == "a.wav" and hits[0].score > max(0.999, hits[1].score + 1e-3)

@@ -157,7 +157,10 @@ def _cut(blocks: Iterator[Block], rate: int, excerpt: Excerpt, label: str) -> It
 
 
 def load_parts(
-    source: AudioInput, target_rate: int, parts: Sequence[tuple[float | None, float | None]]
+    source: AudioInput,
+    target_rate: int,
+    parts: Sequence[tuple[float | None, float | None]],
+    channel: int | str = "mix",
 ) -> tuple[list[Block], float]:
     """Read parts of a file in one pass, holding no more than these.
 
@@ -165,13 +168,14 @@ def load_parts(
         source: see `load_audio`, as the next.
         target_rate: Hz.
         parts: start and end of each in seconds; None is the beginning and the end.
+        channel: see `Excerpt`; one with a single channel has that one alone.
     Returns:
         A waveform (n,) each, shorter than asked for, or empty, where the file ends before; and the file's seconds.
     """
     pieces: list[list[Block]] = [[np.empty(0, np.float32)] for _ in parts]
     bounds = [(_sample(start or 0, target_rate), _sample(end, target_rate)) for start, end in parts]
     position = 0
-    for block in iter_blocks(source, target_rate):
+    for block in iter_blocks(source, target_rate, excerpt=Excerpt(channel_of(source, channel))):
         for piece, (first, last) in zip(pieces, bounds, strict=True):
             if first < position + block.size and last > position:
                 piece.append(block[max(0, first - position) : last - position])
@@ -190,6 +194,11 @@ def count_channels(source: AudioInput, label: str | None = None) -> int:
         for block in (block for stream in streams for block in stream.blocks(1)):
             return int(block.shape[1])
     raise AudioError(f"{label}: zero samples; leave it out")
+
+
+def channel_of(source: AudioInput, channel: int | str) -> int | str:
+    """`channel`, or "mix" where the source has one alone, such as a clip that was cut out; raises as `load_audio`."""
+    return "mix" if channel == "mix" or count_channels(source) == 1 else channel
 
 
 def audio_label(source: object, index: int | None = None) -> str:

@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from ..api import embed_windows
 from ..errors import ConfigError
 from ..nn.encoder import Encoder
+from ..run.state import DEFAULTS
 from ..run.table import EmbeddingTable
 from ..search import table_encoder
 from .choose import Choice, Float64, Int64, choose, fit_linear, softmax, unit_rows
@@ -172,17 +173,18 @@ class Classifier:
 
     def _embed(self, file: PathLike, device: str) -> tuple[Float32, Float64]:
         options = {name: self.settings[name] for name in ("features", "layer", "window_seconds", "hop_seconds")}
-        found: tuple[Float32, Float64] = embed_windows(
-            file, encoder=_encoder(json.dumps(self.settings), device), **options
-        )
+        encoder, channel = _encoder(json.dumps(self.settings), device), self.settings.get("channel", "mix")
+        found: tuple[Float32, Float64] = embed_windows(file, encoder=encoder, channels=channel, **options)
         return found
 
     def check_settings(self, settings: Mapping[str, Any], name: str) -> None:
         """Refuse embeddings, called `name`, that were not made as the examples were; the hop may be another."""
-        for key in ("model_sha256", "features", "layer", "window_seconds", "pool"):
-            if self.settings.get(key) != settings.get(key):
+        for key in ("model_sha256", "features", "layer", "window_seconds", "pool", "channel"):
+            if self.settings.get(key, DEFAULTS.get(key)) != settings.get(key, DEFAULTS.get(key)):
                 theirs, ours = (
-                    f"{x.get('model')} (sha256 {str(x.get(key))[:12]})" if key == "model_sha256" else x.get(key)
+                    f"{x.get('model')} (sha256 {str(x.get(key))[:12]})"
+                    if key == "model_sha256"
+                    else x.get(key, DEFAULTS.get(key))
                     for x in (settings, self.settings)
                 )
                 raise ConfigError(

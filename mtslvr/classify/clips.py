@@ -19,19 +19,20 @@ from .output import Recording, write_file
 
 
 def read_clip(recording: Recording, start: float, end: float) -> tuple[npt.NDArray[np.float32], int]:
-    """A part of a recording, mono, and its rate: the recording's own where libsndfile can go to the place."""
+    """A part of what was embedded of a recording, and its rate: its own where libsndfile can go to the place."""
     if not os.path.exists(recording.path):
         raise AudioError(f"{recording.path}: not there any more; say with --audio in which folder the recordings are")
     try:
         with soundfile.SoundFile(os.fsencode(recording.path) if os.name == "posix" else recording.path) as file:
             if file.seekable() and 0 < file.frames < 1 << 40:
                 file.seek(min(round(start * file.samplerate), file.frames))
-                samples = file.read(round((end - start) * file.samplerate), "float32", always_2d=True).mean(axis=1)
+                samples = file.read(round((end - start) * file.samplerate), "float32", always_2d=True)
+                samples = samples.mean(axis=1) if recording.channel == "mix" else samples[:, recording.channel]
                 if samples.size:
                     return samples, file.samplerate
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError, IndexError):  # the last for a channel that is not there any more
         pass
-    [samples], _ = load_parts(recording.path, recording.sample_rate, [(start, end)])
+    [samples], _ = load_parts(recording.path, recording.sample_rate, [(start, end)], recording.channel)
     if samples.size == 0:
         raise AudioError(f"{recording.path}: ends before {start:g} s; embed it again")
     return samples, recording.sample_rate

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..api import embed, embed_files
-from ..audio.load import find_audio, load_parts
+from ..audio.load import Excerpt, find_audio, load_parts
 from ..audio.windows import Pool
 from ..config import EncoderConfig, Features, Layer
 from ..errors import AudioError, ConfigError, MTSLVRError
@@ -107,7 +107,7 @@ def find_examples(examples: PathLike, recordings: Iterable[str] = ()) -> list[La
     return found
 
 
-def cut_examples(labels: Sequence[Label], sample_rate: int) -> list[Clip]:
+def cut_examples(labels: Sequence[Label], sample_rate: int, channel: int | str = "mix") -> list[Clip]:
     """Read the audio of examples, each recording once; several faults are told together, a line each."""
     of_recording: dict[str, list[Label]] = defaultdict(list)
     for label in labels:
@@ -116,7 +116,7 @@ def cut_examples(labels: Sequence[Label], sample_rate: int) -> list[Clip]:
     faults: list[MTSLVRError] = []
     for file, parts in of_recording.items():
         try:
-            for found in _cut(file, parts, sample_rate):
+            for found in _cut(file, parts, sample_rate, channel):
                 (clips if isinstance(found, Clip) else faults).append(found)  # type: ignore[arg-type]
         except AudioError as error:
             faults.append(error)
@@ -128,9 +128,9 @@ def cut_examples(labels: Sequence[Label], sample_rate: int) -> list[Clip]:
     return clips
 
 
-def _cut(file: str, labels: Sequence[Label], sample_rate: int) -> Iterator[Clip | MTSLVRError]:
+def _cut(file: str, labels: Sequence[Label], sample_rate: int, channel: int | str) -> Iterator[Clip | MTSLVRError]:
     """The examples of one recording; for one that cannot be used, why not."""
-    waveforms, length = load_parts(file, sample_rate, [(label.start, label.end) for label in labels])
+    waveforms, length = load_parts(file, sample_rate, [(label.start, label.end) for label in labels], channel)
     for label, waveform in zip(labels, waveforms, strict=True):
         part = label.start is not None or label.end is not None
         name = f"{file} from {label.start or 0:g} s" if part else file
@@ -207,6 +207,7 @@ def collect(
     *,
     features: str = "concat",
     layer: str = "head",
+    channel: int | str = "mix",
     recordings: Iterable[str] = (),
 ) -> Examples:
     """Find and embed examples; arguments and errors as of `Classifier.fit`, `find_examples` and `mtslvr.embed`."""
@@ -223,10 +224,10 @@ def collect(
     class_names(label.label for label in found)
     folder = find(model)
     about = checkpoint.read_config(folder / checkpoint.CONFIG_NAME)
-    clips = cut_examples(found, about.frontend.sample_rate)
+    clips = cut_examples(found, about.frontend.sample_rate, channel)
     window = _fitting_window(clips, about) if window_seconds is None else window_seconds
     hop = window / 2 if hop_seconds is None else hop_seconds
-    config = ExtractConfig(Features(features), Layer(layer), Pool.NONE, window, hop)
+    config = ExtractConfig(Features(features), Layer(layer), Pool.NONE, window, hop, excerpt=Excerpt(channel))
     name = os.fspath(model or DEFAULT_MODEL)
     named = os.path.abspath(folder) if folder == Path(name).expanduser() else name
     return _embed(clips, load(folder, device=device), describe(named, folder, config, about))

@@ -30,12 +30,13 @@ Row: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True)
 class Recording:
-    """A recording that was looked at: its name as `Label.file` has it, where it is, its length and rate in Hz."""
+    """A recording that was looked at: its name as `Label.file` has it, its path, length, rate in Hz and channel."""
 
     name: str
     path: str
     seconds: float
     sample_rate: int
+    channel: int | str = "mix"
 
 
 class LabelFormat(str, enum.Enum):

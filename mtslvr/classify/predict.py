@@ -72,7 +72,7 @@ def predict_table(
     """
     found, spans = Found(), np.stack([table.start, table.end], axis=1)
     rate = (table.settings.get("encoder") or {}).get("frontend", {}).get("sample_rate", 16_000)
-    first = 0
+    channel, first = table.settings.get("channel", "mix"), 0
     for name, group in itertools.groupby(table.paths):
         last = first + sum(1 for _ in group)
         part, first = slice(first, last), last
@@ -81,7 +81,7 @@ def predict_table(
         probabilities, near = classifier.judge(table.embeddings[part])
         shown = probabilities * near[:, None] if reject else probabilities
         positive = len(classifier.positive)
-        found.recordings.append(_recording(name, path_of(name), float(spans[part, 1].max()), rate))
+        found.recordings.append(_recording(name, path_of(name), float(spans[part, 1].max()), rate, channel))
         found.events += find_events(name, shown, spans[part], classifier.positive, config)
         found.best.append(_best(name, shown[:, :positive].max(axis=0), classifier.positive, config))
         found.doubts.append(list(_doubts(name, probabilities, spans[part], classifier.classes, doubts)))
@@ -89,12 +89,12 @@ def predict_table(
     return found
 
 
-def _recording(name: str, path: str, seconds: float, rate: int) -> Recording:
+def _recording(name: str, path: str, seconds: float, rate: int, channel: int | str) -> Recording:
     """A recording with the length and rate that its file tells, else those of its windows."""
     with contextlib.suppress(OSError, RuntimeError, UnicodeError):  # not here, or read by ffmpeg
         info = soundfile.info(os.fsencode(path) if os.name == "posix" else path)
         rate, seconds = info.samplerate, max(seconds, info.duration) if info.frames < 1 << 40 else seconds
-    return Recording(name, path, seconds, rate)
+    return Recording(name, path, seconds, rate, channel)
 
 
 def _best(name: str, scores: Float32, classes: Sequence[str], config: EventConfig) -> list[Label]:

@@ -62,6 +62,7 @@ def from_table(call: SimpleNamespace, form: LabelFormat) -> Windows:
 
 def from_audio(call: SimpleNamespace, form: LabelFormat) -> Windows:
     """Embed all windows of the recordings, but for those that an earlier call has embedded."""
+    from ..audio.load import Excerpt
     from ..audio.windows import Pool
     from ..classify.output import check_one_track
     from ..config import Features, Layer
@@ -80,7 +81,8 @@ def from_audio(call: SimpleNamespace, form: LabelFormat) -> Windows:
     classifier = learn(call, earlier, [str(file.path) for file in inputs.files])
     ours = classifier.settings
     hop = earlier.get("hop_seconds", ours["hop_seconds"]) if call.hop is None else call.hop
-    config = ExtractConfig(Features(ours["features"]), Layer(ours["layer"]), Pool.NONE, ours["window_seconds"], hop)
+    kinds, excerpt = (Features(ours["features"]), Layer(ours["layer"])), Excerpt(ours.get("channel", "mix"))
+    config = ExtractConfig(*kinds, Pool.NONE, ours["window_seconds"], hop, excerpt=excerpt)
     weights = Weights(call.model or ours["model"], call.device, "float32")
     classifier.check_settings(weights.describe(weights.find(False), config), ", ".join(call.recordings))
     run = Run(weights, config, parse_format(stored).value, call.overwrite, call.on_truncated == "error", report)
@@ -140,7 +142,7 @@ def _collect(call: SimpleNamespace, stored: Mapping[str, Any], recordings: Itera
         with warnings_as_lines():
             return collect(
                 call.examples, None, model, window, hop, call.device, features=features, layer=layer,
-                recordings=recordings,
+                channel=stored.get("channel", "mix"), recordings=recordings,
             )  # fmt: skip
     except ConfigError as error:
         summary, *faults = str(error).split("\n")

@@ -126,3 +126,6 @@ def test_embeddings_made_otherwise_are_refused():
     classifier.check_settings(SETTINGS, "night.npz")
     with pytest.raises(ConfigError, match=r"night\.npz: made with window_seconds=5\.0, and the classifier with 1\.0"):
         classifier.check_settings({**SETTINGS, "window_seconds": 5.0}, "night.npz")
+    classifier.check_settings({**SETTINGS, "channel": "mix"}, "night.npz")
+    with pytest.raises(ConfigError, match=r"night\.npz: made with channel=1, and the classifier with mix"):
+        classifier.check_settings({**SETTINGS, "channel": 1}, "night.npz")

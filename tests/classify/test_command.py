@@ -403,3 +403,31 @@ def test_embeddings_of_one_feature_are_enough(done, tmp_path):
     assert CliRunner().invoke(main, [str(a) for a in embed]).exit_code == 0
     result = run(root / "examples", tmp_path / "x.npz", "-o", tmp_path / "x.csv")
     assert result.exit_code == 0 and "features: variant" in result.stderr, result.output
+
+
+def test_examples_and_recordings_are_of_the_channel_that_was_embedded(done, tmp_path):
+    root, _ = done
+    for path in (*root.rglob("examples/*/*.wav"), root / "nights" / "one.wav"):
+        copy = tmp_path / path.relative_to(root)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        wave = soundfile.read(path)[0]
+        soundfile.write(copy, np.stack([noise(9, 99)[: len(wave)] * 9, wave], 1), RATE)
+    embed = ["embed", tmp_path / "nights", "-o", tmp_path / "x.npz", "--pool", "none", "-q", "--channel", 1]
+    assert CliRunner().invoke(main, [str(a) for a in (*embed, "--window", 0.5, "--hop", 0.25)]).exit_code == 0
+    kept, clips = tmp_path / "right.mtslvr", tmp_path / "clips"
+    result = run(
+        tmp_path / "examples", tmp_path / "x.npz", "-o", tmp_path / "x.csv",
+        "--save", kept, "--suggest", 1, "--suggest-to", clips, "--audio", tmp_path / "nights",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert [row["label"] for row in rows(tmp_path / "x.csv")] == ["low"]
+    [clip] = clips.rglob("*.wav")
+    start = float(clip.name.split("@")[1].split("s_")[0])
+    there = soundfile.read(tmp_path / "nights" / "one.wav")[0][round(start * RATE) :, 1]
+    wave = soundfile.read(clip)[0]
+    assert np.abs(wave - there[: len(wave)]).max() < 1e-4
+    again = run(kept, tmp_path / "nights", "-o", tmp_path / "y.csv")
+    assert again.exit_code == 0 and [row["label"] for row in rows(tmp_path / "y.csv")] == ["low"], again.output
+    assert [event.label for event in Classifier.load(kept).predict_windows(tmp_path / "nights" / "one.wav")] == ["low"]
+    refused = run(kept, root / "labels.csv.embeddings.npy", "-o", tmp_path / "z.csv")
+    assert refused.exit_code == 2 and "made with channel=mix, and the classifier with 1" in refused.output

@@ -179,7 +179,8 @@ class Report:
             self.inform(summary.text(self.output))
         elif self.target:
             nothing = "no embeddings" if inputs else f"shard {self.shard} has none of the files"
-            self.inform(f"{nothing}, {self.output} {'holds none' if self.target.exists() else 'is not written'}")
+            there = "holds none" if self.shard and inputs else "stays as it was"
+            self.inform(f"{nothing}, {self.output} {there if self.target.exists() else 'is not written'}")
         if summary.kept:
             kept = f"{counted(summary.kept, 'file')} of earlier runs not among these inputs"
             self.inform(f"rows of {kept} are kept (--overwrite leaves them out)")

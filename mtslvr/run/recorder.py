@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from .export import export
 from .files import Format, guarded, locked, sidecar, state_folder
 from .shards import Shard, to_runs
 from .state import JOURNAL, FileEntry, FileStat, State, content_digest
-from .store import Store, delete_store, earlier_state, load_state
+from .store import EARLIER, Store, delete_store, earlier_state, load_state, put_back, set_aside
 from .table import INDEX, META, as_utf8, read_table
 
 
@@ -62,7 +63,7 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
         """
         with guarded_rows(self.target):
             if self._anew:
-                delete_store(self._folder)
+                set_aside(self._folder)
             self._store = Store(self._folder, self.state)
             self._stack.callback(self._store.db.close)
             self.state = load_state(self._store.db)
@@ -153,8 +154,12 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
             if entries or (complete and order and "shard" in self.settings):
                 settings = {**self._described(entries, place), "complete": complete}
                 export(self.target, self.format, self._store.rows(entries, self.width), settings)
+                shutil.rmtree(self._folder / EARLIER, ignore_errors=True)
                 if complete:
                     self._store.complete(self.settings, self.target.stat().st_size)
+            elif self.state.open is None and (self._folder / EARLIER).exists():
+                self._store.db.close()
+                put_back(self._folder)
             elif complete:
                 self._store.db.close()
                 delete_store(self._folder)

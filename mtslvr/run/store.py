@@ -26,6 +26,7 @@ from .files import STATE, state_folder
 from .state import FileEntry, State, check_earlier, read_journal
 
 VERSION = 2  # 1 was the journal of 0.2
+EARLIER = "earlier"  # the folder of the state that belongs to the output while a run begins anew
 _SYNC_SECONDS = 5.0
 _TEXTS = ("path", "name", "error", "note")  # stored as bytes, for a name on Linux need not be text
 _SCHEMA = (
@@ -183,14 +184,35 @@ def load_state(db: sqlite3.Connection) -> State:
     return state
 
 
-def delete_store(folder: Path) -> None:
-    """Forget what runs of any version have left in their folder, but for the lock."""
+def set_aside(folder: Path) -> None:
+    """Keep the state of an output until another one takes its place, and begin anew."""
+    earlier = folder / EARLIER
+    if earlier.exists():  # what came after it has written no output
+        delete_store(folder, keep=EARLIER)
+    elif found := [path for path in folder.iterdir() if path.name != "lock"]:
+        earlier.mkdir()
+        for path in found:
+            os.replace(path, earlier / path.name)
+
+
+def put_back(folder: Path) -> None:
+    """Forget what was done since `set_aside`."""
+    delete_store(folder, keep=EARLIER)
+    for path in (folder / EARLIER).iterdir():
+        os.replace(path, folder / path.name)
+    (folder / EARLIER).rmdir()
+
+
+def delete_store(folder: Path, keep: str = "") -> None:
+    """Forget what runs of any version have left in their folder, but for the lock and what has the name `keep`."""
     for name in (f"{STATE}-wal", f"{STATE}-shm", f"{STATE}-journal"):  # or a new store would take them for its own
         (folder / name).unlink(missing_ok=True)
     for path in folder.iterdir():
+        if path.name in ("lock", keep):
+            continue
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name != "lock":
+        else:
             path.unlink()
 
 

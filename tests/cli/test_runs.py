@@ -74,6 +74,9 @@ def test_other_features_are_refused_and_overwrite_starts_anew(audio, model, embe
         assert "begun with features 'concat', now 'variant'" in result.stderr and out.read_bytes() == before
     embed(audio, "-o", out, "--model", model, "--features", "variant", "--overwrite")
     assert np.load(out, mmap_mode="r").shape == (3, 500)
+    (tmp_path / "bad.wav").write_bytes(b"nothing")
+    failed = embed(tmp_path / "bad.wav", "-o", out, "--model", model, "--overwrite", code=1)
+    assert f"no embeddings, {out} stays as it was" in failed.stderr and len(read_table(out).paths) == 3
 
 
 def test_failures_are_listed_and_tried_again(audio, model, embed, write, tmp_path):

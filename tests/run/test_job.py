@@ -336,6 +336,22 @@ def test_overwrite_starts_anew(audio, tmp_path, encoded):
     assert table.paths == ("a.wav", "c.wav") and table.settings["features"] == "invariant"
 
 
+@pytest.mark.parametrize("stop", [False, True])
+def test_an_output_outlives_an_overwrite_that_has_nothing_in_its_place(audio, tmp_path, encoded, stop):
+    out, bad = tmp_path / "x.npy", tmp_path / "bad.wav"
+    run(audio, out, "npy")
+    before = contents(tmp_path)
+    bad.write_bytes(b"no audio")
+    _, [step] = run([bad], out, "npy", overwrite=True, stop=stop)
+    bad.unlink()
+    assert step.error is not None and contents(tmp_path) == before
+    write(audio / "new.wav", 1, 9)
+    plan, _ = run(audio, out, "npy")
+    assert len(plan.done) == len(SECONDS) and len(read_table(out).paths) == len(SECONDS) + 1
+    run(audio / "b", out, "npy", overwrite=True, features="invariant")
+    assert os.listdir(tmp_path / "x.npy.journal") and "earlier" not in os.listdir(tmp_path / "x.npy.journal")
+
+
 def test_an_output_that_no_journal_knows_is_not_touched(audio, tmp_path, encoded):
     for name in ("x.npz", "x.npy"):
         out = tmp_path / name

@@ -218,7 +218,7 @@ def embed_files(
 
     Raises:
         AudioError: a single input in place of an iterable; with "raise", the first broken input.
-        ConfigError: see `embed`; unknown pool or `on_error`.
+        ConfigError: see `embed`; unknown pool or `on_error`; results read on in a forked process.
         HubError, CheckpointError: see `mtslvr.load`.
     """
     config = ExtractConfig.parse(features, layer, pool, window_seconds, hop_seconds, batch_size, threads)
@@ -261,10 +261,16 @@ def _results(
             names.append(audio if isinstance(audio, (str, os.PathLike)) else source.label or "")
             yield source
 
+    process = os.getpid()
     for result in extract(sources(), encoder, config):
         if stop and result.error is not None:
             raise result.error
         yield dataclasses.replace(result, path=names.popleft())
+        if os.getpid() != process:
+            said = (
+                "results that another process began to read: a forked process has none of the threads at work on them"
+            )
+            raise ConfigError(f"{said}; call embed_files in the process that reads them")
 
 
 def list_models() -> list[str]:

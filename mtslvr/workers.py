@@ -52,6 +52,7 @@ class Lanes:
 
     def __init__(self, count: int | None = None) -> None:
         self.count, self._pool = _pool_of(count)
+        self._process = os.getpid()
         self._unfinished: set[Future[Any]] = set()
 
     def submit(self, function: Callable[..., R], *args: Any) -> Future[R]:
@@ -73,8 +74,9 @@ class Lanes:
         return [future.result() for future in [self.submit(function, part) for part in parts]]
 
     def close(self) -> None:
-        """Drop what has not begun, and wait for what has."""
-        wait([future for future in list(self._unfinished) if not future.cancel()])
+        """Drop what has not begun, and wait for what has; not in a forked process, where nobody is at work on it."""
+        if os.getpid() == self._process:
+            wait([future for future in list(self._unfinished) if not future.cancel()])
 
 
 def on_one_thread(function: Callable[..., R], *args: Any) -> R:

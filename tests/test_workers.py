@@ -146,6 +146,36 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 CALL = "mtslvr.load(sys.argv[1])(torch.from_numpy(np.stack([wave] * 8)))"
 
 
+GONE_ON_WITH = """
+import os, sys, warnings
+import numpy as np
+import mtslvr
+
+warnings.simplefilter("ignore")
+encoder = mtslvr.Encoder(mtslvr.EncoderConfig(window_seconds=0.2)).eval()
+wave = np.random.default_rng(0).standard_normal(16000).astype(np.float32)
+results = mtslvr.embed_files([wave[:3200]] * 20, 16000, encoder=encoder, batch_size=2)
+next(results)
+child = os.fork()
+if child == 0:
+    try:
+        next(results)
+    except mtslvr.ConfigError as error:
+        assert "call embed_files in the process that reads them" in str(error)
+        del results, error
+        os._exit(0)
+    os._exit(1)
+code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+sys.exit(code or len(list(results)) - 19)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_results_are_not_read_on_in_a_forked_process():
+    in_python(GONE_ON_WITH)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from ..errors import ConfigError
 
 STDOUT = "-"
 STATE = "state.sqlite"  # in an output's folder of `state_folder`
+_LONGEST = 500  # bytes of its path: SQLite has room for 512, with what it puts behind it
 ERRORS = ".errors.jsonl"  # behind an output's name
 
 
@@ -58,10 +59,14 @@ def check_output(path: str | os.PathLike[str], given: str | None = None) -> Path
     Returns:
         The file that would be written, links resolved.
     Raises:
-        ConfigError: see `parse_format`; a folder, a missing folder, no permission.
+        ConfigError: see `parse_format`; a folder, a missing folder, no permission, too long a path.
     """
     parse_format(path, given)
     target = resolve(path)
+    if (more := len(os.fsencode(state_folder(target) / STATE)) - _LONGEST) > 0:
+        raise ConfigError(
+            f"{path}: {more} bytes too long for the database beside it; choose a folder with a shorter path"
+        )
     part = part_of(target)
     with guarded(path):
         part.touch(exist_ok=False)

@@ -12,6 +12,7 @@ from mtslvr import read_table
 from mtslvr.errors import ConfigError
 from mtslvr.run.export import Rows, export
 from mtslvr.run.files import Format, check_output
+from mtslvr.run.recorder import Recorder
 from mtslvr.run.table import EmbeddingTable
 
 KEYS = ("embeddings", "paths", "start", "end", "settings")
@@ -122,6 +123,19 @@ def test_bad_targets(tmp_path, name, message):
     with pytest.raises(ConfigError, match=message) as caught:
         check_output(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value) and sorted(os.listdir(tmp_path)) == ["file.txt", "folder.npz"]
+
+
+def test_the_longest_path(tmp_path):
+    folder = tmp_path
+    while len(os.fsencode(folder)) < 450:
+        folder /= "d" * min(100, 469 - len(os.fsencode(folder)) - 1)
+    folder.mkdir(parents=True)
+    more = 500 - len(os.fsencode(folder / ".npz.journal" / "state.sqlite"))
+    with Recorder(check_output(folder / f"{'x' * more}.npz"), {"format": "npz", "pool": "mean"}, 4) as recorder:
+        recorder.begin()
+        recorder.commit()
+    with pytest.raises(ConfigError, match="npz: 1 bytes too long for the database beside it; choose a folder with a"):
+        check_output(folder / f"{'x' * (more + 1)}.npz")
 
 
 @needs_permissions

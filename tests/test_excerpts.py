@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 
 import mtslvr
-from mtslvr.audio.load import load_audio
+from mtslvr.audio.load import Excerpt, load_audio
 from mtslvr.cli.embed import embed_command
 from mtslvr.models import checkpoint
 
@@ -53,6 +53,11 @@ def test_a_part_to_the_end_or_from_the_beginning(wav, encoder):
         )
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.array, torch.tensor])
+def test_times_are_numbers_of_any_library(kind):
+    assert Excerpt(start=kind(0.5), end=kind(2)) == Excerpt(start=0.5, end=2)
+
+
 def test_of_a_broken_file_the_part_before_is_read(wav, encoder):
     wav.write_bytes(wav.read_bytes()[:-20000])
     assert np.isfinite(mtslvr.embed(wav, start=0.1, end=0.6, encoder=encoder)).all()
@@ -87,6 +92,7 @@ def test_each_channel(wav, encoder):
         ({"start": 0.5, "end": 0.5 + 1e-7}, mtslvr.AudioError, "not a sample after start=0.5"),
         ({"start": 0.5, "end": 0.2}, mtslvr.ConfigError, "end=0.2: must be after start=0.5; correct the times"),
         ({"start": -1}, mtslvr.ConfigError, "start=-1: must be a time in seconds from 0, or None"),
+        ({"start": True}, mtslvr.ConfigError, "start=True: must be a time in seconds from 0, or None"),
         ({"end": "1:30"}, mtslvr.ConfigError, "end='1:30': must be a time in seconds from 0, or None"),
         ({"channels": 2}, mtslvr.AudioError, "no channel 2, counted from 0, of 2; choose another"),
         ({"channels": "left"}, mtslvr.ConfigError, "channel 'left': must be 'mix' or the number of a channel"),

@@ -58,7 +58,10 @@ class Excerpt:
             raise ConfigError(f"channel {self.channel!r}: must be 'mix' or the number of a channel, counted from 0")
         for name in ("start", "end"):
             time = getattr(self, name)
-            if time is not None and not (isinstance(time, numbers.Real) and 0 <= float(time) < math.inf):
+            time = time.item() if getattr(time, "ndim", None) == 0 else time  # NumPy's numbers, a tensor of one
+            object.__setattr__(self, name, time)
+            real = isinstance(time, numbers.Real) and not isinstance(time, bool)
+            if time is not None and not (real and 0 <= float(time) < math.inf):
                 raise ConfigError(f"{name}={time!r}: must be a time in seconds from 0, or None")
         if self.end is not None and not (self.start or 0) < self.end:
             raise ConfigError(f"end={self.end!r}: must be after start={self.start or 0!r}; correct the times")

@@ -82,7 +82,7 @@ def embed_command(inputs: tuple[str, ...], output: str, form: str | None, shard:
     part = None if shard is None else Shard.parse(shard)
     output = output if part is None or output == STDOUT else part.output(output)
     chosen = parse_format(output, form)
-    target = None if output == STDOUT else check_output(output, form)
+    target = None if output == STDOUT else check_output(output, form, dry_run=call.dry_run)
     kinds = Features(call.features), Layer(call.layer), Pool(call.pool)
     excerpt = Excerpt(int(call.channel) if call.channel.isdecimal() else call.channel)
     config = ExtractConfig(*kinds, call.window, call.hop, call.batch_size, call.threads, excerpt=excerpt)

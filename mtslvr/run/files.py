@@ -53,8 +53,8 @@ def parse_format(path: str | os.PathLike[str], given: str | None = None) -> Form
     return chosen
 
 
-def check_output(path: str | os.PathLike[str], given: str | None = None) -> Path:
-    """Find out before the work starts, by making and removing a file beside it, that `path` can be written.
+def check_output(path: str | os.PathLike[str], given: str | None = None, *, dry_run: bool = False) -> Path:
+    """Find out before the work starts that `path` can be written: but in a dry run by making and removing a file there.
 
     Returns:
         The file that would be written, links resolved.
@@ -67,10 +67,11 @@ def check_output(path: str | os.PathLike[str], given: str | None = None) -> Path
         raise ConfigError(
             f"{path}: {more} bytes too long for the database beside it; choose a folder with a shorter path"
         )
-    part = part_of(target)
-    with guarded(path):
-        part.touch(exist_ok=False)
-        part.unlink()
+    if not dry_run:
+        part = part_of(target)
+        with guarded(path):
+            part.touch(exist_ok=False)
+            part.unlink()
     return target
 
 

@@ -148,6 +148,13 @@ def test_read_only_folder(tmp_path):
         tmp_path.chmod(0o700)
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="needs a folder that takes no file of any user")
+def test_a_dry_run_asks_for_no_folder_that_can_be_written():
+    with pytest.raises(ConfigError, match="cannot be written"):
+        check_output("/proc/out.npz")
+    assert str(check_output("/proc/out.npz", dry_run=True)) == "/proc/out.npz"
+
+
 def save(path, **arrays):
     with open(path, "wb") as file:
         np.savez(file, **arrays)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import sys
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -210,8 +211,9 @@ def _csv_rows(path: Path, columns: list[str]) -> Iterator[list[str]]:
 
 
 def as_utf8(name: str) -> str:
-    """A name on Linux may be any bytes, and parquet takes UTF-8 only."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    r"""A name on Linux may be any bytes, and parquet takes UTF-8 only: others are \xe9, as in no other name."""
+    told_apart = re.sub(r"(\\+)(?=x[89a-f][0-9a-f]|[\udc80-\udcff])", r"\1\1", name)
+    return os.fsencode(told_apart).decode("utf-8", "backslashreplace")
 
 
 def _read_meta(path: Path) -> dict[str, Any]:

@@ -53,6 +53,13 @@ def lay_out(file: BinaryIO, label: str, suffix: str) -> Layout:
         OSError: it cannot be read.
     """
     reader, size = whole(file)
+    try:
+        return _lay_out(file, reader, size, label, suffix)
+    finally:
+        reader.check()
+
+
+def _lay_out(file: BinaryIO, reader: Splice, size: int, label: str, suffix: str) -> Layout:
     begin = 0
     while length := mp3.tag_length(read_at(reader, begin, 32)):
         begin += length
@@ -66,9 +73,7 @@ def lay_out(file: BinaryIO, label: str, suffix: str) -> Layout:
         layout = _mp3(file, reader, size)
         if layout is None and mp3.parse_header(head[:4]):
             raise AudioError(f"{label}: not an audio file (no two MPEG frames follow one another); leave it out")
-    layout = layout or _chunks(file, reader, size) or Layout([Stream(reader)])
-    reader.check()
-    return layout
+    return layout or _chunks(file, reader, size) or Layout([Stream(reader)])
 
 
 def _ogg(file: BinaryIO, reader: BinaryIO, size: int) -> Layout | None:

@@ -60,7 +60,8 @@ def read_streams(source: object, label: str, notes: Notes) -> Iterator[Stream]:
         file = _open(source, label, stack)
         layout = Layout()
         try:
-            _check_text(file.read(512), label)
+            head = file.read(512)
+            _check_text(head, label)
             layout = lay_out(file, label, suffix)
             first = SndfileStream(layout.streams[0], label)
         except OSError as error:
@@ -70,8 +71,7 @@ def read_streams(source: object, label: str, notes: Notes) -> Iterator[Stream]:
         else:
             yield from _decode(layout, first, label, notes)
             return
-        file.seek(0)
-        if not ffmpeg.may_read(file.read(16), suffix):
+        if not ffmpeg.may_read(head[:16], suffix):
             raise refused
         if not (isinstance(source, (str, os.PathLike)) and ffmpeg.available()):
             raise AudioError(f"{refused}, or install ffmpeg and pass a path")
@@ -108,6 +108,32 @@ def _suffix(source: object) -> str:
     return os.path.splitext(os.fsdecode(name))[1].lower() if isinstance(name, (str, bytes, os.PathLike)) else ""
 
 
+class _FileObject:
+    """Somebody's file object, whose errors are all OSErrors."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            data = self._file.read() if size < 0 else self._file.read(size)
+        except Exception as error:
+            raise _as_os_error(error) from error
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise OSError(f"its read() gives {type(data).__name__}, not bytes")
+        return bytes(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return int(self._file.seek(offset, whence))
+        except Exception as error:
+            raise _as_os_error(error) from error
+
+
+def _as_os_error(error: Exception) -> OSError:
+    return error if isinstance(error, OSError) else OSError(one_line(f"{type(error).__name__}: {error}"))
+
+
 def _open(source: object, label: str, stack: ExitStack) -> Any:
     """The source as a seekable binary file, at its beginning."""
     if isinstance(source, (str, os.PathLike)):
@@ -117,13 +143,14 @@ def _open(source: object, label: str, stack: ExitStack) -> Any:
         raise AudioError(f"{label}: type {kind}: pass a path, a binary file object, an array or a tensor")
     if isinstance(source, io.TextIOBase):
         raise AudioError(f"{label}: a text file object; open it in binary mode, open(path, 'rb')")
+    file = _FileObject(source)
     try:
         if not (hasattr(source, "seekable") and source.seekable()):
-            return io.BytesIO(source.read())
-        source.seek(0)  # type: ignore[attr-defined]
-    except (OSError, ValueError, TypeError) as error:
-        raise AudioError(f"{label}: cannot be read ({error}); pass an open binary file object") from None
-    return source
+            return io.BytesIO(file.read())
+        file.seek(0)
+    except Exception as error:
+        raise AudioError(f"{label}: cannot be read ({error}); open it anew as a binary file") from None
+    return file
 
 
 def _open_path(path: str, label: str) -> BinaryIO:

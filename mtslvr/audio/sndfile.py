@@ -35,8 +35,9 @@ class SndfileStream:
         self._stream, self._label = stream, label
         try:
             self._file = self._open()
-            stream.file.check()
+            self._check_read()
         except (OSError, RuntimeError, TypeError, ValueError) as error:
+            self._check_read()
             reason = _reason(error)
             raise AudioError(f"{label}: not an audio file ({reason}); convert it to WAV or FLAC") from None
         self.rate: int = self._file.samplerate
@@ -88,13 +89,14 @@ class SndfileStream:
     def _last_blocks(self, step: int) -> Iterator[npt.NDArray[np.float32]]:
         """Decode anew up to the failure, in small steps at last, for a read that fails gives nothing."""
         self._file.close()
-        self._file = self._open()
-        for start in range(0, self.frames, step):
-            self._file.read(min(step, self.frames - start), dtype="float32")
         with contextlib.suppress(OSError, RuntimeError):
+            self._file = self._open()
+            for start in range(0, self.frames, step):
+                self._file.read(min(step, self.frames - start), dtype="float32")
             while len(block := self._file.read(self._last_step(), dtype="float32", always_2d=True)):
                 self.frames += len(block)
                 yield block
+        self._check_read()
 
     def _last_step(self) -> int:
         return min(_LAST_STEP, self._claimed - self.frames) if self._claimed > self.frames else _LAST_STEP

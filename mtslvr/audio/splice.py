@@ -23,7 +23,7 @@ class _Pieces(io.RawIOBase):
         self._ends = list(accumulate(len(p) if isinstance(p, bytes) else p[1] - p[0] for p in pieces))
         self.size = _END if endless else self._ends[-1]
         self._position = self.furthest = 0
-        self.error: OSError | None = None
+        self.error: BaseException | None = None
 
     def readable(self) -> bool:
         return True
@@ -42,9 +42,9 @@ class _Pieces(io.RawIOBase):
     def readinto(self, target: Any) -> int:
         try:
             data = self._read(len(target))
-        except OSError as error:  # libsndfile would take it for the end of the file
+            target[: len(data)] = data
+        except BaseException as error:  # which does not pass through libsndfile
             self.error, data = error, b""
-        target[: len(data)] = data
         self._position += len(data)
         self.furthest = max(self.furthest, self._position)
         return len(data)
@@ -76,7 +76,7 @@ class Splice(io.BufferedReader):
         super().__init__(self._bytes, _CHUNK)
 
     def check(self) -> None:
-        """Raise the OSError that reading has met, if it has."""
+        """Raise what reading has met, if it has met an error."""
         if self._bytes.error is not None:
             raise self._bytes.error
 

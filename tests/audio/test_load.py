@@ -1,6 +1,7 @@
 """Files, file objects and arrays to waveforms."""
 
 import errno
+import http.client
 import io
 import os
 from pathlib import Path
@@ -285,23 +286,44 @@ def test_closed_file_object():
     assert error_of(file, 16000).startswith("<file object>: cannot be read (")
 
 
+class Failing(io.BytesIO):
+    readable_bytes = 1 << 30
+    error: BaseException = OSError(errno.EIO, "Input/output error")
+
+    def read(self, size=-1):
+        if self.tell() + size > self.readable_bytes:
+            raise self.error
+        return super().read(size)
+
+
 @pytest.mark.parametrize("name", ["a.wav", "a.ogg", "a.flac", "a.mp3"])
-def test_a_disk_that_fails_while_it_is_read_is_no_end_of_the_file(tmp_path, name, capfd):
-    class Failing(io.BytesIO):
-        readable_bytes = 1 << 30
-
-        def read(self, size=-1):
-            if self.tell() + size > self.readable_bytes:
-                raise OSError(errno.EIO, "Input/output error")
-            return super().read(size)
-
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (Failing.error, r"\[Errno 5\] Input/output error"),
+        (http.client.IncompleteRead(b"1234", 9), r"IncompleteRead: IncompleteRead\(4 bytes read, 9 more expected\)"),
+    ],
+)
+def test_a_disk_or_server_that_fails_while_it_is_read_is_no_end_of_the_file(tmp_path, name, error, said, capfd):
     file = Failing(write(tmp_path / name, noise(500_000), 44100).read_bytes())
+    file.error = error
     blocks = iter_blocks(file, 16000)
     next(blocks)
-    file.readable_bytes = len(file.getvalue()) // 2
-    with pytest.raises(AudioError, match=r"cannot be read \(\[Errno 5\] Input/output error\); copy it anew"):
+    size = len(file.getvalue())
+    file.readable_bytes = size // 2
+    with pytest.raises(AudioError, match=rf"cannot be read \({said}\); copy it anew"):
         list(blocks)
-    with pytest.raises(AudioError, match="cannot be read"):
+    for file.readable_bytes in (0, 5, 600, size // 2, size - 9):
+        with pytest.raises(AudioError, match=rf"<file object>: cannot be read \({said}\); copy it anew"):
+            load_audio(file, 16000)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
+def test_what_ends_the_program_goes_through(tmp_path, error, capfd):
+    file = Failing(write(tmp_path / "a.wav", noise(500_000), 44100).read_bytes())
+    file.error, file.readable_bytes = error, 500_000
+    with pytest.raises(type(error)):
         load_audio(file, 16000)
     assert capfd.readouterr().err == ""
 

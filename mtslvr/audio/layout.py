@@ -62,18 +62,23 @@ def lay_out(file: BinaryIO, label: str, suffix: str) -> Layout:
 def _lay_out(file: BinaryIO, reader: Splice, size: int, label: str, suffix: str) -> Layout:
     begin = 0
     while length := mp3.tag_length(read_at(reader, begin, 32)):
-        begin += length
+        begin = min(begin + length, size)
     head = read_at(reader, begin, 8)
     layout = None
     if head[:4] == b"OggS":
         layout = _ogg(file, reader, size)
     elif _FLAC.match(head):
         layout = _flac(file, reader, size)
-    elif suffix in mp3.SUFFIXES or begin > 0 or mp3.parse_header(head[:4]) or not head.strip(b"\0"):
+    elif (
+        suffix in mp3.SUFFIXES
+        or mp3.parse_header(head[:4])
+        or not head.strip(b"\0")
+        or (begin > 0 and head[:4] not in _KINDS)
+    ):
         layout = _mp3(file, reader, size)
         if layout is None and mp3.parse_header(head[:4]):
             raise AudioError(f"{label}: not an audio file (no two MPEG frames follow one another); leave it out")
-    return layout or _chunks(file, reader, size) or Layout([Stream(reader)])
+    return layout or _chunks(file, begin, size) or Layout([Stream(Splice(file, [(begin, size)]))])
 
 
 def _ogg(file: BinaryIO, reader: BinaryIO, size: int) -> Layout | None:
@@ -141,6 +146,9 @@ _FAMILIES = {
 }
 
 
+_KINDS = frozenset((*_FAMILIES, b".snd", b"NIST", b"Crea"))
+
+
 @dataclass
 class _Claim:
     """The audio of a file by its header and by its bytes."""
@@ -171,17 +179,22 @@ class _Claim:
         return max(1.0, (self.length or 0) / max(1, self.present))
 
 
-def _chunks(file: BinaryIO, reader: Splice, size: int) -> Layout | None:
-    """The stream of a WAV, RF64, W64, AIFF, CAF, AU, VOC or NIST file; None where its header leads nowhere."""
+def _chunks(file: BinaryIO, begin: int, end: int) -> Layout | None:
+    """The stream of a WAV, RF64, W64, AIFF, CAF, AU, VOC or NIST file; None where its header leads nowhere.
+
+    It is handed to libsndfile without what lies before `begin`, which it takes for a tag of an MP3.
+    """
+    reader, size = Splice(file, [(begin, end)]), end - begin
     kind = read_at(reader, 0, 4)
     claim = _find_claim(reader, size, kind)
+    reader.check()
     if claim is None:
         return None
     stream = Stream(reader, factor=claim.factor)
     if claim.field and (claim.unfinished or claim.wrapped or claim.length is None or claim.factor > 1):
-        stream.file = Splice(file, [_open_header(reader, claim), (claim.start, size)])
+        stream.file = Splice(file, [_open_header(reader, claim), (begin + claim.start, end)])
     elif claim.behind or kind == b"riff":  # which libsndfile takes for chunks, or for audio
-        stream.file = Splice(file, [(0, min(size, claim.start + (claim.length or 0)))])
+        stream.file = Splice(file, [(begin, min(end, begin + claim.start + (claim.length or 0)))])
     remark = None
     if claim.unfinished:
         remark = "its header was never finished; read to the end of the file"

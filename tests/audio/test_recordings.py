@@ -136,6 +136,14 @@ def test_tags_are_no_headers_of_length(tags):
     np.testing.assert_array_equal(whole(b"".join(tags) + loud + quiet * 4), expected)
 
 
+@pytest.mark.parametrize("kind", ["WAV", "RF64", "W64", "AIFF", "CAF", "AU", "VOC", "NIST"])
+def test_a_tag_before_other_files_is_no_part_of_them(kind):
+    data = encode(noise(1, 16000), 16000, format=kind)
+    tag = b"ID3\4\0\0" + bytes([0, 4, 0, 0]) + bytes(65536)
+    np.testing.assert_array_equal(whole(tag + data), whole(data))
+    assert load(tag + data[:-9000])[1] == load(data[:-9000])[1]
+
+
 @pytest.mark.parametrize("info", [True, False])
 def test_tags_and_zeros_around_an_mp3_change_nothing(info, capfd):
     mp3 = encode(noise(1), **MPEG)

@@ -7,6 +7,8 @@ channels. Where a header is wrong about a length, the stream is given to libsndf
 from __future__ import annotations
 
 import re
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
 from struct import calcsize, pack, unpack
@@ -18,10 +20,11 @@ from .splice import Splice, find_all, read_at, whole
 
 CUT = "the file ends before its audio does"
 _MOST_JUNK = 1024  # bytes in an MP3 that are no audio, passed over without a word
-_OGG_PAGE = re.compile(rb"OggS\0[\0-\x07]")  # RFC 3533
+_OGG_HEAD = 27  # bytes of the header of a page, RFC 3533
 _OGG_BEGIN, _OGG_END = 2, 4  # flags of a page
 _FLAC = re.compile(rb"fLaC[\0\x80]\0\0\x22")  # RFC 9639: what begins a stream, and its STREAMINFO
 _FLAC_COUNT = 21  # where the number of samples is: half a byte and four bytes
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))  # the bits of each byte
 _ALL_ONES = 0xFFFFFFFF
 # Lengths that stand for "unknown" in a stream.
 _OPEN = (range((1 << 31) - 4096, (1 << 31) + 1), range((1 << 32) - 4096, 1 << 32), range(1 << 62, 1 << 64))
@@ -66,7 +69,7 @@ def _lay_out(file: BinaryIO, reader: Splice, size: int, label: str, suffix: str)
     head = read_at(reader, begin, 8)
     layout = None
     if head[:4] == b"OggS":
-        layout = _ogg(file, reader, size)
+        layout = _ogg(file, begin, size)
     elif _FLAC.match(head):
         layout = _flac(file, reader, size)
     elif (
@@ -81,26 +84,63 @@ def _lay_out(file: BinaryIO, reader: Splice, size: int, label: str, suffix: str)
     return layout or _chunks(file, begin, size) or Layout([Stream(Splice(file, [(begin, size)]))])
 
 
-def _ogg(file: BinaryIO, reader: BinaryIO, size: int) -> Layout | None:
+def _ogg(file: BinaryIO, begin: int, size: int) -> Layout | None:
     """A stream for each link of a chain; logical streams that begin together are one."""
-    starts, last_pages = [], []
-    beginning = False
-    for place, page in find_all(reader, _OGG_PAGE, 6):
-        if page[5] & _OGG_BEGIN and not beginning:
-            starts.append(place)
-            last_pages.append(size)
-        beginning = bool(page[5] & _OGG_BEGIN)
-        if page[5] & _OGG_END and starts:
-            last_pages[-1] = place
+    reader, _ = whole(file)
+    starts: list[int] = []
+    numbers: dict[bytes, int] = {}  # of the last page of each logical stream
+    beginning = ended = audio = False
+    expected, lost, cut = begin, 0, False
+    for page in _ogg_pages(reader, begin):
+        begins = bool(page.flags & _OGG_BEGIN)
+        if begins and not beginning:
+            cut = cut or bool(starts and not ended)
+            starts.append(page.place)
+            ended = audio = False
+            numbers.clear()
+        # A stream that was recorded from its middle lacks pages behind its headers, and nothing else does.
+        elif page.serial in numbers and (audio or page.place > expected):
+            lost += max(0, page.number - numbers[page.serial] - 1)
+        beginning, numbers[page.serial], expected = begins, page.number, page.end
+        ended, audio = ended or bool(page.flags & _OGG_END), audio or page.has_audio
     ends = [*starts[1:], size]
     streams = [Stream(Splice(file, [(start, end)])) for start, end in zip(starts, ends, strict=False)]
-    cut = any(_ogg_page_end(reader, page) > end for page, end in zip(last_pages, ends, strict=False))
-    return Layout(streams, CUT if cut else None) if streams else None
+    remark = f"{lost} damaged or missing {'page is' if lost == 1 else 'pages are'} left out" if lost else None
+    reader.check()
+    return Layout(streams, remark or (None if ended and not cut else CUT)) if streams else None
 
 
-def _ogg_page_end(reader: BinaryIO, place: int) -> int:
-    head = read_at(reader, place, 27 + 255)
-    return place + 27 + head[26] + sum(head[27 : 27 + head[26]]) if len(head) > 26 else place + 27
+class _OggPage(NamedTuple):
+    place: int
+    end: int
+    flags: int
+    has_audio: bool  # samples have been completed by its end
+    serial: bytes  # of its logical stream
+    number: int  # in that stream
+
+
+def _ogg_pages(reader: BinaryIO, at: int) -> Iterator[_OggPage]:
+    """The pages whose checksums are right; decoders leave out the others."""
+    while len(head := read_at(reader, at, _OGG_HEAD)) == _OGG_HEAD:
+        lengths = reader.read(head[26])
+        body = reader.read(sum(lengths))
+        if head.startswith(b"OggS\0") and head[22:26] == _ogg_checksum(
+            head[:22] + bytes(4) + head[26:] + lengths + body
+        ):
+            end = at + len(head) + len(lengths) + len(body)
+            has_audio = head[6:14] not in (bytes(8), b"\xff" * 8)
+            yield _OggPage(at, end, head[5], has_audio, head[14:18], int.from_bytes(head[18:22], "little"))
+            at = end
+        else:
+            data = read_at(reader, at + 1, 1 << 16)
+            found = data.find(b"OggS")
+            at += 1 + (found if found >= 0 else max(1, len(data) - 3))
+
+
+def _ogg_checksum(data: bytes) -> bytes:
+    """The CRC of RFC 3533, by that of zlib, which takes the bits of each byte from the other end and inverts."""
+    crc = zlib.crc32(data.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return crc.to_bytes(4, "big").translate(_REVERSED)
 
 
 def _flac(file: BinaryIO, reader: BinaryIO, size: int) -> Layout:

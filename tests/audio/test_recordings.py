@@ -206,6 +206,26 @@ def test_an_ogg_without_its_last_page_or_cut_within_it(subtype):
     assert "the file ends before its audio does" in incomplete
 
 
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_a_damaged_or_missing_page_of_an_ogg_is_told(subtype):
+    """But not that a stream begins late, or is behind other bytes."""
+    ogg = encode(noise(3, 16000), 16000, format="OGG", subtype=subtype)
+    places = [at for at in range(len(ogg)) if ogg.startswith(b"OggS\0", at)]
+    first = next(at for at in places if ogg[at + 6 : at + 14] != bytes(8))
+    middle, after = places[places.index(first) + 1 :][:2]
+    for at in (first + 1000, first, middle + 500):
+        out, incomplete = load(ogg[:at] + bytes([ogg[at] ^ 4]) + ogg[at + 1 :])
+        seconds = f"{out.size / 16000:.1f} s"
+        assert out.size < 2.9 * 16000
+        assert incomplete in (
+            f"{seconds}: 1 damaged or missing page is left out",
+            f"{seconds} of the 3.0 s its header says",
+        )
+    assert load(ogg[:middle] + ogg[after:])[1]
+    whole(ogg[:first] + ogg[middle:])
+    whole(id3(b"TIT2", b"x") + ogg + ogg + b"TAG".ljust(128))
+
+
 @pytest.mark.parametrize("riff", [0, 36, 0xFFFFFFFF])
 def test_a_wav_that_was_never_finished(riff):
     wav = encode(noise(1, 16000), 16000, format="WAV")

@@ -7,6 +7,7 @@ in a first frame that holds no audio.
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass, field
 from typing import BinaryIO, NamedTuple
 
@@ -14,6 +15,7 @@ from .splice import Splice, read_at
 
 SUFFIXES = frozenset((".mp3", ".mp2", ".mp1", ".mpga"))
 _MOST_JUNK = 1 << 20  # bytes before the first frame, tags left out, that an MP3 may have
+_MAYBE_HEADER = re.compile(rb"\xff[\xe2-\xe7\xf2-\xff][\x10-\xef]")  # of a version, a layer and a bit rate
 _HEAD = 48  # bytes of a frame in which the header of lengths begins
 _TAGS = (b"ID3", b"TAG", b"APETAGEX")
 _LOW = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
@@ -190,6 +192,6 @@ def _skip(file: BinaryIO, size: int, at: int) -> tuple[int, int]:
     data = read_at(file, at, 1 << 12)
     if not data:  # the file has become shorter, or cannot be read
         return size, 0
-    found = data.find(b"\xff", 1)
-    skipped = data if found < 0 else data[:found]
+    found = _MAYBE_HEADER.search(data, 1)
+    skipped = data[: found.start()] if found else data[:-2] if len(data) > 2 else data
     return at + len(skipped), len(skipped) - skipped.count(0)

@@ -5,6 +5,7 @@ import os
 import shutil
 import struct
 import subprocess
+import time
 
 import numpy as np
 import pytest
@@ -161,6 +162,15 @@ def test_what_is_no_mpeg_audio_inside_an_mp3_is_told(capfd):
     assert out.size == pytest.approx(2 * 16000, abs=0.1 * 16000)
     assert incomplete == f"{out.size / 16000:.1f} s: 4000 bytes that are no MPEG audio are left out"
     assert capfd.readouterr().err == ""
+
+
+def test_a_long_run_of_ones_behind_an_mp3_is_passed_over_fast():
+    mp3 = encode(noise(1), **MPEG)
+    began = time.monotonic()
+    out, incomplete = load(mp3 + b"\xff" * (8 << 20))
+    assert time.monotonic() - began < 5
+    np.testing.assert_array_equal(out, whole(mp3))
+    assert incomplete == f"1.0 s: {8 << 20} bytes that are no MPEG audio are left out"
 
 
 # Files that end too early, or whose header was never finished

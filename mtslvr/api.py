@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .audio.load import Excerpt, audio_label
+from .audio.recordings import hold
 from .audio.windows import Float32, Float64, Pool
 from .config import Features, Layer
 from .errors import AudioError, ConfigError
@@ -109,6 +110,8 @@ def embed(
     inputs: Sequence[Any] = [audio] if single else as_list(audio)
     rates = list_rates(sample_rate, len(inputs))
     indices: Sequence[int | None] = [None] if single else range(len(inputs))
+    if channels == "each":  # each input is read for each of its channels
+        inputs = [hold(given, audio_label(given, index)) for given, index in zip(inputs, indices, strict=True)]
     excerpts = list_excerpts(channels, start, end, map(make_source, inputs, rates, indices))
     encoder = get_encoder(encoder)
     width = encoder.embedding_dim(config.features, config.layer)
@@ -168,6 +171,7 @@ def embed_windows(
         said = "pass one input, or all of them to mtslvr.embed_files with pool='none'"
         raise AudioError(f"type {type(audio).__name__}: {said}")
     rates = list_rates(sample_rate, 1)
+    audio = hold(audio, audio_label(audio)) if channels == "each" else audio
     excerpts = list_excerpts(channels, start, end, map(make_source, [audio], rates))
     encoder = get_encoder(encoder)
     parts = []

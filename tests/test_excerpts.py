@@ -1,5 +1,7 @@
 """Parts and channels of recordings: `start`, `end` and `channels` of the functions, `--channel` of the command."""
 
+import dataclasses
+import io
 import json
 
 import numpy as np
@@ -11,6 +13,7 @@ from click.testing import CliRunner
 import mtslvr
 from mtslvr.audio.load import Excerpt, load_audio
 from mtslvr.cli.embed import embed_command
+from mtslvr.config import Normalization
 from mtslvr.models import checkpoint
 
 RATE = 16000
@@ -82,6 +85,30 @@ def test_each_channel(wav, encoder):
     rows, spans = mtslvr.embed_windows(wav, channels="each", **how)
     assert rows.shape == (2, 3, 1000) and spans.shape == (3, 2)
     np.testing.assert_array_equal(rows[1], mtslvr.embed_windows(wav, channels=1, **how)[0])
+
+
+class Pipe(io.RawIOBase):
+    """Cannot seek."""
+
+    def __init__(self, data):
+        self._data = io.BytesIO(data)
+
+    def read(self, size=-1):
+        return self._data.read(size)
+
+
+def test_a_file_object_that_cannot_seek_is_read_once_for_all_passes(wav, encoder):
+    def pipe():
+        return Pipe(wav.read_bytes())
+
+    expected = mtslvr.embed(wav, channels="each", encoder=encoder)
+    np.testing.assert_array_equal(mtslvr.embed(pipe(), channels="each", encoder=encoder), expected)
+    np.testing.assert_array_equal(mtslvr.embed([pipe()], channels="each", encoder=encoder)[0], expected)
+    windows = mtslvr.embed_windows(pipe(), channels="each", encoder=encoder)[0]
+    np.testing.assert_array_equal(windows, mtslvr.embed_windows(wav, channels="each", encoder=encoder)[0])
+    config = dataclasses.replace(encoder.config, normalization=Normalization.FILE)
+    twice = mtslvr.Encoder(config).eval()
+    np.testing.assert_array_equal(mtslvr.embed(pipe(), encoder=twice), mtslvr.embed(wav, encoder=twice))
 
 
 @pytest.mark.parametrize(

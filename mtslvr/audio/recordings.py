@@ -108,6 +108,21 @@ def _suffix(source: object) -> str:
     return os.path.splitext(os.fsdecode(name))[1].lower() if isinstance(name, (str, bytes, os.PathLike)) else ""
 
 
+def hold(source: Any, label: str) -> Any:
+    """What can be read more than once: a file object that cannot seek is read to memory, anything else given back.
+
+    Raises:
+        AudioError: it cannot be read.
+    """
+    if not hasattr(source, "read") or isinstance(source, io.TextIOBase):
+        return source
+    try:
+        seekable = hasattr(source, "seekable") and source.seekable()
+        return source if seekable else io.BytesIO(_FileObject(source).read())
+    except Exception as error:
+        raise AudioError(f"{label}: cannot be read ({error}); open it anew as a binary file") from None
+
+
 class _FileObject:
     """Somebody's file object, whose errors are all OSErrors."""
 
@@ -143,12 +158,10 @@ def _open(source: object, label: str, stack: ExitStack) -> Any:
         raise AudioError(f"{label}: type {kind}: pass a path, a binary file object, an array or a tensor")
     if isinstance(source, io.TextIOBase):
         raise AudioError(f"{label}: a text file object; open it in binary mode, open(path, 'rb')")
-    file = _FileObject(source)
+    file = _FileObject(hold(source, label))
     try:
-        if not (hasattr(source, "seekable") and source.seekable()):
-            return io.BytesIO(file.read())
         file.seek(0)
-    except Exception as error:
+    except OSError as error:
         raise AudioError(f"{label}: cannot be read ({error}); open it anew as a binary file") from None
     return file
 

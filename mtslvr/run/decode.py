@@ -7,11 +7,11 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from ..audio.load import WHOLE, AudioInput, Excerpt, audio_label, iter_blocks
-from ..audio.recordings import Notes
+from ..audio.recordings import Notes, hold
 from ..audio.windows import Float32, iter_windows, moments, standardize
 from ..config import Normalization
 from ..errors import AudioError
@@ -39,6 +39,7 @@ def _windows(source: Source, encoder: Encoder, seconds: tuple[float, float], exc
     if encoder.config.normalization is not Normalization.FILE:
         yield from itertools.islice(_cut(source, encoder.sample_rate, seconds, excerpt), source.skip, None)
         return
+    source = replace(source, audio=hold(source.audio, source.label or audio_label(source.audio)))
     mean, std = moments(window for window, _, _ in _cut(source, encoder.sample_rate, seconds, excerpt))
     for window, start, end in itertools.islice(_cut(source, encoder.sample_rate, seconds, excerpt), source.skip, None):
         yield standardize(window, mean, std), start, end

@@ -17,6 +17,7 @@ from . import ffmpeg
 from .layout import CUT, Layout, lay_out
 from .sndfile import SndfileStream
 
+_EMPTY = "{}: an empty file (0 bytes), zero samples; leave it out"
 _TEXTS = (  # how files begin that were saved under an audio file's name
     (b"<!doctype", "a web page", "download it again"),
     (b"<html", "a web page", "download it again"),
@@ -160,9 +161,12 @@ def _open(source: object, label: str, stack: ExitStack) -> Any:
         raise AudioError(f"{label}: a text file object; open it in binary mode, open(path, 'rb')")
     file = _FileObject(hold(source, label))
     try:
+        size = file.seek(0, os.SEEK_END)
         file.seek(0)
     except OSError as error:
         raise AudioError(f"{label}: cannot be read ({error}); open it anew as a binary file") from None
+    if size == 0:
+        raise AudioError(_EMPTY.format(label))
     return file
 
 
@@ -176,7 +180,7 @@ def _open_path(path: str, label: str) -> BinaryIO:
     if not stat.S_ISREG(found.st_mode):
         raise AudioError(f"{label}: a pipe, device or socket, no file; save what it gives to a file")
     if found.st_size == 0:
-        raise AudioError(f"{label}: an empty file (0 bytes), zero samples; leave it out")
+        raise AudioError(_EMPTY.format(label))
     try:
         return open(path, "rb", buffering=0)
     except OSError as error:

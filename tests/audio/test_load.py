@@ -59,6 +59,16 @@ class Pipe(io.RawIOBase):
         return self._data.read(size)
 
 
+class Answering:
+    """A file object whose read() gives what no binary file gives."""
+
+    def __init__(self, answer):
+        self._answer = answer
+
+    def read(self):
+        return self._answer
+
+
 # Files
 
 
@@ -269,7 +279,16 @@ def test_paths_that_hold_no_audio(tmp_path, name, content, message, kind):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (io.BytesIO(b""), "<file object>: not an audio file (libsndfile: Format not recognised)"),
+        (io.BytesIO(b""), "<file object>: an empty file (0 bytes), zero samples; leave it out"),
+        (Pipe(b""), "<file object>: an empty file (0 bytes), zero samples; leave it out"),
+        (
+            Answering(None),
+            "<file object>: cannot be read (its read() gives NoneType, not bytes); open it anew as a binary",
+        ),
+        (
+            Answering("text"),
+            "<file object>: cannot be read (its read() gives str, not bytes); open it anew as a binary",
+        ),
         (io.StringIO("text"), "<file object>: a text file object; open it in binary mode, open(path, 'rb')"),
         (None, "<NoneType>: type NoneType: pass a path, a binary file object, an array or a tensor"),
         (b"RIFF", "<bytes>: type bytes: pass a path, a binary file object"),

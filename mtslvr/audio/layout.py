@@ -180,13 +180,14 @@ _RIFF = _Family(12, 4, "<I", False, 2, b"data", 0)
 _FAMILIES = {
     b"RIFF": _RIFF,
     b"RF64": _RIFF,
+    b"RIFX": _RIFF._replace(length=">I"),
     b"FORM": _Family(12, 4, ">I", False, 2, b"SSND", 8),  # AIFF
     b"riff": _Family(40, 16, "<Q", True, 8, b"data", 0),  # W64
     b"caff": _Family(8, 4, ">Q", False, 1, b"data", 4),
 }
 
 
-_KINDS = frozenset((*_FAMILIES, b".snd", b"NIST", b"Crea"))
+_KINDS = frozenset((*_FAMILIES, b".snd", b"dns.", b"NIST", b"Crea"))
 
 
 @dataclass
@@ -233,8 +234,9 @@ def _chunks(file: BinaryIO, begin: int, end: int) -> Layout | None:
     stream = Stream(reader, factor=claim.factor)
     if claim.field and (claim.unfinished or claim.wrapped or claim.length is None or claim.factor > 1):
         stream.file = Splice(file, [_open_header(reader, claim), (begin + claim.start, end)])
-    elif claim.behind or kind == b"riff":  # which libsndfile takes for chunks, or for audio
-        stream.file = Splice(file, [(begin, min(end, begin + claim.start + (claim.length or 0)))])
+    elif (claim.behind and not claim.unfinished) or kind == b"riff":  # which libsndfile takes for chunks, or for audio
+        last = claim.start + (claim.length or 0) + (kind == b"Crea")  # a block of no length ends a VOC file
+        stream.file = Splice(file, [(begin, min(end, begin + last))])
     remark = None
     if claim.unfinished:
         remark = "its header was never finished; read to the end of the file"
@@ -260,18 +262,23 @@ def _open_header(reader: BinaryIO, claim: _Claim) -> bytes:
 
 
 def _find_claim(reader: BinaryIO, size: int, kind: bytes) -> _Claim | None:
-    if kind == b".snd":
-        start, length = unpack(">2I", read_at(reader, 4, 8).ljust(8, b"\0"))
-        return _Claim(start, length, max(0, size - start), max(0, size - start - length), (8, ">I"))
+    if kind in (b".snd", b"dns."):
+        order = ">" if kind == b".snd" else "<"
+        start, length = unpack(f"{order}2I", read_at(reader, 4, 8).ljust(8, b"\0"))
+        return _Claim(start, length, max(0, size - start), max(0, size - start - length), (8, f"{order}I"))
     if kind == b"NIST":
         head = read_at(reader, 0, 1024)
-        counts = re.findall(rb"^(?:sample_count|sample_n_bytes|channel_count) -i (\d+)", head, re.MULTILINE)
+        counts = re.findall(rb"^(?:sample_count|sample_n_bytes|channel_count) -[is]\d* (\d+)", head, re.MULTILINE)
         start = int(head[8:16]) if head[8:16].strip().isdigit() else size
-        return _Claim(start, prod(map(int, counts)), size - start, 0) if len(counts) == 3 and start < size else None
+        length = prod(map(int, counts))
+        known = len(counts) == 3 and start < size
+        return _Claim(start, length, size - start, max(0, size - start - length)) if known else None
     if kind == b"Crea":
         start = int.from_bytes(read_at(reader, 20, 2), "little") + 4
         block, length = read_at(reader, start - 4, 1), int.from_bytes(read_at(reader, start - 3, 3), "little")
-        return _Claim(start, length, size - start, 0) if block in (b"\x01", b"\x09") and start < size else None
+        ends = read_at(reader, start + length, 1) == b"\0"  # and no other block follows
+        behind = size - start - length - 1 if ends else 0
+        return _Claim(start, length, size - start, behind) if block in (b"\x01", b"\x09") and start < size else None
     family = _FAMILIES.get(kind)
     return None if family is None else _find_chunk(reader, size, family)
 

@@ -176,11 +176,19 @@ def test_a_long_run_of_ones_behind_an_mp3_is_passed_over_fast():
 # Files that end too early, or whose header was never finished
 
 
-@pytest.mark.parametrize("kind", ["WAV", "RF64", "W64", "AIFF", "CAF", "AU", "VOC", "NIST", "FLAC", "MP3"])
+KINDS = [
+    *({"format": kind} for kind in ("WAV", "RF64", "W64", "AIFF", "CAF", "AU", "VOC", "NIST", "FLAC", "MP3")),
+    {"format": "WAV", "endian": "BIG"},
+    {"format": "AU", "endian": "LITTLE"},
+    {"format": "NIST", "subtype": "ULAW"},
+]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(kind.values()))
 def test_of_a_file_cut_short_what_is_there_is_read_and_noted(tmp_path, kind, capfd):
-    data = encode(noise(2, 16000), 16000, format=kind)
+    data = encode(noise(2, 16000), 16000, **kind)
     full = whole(data)
-    path = tmp_path / f"a.{kind.lower()}"
+    path = tmp_path / f"a.{kind['format'].lower()}"
     path.write_bytes(data[: len(data) // 2])
     notes = Notes()
     out = np.concatenate(list(iter_blocks(path, 16000, notes=notes)))
@@ -291,6 +299,31 @@ def test_bytes_behind_the_length_of_a_file_are_told(kind, length, empty):
     np.testing.assert_array_equal(whole(data + bytes(9000)), whole(data))
     if kind == "WAV":
         np.testing.assert_array_equal(whole(data + b"LIST" + struct.pack("<I", 9000) + bytes(9000)), whole(data))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *({"format": "VOC", "subtype": subtype} for subtype in ("PCM_U8", "PCM_16")),
+        *({"format": "NIST", "subtype": subtype} for subtype in ("PCM_16", "ULAW")),
+        {"format": "WAV", "endian": "BIG"},
+        {"format": "AU", "endian": "LITTLE"},
+    ],
+    ids=lambda kind: "-".join(kind.values()),
+)
+def test_bytes_behind_the_length_of_rarer_files_are_told(kind):
+    data = encode(noise(1, 16000), 16000, **kind)
+    out, incomplete = load(data + b"\1\2" * 10000)
+    np.testing.assert_array_equal(out, whole(data))
+    assert incomplete == "1.0 s: 20000 bytes behind the length that its header says are left out"
+
+
+def test_a_sample_count_of_a_nist_file_that_is_too_small():
+    data = encode(noise(1, 16000), 16000, format="NIST")
+    out, incomplete = load(data.replace(b"sample_count -i 16000", b"sample_count -i 08000"))
+    assert out.size == 8000 and "16000 bytes behind the length" in incomplete
+    out, incomplete = load(data.replace(b"sample_count -i 16000", b"sample_count -i 00000"))
+    assert out.size == 16000 and "never finished" in incomplete
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a sparse file")

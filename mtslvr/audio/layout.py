@@ -69,7 +69,7 @@ def _lay_out(file: BinaryIO, reader: Splice, size: int, label: str, suffix: str)
     head = read_at(reader, begin, 8)
     layout = None
     if head[:4] == b"OggS":
-        layout = _ogg(file, begin, size)
+        layout = _ogg(file, reader, begin, size)
     elif _FLAC.match(head):
         layout = _flac(file, reader, size)
     elif (
@@ -84,9 +84,8 @@ def _lay_out(file: BinaryIO, reader: Splice, size: int, label: str, suffix: str)
     return layout or _chunks(file, begin, size) or Layout([Stream(Splice(file, [(begin, size)]))])
 
 
-def _ogg(file: BinaryIO, begin: int, size: int) -> Layout | None:
+def _ogg(file: BinaryIO, reader: BinaryIO, begin: int, size: int) -> Layout | None:
     """A stream for each link of a chain; logical streams that begin together are one."""
-    reader, _ = whole(file)
     starts: list[int] = []
     numbers: dict[bytes, int] = {}  # of the last page of each logical stream
     beginning = ended = audio = False
@@ -106,7 +105,6 @@ def _ogg(file: BinaryIO, begin: int, size: int) -> Layout | None:
     ends = [*starts[1:], size]
     streams = [Stream(Splice(file, [(start, end)])) for start, end in zip(starts, ends, strict=False)]
     remark = f"{lost} damaged or missing {'page is' if lost == 1 else 'pages are'} left out" if lost else None
-    reader.check()
     return Layout(streams, remark or (None if ended and not cut else CUT)) if streams else None
 
 
@@ -124,9 +122,8 @@ def _ogg_pages(reader: BinaryIO, at: int) -> Iterator[_OggPage]:
     while len(head := read_at(reader, at, _OGG_HEAD)) == _OGG_HEAD:
         lengths = reader.read(head[26])
         body = reader.read(sum(lengths))
-        if head.startswith(b"OggS\0") and head[22:26] == _ogg_checksum(
-            head[:22] + bytes(4) + head[26:] + lengths + body
-        ):
+        without_checksum = head[:22] + bytes(4) + head[26:] + lengths + body
+        if head.startswith(b"OggS\0") and head[22:26] == _ogg_checksum(without_checksum):
             end = at + len(head) + len(lengths) + len(body)
             has_audio = head[6:14] not in (bytes(8), b"\xff" * 8)
             yield _OggPage(at, end, head[5], has_audio, head[14:18], int.from_bytes(head[18:22], "little"))

@@ -7,12 +7,13 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from ..api import embed_windows
 from ..errors import ConfigError
@@ -201,7 +202,7 @@ class Classifier:
         about = {name: getattr(self, name) for name in _ABOUT}
         header = {_KEY: json.dumps({"format_version": FORMAT_VERSION, **about})}
         try:
-            save_file({name: getattr(self, name) for name in _ARRAYS}, os.fspath(path), metadata=header)
+            Path(path).write_bytes(save({name: getattr(self, name) for name in _ARRAYS}, header))
         except (OSError, SafetensorError) as error:
             raise ConfigError(f"{path}: the classifier cannot be written ({error}); choose another place") from None
 

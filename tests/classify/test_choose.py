@@ -94,6 +94,8 @@ def test_classes_count_alike_however_many_examples_they_have():
 def test_a_saved_classifier_gives_the_same(tmp_path):
     classifier = Classifier.fit(*table())
     classifier.save(tmp_path / "birds.mtslvr")
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "birds.mtslvr").stat().st_mode == (tmp_path / "plain").stat().st_mode  # colleagues may read it
     again = Classifier.load(tmp_path / "birds.mtslvr")
     rows = table(seed=3)[0].embeddings
     np.testing.assert_array_equal(again.probabilities(rows), classifier.probabilities(rows))

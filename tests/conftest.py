@@ -70,7 +70,7 @@ def _randomize(module):
 
 # An extra of the package to the module that shows whether it is installed.
 EXTRAS = {"train": "tensorboard", "plot": "plotly", "umap": "umap", "datasets": "datasets", "onnx": "onnxruntime",
-          "ray": "ray"}  # fmt: skip
+          "ray": "ray", "recipes": "polars"}  # fmt: skip
 
 
 def pytest_runtest_setup(item):

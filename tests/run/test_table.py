@@ -45,6 +45,7 @@ def test_what_is_written_is_read_and_plain_numpy_reads_it_too(tmp_path, n):
         assert json.loads(file["settings"].item())["features"] == "concat"
 
 
+@pytest.mark.extra("recipes")
 def test_a_frame_of_pandas_is_indexed_by_file_start_and_end(tmp_path):
     pandas = pytest.importorskip("pandas")
     embeddings, names, _ = write(tmp_path / "out.npz")
@@ -57,6 +58,7 @@ def test_a_frame_of_pandas_is_indexed_by_file_start_and_end(tmp_path):
     assert read_table(tmp_path / "empty.npz").to_pandas().shape == (0, 4)
 
 
+@pytest.mark.extra("recipes")
 def test_a_frame_of_polars_has_an_array_of_fixed_size(tmp_path):
     polars = pytest.importorskip("polars")
     for n in (3, 0):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import ConfigError
-from .common import Command, echo
+from .common import Command, choice, echo
 from .learn import from_audio, from_table, learn
 
 if TYPE_CHECKING:
@@ -70,16 +70,8 @@ examples, 3 weights unavailable, 4 no audio found, 130 interrupted (the same com
 @click.option("--model", help="Bundled name, checkpoint folder or hub id.  [default: the bundled weights]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
 @click.option("--overwrite", is_flag=True, help="Embed everything anew.")
-@click.option(
-    "--on-error", type=click.Choice(["skip", "stop"]), default="skip", show_default=True, help="As in mtslvr-embed."
-)
-@click.option(
-    "--on-truncated",
-    type=click.Choice(["embed", "error"]),
-    default="embed",
-    show_default=True,
-    help="As in mtslvr-embed.",
-)
+@choice("--on-error", ["skip", "stop"], "As in mtslvr-embed.")
+@choice("--on-truncated", ["embed", "error"], "As in mtslvr-embed.")
 @click.option("-q", "--quiet", is_flag=True, help="Errors only.")
 def classify_command(**options: Any) -> None:
     """Learn classes of sound from a few labelled EXAMPLES, and label RECORDINGS with start, end, class and score.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .common import Command
+from .common import Command, choice
 
 
 @click.command("export", cls=Command, short_help="Export a model to ONNX.")
@@ -20,13 +20,7 @@ from .common import Command
     show_default=True,
     help="What the file takes: mono float32 samples, or the front end's output.",
 )
-@click.option(
-    "--layer",
-    type=click.Choice(["head", "pooled"]),
-    default="head",
-    show_default=True,
-    help="Read after the linear head (500 a task) or before it (512 a task as published).",
-)
+@choice("--layer", ["head", "pooled"], "Read after the linear head (500 a task) or before it (512 as published).")
 @click.option("--window", type=float, metavar="SECONDS", help="The length that it takes.  [default: the model's]")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.onnx where it exists.")
 def export_command(model: str, out: Path, kind: str, layer: str, window: float | None, overwrite: bool) -> None:

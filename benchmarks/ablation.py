@@ -20,6 +20,7 @@ QUESTIONS = {
     "a-today": ("Which audio, equal budget?", "0.2's pool, not all of it free"),
     "c-corpus": ("Which audio, equal budget?", "the free corpus"),
 }
+RECIPE = "Other settings than the recipe's, on the free corpus?"  # of pilots that QUESTIONS does not name
 TEXT = """# What was tried
 
 Written by `python benchmarks/ablation.py` from the records in [runs](runs), which hold all settings, machines and
@@ -53,7 +54,7 @@ def question_of(row: dict[str, Any]) -> tuple[str, str]:
     name = row["name"].rsplit("-", 1)[0]
     changed = {key: value for key, value in flat(row["changes"]).items() if key != "seed"}
     settings = ", ".join(f"{key} {json.dumps(value)}" for key, value in changed.items()) or "the recipe"
-    question, answer = QUESTIONS.get(name, (f"{name.split('-')[0]}: which settings?", settings))
+    question, answer = QUESTIONS.get(name, (RECIPE, settings))
     return question, f"{answer}; heads `{row['options'] or 'of the recipe'}`"
 
 

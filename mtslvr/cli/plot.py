@@ -12,7 +12,7 @@ from .common import Command, choice, counted, echo
 @click.command("plot", cls=Command, short_help="Draw a map of an embeddings file.")
 @click.argument("embeddings", type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="MAP",
+    "-o", "--out", "output", required=True, type=click.Path(path_type=Path), metavar="MAP",
     help="A picture (.png, .svg, .pdf), or a page (.html) that names the files under the pointer.",
 )  # fmt: skip
 @click.option(

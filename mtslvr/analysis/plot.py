@@ -35,8 +35,12 @@ body{{display:flex;flex-direction:column}}body>div{{flex:1;min-height:0}}
 #sound{{flex:none;display:flex;gap:1rem;align-items:center;padding:.3rem .8rem}}#sound audio{{height:2.2rem}}
 #sound span{{overflow:hidden;text-overflow:ellipsis;white-space:nowrap}}
 @media(max-width:700px){{.modebar{{display:none}}}}</style></head>
-<body>{sound}{map}</body></html>
+<body>{sound}{map}{missing}</body></html>
 """
+_MISSING = """<noscript>JavaScript draws this map, and is switched off here.</noscript>
+<script>if (!window.Plotly) document.body.innerHTML = '<p style="margin:2rem;max-width:40rem">Plotly draws this map. \
+The page loads it from cdn.plot.ly, which cannot be reached. Open the page where there is a network, or write it again \
+with <code>mtslvr plot --offline</code>, which puts plotly into the page.</p>'</script>"""
 _SOUND = '<p id="sound" style="margin:0"><audio controls></audio><span>Click a point to hear it.</span></p>'
 _NARROW = """
 const map = document.getElementById('{plot_id}');
@@ -235,5 +239,6 @@ def _page(drawn: Map, offline: bool) -> bytes:
         full_html=False, include_plotlyjs=True if offline else "cdn", default_height="100%",
         post_script=_NARROW + (_PLAY if drawn.sounds else ""), config={"responsive": True},
     )  # fmt: skip
-    page = _PAGE.format(title=escape(drawn.title), sound=_SOUND if drawn.sounds else "", map=body)
+    parts = {"sound": _SOUND if drawn.sounds else "", "map": body, "missing": "" if offline else _MISSING}
+    page = _PAGE.format(title=escape(drawn.title), **parts)
     return page.encode("utf-8", "replace")

@@ -26,7 +26,7 @@ from .common import Command, choice, counted, echo
     "--audio", type=click.Path(path_type=Path), metavar="FOLDER",
     help="The folder that was embedded: a click on a point of a page plays its sound.",
 )  # fmt: skip
-@click.option("--offline", is_flag=True, help="A page that opens without network; 5 MB more.")
+@click.option("--offline", is_flag=True, help="Put plotly into the page, which opens without network then; 5 MB more.")
 @click.option("--title", help="Above the map.  [default: name, model and features of the file]")
 def plot_command(
     embeddings: Path,

@@ -33,7 +33,7 @@ _PAGE = """<!DOCTYPE html>
 <style>html,body{{margin:0;height:100%;overflow:hidden;font:14px system-ui,sans-serif}}
 body{{display:flex;flex-direction:column}}body>div{{flex:1;min-height:0}}
 #sound{{flex:none;display:flex;gap:1rem;align-items:center;padding:.3rem .8rem}}#sound audio{{height:2.2rem}}
-#sound span{{overflow:hidden;text-overflow:ellipsis;white-space:nowrap}}
+#sound audio{{flex:0 1 18rem;min-width:8rem}}#sound span{{flex:1 0 10rem;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}}
 @media(max-width:700px){{.modebar{{display:none}}}}</style></head>
 <body>{sound}{map}{missing}</body></html>
 """

@@ -32,8 +32,9 @@ _PAGE = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>html,body{{margin:0;height:100%;overflow:hidden;font:14px system-ui,sans-serif}}
 body{{display:flex;flex-direction:column}}body>div{{flex:1;min-height:0}}
-#sound{{flex:none;display:flex;gap:1rem;align-items:center;padding:.3rem .8rem}}#sound audio{{height:2.2rem}}
-#sound audio{{flex:0 1 18rem;min-width:8rem}}#sound span{{flex:1 0 10rem;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}}
+#sound{{flex:none;display:flex;gap:1rem;align-items:center;padding:.3rem .8rem}}
+#sound audio{{flex:0 1 18rem;min-width:8rem;height:2.2rem}}
+#sound span{{flex:1 0 10rem;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}}
 @media(max-width:700px){{.modebar{{display:none}}}}</style></head>
 <body>{sound}{map}{missing}</body></html>
 """
@@ -80,7 +81,7 @@ class Map:
     sounds: Sequence[str] = ()
 
 
-def check_plot(path: str | os.PathLike[str], method: str) -> None:
+def check_plot(path: str | os.PathLike[str], method: str, clusters: bool) -> None:
     """Find out before the work starts that a map can be made and written.
 
     Raises:
@@ -91,6 +92,7 @@ def check_plot(path: str | os.PathLike[str], method: str) -> None:
         raise ConfigError(f"{path}: unknown format {suffix!r}; end the name in {', '.join(SUFFIXES + PAGES)}")
     needed = [("plotly", "plot")] if suffix in PAGES else [("matplotlib", "plot")]
     needed += [("umap", "umap")] if method == "umap" else []
+    needed += [("sklearn", "plot")] if clusters else []
     for module, extra in needed:
         if importlib.util.find_spec(module) is None:
             raise ConfigError(f"{path}: {module} is not installed; pip install 'mtslvr[{extra}]'")

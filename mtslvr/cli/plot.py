@@ -46,7 +46,7 @@ def plot_command(
     from ..errors import ConfigError
     from ..run.table import read_table
 
-    plot.check_plot(output, method)
+    plot.check_plot(output, method, clusters is not None)
     if labels is not None and clusters is not None:
         raise ConfigError(f"--labels {labels} and --clusters {clusters}: colours tell one of them; leave one out")
     if (audio is not None or offline) and output.suffix.lower() not in plot.PAGES:

@@ -1,4 +1,4 @@
-"""Links of pages to files of the repository outside docs/ lead there, or are plain text where no repo_url is set."""
+"""Links of pages to files outside docs/ lead to the repository, or name the file where no repo_url is set."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,9 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     def link(found: re.Match[str]) -> str:
         text, target = found.groups()
         (ROOT / target.split("#")[0]).resolve(strict=True)
-        return f"[{text}]({config.repo_url.rstrip('/')}/blob/main/{target})" if config.repo_url else text
+        if config.repo_url:
+            return f"[{text}]({config.repo_url.rstrip('/')}/blob/main/{target})"
+        return text if text in target else f"{text} (`{target}`)"
 
     return re.sub(r"\[([^]]+)\]\(\.\./([^)]+)\)", link, markdown)
 

@@ -2,7 +2,8 @@
 
     python benchmarks/versions.py 3.10:2.4.1 3.12:2.13.0 3.13:2.15.0
 
-Each PYTHON:TORCH needs a `pythonPYTHON` on the path, and on Linux some GB for a while where torch brings CUDA.
+Each PYTHON:TORCH needs a `pythonPYTHON` on the path, and on Linux some GB for a while where torch brings CUDA. Rows of
+other pairs, which earlier calls wrote, stay.
 """
 
 from __future__ import annotations
@@ -14,22 +15,31 @@ import tempfile
 from datetime import date
 from pathlib import Path
 
-from model_card import table
-
 ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "benchmarks" / "VERSIONS.md"
 ASKED = "import numpy, platform, torch; print(platform.python_version(), torch.__version__, numpy.__version__)"
+TITLE = f"""# Pythons and torches that were tried
+
+Written by `python benchmarks/versions.py`, on {platform.system()}, {platform.machine()}, without a GPU. Pairs that are
+not in the table were not tried.
+
+| Python | torch | NumPy | fast tests | commit | date |
+|---|---|---|---|---|---|
+"""
 
 
 def main() -> None:
-    """Measure each pair, and write the table."""
-    rows = [["Python", "torch", "NumPy", "fast tests"]]
+    """Measure each pair, and write its row."""
+    rows = set()
+    if PAGE.exists():
+        rows = {line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| 3")}
     for pair in sys.argv[1:]:
-        rows.append(measured(*pair.split(":")))
-        print(*rows[-1], flush=True)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    where = f"{platform.system()}, {platform.machine()}, commit {commit.strip()}, {date.today()}"
-    title = "# Pythons and torches that were tried\n\nWritten by `python benchmarks/versions.py`"
-    (ROOT / "benchmarks" / "VERSIONS.md").write_text(f"{title} on {where}.\n\n{table(rows)}\n", encoding="utf-8")
+        found = measured(*pair.split(":"))
+        commit = run(["git", "rev-parse", "--short", "HEAD"]).stdout.strip()
+        print(*found, flush=True)
+        rows = {row for row in rows if not row.startswith(f"| {found[0]} | {found[1]} |")}
+        rows.add(f"| {' | '.join([*found, commit, str(date.today())])} |")
+        PAGE.write_text(TITLE + "\n".join(sorted(rows)) + "\n", encoding="utf-8")
 
 
 def measured(python: str, torch: str) -> list[str]:
@@ -43,7 +53,10 @@ def measured(python: str, torch: str) -> list[str]:
         versions = run([here, "-c", ASKED])
         if versions.returncode:
             return [python, torch, "", f"cannot be imported: {last(versions)}"]
-        return [*versions.stdout.split(), last(run([here, "-m", "pytest", "-p", "no:cacheprovider"]))]
+        tested = run([here, "-m", "pytest", "-p", "no:cacheprovider"])
+        if tested.returncode:
+            print(tested.stdout[-4000:], file=sys.stderr)
+        return [*versions.stdout.split(), last(tested)]
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:

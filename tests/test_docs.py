@@ -10,6 +10,7 @@ import importlib.util
 import io
 import json
 import os
+import pkgutil
 import re
 import shutil
 import socket
@@ -25,6 +26,7 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 
+import mtslvr
 from mtslvr.cli.embed import embed_command
 from mtslvr.cli.main import main
 from mtslvr.models import hub
@@ -193,6 +195,14 @@ def test_troubleshooting_names_messages_that_exist():
     for heading in headings:
         for piece in filter(None, (piece.strip(" ;,.()") for piece in heading.split("…"))):
             assert piece in everything, f"{heading}: nothing says {piece!r}"
+
+
+def test_the_reference_names_what_is_public():
+    objects = re.findall(r"^::: (mtslvr\.\S+)$", (DOCS / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
+    described = list(map(pkgutil.resolve_name, objects))
+    for name in mtslvr.__all__:
+        thing = getattr(mtslvr, name)
+        assert thing in described or sys.modules[thing.__module__] in described, f"docs/api.md lacks mtslvr.{name}"
 
 
 def test_links_lead_somewhere():

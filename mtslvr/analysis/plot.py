@@ -32,11 +32,16 @@ _PAGE = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>html,body{{margin:0;height:100%;overflow:hidden;font:14px system-ui,sans-serif}}
 body{{display:flex;flex-direction:column}}body>div{{flex:1;min-height:0}}
-#sound{{flex:none;display:flex;gap:1rem;align-items:center;padding:.3rem .8rem}}#sound audio{{height:2.2rem}}
-#sound span{{overflow:hidden;text-overflow:ellipsis;white-space:nowrap}}
+#sound{{flex:none;display:flex;gap:1rem;align-items:center;padding:.3rem .8rem}}
+#sound audio{{flex:0 1 18rem;min-width:8rem;height:2.2rem}}
+#sound span{{flex:1 0 10rem;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}}
 @media(max-width:700px){{.modebar{{display:none}}}}</style></head>
-<body>{sound}{map}</body></html>
+<body>{sound}{map}{missing}</body></html>
 """
+_MISSING = """<noscript>JavaScript draws this map, and is switched off here.</noscript>
+<script>if (!window.Plotly) document.body.innerHTML = '<p style="margin:2rem;max-width:40rem">Plotly draws this map. \
+The page loads it from cdn.plot.ly, which cannot be reached. Open the page where there is a network, or write it again \
+with <code>mtslvr plot --offline</code>, which puts plotly into the page.</p>'</script>"""
 _SOUND = '<p id="sound" style="margin:0"><audio controls></audio><span>Click a point to hear it.</span></p>'
 _NARROW = """
 const map = document.getElementById('{plot_id}');
@@ -76,7 +81,7 @@ class Map:
     sounds: Sequence[str] = ()
 
 
-def check_plot(path: str | os.PathLike[str], method: str) -> None:
+def check_plot(path: str | os.PathLike[str], method: str, clusters: bool) -> None:
     """Find out before the work starts that a map can be made and written.
 
     Raises:
@@ -87,6 +92,7 @@ def check_plot(path: str | os.PathLike[str], method: str) -> None:
         raise ConfigError(f"{path}: unknown format {suffix!r}; end the name in {', '.join(SUFFIXES + PAGES)}")
     needed = [("plotly", "plot")] if suffix in PAGES else [("matplotlib", "plot")]
     needed += [("umap", "umap")] if method == "umap" else []
+    needed += [("sklearn", "plot")] if clusters else []
     for module, extra in needed:
         if importlib.util.find_spec(module) is None:
             raise ConfigError(f"{path}: {module} is not installed; pip install 'mtslvr[{extra}]'")
@@ -235,5 +241,6 @@ def _page(drawn: Map, offline: bool) -> bytes:
         full_html=False, include_plotlyjs=True if offline else "cdn", default_height="100%",
         post_script=_NARROW + (_PLAY if drawn.sounds else ""), config={"responsive": True},
     )  # fmt: skip
-    page = _PAGE.format(title=escape(drawn.title), sound=_SOUND if drawn.sounds else "", map=body)
+    parts = {"sound": _SOUND if drawn.sounds else "", "map": body, "missing": "" if offline else _MISSING}
+    page = _PAGE.format(title=escape(drawn.title), **parts)
     return page.encode("utf-8", "replace")

@@ -10,7 +10,6 @@ import numpy.typing as npt
 from ..errors import ConfigError
 
 _BLOCK = 8192  # rows at once
-_STARTS, _ROUNDS = 4, 100  # of k-means
 Float64 = npt.NDArray[np.float64]
 
 
@@ -63,49 +62,22 @@ def _umap(embeddings: npt.NDArray[np.float32]) -> Float64:
         return np.asarray(reducer.fit_transform(np.asarray(embeddings)), np.float64)
 
 
-def clusters(embeddings: npt.NDArray[np.float32], count: int, seed: int = 42) -> list[str]:
-    """Group rows of length 1 by k-means: "cluster 1" is the largest.
+def clusters(embeddings: npt.NDArray[np.float32], count: int) -> list[str]:
+    """Group rows of length 1 by k-means: "cluster 1" is the largest. Needs scikit-learn.
 
     Args:
         embeddings: (n, D).
         count: of clusters, from 2 to n.
-        seed: of the starts, of which the best counts.
     Raises:
         ConfigError: `count` is out of range.
-    Source:
-        Lloyd 1982, from the starts of Arthur and Vassilvitskii 2007, "k-means++".
     """
+    from sklearn.cluster import KMeans
+
     if not 2 <= count <= len(embeddings):
         raise ConfigError(f"clusters={count}: must be from 2 to the number of rows, {len(embeddings)}")
-    rows, rng = _unit(embeddings).astype(np.float32), np.random.default_rng(seed)
-    found = min((_k_means(rows, count, rng) for _ in range(_STARTS)), key=lambda result: result[0])[1]
-    sizes = np.bincount(found, minlength=count)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of fewer different rows than clusters
+        found = KMeans(count, n_init=4, random_state=42).fit_predict(_unit(embeddings))
     places = np.empty(count, int)
-    places[np.argsort(-sizes, kind="stable")] = np.arange(1, count + 1)
+    places[np.argsort(-np.bincount(found, minlength=count), kind="stable")] = np.arange(1, count + 1)
     return [f"cluster {places[i]}" for i in found]
-
-
-def _k_means(
-    rows: npt.NDArray[np.float32], count: int, rng: np.random.Generator
-) -> tuple[float, npt.NDArray[np.int64]]:
-    """The sum of squared distances to the centres, and the cluster of each row."""
-    centres = rows[rng.integers(len(rows), size=1)]
-    for _ in range(count - 1):
-        far = np.maximum(_squares(rows, centres).min(axis=1), 1e-12).astype(np.float64)
-        centres = np.concatenate([centres, rows[[rng.choice(len(rows), p=far / far.sum())]]])
-    nearest = np.full(len(rows), -1)
-    for _ in range(_ROUNDS):
-        squares = _squares(rows, centres)
-        before, nearest = nearest, squares.argmin(axis=1)
-        if (nearest == before).all():
-            break
-        members = [rows[nearest == i] for i in range(count)]
-        # A cluster that lost all its rows starts again at the row farthest from its centre.
-        farthest = rows[squares.min(axis=1).argmax()]
-        centres = np.stack([group.mean(axis=0) if len(group) else farthest for group in members])
-    return float(squares.min(axis=1).sum()), nearest
-
-
-def _squares(rows: npt.NDArray[np.float32], centres: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    distances: npt.NDArray[np.float32] = 1 - 2 * rows @ centres.T + (centres**2).sum(axis=1)
-    return distances

@@ -29,7 +29,7 @@ examples, 3 weights unavailable, 4 no audio found, 130 interrupted (the same com
 @click.command("classify", cls=Command, epilog=EXIT_CODES, short_help="From labelled examples to labels with times.")
 @click.argument("examples", type=_PATH)
 @click.argument("recordings", nargs=-1, type=click.Path())
-@click.option("-o", "--output", type=_PATH, metavar="OUT", help="Where the labels go.")
+@click.option("-o", "--out", "output", type=_PATH, metavar="OUT", help="Where the labels go.")
 @click.option(
     "--format",
     "form",

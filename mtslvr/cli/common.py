@@ -64,6 +64,9 @@ class Command(click.Command):
     """A command whose mtslvr errors become one line on stderr and an exit code."""
 
     def __init__(self, name: str, *, epilog: str = EXIT_CODES, **kwargs: Any) -> None:
+        # --out was called --output before 0.3, which is still understood.
+        renamed = {"token_normalize_func": lambda token: "out" if token == "output" else token}
+        kwargs["context_settings"] = {**kwargs.get("context_settings", {}), **renamed}
         super().__init__(name, epilog=epilog, **kwargs)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

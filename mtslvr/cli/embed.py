@@ -27,7 +27,13 @@ Exit codes: 0 every file embedded, 1 some files failed and the rest is written, 
 )
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=click.Path())
 @click.option(
-    "-o", "--output", required=True, type=click.Path(), metavar="OUT", help="Where to write; - is standard output."
+    "-o",
+    "--out",
+    "output",
+    required=True,
+    type=click.Path(),
+    metavar="OUT",
+    help="Where to write; - is standard output.",
 )
 @click.option("--format", "form", type=FORMATS, help="[default: the suffix of OUT; jsonl to standard output]")
 @click.option("--model", help="Bundled name, checkpoint folder or hub id.  [default: the bundled weights]")

@@ -35,18 +35,21 @@ _OUTPUTS = (".json", ".csv", ".md", ".txt")
 @click.option("--n-way", default=5, show_default=True, help="Classes in an episode.")
 @click.option("--n-shot", "--shots", "shots", default="1", show_default=True, help="Labelled files a class; 1,5,10.")
 @click.option("--n-query", default=1, show_default=True, help="Files to classify a class.")
-@click.option("--episodes", default=10_000, show_default=True)
-@click.option("--seed", default=42, show_default=True)
+@click.option("--episodes", default=10_000, show_default=True, help="Random draws of classes and files.")
+@click.option("--seed", default=42, show_default=True, help="Of the draws; the same seed gives the same ones.")
 @click.option("--scaling", help="none, l2 or standard, for all features.  [default: l2 for logistic, else none]")
 @click.option("--sampler", default="uniform", show_default=True, help="uniform, or published: the paper's own draws.")
 @click.option("--weights", is_flag=True, help="Also the share of the classifier's weights on each branch.")
 @click.option("--per-class", "show_classes", is_flag=True, help="Also the accuracy of each class.")
-@click.option("-o", "--output", "outputs", multiple=True, type=click.Path(path_type=Path), help="json, csv, md or txt.")
+@click.option(
+    "-o", "--out", "outputs", multiple=True, type=click.Path(path_type=Path), metavar="OUT",
+    help="Where to write the results, .json, .csv, .md or .txt; may be repeated.",
+)  # fmt: skip
 @click.option("--plot", type=click.Path(path_type=Path), help="Bars with intervals, or curves: png, svg or pdf.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder of computed features.  [default: the user's]")
 @click.option("--no-cache", is_flag=True, help="Neither read nor keep features.")
 @click.option("--on-error", default="stop", show_default=True, help="stop or skip, at a file that cannot be read.")
-@click.option("--device", default="auto", show_default=True)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
 @click.option("--batch-size", default=16, show_default=True, help="Windows at once through the encoder.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def fewshot_command(

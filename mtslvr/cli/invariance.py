@@ -17,13 +17,16 @@ _OUTPUTS = (".json", ".csv", ".md", ".txt")
 @click.option("--model", "models", multiple=True, help="Bundled name, checkpoint folder or hub id; may be repeated.")
 @click.option("--clips", default=500, show_default=True, help="At most so many files, drawn at random.")
 @click.option("--draws", default=1, show_default=True, help="Transformed copies of each, by each transformation.")
-@click.option("--seed", default=42, show_default=True)
+@click.option("--seed", default=42, show_default=True, help="Of the draws of files and transformations.")
 @click.option("--layer", default="head", show_default=True, help="head, or pooled: before it.")
 @click.option("--shrinkage", type=float, help="Share of the identity in the covariance.  [default: Ledoit-Wolf's]")
 @click.option("--published", is_flag=True, help="Pitch shift through the published fine STFT, much slower.")
-@click.option("-o", "--output", "outputs", multiple=True, type=click.Path(path_type=Path), help="json, csv, md or txt.")
+@click.option(
+    "-o", "--out", "outputs", multiple=True, type=click.Path(path_type=Path), metavar="OUT",
+    help="Where to write the results, .json, .csv, .md or .txt; may be repeated.",
+)  # fmt: skip
 @click.option("--plot", type=click.Path(path_type=Path), help="Heat map: png, svg or pdf.")
-@click.option("--device", default="auto", show_default=True)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
 @click.option("--batch-size", default=16, show_default=True, help="Windows at once through the encoder.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def invariance_command(

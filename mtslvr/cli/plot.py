@@ -12,7 +12,7 @@ from .common import Command, choice, counted, echo
 @click.command("plot", cls=Command, short_help="Draw a map of an embeddings file.")
 @click.argument("embeddings", type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="MAP",
+    "-o", "--out", "output", required=True, type=click.Path(path_type=Path), metavar="MAP",
     help="A picture (.png, .svg, .pdf), or a page (.html) that names the files under the pointer.",
 )  # fmt: skip
 @click.option(
@@ -26,7 +26,7 @@ from .common import Command, choice, counted, echo
     "--audio", type=click.Path(path_type=Path), metavar="FOLDER",
     help="The folder that was embedded: a click on a point of a page plays its sound.",
 )  # fmt: skip
-@click.option("--offline", is_flag=True, help="A page that opens without network; 5 MB more.")
+@click.option("--offline", is_flag=True, help="Put plotly into the page, which opens without network then; 5 MB more.")
 @click.option("--title", help="Above the map.  [default: name, model and features of the file]")
 def plot_command(
     embeddings: Path,
@@ -46,7 +46,7 @@ def plot_command(
     from ..errors import ConfigError
     from ..run.table import read_table
 
-    plot.check_plot(output, method)
+    plot.check_plot(output, method, clusters is not None)
     if labels is not None and clusters is not None:
         raise ConfigError(f"--labels {labels} and --clusters {clusters}: colours tell one of them; leave one out")
     if (audio is not None or offline) and output.suffix.lower() not in plot.PAGES:

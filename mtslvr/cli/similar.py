@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option("--per-file", is_flag=True, help="Each file once, by its nearest window.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.option("--model", help="Where the weights are, if not where they were.  [default: those of EMBEDDINGS]")
-@click.option("--device", default="auto", show_default=True)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
 def similar_command(
     embeddings: Path,
     queries: tuple[str, ...],

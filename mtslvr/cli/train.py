@@ -23,7 +23,7 @@ SYSTEMS = ("contrastive-only", "prediction-only", "mt-simple", "mt-split", "mt-b
 @click.option(
     "--data", multiple=True, type=click.Path(path_type=Path), help="Folder of audio or packed clips; may be repeated."
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Run directory.")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Run directory.")
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
@@ -35,19 +35,31 @@ SYSTEMS = ("contrastive-only", "prediction-only", "mt-simple", "mt-split", "mt-b
 )
 @click.option("--stop-after", type=int, metavar="N", help="End after N steps of the schedule.  [default: all]")
 @click.option("--system", type=click.Choice(SYSTEMS), help="Which of the paper's systems.  [default: mt-parallel]")
-@click.option("--recipe", type=click.Choice(["own", "published"]), help="Settings: this project's, or the paper's.")
-@click.option("--contrastive", type=click.Choice(["simclr", "simsiam"]), help="Contrastive objective of --system.")
-@click.option("--augmentation-weight", type=float, help="Lambda of the joint loss.  Default: 1.")
-@click.option("--steps", type=int, help="Optimiser steps.")
+@click.option(
+    "--recipe",
+    type=click.Choice(["own", "published"]),
+    help="Settings: this project's, or the paper's.  [default: own]",
+)
+@click.option(
+    "--contrastive",
+    type=click.Choice(["simclr", "simsiam"]),
+    help="Contrastive objective of --system.  [default: simclr]",
+)
+@click.option("--augmentation-weight", type=float, help="Lambda of the joint loss.  [default: 1]")
+@click.option("--steps", type=int, help="Optimiser steps.  [default: 16000]")
 @click.option("--minutes", type=float, metavar="M", help="As many steps as take M minutes here, by 20 that are timed.")
-@click.option("--batch-size", type=int, help="Clips a step.")
-@click.option("--crop-seconds", type=float, help="Length of a training crop.")
-@click.option("--learning-rate", type=float, help="Peak of the cosine schedule.")
-@click.option("--dtype", type=click.Choice(["auto", "bfloat16", "float32"]), help="Autocast type.")
-@click.option("--seed", type=int)
-@click.option("--device", default="auto", show_default=True)
+@click.option("--batch-size", type=int, help="Clips a step.  [default: 128]")
+@click.option("--crop-seconds", type=float, help="Length of a training crop.  [default: 1.008]")
+@click.option("--learning-rate", type=float, help="Peak of the cosine schedule.  [default: 0.001]")
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "bfloat16", "float32"]),
+    help="Autocast type; auto is bfloat16 where the processor has it.  [default: auto]",
+)
+@click.option("--seed", type=int, help="Of weights and batches.  [default: 42]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
 @click.option("--workers", default=1, show_default=True, help="Processes that prepare batches.")
-@click.option("--threads", type=int, help="Torch threads of the training process.")
+@click.option("--threads", type=int, help="Torch threads of the training process.  [default: torch's]")
 @click.option("--save-every", default=100, show_default=True, help="Steps between saved states.")
 def train_command(
     data: tuple[Path, ...],
@@ -68,8 +80,9 @@ def train_command(
 ) -> None:
     """Train an encoder on folders of audio, or on what `mtslvr pack` made of them.
 
-    Without options this trains MT-Parallel with SimCLR in this project's recipe. The run directory holds config.json,
-    environment.json, losses.csv, the state to resume from, and in checkpoint/ the encoder that `mtslvr.load` takes.
+    Without options this trains MT-Parallel with SimCLR in this project's recipe, whose settings are the defaults below.
+    The run directory holds config.json, environment.json, losses.csv, the state to resume from, and in checkpoint/ the
+    encoder that `mtslvr.load` takes.
     """
     import torch
 

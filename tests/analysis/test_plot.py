@@ -70,6 +70,7 @@ def test_a_page_links_to_plotly_or_holds_it_and_plays_what_is_there(folder):
     assert result.exit_code == 0 and "10 points, 3 clusters" in result.output, result.output
     page = out.read_text()
     assert re.search(r"<script[^>]*\bsrc=", page) and len(page) < 100_000
+    assert "mtslvr plot --offline" in page  # what the page says where plotly cannot be loaded
     assert "a.wav 0.25 to 0.50 s" in page and "high/<b>.wav" not in page
     played = re.findall(r'"([^"]*#t=[^"]*)"', page)
     assert sorted(json.loads(f'"{p}"') for p in played) == [

@@ -2,6 +2,7 @@
 
 import json
 
+import click
 import numpy as np
 import pytest
 import soundfile
@@ -9,6 +10,7 @@ from click.testing import CliRunner
 
 import mtslvr
 from mtslvr.cli.main import NAMES, main
+from mtslvr.training.config import TrainConfig
 
 
 def run(*arguments):
@@ -38,6 +40,30 @@ def test_help_lists_every_command_and_says_what_it_exits_with():
 def test_an_unknown_command_is_a_usage_error():
     result = run("embedd")
     assert result.exit_code == 2 and "No such command 'embedd'" in result.output
+    assert "Did you mean embed?" in result.output
+
+
+def test_help_tells_what_every_option_does_and_what_of_training_is_the_default():
+    for name in NAMES:
+        for option in main.get_command(None, name).params:
+            assert isinstance(option, click.Argument) or option.help, f"{name}: {option.name} has no help"
+    for name, config in (("train", TrainConfig()), ("whiten", TrainConfig().heads)):
+        for option in main.get_command(None, name).params:
+            value = getattr(config, option.name, None)
+            if isinstance(value, (int, float)):
+                told = {True: "on", False: "off"}[value] if isinstance(value, bool) else f"{value:g}"
+                assert option.help.endswith(f"[default: {told}]"), f"{name} --{option.name}: {value}"
+
+
+@pytest.mark.parametrize("option", ["-o", "--out", "--output"])
+def test_an_output_is_named_alike_in_every_command(labelled, tmp_path, option):
+    """--output is what 0.2 called it."""
+    result = run(
+        "fewshot", labelled, "--n-way", 2, "--features", "log-mel", "--episodes", 5, option, tmp_path / "a.json"
+    )
+    assert result.exit_code == 0 and (tmp_path / "a.json").exists(), result.output
+    outputs = [o.opts for name in NAMES for o in main.get_command(None, name).params if "-o" in o.opts]
+    assert len(outputs) >= 8 and all(opts == ["-o", "--out"] for opts in outputs)
 
 
 # Nothing given, and what is to be refused before a model is asked for.

@@ -100,15 +100,9 @@ class AdaptedConv(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         self.norms = nn.ModuleList(nn.BatchNorm2d(out_channels) for _ in range(tasks))
 
-    def forward(
-        self, x: Tensor, task: int, add: Tensor | None = None, relu: bool = False, bands: tuple[int, int] | None = None
-    ) -> Tensor:
-        """(B, C_in, H, W) to (B, C_out, H', W') for one task; then `add` is added, then ReLU.
-
-        Of H' only `bands`, first and end, where they are given; `add` has as many.
-        """
+    def forward(self, x: Tensor, task: int, add: Tensor | None = None, relu: bool = False) -> Tensor:
+        """(B, C_in, H, W) to (B, C_out, H', W') for one task; then `add` is added, then ReLU."""
         y = self.norms[task](self.adapters[task](x, self.conv))
-        y = y if bands is None else y[:, :, bands[0] : bands[1]]
         y = y if add is None else y + add
         return F.relu(y, inplace=True) if relu else y
 
@@ -138,20 +132,8 @@ class FoldedConv(nn.Module):
         assert not isinstance(conv.padding, str)
         self.stride, self.padding = conv.stride, conv.padding
 
-    def forward(
-        self, x: Tensor, task: int, add: Tensor | None = None, relu: bool = False, bands: tuple[int, int] | None = None
-    ) -> Tensor:
-        """`AdaptedConv.forward`; what `bands` leaves out is not computed."""
-        padding: tuple[int, ...] = self.padding
-        if bands is not None:
-            x, padding = _input_of_bands(x, *bands), (0, padding[1])
-        y = F.conv2d(x, self.weights[task], self.biases[task], self.stride, padding)
+    def forward(self, x: Tensor, task: int, add: Tensor | None = None, relu: bool = False) -> Tensor:
+        """`AdaptedConv.forward`."""
+        y = F.conv2d(x, self.weights[task], self.biases[task], self.stride, self.padding)
         y = y if add is None else y.add_(add)
         return F.relu_(y) if relu else y
-
-
-def _input_of_bands(x: Tensor, first: int, end: int) -> Tensor:
-    """What bands `first` to `end` of a padded 3x3 convolution read: as many and two more, channels last in memory."""
-    height = x.shape[2]
-    x = x[:, :, max(0, first - 1) : end + 1].contiguous(memory_format=torch.channels_last)
-    return F.pad(x, (0, 0, int(first == 0), int(end == height))) if first == 0 or end == height else x

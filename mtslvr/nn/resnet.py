@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,13 +30,11 @@ class Block(nn.Module):
             else None
         )
 
-    def forward(self, x: Tensor, task: int, bands: tuple[int, int] | None = None) -> Tensor:
-        """(B, C_in, H, W) to (B, C_out, H', W') for one task; of H' only `bands`, first and end, where given."""
+    def forward(self, x: Tensor, task: int) -> Tensor:
+        """(B, C_in, H, W) to (B, C_out, H', W') for one task."""
         y = self.conv1(x, task, relu=True)
         shortcut = pooled_shortcut(x, y) if self.shortcut is None else self.shortcut(x, 0)
-        if bands is not None:
-            shortcut = shortcut[:, :, bands[0] : bands[1]]
-        result: Tensor = self.conv2(y, task, add=shortcut, relu=True, bands=bands)
+        result: Tensor = self.conv2(y, task, add=shortcut, relu=True)
         return result
 
 
@@ -72,8 +71,10 @@ class Trunk(nn.Module):
         self.layer1 = stage(1, kind, 1)
 
     def forward(self, spectrogram: Tensor) -> Tensor:
-        """(B, channels, n_mels, frames) to (B, 64, n_mels / 4, frames / 4)."""
-        x = F.max_pool2d(self.stem(spectrogram, 0, relu=True), 3, 2, 1)
+        """(B, channels, n_mels, frames) of any dtype to (B, 64, n_mels / 4, frames / 4)."""
+        # Two steps: torch takes twice as long to change dtype and order in one.
+        x = spectrogram.to(next(self.parameters()).dtype).to(memory_format=torch.channels_last)
+        x = F.max_pool2d(self.stem(x, 0, relu=True), 3, 2, 1)
         for block in self.layer1:
             x = block(x, 0)
         return x
@@ -94,23 +95,12 @@ class Branches(nn.Module):
         """(B, 64, H, W) to (B, 512, H / 8, W / 8) for one task."""
         return self.stages(x, task)[1]
 
-    def stages(self, x: Tensor, task: int, bands: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
-        """What stages 3 and 4 give for one task.
-
-        Args:
-            x: (B, 64, H, W).
-            task: which path.
-            bands: of stage 4 only these, first and end; None is all. Where there are none it is computed in training
-                only, since several processes wait for a gradient of every weight.
-        Returns:
-            (B, 256, H / 4, W / 4) and (B, 512, H / 8 or as many as `bands` says, W / 8).
-        """
+    def stages(self, x: Tensor, task: int) -> tuple[Tensor, Tensor]:
+        """What stages 3 and 4 give for one task: (B, 256, H / 4, W / 4) and (B, 512, H / 8, W / 8)."""
         for blocks in (self.layer2, self.layer3):
             for block in blocks:
                 x = block(x, task)
         third = x
-        if bands is not None and bands[0] == bands[1] and not self.training:
-            return third, third[:, :, :0]
-        first, last = self.layer4
-        x = last(first(x, task), task, bands)
+        for block in self.layer4:
+            x = block(x, task)
         return third, F.relu(self.end_norms[task](x)) if len(self.end_norms) else x

@@ -114,23 +114,6 @@ def test_what_follows_a_folded_convolution_is_added_and_cut_at_zero(randomize, s
             torch.testing.assert_close(found.float(), expected, **tolerance)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@torch.inference_mode()
-def test_some_bands_of_a_convolution_are_those_of_all(randomize, dtype):
-    channels = 32
-    conv = randomize(AdaptedConv(channels, channels, 3, 1, AdapterKind.PARALLEL, 2)).eval()
-    generator = torch.Generator().manual_seed(0)
-    x, add = (torch.randn(3, channels, 4, 5, generator=generator) for _ in range(2))
-    for module in (conv, conv.fold()):
-        module, x, add = module.to(dtype), x.to(dtype), add.to(dtype)
-        whole = module(x, 1, add, True).float()
-        for first, end in ((0, 1), (0, 4), (1, 3), (3, 4)):
-            found = module(x, 1, add[:, :, first:end], True, bands=(first, end)).float()
-            assert found.shape == (3, channels, end - first, 5)
-            expected = whole[:, :, first:end]
-            assert (found - expected).abs().max() <= (1e-5 if dtype is torch.float32 else 2e-2) * expected.abs().max()
-
-
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.value)
 def test_folding_is_computed_in_float64(randomize, kind):
     """The float32 result is the rounding of the float64 one, bit for bit."""

@@ -397,7 +397,7 @@ def test_heads_that_read_rows_and_statistics():
     encoder = random_encoder(spectral_statistics=True, **rows)
     x = torch.randn(2, 16000, generator=torch.Generator().manual_seed(0))
     spectrogram = encoder.frontend(encoder.normalize(x))
-    shared = encoder.shared(spectrogram)
+    shared = encoder.trunk(spectrogram)
     (third, fourth), (_, last) = (encoder.branches.stages(shared, task) for task in (0, 1))
     assert (third.shape[1:3], fourth.shape[1:3]) == ((256, 8), (512, 4))
     read = third[:, :, 2:4], fourth[:, :, 1:3]

@@ -100,12 +100,12 @@ def build(config: EncoderConfig, state: Mapping[str, Tensor], origin: str) -> En
     """
     with torch.device("meta"):
         encoder = Encoder(config)
-    kinds = {name: value.dtype for name, value in encoder.state_dict().items()}
+    expected = encoder.state_dict()
     try:
         for name, value in state.items():
-            if name in kinds and value.is_floating_point() != kinds[name].is_floating_point:
-                raise RuntimeError(f"{name} is {value.dtype}, expected {kinds[name]}")
-        weights = {name: value.to(kinds.get(name, value.dtype)) for name, value in state.items()}
+            if name in expected and value.is_floating_point() != expected[name].is_floating_point():
+                raise RuntimeError(f"{name} is {value.dtype}, expected {expected[name].dtype}")
+        weights = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
         encoder.load_state_dict(weights, strict=True, assign=True)
     except RuntimeError as error:
         said = one_line(error, 600).rstrip(".")

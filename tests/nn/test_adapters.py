@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mtslvr.config import AdapterKind
-from mtslvr.nn.adapters import AdaptedConv, FoldedConv, ParallelAdapter, SeriesAdapter, norm_affine
+from mtslvr.nn.adapters import AdaptedConv, FoldedConv, ParallelAdapter, SeriesAdapter
 
 SHAPES = [(6, 10, 3, 2), (8, 8, 3, 1), (3, 8, 7, 2), (6, 10, 1, 2)]  # in, out, kernel, stride
 KINDS = [kind for kind in AdapterKind if kind is not AdapterKind.SPLIT]
@@ -57,29 +57,6 @@ def test_series_formula(randomize):
     assert relative(adapter(x, conv), h + mixed) <= 1e-12
 
 
-def test_norm_affine_is_the_batch_norm(randomize):
-    norm = randomize(nn.BatchNorm2d(5).double())
-    x = torch.randn(2, 5, 3, 4, dtype=torch.float64)
-    scale, shift = norm_affine(norm)
-    assert scale.dtype is shift.dtype is torch.float64
-    assert relative(x * scale[:, None, None] + shift[:, None, None], norm(x)) <= 1e-12
-
-
-def test_tasks_have_their_own_adapter_and_norm_and_share_the_convolution(randomize):
-    module = randomize(adapted(AdapterKind.PARALLEL, SHAPES[0]))
-    x = torch.randn(1, 6, 8, 8)
-    before = module(x, 0), module(x, 1)
-    assert relative(*before) > 0.1
-    with torch.no_grad():
-        module.adapters[1].conv.weight.add_(1)
-        module.norms[1].bias.add_(1)
-    torch.testing.assert_close(module(x, 0), before[0], rtol=0, atol=0)
-    assert relative(module(x, 1), before[1]) > 0.1
-    with torch.no_grad():
-        module.conv.weight.mul_(2)
-    assert relative(module(x, 0), before[0]) > 0.1
-
-
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=["float64", "float32"])
 @pytest.mark.parametrize(("kind", "shape"), list(cases()))
 def test_folded_equals_unfolded(randomize, kind, shape, dtype):
@@ -95,23 +72,20 @@ def test_folded_equals_unfolded(randomize, kind, shape, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("shape", SHAPES[:2], ids=lambda shape: f"{shape[2]}x{shape[2]}/{shape[3]}")
-@pytest.mark.parametrize("batch", [0, 3])
-def test_what_follows_a_folded_convolution_is_added_and_cut_at_zero(randomize, shape, batch, dtype):
-    folded = randomize(adapted(AdapterKind.NONE, shape)).fold().to(dtype).to(memory_format=torch.channels_last)
-    x = torch.randn(batch, shape[0], 15, 22).to(dtype, memory_format=torch.channels_last)
+@torch.inference_mode()
+def test_what_follows_a_folded_convolution_is_added_and_cut_at_zero(randomize, dtype):
+    folded = randomize(adapted(AdapterKind.NONE, SHAPES[0])).fold().to(dtype).to(memory_format=torch.channels_last)
+    x = torch.randn(3, SHAPES[0][0], 15, 22).to(dtype, memory_format=torch.channels_last)
     plain = F.conv2d(x.float(), folded.weights[1].float(), folded.biases[1].float(), folded.stride, folded.padding)
     add = torch.randn_like(plain).to(dtype)
-    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype is torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
-    with torch.inference_mode():
-        for found, expected in [
-            (folded(x, 1), plain),
-            (folded(x, 1, relu=True), plain.relu()),
-            (folded(x, 1, add=add), plain + add.float()),
-            (folded(x, 1, add=add, relu=True), (plain + add.float()).relu()),
-        ]:
-            assert found.dtype is dtype
-            torch.testing.assert_close(found.float(), expected, **tolerance)
+    tolerance = 1e-5 if dtype is torch.float32 else 2e-2
+    for found, expected in [
+        (folded(x, 1), plain),
+        (folded(x, 1, relu=True), plain.relu()),
+        (folded(x, 1, add=add, relu=True), (plain + add.float()).relu()),
+    ]:
+        assert found.dtype is dtype
+        torch.testing.assert_close(found.float(), expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.value)

@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from ..config import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, EncoderConfig, Features, Layer, Normalization, parse_enum
 from ..errors import AudioError, CheckpointError, ConfigError
-from .adapters import AdaptedConv
 from .frontend import Frontend, spectral_statistics, standardize
-from .resnet import Branches, Trunk
+from .resnet import AdaptedConv, Branches, Trunk
 
 _TF32 = threading.RLock()
 

@@ -14,9 +14,9 @@ from mtslvr.audio import windows
 from mtslvr.config import EncoderConfig, Features, FrontendConfig, Layer, Normalization, Phase, Rows
 from mtslvr.errors import AudioError, ConfigError
 from mtslvr.models import official
-from mtslvr.nn.adapters import FoldedConv
 from mtslvr.nn.encoder import Embeddings, Encoder, exact_float32
 from mtslvr.nn.frontend import spectral_statistics, standardize
+from mtslvr.nn.resnet import FoldedConv
 
 ALL_VARIANTS = list(fill_rule.manifest()["variants"])
 GOLDEN_VARIANTS = [

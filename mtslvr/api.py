@@ -291,15 +291,13 @@ def get_encoder(model: Model | None, device: str = "auto") -> Encoder:
     """
     if isinstance(model, Encoder):
         return model
-    if model is None and device == "auto":
-        return hub.default_encoder()
     if model is not None and not isinstance(model, (str, os.PathLike)):
         said = "pass what mtslvr.load gives, or what it takes: a name, a folder or a hub id"
         raise ConfigError(f"encoder of type {type(model).__name__}: {said}")
     return _load(model, device, _files_state(model))  # type: ignore[arg-type]  # paths can be hashed
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=3)
 def _load(model: Any, device: str, state: tuple[int, ...] | None) -> Encoder:
     return hub.load(model, device=device)
 
@@ -307,8 +305,8 @@ def _load(model: Any, device: str, state: tuple[int, ...] | None) -> Encoder:
 def _files_state(folder: str | os.PathLike[str] | None) -> tuple[int, ...] | None:
     """Numbers that change whenever the files of a checkpoint folder do; None for anything else."""
     try:
-        found = [os.stat(Path(folder or "").expanduser() / name) for name in (CONFIG_NAME, WEIGHTS_NAME)]
-    except (OSError, ValueError, RuntimeError):
+        found = [os.stat(Path(folder).expanduser() / name) for name in (CONFIG_NAME, WEIGHTS_NAME)]  # type: ignore[arg-type]
+    except (OSError, TypeError, ValueError, RuntimeError):
         return None
     # Size and time of change do not suffice: weights of one shape have one size, and a copy may keep its time.
     return tuple(n for f in found for n in (f.st_dev, f.st_ino, f.st_size, f.st_mtime_ns, f.st_ctime_ns))

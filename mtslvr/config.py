@@ -101,22 +101,16 @@ class FrontendConfig:
     phase: Phase = Phase.PUBLISHED
 
     def __post_init__(self) -> None:
-        _require(isinstance(self.phase, Phase), "frontend.phase", self.phase, "a Phase")
-        _require_int("frontend.sample_rate", self.sample_rate, 1000, 384000)
-        _require_int("frontend.n_fft", self.n_fft, 16, 16384)
-        _require_int("frontend.hop_length", self.hop_length, 1, 16384)
-        _require_int("frontend.n_mels", self.n_mels, 8, 1024)
+        ranges = {"sample_rate": (1000, 384000), "n_fft": (16, 16384), "hop_length": (1, 16384), "n_mels": (8, 1024)}
+        _check(self, "frontend.", ranges)
         # The Hann spectrum is made from the rectangular one, which takes a bin at half the rate.
         _require(self.n_fft % 2 == 0, "frontend.n_fft", self.n_fft, "even")
         _require(self.channels in (1, 3), "frontend.channels", self.channels, "1 or 3")
-        _require(_is_number(self.epsilon) and 0 < self.epsilon < 1, "frontend.epsilon", self.epsilon, "in (0, 1)")
+        _require(0 < self.epsilon < 1, "frontend.epsilon", self.epsilon, "in (0, 1)")
         nyquist = self.sample_rate / 2
-        _require(
-            _is_number(self.f_min) and _is_number(self.f_max) and 0 <= self.f_min < self.f_max <= nyquist,
-            "frontend.f_min, f_max",
-            (self.f_min, self.f_max),
-            f"0 <= f_min < f_max <= {nyquist:g} Hz",
-        )
+        fits = 0 <= self.f_min < self.f_max <= nyquist
+        said = f"0 <= f_min < f_max <= {nyquist:g} Hz"
+        _require(fits, "frontend.f_min, f_max", (self.f_min, self.f_max), said)
 
 
 @dataclass(frozen=True)
@@ -141,8 +135,8 @@ class Rows:
             ok = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(type(row) is int for row in pair)
             _require(ok and 0 <= pair[0] <= pair[1], f"rows.{name}", pair, "two whole numbers, 0 <= first <= end")
             object.__setattr__(self, name, tuple(pair))  # JSON has lists only
+        _check(self, "rows.", {})
         _require(max(self.dims) > 0, "rows", self, "one row at least")
-        _require(isinstance(self.means, bool), "rows.means", self.means, "true or false")
 
     @property
     def dims(self) -> tuple[int, int]:
@@ -200,56 +194,38 @@ class EncoderConfig:
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        for name, kind in (("frontend", FrontendConfig), ("adapter", AdapterKind), ("normalization", Normalization)):
-            _require(isinstance(getattr(self, name), kind), name, getattr(self, name), f"of type {kind.__name__}")
-        _require_int("tasks", self.tasks, 1, 2)
-        _require_int("heads", self.heads, 1, 2)
-        _require_int("head_dim", self.head_dim, 1, 4096)
+        _check(self, "", {"tasks": (1, 2), "heads": (1, 2), "head_dim": (1, 4096)})
         single = self.adapter in (AdapterKind.NONE, AdapterKind.SPLIT)
         _require(not (single and self.tasks == 2), "tasks", self.tasks, f"1 with adapter {self.adapter.value!r}")
         plain = self.adapter is AdapterKind.NONE
         _require(not (plain and self.heads == 2), "heads", self.heads, "1 with adapter 'none'")
-        two = self.tasks == 2 and self.heads == 2
-        _require(
-            isinstance(self.spectral_statistics, bool) and (two or not self.spectral_statistics),
-            "spectral_statistics",
-            self.spectral_statistics,
-            "true or false, and false without two tasks and two heads",
-        )
-        fits = _is_number(self.window_seconds) and 0.1 <= self.window_seconds <= 600
-        _require(fits, "window_seconds", self.window_seconds, "0.1 to 600")
-        _require(_is_number(self.global_mean), "global_mean", self.global_mean, "finite")
-        _require(_is_number(self.global_std) and self.global_std > 0, "global_std", self.global_std, "positive")
-        _require(
-            self.format_version == FORMAT_VERSION,
-            "format_version",
-            self.format_version,
-            f"{FORMAT_VERSION}; a newer mtslvr wrote this: upgrade with `pip install -U mtslvr`",
-        )
+        two = self.tasks == self.heads == 2
+        statistics = self.spectral_statistics
+        _require(two or not statistics, "spectral_statistics", statistics, "false without two tasks and two heads")
+        _require(0.1 <= self.window_seconds <= 600, "window_seconds", self.window_seconds, "0.1 to 600")
+        _require(self.global_std > 0, "global_std", self.global_std, "positive")
+        newer = f"{FORMAT_VERSION}; a newer mtslvr wrote this: upgrade with `pip install -U mtslvr`"
+        _require(self.format_version == FORMAT_VERSION, "format_version", self.format_version, newer)
         self._check_rows()
         self._check_size()
 
     def _check_size(self) -> None:
         """Each setting is in its range, and together they could still ask for terabytes of STFT and stem's output."""
-        numbers = self.window_frames * (self.frontend.n_fft + 16 * self.frontend.n_mels)
-        names = ("sample_rate", "hop_length", "n_fft", "n_mels")
-        _require(
-            numbers <= _LARGEST_WINDOW,
-            f"window_seconds, frontend.({', '.join(names)})",
-            (self.window_seconds, *(getattr(self.frontend, name) for name in names)),
-            f"so small that a window takes {_LARGEST_WINDOW} numbers at most, not {numbers}",
-        )
+        front = self.frontend
+        numbers = self.window_frames * (front.n_fft + 16 * front.n_mels)
+        values = (self.window_seconds, front.sample_rate, front.hop_length, front.n_fft, front.n_mels)
+        said = f"so small that a window takes {_LARGEST_WINDOW} numbers at most, not {numbers}"
+        name = "window_seconds, frontend.(sample_rate, hop_length, n_fft, n_mels)"
+        _require(numbers <= _LARGEST_WINDOW, name, values, said)
 
     def _check_rows(self) -> None:
         height = self.frontend.n_mels
         heights = [height := (height + 1) // 2 for _ in range(5)]  # after the stem, its pooling and stages 2 to 4
         for name in ("invariant_rows", "variant_rows"):
             rows = getattr(self, name)
-            _require(rows is None or isinstance(rows, Rows), name, rows, "a Rows or None")
-            if rows is not None:
-                fits = rows.layer3[1] <= heights[3] and rows.layer4[1] <= heights[4]
-                remedy = f"within {heights[3]} rows of layer3 and {heights[4]} of layer4, as {self.frontend.n_mels} mel"
-                _require(fits, name, rows, f"{remedy} bands give")
+            fits = rows is None or (rows.layer3[1] <= heights[3] and rows.layer4[1] <= heights[4])
+            remedy = f"within {heights[3]} rows of layer3 and {heights[4]} of layer4, as {self.frontend.n_mels} mel"
+            _require(fits, name, rows, f"{remedy} bands give")
         alone = self.tasks == 1 and self.variant_rows is not None
         _require(not alone, "variant_rows", self.variant_rows, "None with one path; give invariant_rows")
         shared = self.tasks == 2 and self.heads == 1 and self.variant_rows != self.invariant_rows
@@ -287,9 +263,7 @@ class EncoderConfig:
         if layer is Layer.HEAD:
             return self.head_dim * (self.outputs if features is Features.CONCAT else 1)
         widths = [sum(blocks) for blocks in self.pooled_blocks]
-        if features is Features.CONCAT:
-            return sum(widths)
-        return widths[-1 if features is Features.VARIANT else 0]
+        return {Features.INVARIANT: widths[0], Features.VARIANT: widths[-1], Features.CONCAT: sum(widths)}[features]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; the inverse of `from_dict`."""
@@ -316,39 +290,38 @@ class EncoderConfig:
 C = TypeVar("C", FrontendConfig, EncoderConfig, Rows)
 _PARTS: dict[str, Any] = {"frontend": FrontendConfig, "invariant_rows": Rows, "variant_rows": Rows}
 _ENUMS: dict[str, type[enum.Enum]] = {"adapter": AdapterKind, "normalization": Normalization, "phase": Phase}
+_KINDS: dict[str, Any] = {"int": int, "float": (int, float), "bool": bool, "tuple[int, int]": tuple}
 
 
 def _build(cls: type[C], data: Mapping[str, Any], prefix: str = "") -> C:
-    """The dataclass with values from JSON, each of the type that its field has."""
-    types = {f.name: f.type for f in dataclasses.fields(cls)}
-    if unknown := sorted(set(data) - set(types)):
+    """The dataclass with values from JSON, of which objects and names become what its fields hold."""
+    known = [f.name for f in dataclasses.fields(cls)]
+    if unknown := sorted(set(data) - set(known)):
         listed = ", ".join(repr(prefix + str(key)) for key in unknown)
-        raise ConfigError(f"config: unknown key {listed}; known: {', '.join(prefix + name for name in types)}")
+        raise ConfigError(f"config: unknown key {listed}; known: {', '.join(prefix + name for name in known)}")
     values = dict(data)
     for name, value in data.items():
         if name in _ENUMS:
             values[name] = parse_enum(_ENUMS[name], value, f"config: {prefix}{name}")
-        elif name in _PARTS and not (value is None and "None" in str(types[name])):
-            if not isinstance(value, Mapping):
-                raise ConfigError(f"config: {prefix}{name}={value!r}: expected an object")
+        elif name in _PARTS and isinstance(value, Mapping):
             values[name] = _build(_PARTS[name], value, f"{prefix}{name}.")
-        elif types[name] in ("int", "float"):
-            kinds = int if types[name] == "int" else (int, float)
-            if isinstance(value, bool) or not isinstance(value, kinds):
-                raise ConfigError(f"config: {prefix}{name}={value!r}: expected {types[name]}")
     return cls(**values)
+
+
+def _check(config: Any, prefix: str, ranges: Mapping[str, tuple[int, int]]) -> None:
+    """See that each value is of the type that its field has, and whole numbers within their ranges."""
+    for f in dataclasses.fields(config):
+        value, kind = getattr(config, f.name), str(f.type)
+        kinds = _KINDS.get(kind) or _ENUMS.get(f.name) or _PARTS[f.name]
+        ok = isinstance(value, kinds) and isinstance(value, bool) == (kind == "bool")
+        if kind == "float":  # a finite number, and one that a float can hold
+            ok = ok and abs(value) <= sys.float_info.max
+        _require(ok or (value is None and kind.endswith("None")), prefix + f.name, value, f"of type {kind}")
+    for name, (low, high) in ranges.items():
+        value = getattr(config, name)
+        _require(low <= value <= high, prefix + name, value, f"an integer from {low} to {high}")
 
 
 def _require(condition: bool, name: str, value: object, remedy: str) -> None:
     if not condition:
         raise ConfigError(f"config: {name}={value!r}: must be {remedy}")
-
-
-def _require_int(name: str, value: object, low: int, high: int) -> None:
-    ok = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-    _require(ok, name, value, f"an integer from {low} to {high}")
-
-
-def _is_number(value: object) -> bool:
-    """Whether it is a finite number, and one that a float can hold."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import fill_rule
 
-from mtslvr.audio.windows import normalize, slice_windows
-from mtslvr.config import EncoderConfig, FrontendConfig, Normalization, Phase
+from mtslvr.audio.windows import moments, slice_windows, standardize
+from mtslvr.config import EncoderConfig, FrontendConfig, Phase
 from mtslvr.models import checkpoint, official
 from mtslvr.nn.encoder import Encoder
 
@@ -30,7 +30,6 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 # Mean and standard deviation of the waveforms behind the golden "global" rows (AS_BAL).
 GLOBAL_STATISTICS = (-0.00029522, 0.11652075)
-NORMALIZATIONS = {"raw": Normalization.NONE, "sample": Normalization.FILE, "global": Normalization.GLOBAL}
 
 _wave = lru_cache(None)(fill_rule.wave)
 # The same key has the same values in every variant, so a tensor is drawn once for all of them.
@@ -55,7 +54,8 @@ def _pieces(clip, norm):
     name, cut = clip.split("@")
     wave = _wave(name)
     pieces = wave[None] if cut == "whole" else slice_windows(wave, 5, 5, fill_rule.SAMPLE_RATE)[0]
-    return torch.from_numpy(normalize(pieces, NORMALIZATIONS[norm], *GLOBAL_STATISTICS))
+    statistics = {"sample": moments(pieces), "global": GLOBAL_STATISTICS}
+    return torch.from_numpy(pieces if norm == "raw" else standardize(pieces, *statistics[norm]))
 
 
 def _randomize(module):

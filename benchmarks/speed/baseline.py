@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtslvr.config import Normalization, Phase
-from mtslvr.nn.adapters import AdaptedConv, ParallelAdapter
 from mtslvr.nn.encoder import Encoder
 from mtslvr.nn.frontend import mel_filterbank
+from mtslvr.nn.resnet import AdaptedConv, ParallelAdapter
 
 
 class Baseline(nn.Module):

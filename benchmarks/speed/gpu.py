@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from model_card import table
 
-from mtslvr.nn.adapters import FoldedConv
 from mtslvr.nn.encoder import Encoder
+from mtslvr.nn.resnet import FoldedConv
 
 from . import candidates, folder, timing
 from .plan import Plan

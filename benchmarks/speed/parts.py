@@ -48,12 +48,12 @@ def stages(encoder: Encoder, waveforms: Tensor) -> dict[str, Callable[[], Any]]:
     """What is timed; each stage on the output of the one before, divided over the threads as the whole is."""
     spectrogram = encoder.frontend(encoder.normalize(waveforms))
     tasks = range(encoder.config.tasks)
-    pooled = encoder.paths(spectrogram, tasks)
     stage: dict[str, Callable[[slice], Any]] = {
         FRONTEND: lambda rows: encoder.frontend(encoder.normalize(waveforms[rows]))
     }
-    shared = encoder.shared(spectrogram)
-    stage["trunk"] = lambda rows: encoder.shared(spectrogram[rows])
+    shared = encoder.trunk(spectrogram)
+    pooled = [encoder.pooled(shared, spectrogram, task) for task in tasks]
+    stage["trunk"] = lambda rows: encoder.trunk(spectrogram[rows])
     for task, name in zip(tasks, ("invariant branch", "variant branch"), strict=False):
         stage[name] = lambda rows, task=task: encoder.pooled(shared[rows], spectrogram[rows], task)
     stage["heads"] = lambda rows: [encoder.heads[index](read[rows]) for index, read in enumerate(pooled)]

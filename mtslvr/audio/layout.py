@@ -7,8 +7,6 @@ channels. Where a header is wrong about a length, the stream is given to libsndf
 from __future__ import annotations
 
 import re
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
 from struct import calcsize, pack, unpack
@@ -20,11 +18,10 @@ from .splice import Splice, find_all, read_at, whole
 
 CUT = "the file ends before its audio does"
 _MOST_JUNK = 1024  # bytes in an MP3 that are no audio, passed over without a word
-_OGG_HEAD = 27  # bytes of the header of a page, RFC 3533
-_OGG_BEGIN, _OGG_END = 2, 4  # flags of a page
+_OGG_PAGE = re.compile(rb"OggS\0[\0-\7]")  # RFC 3533: what begins a page, and its flags
+_OGG_BEGIN, _OGG_END = 2, 4
 _FLAC = re.compile(rb"fLaC[\0\x80]\0\0\x22")  # RFC 9639: what begins a stream, and its STREAMINFO
 _FLAC_COUNT = 21  # where the number of samples is: half a byte and four bytes
-_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))  # the bits of each byte
 _ALL_ONES = 0xFFFFFFFF
 # Lengths that stand for "unknown" in a stream.
 _OPEN = (range((1 << 31) - 4096, (1 << 31) + 1), range((1 << 32) - 4096, 1 << 32), range(1 << 62, 1 << 64))
@@ -69,7 +66,7 @@ def _lay_out(file: BinaryIO, reader: Splice, size: int, label: str, suffix: str)
     head = read_at(reader, begin, 8)
     layout = None
     if head[:4] == b"OggS":
-        layout = _ogg(file, reader, begin, size)
+        layout = _ogg(file, reader, size)
     elif _FLAC.match(head):
         layout = _flac(file, reader, size)
     elif (
@@ -84,60 +81,26 @@ def _lay_out(file: BinaryIO, reader: Splice, size: int, label: str, suffix: str)
     return layout or _chunks(file, begin, size) or Layout([Stream(Splice(file, [(begin, size)]))])
 
 
-def _ogg(file: BinaryIO, reader: BinaryIO, begin: int, size: int) -> Layout | None:
+def _ogg(file: BinaryIO, reader: BinaryIO, size: int) -> Layout | None:
     """A stream for each link of a chain; logical streams that begin together are one."""
+    pages = [(place, head[5]) for place, head in find_all(reader, _OGG_PAGE, 6)]
+    ends = [*(place for place, _ in pages[1:]), size]
     starts: list[int] = []
-    numbers: dict[bytes, int] = {}  # of the last page of each logical stream
-    beginning = ended = audio = False
-    expected, lost, cut = begin, 0, False
-    for page in _ogg_pages(reader, begin):
-        begins = bool(page.flags & _OGG_BEGIN)
+    beginning, ended, cut = False, True, False
+    for (place, flags), end in zip(pages, ends, strict=True):
+        begins = bool(flags & _OGG_BEGIN)
         if begins and not beginning:
-            cut = cut or bool(starts and not ended)
-            starts.append(page.place)
-            ended = audio = False
-            numbers.clear()
-        # A stream that was recorded from its middle lacks pages behind its headers, and nothing else does.
-        elif page.serial in numbers and (audio or page.place > expected):
-            lost += max(0, page.number - numbers[page.serial] - 1)
-        beginning, numbers[page.serial], expected = begins, page.number, page.end
-        ended, audio = ended or bool(page.flags & _OGG_END), audio or page.has_audio
-    ends = [*starts[1:], size]
-    streams = [Stream(Splice(file, [(start, end)])) for start, end in zip(starts, ends, strict=False)]
-    remark = f"{lost} damaged or missing {'page is' if lost == 1 else 'pages are'} left out" if lost else None
-    return Layout(streams, remark or (None if ended and not cut else CUT)) if streams else None
+            cut = cut or not ended
+            starts.append(place)
+            ended = False
+        beginning, ended = begins, ended or (bool(flags & _OGG_END) and _is_whole_page(reader, place, end))
+    streams = [Stream(Splice(file, [link])) for link in zip(starts, [*starts[1:], size], strict=False)]
+    return Layout(streams, None if ended and not cut else CUT) if streams else None
 
 
-class _OggPage(NamedTuple):
-    place: int
-    end: int
-    flags: int
-    has_audio: bool  # samples have been completed by its end
-    serial: bytes  # of its logical stream
-    number: int  # in that stream
-
-
-def _ogg_pages(reader: BinaryIO, at: int) -> Iterator[_OggPage]:
-    """The pages whose checksums are right; decoders leave out the others."""
-    while len(head := read_at(reader, at, _OGG_HEAD)) == _OGG_HEAD:
-        lengths = reader.read(head[26])
-        body = reader.read(sum(lengths))
-        without_checksum = head[:22] + bytes(4) + head[26:] + lengths + body
-        if head.startswith(b"OggS\0") and head[22:26] == _ogg_checksum(without_checksum):
-            end = at + len(head) + len(lengths) + len(body)
-            has_audio = head[6:14] not in (bytes(8), b"\xff" * 8)
-            yield _OggPage(at, end, head[5], has_audio, head[14:18], int.from_bytes(head[18:22], "little"))
-            at = end
-        else:
-            data = read_at(reader, at + 1, 1 << 16)
-            found = data.find(b"OggS")
-            at += 1 + (found if found >= 0 else max(1, len(data) - 3))
-
-
-def _ogg_checksum(data: bytes) -> bytes:
-    """The CRC of RFC 3533, by that of zlib, which takes the bits of each byte from the other end and inverts."""
-    crc = zlib.crc32(data.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
-    return crc.to_bytes(4, "big").translate(_REVERSED)
+def _is_whole_page(reader: BinaryIO, place: int, end: int) -> bool:
+    count, *lengths = read_at(reader, place + 26, 256) or [256]
+    return len(lengths) >= count and place + 27 + count + sum(lengths[:count]) <= end
 
 
 def _flac(file: BinaryIO, reader: BinaryIO, size: int) -> Layout:
@@ -182,39 +145,17 @@ _FAMILIES = {
     b"riff": _Family(40, 16, "<Q", True, 8, b"data", 0),  # W64
     b"caff": _Family(8, 4, ">Q", False, 1, b"data", 4),
 }
-
-
 _KINDS = frozenset((*_FAMILIES, b".snd", b"dns.", b"NIST", b"Crea"))
 
 
-@dataclass
-class _Claim:
-    """The audio of a file by its header and by its bytes."""
+class _Claim(NamedTuple):
+    """Where a header says that the audio is."""
 
     start: int
-    length: int | None  # in bytes by the header; None where it leaves that open
-    present: int  # bytes from `start` to the end of the file
-    behind: int  # of these, the ones behind the claimed length that are no part of the header either
+    length: int  # in bytes
+    behind: int  # bytes that follow and are no part of the header either
     field: tuple[int, str] | None = None  # place and `struct` format of the length, where libsndfile goes by it
     empty: int = 0  # length of no audio
-
-    def __post_init__(self) -> None:
-        if self.length is not None and self.length > self.present and any(self.length in lengths for lengths in _OPEN):
-            self.length, self.behind = None, 0
-
-    @property
-    def unfinished(self) -> bool:
-        """The header was written before the audio, and never again."""
-        return self.length in (0, self.empty) and self.behind > 0
-
-    @property
-    def wrapped(self) -> bool:
-        """The header has the remainder of a length that 32 bits cannot hold, as some recorders write it."""
-        return self.length is not None and self.behind >= 1 << 32 and self.behind % (1 << 32) < 1 << 20
-
-    @property
-    def factor(self) -> float:
-        return max(1.0, (self.length or 0) / max(1, self.present))
 
 
 def _chunks(file: BinaryIO, begin: int, end: int) -> Layout | None:
@@ -228,56 +169,60 @@ def _chunks(file: BinaryIO, begin: int, end: int) -> Layout | None:
     reader.check()
     if claim is None:
         return None
-    stream = Stream(reader, factor=claim.factor)
-    if claim.field and (claim.unfinished or claim.wrapped or claim.length is None or claim.factor > 1):
-        stream.file = Splice(file, [_open_header(reader, claim), (begin + claim.start, end)])
-    elif (claim.behind and not claim.unfinished) or kind == b"riff":  # which libsndfile takes for chunks, or for audio
-        last = claim.start + (claim.length or 0) + (kind == b"Crea")  # a block of no length ends a VOC file
+    length, behind, present = claim.length, claim.behind, size - claim.start
+    unfinished = length in (0, claim.empty) and behind > 0  # the header was written before the audio, and never again
+    # The remainder of a length that 32 bits cannot hold, as some recorders write it.
+    wrapped = behind >= 1 << 32 and behind % (1 << 32) < 1 << 20
+    is_open = length > present and any(length in lengths for lengths in _OPEN)
+    stream = Stream(reader, factor=1.0 if is_open else max(1.0, length / max(1, present)))
+    if claim.field and (unfinished or wrapped or length > present):
+        stream.file = Splice(file, [_open_header(reader, claim, present), (begin + claim.start, end)])
+    elif (behind and not unfinished) or kind == b"riff":  # which libsndfile takes for chunks, or for audio
+        last = claim.start + length + (kind == b"Crea")  # a block of no length ends a VOC file
         stream.file = Splice(file, [(begin, min(end, begin + last))])
     remark = None
-    if claim.unfinished:
+    if unfinished:
         remark = "its header was never finished; read to the end of the file"
-    elif not claim.wrapped and claim.behind > max(4096, (claim.length or 0) // 100):
-        content = any(read_at(reader, size - claim.behind, 1 << 16))
-        remark = f"{claim.behind} bytes behind the length that its header says are left out" if content else None
+    elif not wrapped and behind > max(4096, length // 100) and any(read_at(reader, size - behind, 1 << 16)):
+        remark = f"{behind} bytes behind the length that its header says are left out"
     return Layout([stream], remark)
 
 
-def _open_header(reader: BinaryIO, claim: _Claim) -> bytes:
+def _open_header(reader: BinaryIO, claim: _Claim, present: int) -> bytes:
     """What lies before the audio, with a length that reaches to the end of the file."""
     assert claim.field is not None
     place, form = claim.field
     head = read_at(reader, 0, claim.start)
     if head[:4] in (b"RIFF", b"RF64"):
         head = b"RIFF" + head[4:].replace(b"ds64", b"JUNK", 1)
-        if claim.present > _ALL_ONES:
-            lengths = pack("<4sI3QI", b"ds64", 28, claim.start + claim.present + 28, claim.present, 0, 0)
+        if present > _ALL_ONES:
+            lengths = pack("<4sI3QI", b"ds64", 28, claim.start + present + 28, present, 0, 0)
             return b"RF64\xff\xff\xff\xff" + head[8:12] + lengths + head[12:place] + b"\xff\xff\xff\xff"
     # All 32 bits set reach to the end of any other file; lengths of 64 bits have to be right.
-    length = _ALL_ONES if form[1] == "I" else claim.present + (claim.start - place + 16) * (form == "<Q")
+    length = _ALL_ONES if form[1] == "I" else present + (claim.start - place + 16) * (form == "<Q")
     return head[:place] + pack(form, length) + head[place + calcsize(form) :]
 
 
 def _find_claim(reader: BinaryIO, size: int, kind: bytes) -> _Claim | None:
+    if kind in _FAMILIES:
+        return _find_chunk(reader, size, _FAMILIES[kind])
+    start, length, ending, field = size, 0, 0, None
     if kind in (b".snd", b"dns."):
         order = ">" if kind == b".snd" else "<"
         start, length = unpack(f"{order}2I", read_at(reader, 4, 8).ljust(8, b"\0"))
-        return _Claim(start, length, max(0, size - start), max(0, size - start - length), (8, f"{order}I"))
-    if kind == b"NIST":
+        field = 8, f"{order}I"
+    elif kind == b"NIST":
         head = read_at(reader, 0, 1024)
         counts = re.findall(rb"^(?:sample_count|sample_n_bytes|channel_count) -[is]\d* (\d+)", head, re.MULTILINE)
-        start = int(head[8:16]) if head[8:16].strip().isdigit() else size
-        length = prod(map(int, counts))
-        known = len(counts) == 3 and start < size
-        return _Claim(start, length, size - start, max(0, size - start - length)) if known else None
-    if kind == b"Crea":
-        start = int.from_bytes(read_at(reader, 20, 2), "little") + 4
-        block, length = read_at(reader, start - 4, 1), int.from_bytes(read_at(reader, start - 3, 3), "little")
-        ends = read_at(reader, start + length, 1) == b"\0"  # and no other block follows
-        behind = size - start - length - 1 if ends else 0
-        return _Claim(start, length, size - start, behind) if block in (b"\x01", b"\x09") and start < size else None
-    family = _FAMILIES.get(kind)
-    return None if family is None else _find_chunk(reader, size, family)
+        if head[8:16].strip().isdigit() and len(counts) == 3:
+            start, length = int(head[8:16]), prod(map(int, counts))
+    elif kind == b"Crea":
+        first = int.from_bytes(read_at(reader, 20, 2), "little")
+        block = read_at(reader, first, 4)
+        if block[:1] in (b"\x01", b"\x09"):
+            start, length = first + 4, int.from_bytes(block[1:], "little")
+            ending = 1 if read_at(reader, start + length, 1) == b"\0" else size  # another block may follow
+    return _Claim(start, length, max(0, size - start - length - ending), field) if start < size else None
 
 
 def _find_chunk(reader: BinaryIO, size: int, family: _Family) -> _Claim | None:
@@ -294,7 +239,7 @@ def _find_chunk(reader: BinaryIO, size: int, family: _Family) -> _Claim | None:
             # Neither samples that look like a chunk nor another file are a part of this one.
             is_chunk = following and following[0][:4] not in _FAMILIES and following[1] + following[2] <= size
             field = start - calcsize(family.length), family.length
-            return _Claim(start, length, size - start, 0 if is_chunk else max(0, size - at), field, family.empty)
+            return _Claim(start, length, 0 if is_chunk else max(0, size - at), field, family.empty)
     return None
 
 

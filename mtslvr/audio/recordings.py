@@ -10,12 +10,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
 
+import numpy as np
 import numpy.typing as npt
+import soundfile
 
 from ..errors import AudioError, one_line
-from . import ffmpeg
-from .layout import CUT, Layout, lay_out
-from .sndfile import SndfileStream
+from . import ffmpeg, layout
+from .layout import CUT, Layout
 
 _EMPTY = "{}: an empty file (0 bytes), zero samples; leave it out"
 _TEXTS = (  # how files begin that were saved under an audio file's name
@@ -25,6 +26,7 @@ _TEXTS = (  # how files begin that were saved under an audio file's name
     (b'{"', "a JSON document", "download it again"),
     (b"version https://git-lfs", "a pointer of Git LFS", "fetch it with git lfs pull"),
 )
+_UNKNOWN_FRAMES = 1 << 35
 
 
 @dataclass
@@ -59,33 +61,33 @@ def read_streams(source: object, label: str, notes: Notes) -> Iterator[Stream]:
     suffix = _suffix(source)
     with ExitStack() as stack:
         file = _open(source, label, stack)
-        layout = Layout()
+        found = Layout()
         try:
             head = file.read(512)
             _check_text(head, label)
-            layout = lay_out(file, label, suffix)
-            first = SndfileStream(layout.streams[0], label)
+            found = layout.lay_out(file, label, suffix)
+            first = SndfileStream(found.streams[0], label)
         except OSError as error:
             raise AudioError(f"{label}: cannot be read ({error}); copy it anew") from None
         except AudioError as error:
             refused = error
         else:
-            yield from _decode(layout, first, label, notes)
+            yield from _decode(found, first, label, notes)
             return
         if not ffmpeg.may_read(head[:16], suffix):
             raise refused
         if not (isinstance(source, (str, os.PathLike)) and ffmpeg.available()):
             raise AudioError(f"{refused}, or install ffmpeg and pass a path")
         try:
-            yield from _decode_with_ffmpeg(os.fsdecode(source), label, layout.remark, notes)
+            yield from _decode_with_ffmpeg(os.fsdecode(source), label, found.remark, notes)
         except AudioError as error:
             raise (error if suffix in ffmpeg.SUFFIXES else refused) from None
 
 
-def _decode(layout: Layout, first: SndfileStream, label: str, notes: Notes) -> Iterator[Stream]:
+def _decode(found: Layout, first: SndfileStream, label: str, notes: Notes) -> Iterator[Stream]:
     reached = missing = 0.0
-    remark = layout.remark
-    for number, part in enumerate(layout.streams):
+    remark = found.remark
+    for number, part in enumerate(found.streams):
         with first if number == 0 else SndfileStream(part, label) as stream:
             yield stream
         reached += stream.frames / stream.rate
@@ -102,6 +104,85 @@ def _decode_with_ffmpeg(path: str, label: str, remark: str | None, notes: Notes)
         yield stream
         remark = remark or (f"ffmpeg: {stream.complaint}" if stream.complaint else None)
         notes.incomplete = remark and f"{stream.frames / stream.rate:.1f} s: {remark}"
+
+
+class _SequentialFile(soundfile.SoundFile):  # type: ignore[misc, unused-ignore]
+    """Reads straight on: no seek after each block, no frame count trusted, as soundfile does otherwise."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class SndfileStream:
+    """A stream that libsndfile decodes, straight on to where its bytes end.
+
+    `rate` is in Hz, `frames` have been read so far, and `broken_off` says whether more had to come.
+
+    Raises:
+        AudioError: it is not audio that libsndfile knows.
+    """
+
+    def __init__(self, stream: layout.Stream, label: str) -> None:
+        self._stream, self._label = stream, label
+        try:
+            stream.file.seek(0)
+            self._file = _SequentialFile(stream.file, closefd=False)
+            self._check_read()
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
+            self._check_read()
+            raise AudioError(f"{label}: not an audio file ({_reason(error)}); convert it to WAV or FLAC") from None
+        self.rate: int = self._file.samplerate
+        self.frames, self.broken_off = 0, False
+        self._claimed: int = stream.samples or (self._file.frames if self._file.frames < _UNKNOWN_FRAMES else 0)
+
+    def __enter__(self) -> SndfileStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    @property
+    def missing(self) -> float:
+        """Seconds that the header claims beyond those that were read."""
+        claimed = max(self._claimed, self.frames * self._stream.factor)
+        return max(self._stream.missing, (claimed - self.frames) / self.rate)
+
+    def blocks(self, step: int) -> Iterator[npt.NDArray[np.float32]]:
+        """Read (m, channels) samples at a time, m = `step` but for the last.
+
+        Raises:
+            AudioError: the file is damaged before its end.
+        """
+        failure = None
+        while failure is None:
+            block = np.full((step, self._file.channels), np.nan, np.float32)
+            try:
+                block = self._file.read(out=block)
+            except (OSError, RuntimeError) as error:
+                block, failure = block[~np.isnan(block).any(axis=1)], error  # what was decoded before the damage
+            self._check_read()
+            self.frames += len(block)
+            if len(block):
+                yield block
+            elif failure is None:
+                return
+        # Behind all the samples of the header other bytes may follow; before the end of the file none may.
+        if not 0 < self._claimed <= self.frames:
+            self.broken_off = self._stream.file.is_read
+            if not self.broken_off:
+                at = f"decoding fails after {self.frames / self.rate:.3f} s ({_reason(failure)})"
+                raise AudioError(f"{self._label}: {at}; encode it again or cut it there")
+
+    def _check_read(self) -> None:
+        try:
+            self._stream.file.check()
+        except OSError as error:
+            raise AudioError(f"{self._label}: cannot be read ({error}); copy it anew") from None
+
+
+def _reason(error: Exception) -> str:
+    text = getattr(error, "error_string", None)
+    return str(error) if text is None else f"libsndfile: {str(text).removeprefix('Error : ').rstrip('.')}"
 
 
 def _suffix(source: object) -> str:
@@ -130,24 +211,22 @@ class _FileObject:
     def __init__(self, file: Any) -> None:
         self._file = file
 
-    def read(self, size: int = -1) -> bytes:
-        try:
-            data = self._file.read() if size < 0 else self._file.read(size)
-        except Exception as error:
-            raise _as_os_error(error) from error
+    def read(self, *size: int) -> bytes:
+        data = self._call(self._file.read, *size)
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise OSError(f"its read() gives {type(data).__name__}, not bytes")
         return bytes(data)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return int(self._call(self._file.seek, offset, whence))
+
+    def _call(self, method: Any, *arguments: int) -> Any:
         try:
-            return int(self._file.seek(offset, whence))
+            return method(*arguments)
+        except OSError:
+            raise
         except Exception as error:
-            raise _as_os_error(error) from error
-
-
-def _as_os_error(error: Exception) -> OSError:
-    return error if isinstance(error, OSError) else OSError(one_line(f"{type(error).__name__}: {error}"))
+            raise OSError(one_line(f"{type(error).__name__}: {error}")) from error
 
 
 def _open(source: object, label: str, stack: ExitStack) -> Any:

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..config import Normalization, parse_enum
+from ..config import parse_enum
 from ..errors import AudioError, ConfigError
 
 Float32: TypeAlias = npt.NDArray[np.float32]
@@ -87,7 +87,7 @@ def iter_windows(
         held = [data[start - first :].copy()]
         first = received - held[0].size
     if start < received and (index == 0 or covered < received):
-        yield _pad(np.concatenate(held)[start - first :], size), start / sample_rate, received / sample_rate
+        yield np.resize(np.concatenate(held)[start - first :], size), start / sample_rate, received / sample_rate
 
 
 def moments(windows: Iterable[Float32]) -> tuple[float, float]:
@@ -118,19 +118,6 @@ def standardize(windows: npt.NDArray[Any], mean: float, std: float) -> Float32:
     if std == 0:
         return np.zeros_like(windows)
     return ((windows - np.float64(mean)) / std).astype(np.float32)
-
-
-def normalize(windows: Float32, mode: Normalization, mean: float = 0.0, std: float = 1.0) -> Float32:
-    """Bring windows (k, L) of one file to mean 0 and deviation 1, with `mean` and `std` for GLOBAL.
-
-    Source:
-        FILE is the published evaluation of 2023-08 (unbiased standard deviation over all samples).
-    """
-    if mode is Normalization.NONE:
-        return windows
-    if mode is Normalization.WINDOW:
-        return np.stack([standardize(window, *moments([window])) for window in windows])
-    return standardize(windows, *((mean, std) if mode is Normalization.GLOBAL else moments(windows)))
 
 
 class Pooling:
@@ -177,7 +164,3 @@ def _check_seconds(value: float, name: str, sample_rate: int) -> float:
         sample = f"{1 / sample_rate:.3g} s"
         raise ConfigError(f"{name}={value!r}: less than a sample of {sample} ({sample_rate} Hz); use more")
     return float(value)
-
-
-def _pad(piece: Float32, size: int) -> Float32:
-    return piece if piece.size == size else np.resize(piece, size)

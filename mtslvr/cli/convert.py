@@ -34,17 +34,16 @@ def convert_command(
 
     from ..config import Normalization
     from ..errors import ConfigError
-    from ..models.official import convert_official
+    from ..models.official import convert_official, parse_official_name
 
     if (global_mean is None) != (global_std is None):
         raise ConfigError("--global-mean and --global-std belong together; give both or neither")
     statistics = None if global_mean is None or global_std is None else (global_mean, global_std)
-    converted = convert_official(checkpoint, normalization=Normalization(normalization), statistics=statistics)
-    for note in converted.notes:
-        click.echo(f"note: {note}", err=True)
+    encoder = convert_official(checkpoint, normalization=Normalization(normalization), statistics=statistics)
     # Full precision: rounding to float16 would move the published embeddings.
-    converted.encoder.save(out_dir, dtype=torch.float32, card=model_card(checkpoint.name, converted.facts))
-    config = converted.encoder.config
+    card = model_card(checkpoint.name, parse_official_name(checkpoint.name))
+    encoder.save(out_dir, dtype=torch.float32, card=card)
+    config = encoder.config
     click.echo(
         f"{out_dir}: adapter {config.adapter.value}, {config.frontend.channels} channels, {config.heads} heads of "
         f"{config.head_dim}, normalization {config.normalization.value}"

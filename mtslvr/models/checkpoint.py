@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ..nn.encoder import Encoder
 
 LARGEST_CONFIG = 1 << 20
 LARGEST_WEIGHTS = 1 << 29  # several times what the largest valid config takes in float32
+LARGEST_CARD = 1 << 20
 
 PathLike = str | os.PathLike[str]
 
@@ -40,15 +41,14 @@ def load(folder: PathLike) -> Encoder:
     config = read_config(source / CONFIG_NAME)
     path = source / WEIGHTS_NAME
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; a checkpoint folder holds {CONFIG_NAME} and {WEIGHTS_NAME}")
+        raise _missing(path)
     if path.stat().st_size > LARGEST_WEIGHTS:
         raise CheckpointError(f"{path}: {path.stat().st_size} bytes; weights have at most {LARGEST_WEIGHTS}")
     try:
         state = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: not a safetensors file ({one_line(error)}); download or convert it again"
-        ) from None
+        said = f"not a safetensors file ({one_line(error)}); download or convert it again"
+        raise CheckpointError(f"{path}: {said}") from None
     return build(config, state, str(path))
 
 
@@ -65,14 +65,15 @@ def read_config(path: Path) -> EncoderConfig:
         values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_distinct)
         return EncoderConfig.from_dict(values)
     except FileNotFoundError:
-        raise CheckpointError(
-            f"{path}: no such file; a checkpoint folder holds {CONFIG_NAME} and {WEIGHTS_NAME}"
-        ) from None
-    except ConfigError as error:
-        said = str(error)  # quotes values, which may be as long as the file
-        raise CheckpointError(f"{path}: {said if len(said) <= 1000 else said[:1000] + ' ...'}") from None
+        raise _missing(path) from None
+    except ConfigError as error:  # quotes values, which may be as long as the file
+        raise CheckpointError(f"{path}: {one_line(error, 1000)}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a readable JSON file ({error})") from None
+
+
+def _missing(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path}: no such file; a checkpoint folder holds {CONFIG_NAME} and {WEIGHTS_NAME}")
 
 
 def sha256(path: Path) -> str:
@@ -85,9 +86,9 @@ def sha256(path: Path) -> str:
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    repeated = [repr(key) for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+    repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
     if repeated:
-        raise ConfigError(f"config: key {_first_names(repeated)} given twice; keep one")
+        raise ConfigError(f"config: key {one_line(repr(repeated[0]))} given twice; keep one")
     return dict(pairs)
 
 
@@ -95,37 +96,18 @@ def build(config: EncoderConfig, state: Mapping[str, Tensor], origin: str) -> En
     """An encoder with exactly these weights.
 
     Raises:
-        CheckpointError: missing, extra or mis-shaped tensors, each named.
+        CheckpointError: missing, extra or mis-shaped tensors, or tensors of another kind of number.
     """
     with torch.device("meta"):
         encoder = Encoder(config)
-    _check_tensors(encoder.state_dict(), state, origin)
-    weights = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
-    encoder.load_state_dict(weights, strict=True, assign=True)
+    expected = encoder.state_dict()
+    try:
+        for name, value in state.items():
+            if name in expected and value.is_floating_point() != expected[name].is_floating_point():
+                raise RuntimeError(f"{name} is {value.dtype}, expected {expected[name].dtype}")
+        weights = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+        encoder.load_state_dict(weights, strict=True, assign=True)
+    except RuntimeError as error:
+        said = one_line(error, 600).rstrip(".")
+        raise CheckpointError(f"{origin}: {said}; the config.json and the weights do not belong together") from None
     return encoder.eval()
-
-
-def _check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], origin: str) -> None:
-    both = [(name, found[name], expected[name]) for name in expected.keys() & found.keys()]
-    problems = {
-        "missing tensor": expected.keys() - found.keys(),
-        "extra tensor": found.keys() - expected.keys(),
-        "mis-shaped tensor": [
-            f"{name} is {tuple(given.shape)}, expected {tuple(wanted.shape)}"
-            for name, given, wanted in both
-            if given.shape != wanted.shape
-        ],
-        "tensor of another kind": [
-            f"{name} is {given.dtype}, expected {wanted.dtype}"
-            for name, given, wanted in both
-            if not (given.dtype == wanted.dtype or (given.is_floating_point() and wanted.is_floating_point()))
-        ],
-    }
-    said = [f"{_first_names(names)}: {what}" for what, names in problems.items() if names]
-    if said:
-        raise CheckpointError(f"{origin}: {'; '.join(said)}; the config.json and the weights do not belong together")
-
-
-def _first_names(names: Iterable[str], most: int = 3) -> str:
-    ordered = [one_line(name) for name in sorted(names)]
-    return ", ".join(ordered[:most]) + (f" and {len(ordered) - most} more" if len(ordered) > most else "")

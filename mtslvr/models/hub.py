@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 from pathlib import Path
@@ -13,7 +12,6 @@ from ..errors import ConfigError, HubError
 from ..nn.encoder import Encoder
 from ..workers import on_one_thread
 from . import checkpoint
-from .registry import bundled as bundled
 
 DEFAULT_MODEL = "parallel-simclr"
 # Every part begins with a letter, a digit or an underscore: no "..", no absolute path, no option.
@@ -67,6 +65,16 @@ def _build(folder: Path, fold: bool, half: bool) -> Encoder:
     return encoder
 
 
+def bundled() -> dict[str, Path]:
+    """Bundled names and their folders: in the installed package, or in the repository of an editable install."""
+    package = Path(__file__).parent.parent
+    for root in (package / "weights", package.parent / "weights"):
+        found = {path.parent.name: path.parent for path in sorted(root.glob(f"*/{checkpoint.WEIGHTS_NAME}"))}
+        if found:
+            return found
+    return {}
+
+
 def resolve(device: str | torch.device, dtype: str = "float32", fold: bool = True) -> tuple[torch.device, bool]:
     """The device that an encoder runs on, and whether in bfloat16; nothing is loaded for it.
 
@@ -82,12 +90,6 @@ def resolve(device: str | torch.device, dtype: str = "float32", fold: bool = Tru
     if half and not computes_bfloat16(target):
         raise ConfigError(f"dtype='bfloat16': device {str(target)!r} has no bfloat16 arithmetic; use dtype='float32'")
     return target, half
-
-
-@functools.cache
-def default_encoder() -> Encoder:
-    """The bundled default, loaded once."""
-    return load()
 
 
 def find(

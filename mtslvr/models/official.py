@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import pickle
 import re
-import sys
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +49,6 @@ _RENAMED = [
         (r"\.bns\.(\d)\.(?:1\.)?", r".norms.\1."),
     )
 ]
-
-
-@dataclass(frozen=True)
-class Converted:
-    """An encoder made from an official checkpoint, and what is known of its origin."""
-
-    encoder: Encoder
-    facts: dict[str, str]
-    notes: list[str]
 
 
 def parse_official_name(name: str) -> dict[str, str]:
@@ -117,7 +105,7 @@ def convert_official(
     *,
     normalization: Normalization = Normalization.WINDOW,
     statistics: tuple[float, float] | None = None,
-) -> Converted:
+) -> Encoder:
     """An official `.pt` state dict as an encoder with the published front end.
 
     Args:
@@ -131,12 +119,11 @@ def convert_official(
     """
     source = Path(path)
     state = _load_state_dict(source)
-    facts = parse_official_name(source.name)
     try:
         config = official_config(state)
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from None
-    statistics = statistics or _GLOBAL_STATISTICS.get(facts.get("data", ""))
+    statistics = statistics or _GLOBAL_STATISTICS.get(parse_official_name(source.name).get("data", ""))
     if normalization is Normalization.GLOBAL and statistics is None:
         raise ConfigError(
             f"{source.name}: normalization 'global' needs the mean and standard deviation of the training waveforms, "
@@ -144,62 +131,30 @@ def convert_official(
         )
     mean, std = statistics or (0.0, 1.0)
     config = dataclasses.replace(config, normalization=normalization, global_mean=mean, global_std=std)
-    encoder = build(config, {rename_official(key): value for key, value in state.items()}, str(source))
-    told = {"adapter": config.adapter.value, "channels": str(config.frontend.channels)}
-    notes = [
-        f"the file name says {key} {facts[key]}, the tensors say {value}; the tensors are used"
-        for key, value in told.items()
-        if key in facts and facts[key].lower() != value
-    ]
-    return Converted(encoder, facts, notes)
+    return build(config, {rename_official(key): value for key, value in state.items()}, str(source))
 
 
 def _load_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         if (size := _unpacked(path)) > LARGEST_WEIGHTS:
             raise CheckpointError(f"{path}: {size} bytes unpacked; an MT-SLVR backbone has at most {LARGEST_WEIGHTS}")
-        with _memory_limit(LARGEST_WEIGHTS + LARGEST_WEIGHTS // 2):
-            loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except pickle.UnpicklingError as error:
         # Not the rest of what torch says, which is how to load it all the same.
-        reason = re.search(r"GLOBAL \S+", str(error)) or re.search(
-            r"(?<=WeightsUnpickler error: ).+?(?=\. |$)", str(error)
-        )
-        raise CheckpointError(
-            f"{path}: refused, it holds more than tensors or is no checkpoint "
-            f"({one_line(reason[0]) if reason else 'unreadable'}); only a plain state dict can be converted"
-        ) from None
+        reason = re.search(r"(?<=WeightsUnpickler error: ).+?(?=\. |$)", str(error))
+        said = one_line(reason[0]) if reason else "unreadable"
+        said = f"refused, it holds more than tensors or is no checkpoint ({said}); only a plain state dict"
+        raise CheckpointError(f"{path}: {said} can be converted") from None
     except Exception as error:  # whatever torch raises on bytes from anywhere: AssertionError, struct.error ...
         said = f"{type(error).__name__}: {one_line(error)}"
         raise CheckpointError(f"{path}: not a torch checkpoint, or a broken one ({said}); get it again") from None
     if not isinstance(loaded, dict) or not all(isinstance(k, str) and _is_plain(v) for k, v in loaded.items()):
         raise CheckpointError(f"{path}: holds a {type(loaded).__name__}, expected a state dict of tensors")
     return dict(loaded)
-
-
-@contextlib.contextmanager
-def _memory_limit(more: int) -> Iterator[None]:
-    """Let this process, all threads of it, take at most `more` bytes than it has, on Linux: else MemoryError.
-
-    A pickle of tensors alone can still ask for gigabytes, and an archive can tell torch another size than Python.
-    """
-    if sys.platform != "linux":
-        yield
-        return
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + more
-    if soft == resource.RLIM_INFINITY or limit < soft:
-        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _unpacked(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""Which models there are (bundled and in the hub's cache) and what their cards say; next: `hub`."""
+"""Which models there are, bundled and in the hub's cache, and what their cards say; for `mtslvr models`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any
 
 from ..config import Features
 from ..errors import CheckpointError, one_line
-from . import checkpoint
+from . import checkpoint, hub
 
-LARGEST_CARD = 1 << 20
 _LONGEST_TEXT = 200  # of one value in a card
 
 
@@ -27,22 +26,12 @@ class Card:
     text: str = ""
 
 
-def bundled() -> dict[str, Path]:
-    """Bundled names and their folders: in the installed package, or in the repository of an editable install."""
-    here = Path(__file__).parent.parent  # the package
-    for root in (here / "weights", here.parent / "weights"):
-        found = {path.parent.name: path.parent for path in sorted(root.glob(f"*/{checkpoint.WEIGHTS_NAME}"))}
-        if found:
-            return found
-    return {}
-
-
 def models(cache_dir: str | os.PathLike[str] | None = None) -> list[dict[str, Any]]:
     """Everything that is bundled or in the hub's cache, as `read_model` tells it; the hub is not asked."""
     from huggingface_hub import scan_cache_dir  # Slow to import, and most of this module does without.
     from huggingface_hub.errors import CacheNotFound
 
-    rows = [read_model(name, "bundled", folder) for name, folder in bundled().items()]
+    rows = [read_model(name, "bundled", folder) for name, folder in hub.bundled().items()]
     try:
         info = scan_cache_dir(None if cache_dir is None else Path(cache_dir))
     except (CacheNotFound, ValueError, OSError):  # No folder, or a file in its place.
@@ -106,8 +95,9 @@ def read_card(folder: Path) -> Card:
         return Card()
     from huggingface_hub import ModelCard
 
-    if path.stat().st_size > LARGEST_CARD:
-        raise CheckpointError(f"{path}: {path.stat().st_size} bytes; a model card has at most {LARGEST_CARD}")
+    if path.stat().st_size > checkpoint.LARGEST_CARD:
+        said = f"{path.stat().st_size} bytes; a model card has at most {checkpoint.LARGEST_CARD}"
+        raise CheckpointError(f"{path}: {said}")
     try:
         card = ModelCard(path.read_text(encoding="utf-8-sig"))
     except Exception as error:  # Whatever PyYAML and huggingface_hub raise on text from anywhere.

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
-from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from threading import Thread
-from typing import Any, TypeVar
+from typing import Any
 
 from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
@@ -25,10 +22,8 @@ from huggingface_hub.errors import (
 
 from ..config import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME
 from ..errors import HubError, one_line
-from .checkpoint import LARGEST_CONFIG, LARGEST_WEIGHTS, sha256
-from .registry import LARGEST_CARD
+from .checkpoint import LARGEST_CARD, LARGEST_CONFIG, LARGEST_WEIGHTS, sha256
 
-_T = TypeVar("_T")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LIBRARY: dict[str, Any] = {"library_name": "mtslvr", "library_version": metadata.version("mtslvr")}
 _LARGEST = {CONFIG_NAME: LARGEST_CONFIG, WEIGHTS_NAME: LARGEST_WEIGHTS, CARD_NAME: LARGEST_CARD}
@@ -73,6 +68,13 @@ class Remote:
         said = meaning.format(cache=self.cache, hub=constants.ENDPOINT, error=error, remedy=remedy)
         return HubError(f"{self.repo}@{self.revision}: {said}")
 
+    def explained(self, error: Exception, otherwise: str) -> HubError:
+        """What an error of the library means; `otherwise` where it is none that is known."""
+        refused = isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403)
+        known = (meaning for kind, meaning in _MEANINGS if isinstance(error, kind))
+        said = one_line(str(error).strip().partition("\n")[0])  # what a server says, too
+        return self.error(next(known, _REFUSED if refused else otherwise), f"{type(error).__name__}: {said}")
+
 
 def download(remote: Remote) -> Path:
     """The cached folder of a repository's checkpoint, downloaded where needed and checked by sha256.
@@ -100,23 +102,23 @@ def _cached(remote: Remote) -> Path | None:
             for name in (CONFIG_NAME, WEIGHTS_NAME)
         ]
     except HFValidationError as error:
-        raise _explained(remote, error, _UNREACHABLE) from None
-    except OSError:  # The cache is no folder; a download says so.
+        raise remote.explained(error, _UNREACHABLE) from None
+    except OSError:  # the cache is no folder; a download says so
         return None
     return Path(paths[0]).parent if isinstance(paths[0], str) and isinstance(paths[1], str) else None
 
 
 def _up_to_date(remote: Remote, cached: Path | None) -> Path:
     """The folder of what the hub has now, or of what the cache has where the hub gives no answer."""
-    # The library tries for minutes to reach a hub that does not answer, and downloads whatever size a file has.
+    # A download of the library tries for minutes to reach a hub that does not answer, and takes files of any size.
     try:
-        commit = _within(3 * constants.HF_HUB_ETAG_TIMEOUT, lambda: _present_commit(remote))
+        commit = _present_commit(remote)
     except HubError:
         raise
-    except Exception as error:  # Those of httpx or httpx2, by the version of the library, among them.
+    except Exception as error:  # those of httpx or httpx2, by the version of the library, among them
         if cached is None or isinstance(error, RevisionNotFoundError):
             fails = isinstance(error, HfHubHTTPError)
-            raise _explained(remote, error, _FAILS if fails else _UNREACHABLE) from None
+            raise remote.explained(error, _FAILS if fails else _UNREACHABLE) from None
         return cached
     if cached is not None and cached.name == commit:
         return cached
@@ -130,9 +132,9 @@ def _up_to_date(remote: Remote, cached: Path | None) -> Path:
             etag_timeout=constants.HF_HUB_ETAG_TIMEOUT,
             **_LIBRARY,
         )
-    except Exception as error:  # As above.
-        raise _explained(remote, error, _BROKEN) from None
-    if not (Path(folder) / WEIGHTS_NAME).is_file():  # The hub went between question and download.
+    except Exception as error:  # as above
+        raise remote.explained(error, _BROKEN) from None
+    if not (Path(folder) / WEIGHTS_NAME).is_file():  # the hub went between question and download
         raise remote.error(_BROKEN, f"{WEIGHTS_NAME} did not come")
     return Path(folder)
 
@@ -154,46 +156,14 @@ def _present_commit(remote: Remote) -> str:
     if _COMMIT.fullmatch(info.sha or "") is None:
         raise OSError(f"it does not answer as a hub does, commit {info.sha!r}; check HF_ENDPOINT")
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
-    for name in (CONFIG_NAME, WEIGHTS_NAME):
-        if name not in sizes:
+    for name, largest in _LARGEST.items():
+        if name not in sizes and name != CARD_NAME:
             lacks = f"no {name} in it, so not an mtslvr checkpoint; only safetensors are loaded"
             raise remote.error(f"{lacks} (official .pt files: `mtslvr convert`)")
-    for name, largest in _LARGEST.items():
         if sizes.get(name, 0) > largest:
             said = f"{name} has {sizes[name]} bytes, an mtslvr checkpoint's at most {largest}"
             raise remote.error(f"{said}; not downloaded: check the name")
     return str(info.sha)
-
-
-def _within(seconds: float, call: Callable[[], _T]) -> _T:
-    """What `call` returns or raises.
-
-    The library's time limit is for each piece of an answer, and a hub that sends a byte now and then never meets it.
-
-    Raises:
-        TimeoutError: it takes longer; its thread is left behind.
-    """
-    future: Future[_T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as error:
-            future.set_exception(error)
-
-    Thread(target=run, daemon=True).start()
-    if not wait([future], seconds).done:
-        raise TimeoutError(f"no whole answer within {seconds:g} s")
-    return future.result()
-
-
-def _explained(remote: Remote, error: Exception, otherwise: str) -> HubError:
-    """What an error of the library means for the user."""
-    refused = isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403)
-    known = (meaning for kind, meaning in _MEANINGS if isinstance(error, kind))
-    said = one_line(str(error).strip().partition("\n")[0])  # What a server says, too.
-    name = type(error).__name__
-    return remote.error(next(known, _REFUSED if refused else otherwise), f"{name}: {said}" if said else name)
 
 
 def _check_sha256(remote: Remote, path: Path) -> None:
@@ -204,7 +174,7 @@ def _check_sha256(remote: Remote, path: Path) -> None:
     """
     try:
         expected = os.path.basename(os.readlink(path))
-    except OSError:  # On systems without links nothing is known.
+    except OSError:  # on systems without links nothing is known
         return
     if re.fullmatch(r"[0-9a-f]{64}", expected) and (found := sha256(path)) != expected:
         raise remote.error(

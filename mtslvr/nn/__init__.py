@@ -1,1 +1,1 @@
-"""The network: `frontend` makes spectrograms, `resnet` and `adapters` embed them, `encoder` joins; next: `models`."""
+"""The network: `frontend` makes spectrograms, `resnet` embeds them, `encoder` joins; next: `models`."""

@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from ..config import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, EncoderConfig, Features, Layer, Normalization, parse_enum
 from ..errors import AudioError, CheckpointError, ConfigError
-from .adapters import AdaptedConv
 from .frontend import Frontend, spectral_statistics, standardize
-from .resnet import Branches, Trunk
+from .resnet import AdaptedConv, Branches, Trunk
 
 _TF32 = threading.RLock()
 
@@ -166,7 +165,7 @@ class Encoder(nn.Module):
             layer: "head" or "pooled".
         """
         layer = parse_enum(Layer, layer, "layer")
-        pooled = self.paths(spectrogram, range(self.config.tasks))
+        pooled = self._paths(spectrogram, range(self.config.tasks))
         if layer is Layer.POOLED:
             return Embeddings(pooled[0], pooled[-1])
         invariant = self.heads[0](pooled[0])
@@ -197,7 +196,7 @@ class Encoder(nn.Module):
             found = self.encode(waveforms, layer) if normalized else self(waveforms, layer)
             return found.select(features)
         waveforms = waveforms if normalized else self.normalize(waveforms)
-        [pooled] = self.paths(self.frontend(waveforms), [0 if features is Features.INVARIANT else 1])
+        [pooled] = self._paths(self.frontend(waveforms), [0 if features is Features.INVARIANT else 1])
         return pooled if layer is Layer.POOLED else self.project(pooled, features)
 
     def project(self, pooled: Tensor, features: Features | str = Features.CONCAT) -> Tensor:
@@ -209,26 +208,19 @@ class Encoder(nn.Module):
         parts = torch.split(pooled, widths, dim=1) if self.config.tasks == 2 else (pooled,)
         return torch.cat([self.heads[i](parts[i]) for i in (0, -1)[: self.config.outputs]], dim=1)
 
-    def paths(self, spectrogram: Tensor, tasks: Sequence[int]) -> list[Tensor]:
-        """What the heads of some tasks read; see `pooled`."""
+    def _paths(self, spectrogram: Tensor, tasks: Sequence[int]) -> list[Tensor]:
         with exact_float32(spectrogram.device):
-            shared = self.shared(spectrogram)
+            shared = self.trunk(spectrogram)
             return [self.pooled(shared, spectrogram, task) for task in tasks]
 
-    def shared(self, spectrogram: Tensor) -> Tensor:
-        """What both tasks read: the trunk's output for (B, channels, n_mels, frames)."""
-        # Two steps: torch takes twice as long to change dtype and order in one.
-        shared: Tensor = self.trunk(spectrogram.to(self.dtype).to(memory_format=torch.channels_last))
-        return shared
-
     def pooled(self, shared: Tensor, spectrogram: Tensor, task: int) -> Tensor:
-        """What one task's head reads: (B, 512) means, or what `EncoderConfig.pooled_blocks` says."""
+        """What one task's head reads of the trunk's output: (B, 512), or what `EncoderConfig.pooled_blocks` says."""
         rows, dtype = self.config.rows[task], next(self.heads.parameters()).dtype
         if rows is None:
             read = [self.branches(shared, task).mean(dim=(2, 3), dtype=dtype)]
         else:
-            third, fourth = self.branches.stages(shared, task, rows.layer4)
-            stages = third[:, :, rows.layer3[0] : rows.layer3[1]], fourth
+            outputs = zip(self.branches.stages(shared, task), (rows.layer3, rows.layer4), strict=True)
+            stages = [x[:, :, first:end] for x, (first, end) in outputs]
             read = [x.amax(dim=3).flatten(1).to(dtype) for x in stages]
             if rows.means:
                 read += [x.mean(dim=3, dtype=dtype).flatten(1) for x in stages]

@@ -90,7 +90,7 @@ class Objective(nn.Module):
         encoder, few = self.encoder, spectrograms[:variant_rows]
         last = encoder.config.tasks - 1
         with exact_float32(spectrograms.device):
-            shared = encoder.shared(spectrograms)
+            shared = encoder.trunk(spectrograms)
             pooled = encoder.pooled(shared, spectrograms, 0)
             invariant = encoder.heads[0](pooled)
             if variant_rows == 0 or encoder.config.outputs == 1:

@@ -13,6 +13,7 @@ import soxr
 import torch
 
 from mtslvr.audio.load import BLOCK_FRAMES, audio_label, iter_blocks, load_audio, load_parts
+from mtslvr.audio.recordings import Notes
 from mtslvr.errors import AudioError
 
 FORMATS = {  # name: (format, subtype, how far a decoded sine may be from the one written)
@@ -51,22 +52,14 @@ def error_of(*args, **kwargs):
     return str(caught.value)
 
 
-class Pipe(io.RawIOBase):
+class Pipe:
+    """A file object that can only be read, once; what it gives may be no bytes."""
+
     def __init__(self, data):
-        self._data = io.BytesIO(data)
+        self._data = io.BytesIO(data) if isinstance(data, bytes) else data
 
     def read(self, size=-1):
-        return self._data.read(size)
-
-
-class Answering:
-    """A file object whose read() gives what no binary file gives."""
-
-    def __init__(self, answer):
-        self._answer = answer
-
-    def read(self):
-        return self._answer
+        return self._data.read(size) if isinstance(self._data, io.BytesIO) else self._data
 
 
 # Files
@@ -108,6 +101,14 @@ def test_resampling_keeps_a_tone_and_drops_what_would_alias():
     assert np.abs(aliased[800:-800]).max() < 1e-4
 
 
+@pytest.mark.parametrize(("rate", "hz", "lost"), [(48000, 12000, True), (48000, 1000, False), (16000, 5000, False)])
+def test_content_above_half_of_the_target_rate_is_noted(rate, hz, lost):
+    notes = Notes()
+    for _ in iter_blocks(tone(rate, 3, 500) + 0.1 * tone(rate, 3, hz), 16000, sample_rate=rate, notes=notes):
+        pass
+    assert notes.above_half is lost
+
+
 def test_reading_is_lazy(tmp_path):
     samples = noise(10 * BLOCK_FRAMES)
     samples[-1] = np.nan
@@ -116,13 +117,10 @@ def test_reading_is_lazy(tmp_path):
     blocks.close()
 
 
-@pytest.mark.parametrize(("rate", "length"), [(8000, 2), (16000, 1)])
-def test_one_sample(tmp_path, rate, length):
-    assert load_audio(write(tmp_path / "a.wav", np.ones(1) / 2, rate), 16000).shape == (length,)
-
-
-def test_one_sample_that_resampling_leaves_nothing_of(tmp_path):
-    path = write(tmp_path / "a.wav", np.ones(1) / 2, 44100)
+def test_one_sample(tmp_path):
+    for rate, length in ((8000, 2), (16000, 1)):
+        assert load_audio(write(tmp_path / "a.wav", np.ones(1) / 2, rate), 16000).shape == (length,)
+    path = write(tmp_path / "a.wav", np.ones(1) / 2, 44100)  # of which resampling leaves nothing
     assert error_of(path, 16000) == f"{path}: zero samples; leave it out"
 
 
@@ -164,7 +162,6 @@ def test_floating_arrays(kind, dtype):
     ("dtype", "values"),
     [
         ("int8", [-128, 0, 64]),
-        ("int16", [-32768, 0, 16384]),
         (">i2", [-32768, 0, 16384]),
         ("int64", [-(2**63), 0, 2**62]),
         ("uint8", [0, 128, 192]),
@@ -176,31 +173,23 @@ def test_integers_are_scaled_by_their_range(dtype, values):
     np.testing.assert_array_equal(out, np.float32([-1, 0, 0.5]))
 
 
-def test_int16_array_equals_its_wav(tmp_path):
+def test_int16_array_equals_its_wav_whose_own_rate_counts(tmp_path):
     samples = (noise(1000) * 32768).astype(np.int16)
-    path = write(tmp_path / "a.wav", samples, 16000)
-    np.testing.assert_array_equal(load_audio(samples, 16000, sample_rate=16000), load_audio(path, 16000))
+    path = write(tmp_path / "a.wav", samples, 8000)
+    expected = load_audio(samples, 16000, sample_rate=8000)
+    np.testing.assert_array_equal(load_audio(path, 16000, sample_rate=44100), expected)
 
 
-def test_tensors_of_any_kind_and_strides():
+def test_tensors_of_any_kind_and_strides_which_are_neither_changed_nor_shared():
     for dtype in (torch.bfloat16, torch.int16):
         assert np.isfinite(load_audio(torch.ones(10, dtype=dtype), 16000, sample_rate=16000)).all()
     tensor = torch.arange(20.0, requires_grad=True).reshape(10, 2).T
     np.testing.assert_array_equal(load_audio(tensor, 16000, sample_rate=16000), np.arange(10) * 2 + 0.5)
     backwards = np.arange(10.0)[::-1]
     np.testing.assert_array_equal(load_audio(backwards, 16000, sample_rate=16000), backwards)
-
-
-def test_input_is_neither_changed_nor_shared():
     samples = noise(100)
-    before = samples.copy()
     load_audio(samples, 16000, sample_rate=16000)[:] = 7
-    np.testing.assert_array_equal(samples, before)
-
-
-def test_sample_rate_is_for_arrays_only(tmp_path):
-    path = write(tmp_path / "a.wav", noise(1000), 8000)
-    assert load_audio(path, 16000, sample_rate=44100).size == 2000
+    np.testing.assert_array_equal(samples, noise(100))
 
 
 # Errors
@@ -211,12 +200,10 @@ def test_sample_rate_is_for_arrays_only(tmp_path):
     [
         (np.array(1.0), "shape (): must be (samples,) or (channels, samples)"),
         (np.zeros((2, 2, 9)), "shape (2, 2, 9): must be (samples,) or (channels, samples)"),
-        (np.zeros(0), "shape (0,): zero samples; leave it out"),
         (np.zeros((0, 9)), "shape (0, 9): zero samples; leave it out"),
         (np.zeros((9, 2)), "shape (9, 2): 9 channels of 2 samples; pass (channels, samples)"),
         (np.zeros((17, 99)), "shape (17, 99): more than 16 rows are no channels of a recording; pass a batch"),
         (np.zeros(9, complex), "dtype complex128: must be floating point or integer samples"),
-        (np.zeros(9, bool), "dtype bool: must be floating point or integer samples"),
         (np.zeros(9, object), "dtype object: must be floating point or integer samples"),
         (torch.zeros(9, dtype=torch.bool), "dtype bool: must be floating"),
         (torch.zeros(9, device="meta"), "torch.float32 tensor that NumPy cannot hold ("),
@@ -228,7 +215,7 @@ def test_bad_arrays(array, message):
 
 
 @pytest.mark.parametrize("name", ["target_rate", "sample_rate"])
-@pytest.mark.parametrize("rate", [999, 16000.0, float("nan"), "16000", True, 768001])
+@pytest.mark.parametrize("rate", [999, 16000.0, "16000", True, 768001])
 def test_bad_rates(name, rate):
     rates = {"target_rate": 16000, "sample_rate": 16000, name: rate}
     message = error_of(np.zeros(9), **rates)
@@ -240,22 +227,16 @@ def test_an_array_needs_a_rate_which_may_be_an_integer_of_numpy():
     assert error_of(np.zeros(9), 16000) == "<array>: array input needs sample_rate=... (Hz)"
 
 
-@pytest.mark.parametrize("value", [np.nan, -np.inf])
-@pytest.mark.parametrize("source", ["stereo", "file"])
-def test_samples_that_are_not_finite_are_counted(tmp_path, value, source):
-    samples = np.zeros((2, 50000))
-    samples[:, 40000] = samples[:, 20000] = value
-    if source == "file":
-        message = error_of(write(tmp_path / "a.wav", samples.T, 16000, subtype="DOUBLE"), 8000)
-    else:
-        message = error_of(samples, 8000, sample_rate=16000)
-    assert message.endswith(": NaN or infinite samples: 2, the first at index 20000 (1.250 s); repair or remove them")
-
-
 @pytest.mark.filterwarnings("error")
-def test_opposite_infinities_and_overflow_are_not_finite():
-    assert "NaN or infinite" in error_of(np.array([[np.inf] * 9, [-np.inf] * 9]), 16000, sample_rate=16000)
-    assert "NaN or infinite" in error_of(np.full(9, 1e300), 16000, sample_rate=16000)
+def test_samples_that_are_not_finite_are_counted(tmp_path):
+    samples = np.zeros((2, 50000))
+    samples[:, 40000] = samples[:, 20000] = np.nan
+    path = write(tmp_path / "a.wav", samples.T, 16000, subtype="DOUBLE")
+    for message in (error_of(path, 8000), error_of(samples, 8000, sample_rate=16000)):
+        said = ": NaN or infinite samples: 2, the first at index 20000 (1.250 s); repair or remove them"
+        assert message.endswith(said)
+    for array in (np.array([[np.inf] * 9, [-np.inf] * 9]), np.full(9, 1e300)):  # opposite infinities, an overflow
+        assert "NaN or infinite" in error_of(array, 16000, sample_rate=16000)
 
 
 @pytest.mark.parametrize(
@@ -276,20 +257,19 @@ def test_paths_that_hold_no_audio(tmp_path, name, content, message, kind):
     assert error_of(kind(path), 16000).startswith(message.format(path))
 
 
+CLOSED = io.BytesIO()
+CLOSED.close()
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
         (io.BytesIO(b""), "<file object>: an empty file (0 bytes), zero samples; leave it out"),
         (Pipe(b""), "<file object>: an empty file (0 bytes), zero samples; leave it out"),
-        (
-            Answering(None),
-            "<file object>: cannot be read (its read() gives NoneType, not bytes); open it anew as a binary",
-        ),
-        (
-            Answering("text"),
-            "<file object>: cannot be read (its read() gives str, not bytes); open it anew as a binary",
-        ),
+        (Pipe(None), "<file object>: cannot be read (its read() gives NoneType, not bytes); open it anew as a binary"),
+        (Pipe("text"), "<file object>: cannot be read (its read() gives str, not bytes); open it anew as a binary"),
         (io.StringIO("text"), "<file object>: a text file object; open it in binary mode, open(path, 'rb')"),
+        (CLOSED, "<file object>: cannot be read ("),
         (None, "<NoneType>: type NoneType: pass a path, a binary file object, an array or a tensor"),
         (b"RIFF", "<bytes>: type bytes: pass a path, a binary file object"),
         ([0.0, 1.0], "<list>: type list: pass a path"),
@@ -297,12 +277,6 @@ def test_paths_that_hold_no_audio(tmp_path, name, content, message, kind):
 )
 def test_bad_file_objects(source, message):
     assert error_of(source, 16000, sample_rate=16000).startswith(message)
-
-
-def test_closed_file_object():
-    file = io.BytesIO()
-    file.close()
-    assert error_of(file, 16000).startswith("<file object>: cannot be read (")
 
 
 class Failing(io.BytesIO):
@@ -338,11 +312,10 @@ def test_a_disk_or_server_that_fails_while_it_is_read_is_no_end_of_the_file(tmp_
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
-def test_what_ends_the_program_goes_through(tmp_path, error, capfd):
+def test_what_ends_the_program_goes_through(tmp_path, capfd):
     file = Failing(write(tmp_path / "a.wav", noise(500_000), 44100).read_bytes())
-    file.error, file.readable_bytes = error, 500_000
-    with pytest.raises(type(error)):
+    file.error, file.readable_bytes = KeyboardInterrupt(), 500_000
+    with pytest.raises(KeyboardInterrupt):
         load_audio(file, 16000)
     assert capfd.readouterr().err == ""
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -11,12 +12,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from mtslvr.audio.layout import lay_out
 from mtslvr.audio.load import iter_blocks, load_audio
 from mtslvr.audio.recordings import Notes
 from mtslvr.errors import AudioError
 
 MPEG = {"format": "MP3"}
+NEVER_FINISHED = "1.0 s: its header was never finished; read to the end of the file"
+CUT = "the file ends before its audio does"
 
 
 def noise(seconds, rate=44100, channels=1, seed=0):
@@ -29,70 +31,77 @@ def encode(samples, rate=44100, **how):
     return file.getvalue()
 
 
+def second_of(**how):
+    return encode(noise(1, 16000), 16000, **how)
+
+
 def frames_of(mp3):
     """The frames behind the first one, which holds only the Info header; headers repeat their first two bytes."""
     return mp3[mp3.index(mp3[:2], 4) :]
 
 
-def info_of(mp3):
-    return max(mp3.find(b"Info"), mp3.find(b"Xing"))
-
-
-def load(data):
+def load(source):
+    """The waveform, and what is missing of it."""
     notes = Notes()
-    blocks = list(iter_blocks(io.BytesIO(data), 16000, notes=notes))
+    source = io.BytesIO(source) if isinstance(source, bytes) else source
+    blocks = list(iter_blocks(source, 16000, notes=notes))
     return np.concatenate(blocks), notes.incomplete
 
 
-def whole(data):
+def whole(source):
     """The waveform, of which nothing is missing."""
-    waveform, incomplete = load(data)
+    waveform, incomplete = load(source)
     assert incomplete is None
     return waveform
 
 
-def error_of(source, **how):
+def is_whole(source, *parts):
+    np.testing.assert_array_equal(whole(source), np.concatenate([whole(part) for part in parts]))
+
+
+def error_of(source):
     with pytest.raises(AudioError) as caught:
-        load_audio(source, 16000, **how)
+        load_audio(source, 16000)
     return str(caught.value)
+
+
+def put(data, at, content):
+    return data[:at] + content + data[at + len(content) :]
+
+
+@pytest.fixture(autouse=True)
+def decoders_are_silent(capfd):
+    yield
+    assert capfd.readouterr().err == ""
 
 
 # Several streams in one file
 
 
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
-def test_a_chained_ogg_is_read_to_its_end(tmp_path, subtype):
+def test_a_chained_ogg_is_read_to_its_end(subtype):
     first = encode(noise(0.6, 16000), 16000, format="OGG", subtype=subtype)
     second = encode(noise(0.7, 48000, 2, seed=1), 48000, format="OGG", subtype=subtype)
-    expected = np.concatenate([whole(first), whole(second), whole(first)])
-    np.testing.assert_array_equal(whole(first + second + first), expected)
-    path = tmp_path / "chain.ogg"
-    path.write_bytes(first + second + first)
-    np.testing.assert_array_equal(load_audio(path, 16000), expected)
+    is_whole(first + second + first, first, second, first)
 
 
 def test_joined_flacs_are_read_to_the_end():
     first, second = encode(noise(0.6), format="FLAC"), encode(noise(0.7, 16000, 2, seed=1), 16000, format="FLAC")
     tag = id3(b"TIT2", b"second")
     for joined in (first + second, tag + first + tag + second):
-        np.testing.assert_array_equal(whole(joined), np.concatenate([whole(first), whole(second)]))
+        is_whole(joined, first, second)
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(44100, 1), (44100, 2), (16000, 1)])
 def test_joined_mp3s_are_read_to_the_end(rate, channels):
     """With a header of lengths or a tag between them, or as a change of rate or channels between two frames."""
     first, second = encode(noise(0.6), **MPEG), encode(noise(0.7, rate, channels, seed=1), rate, **MPEG)
-    expected = np.concatenate([whole(first), whole(second)])
-    np.testing.assert_array_equal(whole(first + second), expected)
-    np.testing.assert_array_equal(whole(first + id3(b"TIT2", b"second") + second), expected)
-    first, second = frames_of(first), frames_of(second)
-    if (rate, channels) != (44100, 1):
-        np.testing.assert_array_equal(whole(first + second), np.concatenate([whole(first), whole(second)]))
-
-
-def test_frames_of_one_kind_are_one_stream():
-    first, second = encode(noise(0.6), **MPEG), frames_of(encode(noise(0.7, seed=1), **MPEG))
-    assert whole(first + second).size == pytest.approx(1.3 * 16000, abs=2 * 0.0261 * 16000)
+    is_whole(first + second, first, second)
+    is_whole(first + id3(b"TIT2", b"second") + second, first, second)
+    if (rate, channels) == (44100, 1):  # frames of one kind are one stream
+        assert whole(first + frames_of(second)).size == pytest.approx(1.3 * 16000, abs=2 * 0.0261 * 16000)
+    else:
+        is_whole(frames_of(first) + frames_of(second), frames_of(first), frames_of(second))
 
 
 # Lengths that a header claims
@@ -107,61 +116,50 @@ def id3(name, text):
 @pytest.mark.parametrize("claimed", [0, 4000, 40000])
 def test_the_number_of_samples_that_a_flac_claims(claimed):
     """0 is unknown, too few change nothing, too many are told; what follows the samples of the header is no audio."""
-    flac = encode(noise(1, 16000), 16000, format="FLAC")
-    assert flac[21:26] == struct.pack(">BI", flac[21], 16000)
-    out, incomplete = load(flac[:22] + struct.pack(">I", claimed) + flac[26:])
+    flac = second_of(format="FLAC")
+    out, incomplete = load(put(flac, 22, struct.pack(">I", claimed)))
     np.testing.assert_array_equal(out, whole(flac))
     assert incomplete == ("1.0 s of the 2.5 s its header says" if claimed == 40000 else None)
-    np.testing.assert_array_equal(whole(flac + b"TAG".ljust(128)), out)
+    is_whole(flac + b"TAG".ljust(128), flac)
 
 
-@pytest.mark.parametrize("claimed", [1, 10])
-def test_a_frame_count_that_is_too_small_changes_nothing(claimed):
+def test_the_number_of_frames_that_an_mp3_claims():
     mp3 = encode(noise(1), **MPEG)
-    at = info_of(mp3) + 8
-    np.testing.assert_array_equal(whole(mp3[:at] + struct.pack(">I", claimed) + mp3[at + 4 :]), whole(mp3))
+    at = max(mp3.find(b"Info"), mp3.find(b"Xing"))
+    for claimed in (1, 10):
+        is_whole(put(mp3, at + 8, struct.pack(">I", claimed)), mp3)
+    is_whole(put(mp3, at + 4, bytes(4)), frames_of(mp3))
 
 
-def test_an_info_header_without_a_frame_count():
-    mp3 = encode(noise(1), **MPEG)
-    at = info_of(mp3) + 4
-    np.testing.assert_array_equal(whole(mp3[:at] + bytes(4) + mp3[at + 4 :]), whole(frames_of(mp3)))
-
-
-@pytest.mark.parametrize("tags", [(id3(b"TXXX", b"Info"),), (id3(b"TIT2", b"a"), id3(b"TXXX", b"Xing"))])
+@pytest.mark.parametrize("tags", [(b"TXXX", b"Info"), (b"TIT2", b"a", b"TXXX", b"Xing")])
 def test_tags_are_no_headers_of_length(tags):
     quiet = frames_of(encode(noise(1) * 1e-3, **MPEG, bitrate_mode="VARIABLE", compression_level=0.99))
     loud = frames_of(encode(noise(1), **MPEG, bitrate_mode="VARIABLE", compression_level=0.0))
-    expected = whole(loud + quiet * 4)
-    assert expected.size > 5 * 16000
-    np.testing.assert_array_equal(whole(b"".join(tags) + loud + quiet * 4), expected)
+    assert whole(loud + quiet * 4).size > 5 * 16000
+    is_whole(b"".join(map(id3, tags[::2], tags[1::2])) + loud + quiet * 4, loud + quiet * 4)
 
 
 @pytest.mark.parametrize("kind", ["WAV", "RF64", "W64", "AIFF", "CAF", "AU", "VOC", "NIST"])
 def test_a_tag_before_other_files_is_no_part_of_them(kind):
-    data = encode(noise(1, 16000), 16000, format=kind)
+    data = second_of(format=kind)
     tag = b"ID3\4\0\0" + bytes([0, 4, 0, 0]) + bytes(65536)
-    np.testing.assert_array_equal(whole(tag + data), whole(data))
+    is_whole(tag + data, data)
     assert load(tag + data[:-9000])[1] == load(data[:-9000])[1]
 
 
-@pytest.mark.parametrize("info", [True, False])
-def test_tags_and_zeros_around_an_mp3_change_nothing(info, capfd):
-    mp3 = encode(noise(1), **MPEG)
-    mp3 = mp3 if info else frames_of(mp3)
+def test_tags_and_zeros_around_an_mp3_change_nothing():
     ape = b"APETAGEX" + struct.pack("<4I8x", 2000, 32, 0, 0)
-    tagged = id3(b"TIT2", b"x" * 300) + mp3 + ape + b"TAG".ljust(128) + bytes(5000)
-    np.testing.assert_array_equal(whole(tagged), whole(mp3))
-    np.testing.assert_array_equal(whole(bytes(3000) + mp3), whole(mp3))
-    assert capfd.readouterr().err == ""
+    mp3 = encode(noise(1), **MPEG)
+    for audio in (mp3, frames_of(mp3)):
+        is_whole(id3(b"TIT2", b"x" * 300) + audio + ape + b"TAG".ljust(128) + bytes(5000), audio)
+        is_whole(bytes(3000) + audio, audio)
 
 
-def test_what_is_no_mpeg_audio_inside_an_mp3_is_told(capfd):
+def test_what_is_no_mpeg_audio_inside_an_mp3_is_told():
     mp3 = frames_of(encode(noise(1), **MPEG))
     out, incomplete = load(mp3 + b"junk" * 1000 + mp3)
     assert out.size == pytest.approx(2 * 16000, abs=0.1 * 16000)
     assert incomplete == f"{out.size / 16000:.1f} s: 4000 bytes that are no MPEG audio are left out"
-    assert capfd.readouterr().err == ""
 
 
 def test_a_long_run_of_ones_behind_an_mp3_is_passed_over_fast():
@@ -185,97 +183,80 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(kind.values()))
-def test_of_a_file_cut_short_what_is_there_is_read_and_noted(tmp_path, kind, capfd):
+def test_of_a_file_cut_short_what_is_there_is_read_and_noted(tmp_path, kind):
     data = encode(noise(2, 16000), 16000, **kind)
-    full = whole(data)
     path = tmp_path / f"a.{kind['format'].lower()}"
     path.write_bytes(data[: len(data) // 2])
-    notes = Notes()
-    out = np.concatenate(list(iter_blocks(path, 16000, notes=notes)))
+    out, incomplete = load(path)
     assert 0.7 < out.size / 16000 < 1.1
-    np.testing.assert_array_equal(out[:10000], full[:10000])
-    assert notes.incomplete == f"{out.size / 16000:.1f} s of the 2.0 s its header says"
-    assert capfd.readouterr().err == ""
+    np.testing.assert_array_equal(out[:10000], whole(data)[:10000])
+    assert incomplete == f"{out.size / 16000:.1f} s of the 2.0 s its header says"
 
 
 def test_a_flac_of_large_frames_may_be_cut_anywhere():
     """libFLAC goes back to the beginning of a frame that is not whole, so where it stops does not tell."""
     flac = encode(noise(0.5, channels=2), format="FLAC", subtype="PCM_24")
+    full = load_audio(io.BytesIO(flac), 44100)
     for length in range(40_000, len(flac), 7_001):
-        out, incomplete = load(flac[:length])
-        assert out.size and incomplete
+        out = load_audio(io.BytesIO(flac[:length]), 44100)
+        np.testing.assert_array_equal(out, full[: out.size])
+        assert out.size > length / len(flac) * full.size - 4096 and load(flac[:length])[1]
 
 
-def test_an_mp3_without_a_header_that_ends_within_a_frame(capfd):
+def test_an_mp3_without_a_header_that_ends_within_a_frame():
     mp3 = frames_of(encode(noise(1), **MPEG))
     for missing in (9, 100):
-        assert load(mp3[:-missing])[1] == "1.0 s: the file ends before its audio does"
-    assert capfd.readouterr().err == ""
+        assert load(mp3[:-missing])[1] == f"1.0 s: {CUT}"
 
 
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
-def test_an_ogg_without_its_last_page_or_cut_within_it(subtype):
-    first, second = (encode(noise(2, 16000, seed=i), 16000, format="OGG", subtype=subtype) for i in range(2))
-    last = first.rindex(b"OggS")
-    out, incomplete = load(first[:last])
-    assert out.size and incomplete == f"{out.size / 16000:.1f} s: the file ends before its audio does"
-    out, incomplete = load(first[: last + 100] + second)
-    np.testing.assert_array_equal(out[-32000:], whole(second))
-    assert "the file ends before its audio does" in incomplete
-
-
-@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
-def test_a_damaged_or_missing_page_of_an_ogg_is_told(subtype):
-    """But not that a stream begins late, or is behind other bytes."""
+def test_an_ogg_with_pages_missing_or_damaged(subtype):
+    """Not told is that a stream begins late, or is behind other bytes."""
     ogg = encode(noise(3, 16000), 16000, format="OGG", subtype=subtype)
-    places = [at for at in range(len(ogg)) if ogg.startswith(b"OggS\0", at)]
-    first = next(at for at in places if ogg[at + 6 : at + 14] != bytes(8))
-    middle, after = places[places.index(first) + 1 :][:2]
-    for at in (first + 1000, first, middle + 500):
-        out, incomplete = load(ogg[:at] + bytes([ogg[at] ^ 4]) + ogg[at + 1 :])
-        seconds = f"{out.size / 16000:.1f} s"
-        assert out.size < 2.9 * 16000
-        assert incomplete in (
-            f"{seconds}: 1 damaged or missing page is left out",
-            f"{seconds} of the 3.0 s its header says",
-        )
-    assert load(ogg[:middle] + ogg[after:])[1]
+    pages = [match.start() for match in re.finditer(b"OggS\0", ogg)]
+    first, middle, after = next(pages[i:] for i, at in enumerate(pages) if ogg[at + 6 : at + 14] != bytes(8))[:3]
+    for damaged in (put(ogg, middle + 500, bytes([ogg[middle + 500] ^ 4])), ogg[:middle] + ogg[after:]):
+        out, incomplete = load(damaged)
+        assert out.size < 2.9 * 16000 and incomplete == f"{out.size / 16000:.1f} s of the 3.0 s its header says"
+    for end in (pages[-1], pages[-1] + 100):
+        out, incomplete = load(ogg[:end])
+        assert out.size and incomplete == f"{out.size / 16000:.1f} s: {CUT}"
+    out, incomplete = load(ogg[: pages[-1] + 100] + ogg)
+    np.testing.assert_array_equal(out[-48000:], whole(ogg))
+    assert incomplete == f"{out.size / 16000:.1f} s: {CUT}"
     whole(ogg[:first] + ogg[middle:])
-    whole(id3(b"TIT2", b"x") + ogg + ogg + b"TAG".ljust(128))
-
-
-@pytest.mark.parametrize("riff", [0, 36, 0xFFFFFFFF])
-def test_a_wav_that_was_never_finished(riff):
-    wav = encode(noise(1, 16000), 16000, format="WAV")
-    out, incomplete = load(wav[:4] + struct.pack("<I", riff) + wav[8:40] + bytes(4) + wav[44:])
-    np.testing.assert_array_equal(out, whole(wav))
-    assert incomplete == "1.0 s: its header was never finished; read to the end of the file"
+    is_whole(id3(b"TIT2", b"x") + ogg + ogg + b"TAG".ljust(128), ogg, ogg)
 
 
 @pytest.mark.parametrize(
-    ("kind", "chunk", "behind", "length"),
+    ("kind", "places"),
     [
-        ("AIFF", b"SSND", 4, struct.pack(">I", 8)),
-        ("AU", b".snd", 8, bytes(4)),
-        ("RF64", b"ds64", 8, bytes(24)),
-        ("CAF", b"data", 4, struct.pack(">Q", 4)),
-        ("CAF", b"data", 4, bytes(8)),
-        ("W64", b"data", 16, struct.pack("<Q", 24)),
+        ("WAV", {4: bytes(4), 40: bytes(4)}),
+        ("WAV", {4: struct.pack("<I", 36), 40: bytes(4)}),
+        ("WAV", {4: b"\xff" * 4, 40: bytes(4)}),
+        ("AIFF", {b"SSND": struct.pack(">I", 8)}),
+        ("AU", {8: bytes(4)}),
+        ("RF64", {20: bytes(24)}),
+        ("CAF", {b"data": struct.pack(">Q", 4)}),
+        ("CAF", {b"data": bytes(8)}),
+        ("W64", {96: struct.pack("<Q", 24)}),
+        ("NIST", {b"sample_count -i ": b"00000"}),
     ],
 )
-def test_other_files_that_were_never_finished(kind, chunk, behind, length):
-    data = encode(noise(1, 16000), 16000, format=kind)
-    at = data.index(chunk) + behind
-    out, incomplete = load(data[:at] + length + data[at + len(length) :])
+def test_a_file_that_was_never_finished(kind, places):
+    data = broken = second_of(format=kind)
+    for place, content in places.items():
+        at = place if isinstance(place, int) else broken.index(place) + len(place)
+        broken = put(broken, at, content)
+    out, incomplete = load(broken)
     np.testing.assert_array_equal(out, whole(data))
-    assert incomplete == "1.0 s: its header was never finished; read to the end of the file"
+    assert incomplete == NEVER_FINISHED
 
 
 @pytest.mark.parametrize(("kind", "length"), [("WAV", b"\xff" * 4), ("CAF", b"\xff" * 8)])
 def test_a_file_from_a_pipe_says_nothing_of_its_length(kind, length):
-    data = encode(noise(1, 16000), 16000, format=kind)
-    at = data.index(b"data") + 4
-    np.testing.assert_array_equal(whole(data[:at] + length + data[at + len(length) :]), whole(data))
+    data = second_of(format=kind)
+    is_whole(put(data, data.index(b"data") + 4, length), data)
 
 
 def test_a_finished_wav_without_audio_is_empty():
@@ -286,57 +267,43 @@ def test_a_finished_wav_without_audio_is_empty():
 @pytest.mark.parametrize(("kind", "length", "empty"), [("WAV", "<I", 0), ("W64", "<12xQ", 24)])
 def test_bytes_behind_the_length_of_a_file_are_told(kind, length, empty):
     """Whatever they are: samples, samples that look like a chunk, another file; but not a chunk, and not zeros."""
-    data = encode(noise(1, 16000), 16000, format=kind)
-    at = data.index(b"data", 30) + 4
-    skipped, end = struct.calcsize(length) - struct.calcsize(length[-1]), at + struct.calcsize(length)
-    short = data[: at + skipped] + struct.pack("<" + length[-1], 16000 + empty) + data[end:]
-    for behind in (short, short[: end + 16000] + b"abcd" + short[end + 16004 :]):
+    data = second_of(format=kind)
+    end = data.index(b"data", 30) + 4 + struct.calcsize(length)
+    size = struct.calcsize("<" + length[-1])
+    short = put(data, end - size, struct.pack("<" + length[-1], 16000 + empty))
+    for behind in (short, put(short, end + 16000, b"abcd")):
         out, incomplete = load(behind)
         assert out.size == 8000
         assert incomplete == "0.5 s: 16000 bytes behind the length that its header says are left out"
     out, incomplete = load(data + data)
     assert out.size == 16000 and f"{len(data)} bytes behind the length" in incomplete
-    np.testing.assert_array_equal(whole(data + bytes(9000)), whole(data))
+    is_whole(data + bytes(9000), data)
     if kind == "WAV":
-        np.testing.assert_array_equal(whole(data + b"LIST" + struct.pack("<I", 9000) + bytes(9000)), whole(data))
+        is_whole(data + b"LIST" + struct.pack("<I", 9000) + bytes(9000), data)
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        *({"format": "VOC", "subtype": subtype} for subtype in ("PCM_U8", "PCM_16")),
-        *({"format": "NIST", "subtype": subtype} for subtype in ("PCM_16", "ULAW")),
-        {"format": "WAV", "endian": "BIG"},
-        {"format": "AU", "endian": "LITTLE"},
-    ],
-    ids=lambda kind: "-".join(kind.values()),
-)
-def test_bytes_behind_the_length_of_rarer_files_are_told(kind):
-    data = encode(noise(1, 16000), 16000, **kind)
+RARER = [("VOC", {"subtype": "PCM_U8"}), ("VOC", {}), ("NIST", {}), ("NIST", {"subtype": "ULAW"}),
+         ("WAV", {"endian": "BIG"}), ("AU", {"endian": "LITTLE"})]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "how"), RARER)
+def test_bytes_behind_the_length_of_rarer_files_are_told(kind, how):
+    data = second_of(format=kind, **how)
     out, incomplete = load(data + b"\1\2" * 10000)
     np.testing.assert_array_equal(out, whole(data))
     assert incomplete == "1.0 s: 20000 bytes behind the length that its header says are left out"
 
 
-def test_a_sample_count_of_a_nist_file_that_is_too_small():
-    data = encode(noise(1, 16000), 16000, format="NIST")
-    out, incomplete = load(data.replace(b"sample_count -i 16000", b"sample_count -i 08000"))
-    assert out.size == 8000 and "16000 bytes behind the length" in incomplete
-    out, incomplete = load(data.replace(b"sample_count -i 16000", b"sample_count -i 00000"))
-    assert out.size == 16000 and "never finished" in incomplete
-
-
 @pytest.mark.skipif(os.name != "posix", reason="needs a sparse file")
 def test_a_wav_over_4_gb_whose_length_wrapped_around(tmp_path):
-    wav = encode(noise(1, 16000), 16000, format="WAV")
+    wav = second_of(format="WAV")
     length = (5 << 30) + 32000
     path = tmp_path / "long.wav"
-    path.write_bytes(wav[:40] + struct.pack("<I", length & 0xFFFFFFFF) + wav[44:])
+    path.write_bytes(put(wav, 40, struct.pack("<I", length & 0xFFFFFFFF)))
     os.truncate(path, 44 + length)
-    with open(path, "rb") as file:
-        [stream] = lay_out(file, "long.wav", ".wav").streams
-        assert soundfile.info(stream.file).frames == length // 2
-    np.testing.assert_array_equal(next(iter_blocks(path, 16000))[:16000], whole(wav))
+    blocks = iter_blocks(path, 16000)
+    np.testing.assert_array_equal(next(blocks)[:16000], whole(wav))
+    assert sum(block.size for block, _ in zip(blocks, range(10), strict=False)) > 32000
 
 
 # What is no audio
@@ -352,14 +319,13 @@ def test_a_wav_over_4_gb_whose_length_wrapped_around(tmp_path):
         (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS (begins with 'version https://git-"),
     ],
 )
-def test_text_under_the_name_of_audio(tmp_path, content, said, capfd):
+def test_text_under_the_name_of_audio(tmp_path, content, said):
     for name in ("dog.mp3", "dog.wav"):
         (tmp_path / name).write_bytes(content.ljust(5000))
         assert error_of(tmp_path / name).startswith(f"{tmp_path / name}: not audio but {said}")
-    assert capfd.readouterr().err == ""
 
 
-def test_nothing_but_our_own_sentence_about_an_mp3_without_audio(tmp_path, capfd):
+def test_an_mp3_without_audio(tmp_path):
     mp3 = frames_of(encode(noise(1), **MPEG))
     one_frame = mp3[: mp3.index(mp3[:2], 4)]
     header = b"\xff\xfb\x90\x44" + b"x" * 5000
@@ -367,7 +333,6 @@ def test_nothing_but_our_own_sentence_about_an_mp3_without_audio(tmp_path, capfd
         (tmp_path / "a.mp3").write_bytes(content)
         said = "libsndfile: Format not recognised" if not any(content) else "no two MPEG frames follow one another"
         assert error_of(tmp_path / "a.mp3").startswith(f"{tmp_path / 'a.mp3'}: not an audio file ({said}); ")
-    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs fifos")
@@ -382,19 +347,6 @@ def test_a_rate_under_1_khz_is_refused():
     assert message == "<file object>: sample_rate=500: must be a whole number of Hz from 1000 to 768000"
 
 
-# What is lost by resampling
-
-
-@pytest.mark.parametrize(("rate", "hz", "lost"), [(48000, 12000, True), (48000, 1000, False), (16000, 5000, False)])
-def test_content_above_half_of_the_target_rate_is_noted(rate, hz, lost):
-    time = np.arange(3 * rate) / rate
-    loud, faint = 0.5 * np.sin(2 * np.pi * 500 * time), 0.05 * np.sin(2 * np.pi * hz * time)
-    notes = Notes()
-    for _ in iter_blocks(loud + faint, 16000, sample_rate=rate, notes=notes):
-        pass
-    assert notes.above_half is lost
-
-
 # ffmpeg
 
 
@@ -404,6 +356,7 @@ def ffmpeg(tmp_path, monkeypatch):
     folder = tmp_path / "bin"
     folder.mkdir()
     soundfile.write(folder / "out.au", noise(1, 16000, 2), 16000, subtype="FLOAT", endian="BIG")
+    (tmp_path / "a.m4a").write_bytes(b"\0\0\0\x20ftypM4A ")
 
     def install(then=""):
         script = f'#!/bin/sh\nprintf "%s\\n" "$@" > {folder}/arguments\n/bin/cat {folder}/out.au\n{then}\n'
@@ -417,38 +370,31 @@ def ffmpeg(tmp_path, monkeypatch):
 
 def test_other_formats_are_read_through_ffmpeg(tmp_path, ffmpeg, monkeypatch):
     folder = ffmpeg()
-    (tmp_path / "-a.m4a").write_bytes(b"\0\0\0\x20ftypM4A ")
+    (tmp_path / "a.m4a").rename(tmp_path / "-a.m4a")
     monkeypatch.chdir(tmp_path)
-    notes = Notes()
-    out = np.concatenate(list(iter_blocks("-a.m4a", 16000, notes=notes)))
-    np.testing.assert_allclose(out, noise(1, 16000, 2).mean(axis=1), atol=1e-7)
-    assert notes.incomplete is None
+    np.testing.assert_allclose(whole("-a.m4a"), noise(1, 16000, 2).mean(axis=1), atol=1e-7)
     arguments = (folder / "arguments").read_text().split("\n")
     assert "file:-a.m4a" in arguments and arguments[arguments.index("-protocol_whitelist") + 1] == "file,pipe"
 
 
 def test_ffmpeg_that_ends_early_is_noted(tmp_path, ffmpeg):
     ffmpeg("echo first >&2; echo 'a.m4a: moov atom damaged' >&2; exit 1")
-    (tmp_path / "a.m4a").write_bytes(b"\0\0\0\x20ftypM4A ")
-    notes = Notes()
-    assert sum(map(len, iter_blocks(tmp_path / "a.m4a", 16000, notes=notes))) == 16000
-    assert notes.incomplete == "1.0 s: ffmpeg: a.m4a: moov atom damaged"
+    out, incomplete = load(tmp_path / "a.m4a")
+    assert out.size == 16000 and incomplete == "1.0 s: ffmpeg: a.m4a: moov atom damaged"
 
 
 def test_ffmpeg_that_finds_no_audio(tmp_path, ffmpeg):
     folder = ffmpeg("echo 'Stream map matches no streams.' >&2; exit 1")
     (folder / "out.au").write_bytes(b"")
-    (tmp_path / "a.mp4").write_bytes(b"\0\0\0\x20ftypmp42")
     (tmp_path / "a.wav").write_bytes(b"text " * 99)
-    assert error_of(tmp_path / "a.mp4").endswith(
-        "a.mp4: no audio that ffmpeg reads (Stream map matches no streams.); convert it to WAV or FLAC"
+    assert error_of(tmp_path / "a.m4a").endswith(
+        "a.m4a: no audio that ffmpeg reads (Stream map matches no streams.); convert it to WAV or FLAC"
     )
     assert error_of(tmp_path / "a.wav").endswith("(libsndfile: Format not recognised); convert it to WAV or FLAC")
 
 
 def test_ffmpeg_ends_with_its_reader(tmp_path, ffmpeg):
     folder = ffmpeg(f"while :; do /bin/cat {tmp_path}/bin/out.au; done")
-    (tmp_path / "a.m4a").write_bytes(b"\0\0\0\x20ftypM4A ")
     blocks = iter_blocks(tmp_path / "a.m4a", 16000)
     assert next(blocks).size
     blocks.close()  # waits for it

@@ -7,17 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtslvr.audio.windows import Pool, Pooling, iter_windows, moments, normalize, slice_windows, window_length
-from mtslvr.config import Normalization
+from mtslvr.audio.windows import Pool, Pooling, iter_windows, moments, slice_windows, standardize, window_length
 from mtslvr.errors import AudioError, ConfigError
 
-GOLDEN_MEAN, GOLDEN_STD = -0.00029522, 0.11652075
 WAVES = ["w5", "w1", "w3p2", "w10", "w12p3"]
-
-
-@pytest.fixture(scope="module")
-def golden():
-    return np.load(fill_rule.GOLDEN / "golden_embeddings.npz")
 
 
 @settings(max_examples=200)
@@ -47,25 +40,22 @@ def test_starts_do_not_accumulate_rounding():
     assert starts[2000] * 44100 == round(2000 * 0.33333 * 44100) != 2000 * round(0.33333 * 44100)
 
 
-@pytest.mark.parametrize("length", [1, 7, 8, 9, 24, 25])
+@pytest.mark.parametrize("length", [1, 8, 25])
 def test_hop_of_one_window_equals_torch_split_with_circular_tail(length):
     waveform = np.arange(1, length + 1, dtype=np.float32)
-    windows, spans = slice_windows(waveform, 0.8, 0.8, 10)
     pieces = torch.from_numpy(waveform).split(8)
-    assert len(windows) == len(pieces)
-    for window, piece in zip(windows, pieces, strict=True):
+    for window, piece in zip(slice_windows(waveform, 0.8, 0.8, 10)[0], pieces, strict=True):
         np.testing.assert_array_equal(window, piece.repeat(8)[:8])
-    assert spans[-1, 1] == length / 10
 
 
 def test_windows_are_a_copy():
     waveform = np.ones(10, np.float32)
-    slice_windows(waveform, 0.5, 0.5, 10)[0][:] = 5
-    next(iter_windows([waveform], 1, 1, 10))[0][:] = 5
+    for seconds in (0.5, 1):
+        next(iter_windows([waveform], seconds, seconds, 10))[0][:] = 5
     assert (waveform == 1).all()
 
 
-@pytest.mark.parametrize(("window", "hop"), [(5, 5), (5, 2.5), (1, 3)])
+@pytest.mark.parametrize(("window", "hop"), [(5, 2.5), (1, 3)])
 def test_stream_holds_little(window, hop):
     drawn = 0
 
@@ -82,7 +72,7 @@ def test_stream_holds_little(window, hop):
 
 
 @pytest.mark.parametrize("name", ["window_seconds", "hop_seconds"])
-@pytest.mark.parametrize("value", [0, -1, float("nan"), 3600.5, "5", None, True, 0.00001])
+@pytest.mark.parametrize("value", [0, float("nan"), 3600.5, "5", None, True, 0.00001])
 def test_bad_seconds_are_named(name, value):
     seconds = {"window_seconds": 1.0, "hop_seconds": 1.0, name: value}
     with pytest.raises(ConfigError, match=rf"{name}={value!r}: "):
@@ -94,18 +84,14 @@ def test_window_length_rounds():
 
 
 @pytest.mark.parametrize("norm", ["raw", "sample", "global"])
-@pytest.mark.parametrize(("name", "cut"), [*((name, "5s") for name in WAVES), ("w10", "whole"), ("w12p3", "whole")])
-def test_normalization_equals_golden(golden, name, norm, cut):
-    key = f"norm/{name}@{cut}/{norm}"
-    wave = fill_rule.wave(name)
-    windows, _ = slice_windows(wave, *[5.0 if cut == "5s" else wave.size / 16000] * 2, 16000)
-    mode = {"raw": Normalization.NONE, "sample": Normalization.FILE, "global": Normalization.GLOBAL}[norm]
-    out = normalize(windows, mode, GOLDEN_MEAN, GOLDEN_STD)
-    assert out.dtype == np.float32 and out.shape == windows.shape
-    np.testing.assert_allclose(out[0, :64], golden[f"{key}/head"], atol=1e-5)
-    np.testing.assert_allclose(
-        [out.mean(dtype=float), out.std(dtype=float, ddof=1)], golden[f"{key}/mean_std"], atol=2e-6
-    )
+@pytest.mark.parametrize("clip", [*(f"{name}@5s" for name in WAVES), "w10@whole", "w12p3@whole"])
+def test_normalization_equals_golden(golden, pieces, clip, norm):
+    """Of a whole file, or by the statistics of the training data, as `pieces` does it."""
+    out = pieces(clip, norm).numpy()
+    assert out.dtype == np.float32
+    np.testing.assert_allclose(out[0, :64], golden[f"norm/{clip}/{norm}/head"], atol=1e-5)
+    statistics = golden[f"norm/{clip}/{norm}/mean_std"]
+    np.testing.assert_allclose([out.mean(dtype=float), out.std(dtype=float, ddof=1)], statistics, atol=2e-6)
 
 
 @pytest.mark.parametrize("name", WAVES)
@@ -114,17 +100,14 @@ def test_padded_tail_equals_golden(golden, name):
     np.testing.assert_allclose(windows[-1, -64:], golden[f"wave/{name}/padded_tail"], atol=1e-6)
 
 
-@pytest.mark.parametrize("mode", [Normalization.WINDOW, Normalization.FILE])
-@pytest.mark.parametrize("value", [0.0, 0.1, -1 / 3, 1e-30, 1e30])
-def test_constant_windows_become_zeros(mode, value):
-    for size in (1, 1000, 80000):
-        out = normalize(np.full((2, size), value, np.float32), mode)
-        assert out.dtype == np.float32 and not out.any()
-
-
-def test_quiet_sound_on_an_offset_is_sound():
-    quiet = (0.5 + np.arange(1000) % 2 / 32768).astype(np.float32)[None]
-    assert normalize(quiet, Normalization.WINDOW).std(ddof=1) == pytest.approx(1, rel=1e-4)
+def test_constant_windows_become_zeros_and_quiet_sound_on_an_offset_does_not():
+    for value in (0.0, 0.1, -1 / 3, 1e-30, 1e30):
+        for size in (1, 1000, 80000):
+            windows = np.full((2, size), value, np.float32)
+            out = standardize(windows, *moments(windows))
+            assert out.dtype == np.float32 and not out.any()
+    quiet = (0.5 + np.arange(1000) % 2 / 32768).astype(np.float32)
+    assert standardize(quiet, *moments([quiet])).std(ddof=1) == pytest.approx(1, rel=1e-4)
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.floats(-1e3, 1e3))
@@ -134,11 +117,6 @@ def test_moments_of_parts_are_those_of_the_whole(sizes, offset):
     mean, std = moments(iter(parts))
     assert mean == pytest.approx(whole.mean(), rel=1e-12, abs=1e-12)
     assert std == pytest.approx(whole.std(ddof=1) if whole.size > 1 else 0, rel=1e-9, abs=1e-9)
-
-
-def test_moments_of_nothing():
-    with pytest.raises(AudioError, match="zero samples"):
-        moments([])
 
 
 def test_pooling():
@@ -151,10 +129,12 @@ def test_pooling():
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found, rows)
         np.testing.assert_array_equal(found_span, span)
-
-
-def test_pooling_errors():
     with pytest.raises(ConfigError, match=r"pool='max'.*'mean', 'none'"):
         Pooling("max")
+
+
+def test_nothing_has_neither_statistics_nor_a_mean():
+    with pytest.raises(AudioError, match="zero samples"):
+        moments([])
     with pytest.raises(AudioError, match="no windows"):
         Pooling().result()

@@ -15,7 +15,7 @@ from narrow import WIDTHS, cut_widths
 from safetensors.torch import load_file, save_file
 
 import mtslvr
-from mtslvr.config import AdapterKind, EncoderConfig, FrontendConfig, Normalization, Phase, Rows
+from mtslvr.config import AdapterKind, EncoderConfig, FrontendConfig, Phase, Rows
 from mtslvr.errors import CheckpointError, ConfigError
 from mtslvr.models import checkpoint
 from mtslvr.nn.encoder import Encoder
@@ -84,20 +84,6 @@ def test_float16_moves_embeddings_little(saved, encoder):
     assert 0 < (found - expected).abs().max() / expected.abs().max() <= 1e-2
 
 
-def test_every_setting_survives_the_round_trip(tmp_path):
-    frontend = FrontendConfig(8000, 512, 128, 64, 50, 3900.5, epsilon=1e-3, phase=Phase.STABLE)
-    config = EncoderConfig(
-        frontend,
-        invariant_rows=Rows((2, 4), (1, 2), means=True),
-        spectral_statistics=True,
-        window_seconds=2.5,
-        normalization=Normalization.GLOBAL,
-        global_mean=-0.25,
-        global_std=3,
-    )
-    assert checkpoint.load(Encoder(config).save(tmp_path)).config == config
-
-
 def test_a_folded_encoder_is_not_saved(tmp_path, encoder):
     with pytest.raises(CheckpointError, match="a folded encoder cannot be saved; save the one it was folded from"):
         encoder.fold().save(tmp_path / "folded")
@@ -123,46 +109,24 @@ def test_a_save_that_fails_keeps_the_older_checkpoint(saved, encoder):
 # Tensors that do not belong to the config
 
 
-def test_missing_extra_and_misshaped_tensors_are_named(encoder):
+def test_tensors_that_are_missing_too_many_of_another_shape_or_kind_are_named(encoder):
     state = dict(encoder.state_dict())
-    del state["heads.0.bias"]
-    state["heads.7.bias"] = torch.zeros(1)
-    state["heads.1.weight"] = torch.zeros(8, 1)
-    with pytest.raises(CheckpointError) as error:
-        checkpoint.build(encoder.config, state, "here")
-    text = str(error.value)
-    assert text.startswith("here: ") and "do not belong together" in text
-    assert "heads.0.bias: missing tensor" in text
-    assert "heads.7.bias: extra tensor" in text
-    assert f"heads.1.weight is (8, 1), expected (8, {WIDTHS[-1]}): mis-shaped tensor" in text
-    with pytest.raises(
-        CheckpointError, match=rf"branches\..*, .*, .* and {len(encoder.state_dict()) - 3} more: missing"
-    ):
-        checkpoint.build(encoder.config, {}, "here")
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("heads.0.bias", torch.zeros(8, dtype=torch.complex64)),
-        ("heads.0.bias", torch.zeros(8, dtype=torch.int64)),
-        ("trunk.stem.norms.0.num_batches_tracked", torch.tensor(1.0)),
-    ],
-    ids=["complex", "integer", "float"],
-)
-def test_tensors_of_a_wrong_kind_are_named(encoder, key, value):
-    with pytest.raises(CheckpointError, match=f"here: {key}"):
-        checkpoint.build(encoder.config, {**encoder.state_dict(), key: value}, "here")
-
-
-def test_a_config_of_another_network(rewrite):
-    with pytest.raises(CheckpointError, match=r"heads\.0\.bias is \(8,\), expected \(300,\).*mis-shaped"):
-        checkpoint.load(rewrite(head_dim=300))
+    for key, value, said in [
+        ("heads.0.bias", None, 'Missing key.*"heads.0.bias"'),
+        ("heads.7.bias", torch.zeros(1), 'Unexpected key.*"heads.7.bias"'),
+        ("heads.1.weight", torch.zeros(8, 1), rf"heads.1.weight: .*\[8, 1\].*\[8, {WIDTHS[-1]}\]"),
+        ("heads.0.bias", torch.zeros(8, dtype=torch.complex64), "heads.0.bias is torch.complex64, expected torch.fl"),
+        ("heads.0.bias", torch.zeros(8, dtype=torch.int64), "heads.0.bias is torch.int64, expected torch.float32"),
+        ("trunk.stem.norms.0.num_batches_tracked", torch.tensor(1.0), "num_batches_tracked is torch.float32, expected"),
+    ]:
+        changed = {name: tensor for name, tensor in {**state, key: value}.items() if tensor is not None}
+        with pytest.raises(CheckpointError, match=f"here: .*{said}.*; the config.json and the weights do not belong"):
+            checkpoint.build(encoder.config, changed, "here")
 
 
 def test_names_of_tensors_cannot_obey_or_flood_a_terminal(saved):
     save_file({"\x1b]0;title\x07\x1b[31m" + "x" * 5000: torch.zeros(1)}, saved / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"model\.safetensors: .*extra tensor") as error:
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: .*Missing key") as error:
         checkpoint.load(saved)
     assert str(error.value).isprintable() and len(str(error.value)) < 1500
 
@@ -267,15 +231,15 @@ def test_values_out_of_range_are_named(name):
         (lambda: EncoderConfig(adapter=AdapterKind.SPLIT), "tasks=2: must be 1 with adapter 'split'"),
         (lambda: EncoderConfig(adapter=AdapterKind.NONE, tasks=1), "heads=2: must be 1 with adapter 'none'"),
         (lambda: EncoderConfig(adapter="bn"), r"adapter='bn': must be of type AdapterKind"),
-        (lambda: FrontendConfig(phase="stable"), r"frontend\.phase='stable': must be a Phase"),
+        (lambda: FrontendConfig(phase="stable"), r"frontend\.phase='stable': must be of type Phase"),
         (lambda: dataclasses.replace(EncoderConfig(), normalization="file"), "normalization='file'"),
         (lambda: EncoderConfig(frontend={}), "frontend={}"),
         (lambda: EncoderConfig(spectral_statistics=True, heads=1), "spectral_statistics=True: .* without two tasks"),
         (lambda: Rows(), r"rows=.*: must be one row at least"),
         (lambda: Rows((4, 2)), r"rows.layer3=\(4, 2\): must be two whole numbers, 0 <= first <= end"),
         (lambda: Rows(layer4=(0, True)), r"rows.layer4=\(0, True\): must be two whole numbers"),
-        (lambda: Rows((0, 1), means=1), r"rows.means=1: must be true or false"),
-        (lambda: EncoderConfig(invariant_rows=(2, 4)), r"invariant_rows=\(2, 4\): must be a Rows or None"),
+        (lambda: Rows((0, 1), means=1), r"rows.means=1: must be of type bool"),
+        (lambda: EncoderConfig(invariant_rows=(2, 4)), r"invariant_rows=\(2, 4\): must be of type Rows"),
         (
             lambda: EncoderConfig(variant_rows=Rows((0, 9))),
             r"variant_rows=.*: must be within 8 rows of layer3 and 4 of layer4, as 128 mel bands give",
@@ -304,35 +268,22 @@ def test_rows_from_text():
             Rows.parse(text)
 
 
-def test_settings_that_are_too_much_together():
+def test_settings_that_are_too_much_together_and_ones_of_use_that_are_not():
     for seconds, front in ((600, {"hop_length": 1}), (5, {"hop_length": 1, "n_fft": 16384})):
         with pytest.raises(ConfigError, match=r"window_seconds, frontend.*=.*: must be so small that a window takes"):
             EncoderConfig(FrontendConfig(**front), window_seconds=seconds)
-
-
-def test_settings_that_are_of_use_are_not_too_much():
     EncoderConfig(window_seconds=600)
     EncoderConfig(FrontendConfig(48000, 2048, 480, f_max=24000), window_seconds=60)
     EncoderConfig(FrontendConfig(250000, 1024, 256, f_max=125000), window_seconds=10)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        "",
-        "[1]",
-        "null",
-        "[" * 100_000,
-        '{"format_version": ' + "9" * 500_000 + "}",
-        json.dumps({**CONFIG, "x" * 9999: 1}),
-    ],
-    ids=["empty", "list", "null", "deep", "long number", "long key"],
-)
-def test_config_that_is_none(saved, content):
-    (saved / "config.json").write_text(content)
-    with pytest.raises(CheckpointError, match=r"config\.json: ") as error:
-        checkpoint.load(saved)
-    assert len(str(error.value)) < 1500 + len(str(saved))
+def test_config_that_is_none(saved):
+    many = '{"format_version": ' + "9" * 500_000 + "}"
+    for content in ("", "[1]", "null", "[" * 100_000, many, json.dumps({**CONFIG, "x" * 9999: 1})):
+        (saved / "config.json").write_text(content)
+        with pytest.raises(CheckpointError, match=r"config\.json: ") as error:
+            checkpoint.load(saved)
+        assert len(str(error.value)) < 1500 + len(str(saved))
 
 
 JSON = st.recursive(

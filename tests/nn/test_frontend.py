@@ -4,21 +4,11 @@ import fill_rule
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from mtslvr.config import EncoderConfig, FrontendConfig, Phase
 from mtslvr.errors import AudioError
 from mtslvr.nn.encoder import Encoder
-from mtslvr.nn.frontend import (
-    Frontend,
-    by_bin,
-    hann_from_rectangular,
-    log_mel,
-    mel_filterbank,
-    rectangular_stft,
-    standardize,
-)
+from mtslvr.nn.frontend import Frontend, log_mel, mel_filterbank, standardize
 
 DECIBEL, RADIAN = 1e-3, 1e-3
 CLIPS = ["w5@5s", "w1@5s", "w3p2@5s", "w10@5s", "w10@whole", "w12p3@5s", "w12p3@whole"]
@@ -74,17 +64,8 @@ def test_filterbank_sums_equal_golden(golden):
     np.testing.assert_allclose(filters.sum(1), golden["melfb/sum_per_bin"], atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        PUBLISHED,
-        FrontendConfig(n_mels=40, f_min=300, f_max=7000),
-        FrontendConfig(sample_rate=8000, n_fft=256, n_mels=20, f_max=4000),
-        FrontendConfig(n_fft=64, n_mels=64),  # most filters lie between two bins and are empty
-    ],
-    ids=["published", "band", "8kHz", "empty filters"],
-)
-def test_sums_of_bins_equal_a_product_with_the_filters(config):
+def test_sums_of_bins_equal_a_product_with_the_filters():
+    config = FrontendConfig(n_fft=64, n_mels=64)  # most filters lie between two bins and are empty
     frontend, filters = Frontend(config), mel_filterbank(config).double()
     bins = noise(1 + config.n_fft // 2, 3, dtype=torch.float64)
     found = frontend.project(bins)
@@ -165,41 +146,16 @@ def test_float64_equals_reference(config):
     assert error.max() <= 3e-5 * np.abs(projected(expected)).max()
 
 
-@pytest.mark.parametrize("n_fft", [16, 1200])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-def test_hann_from_rectangular_equals_stft_with_a_hann_window(n_fft, dtype, tolerance):
-    config = FrontendConfig(n_fft=n_fft, hop_length=n_fft // 2)
-    x = noise(2, 5000, dtype=dtype)
-    window = torch.hann_window(n_fft, dtype=dtype)
-    expected = torch.stft(x, n_fft, n_fft // 2, window=window, center=True, pad_mode="reflect", return_complex=True)
-    found = hann_from_rectangular(by_bin(rectangular_stft(x, config)))
-    expected = torch.view_as_real(2 * expected.transpose(0, 1).contiguous()).flatten(1)
-    assert found.shape == expected.shape
-    assert (found - expected).abs().max() <= tolerance * expected.abs().max()
-
-
 # Batches
 
 
-@pytest.mark.parametrize("batch", [1, 17])
-def test_a_row_is_the_same_in_every_batch(frontend, batch):
-    waveforms = noise(17, 16000)[:batch]
+def test_a_row_is_the_same_in_every_batch(frontend):
+    waveforms = noise(17, 16000)
     together = frontend(waveforms)
     alone = torch.cat([frontend(row[None]) for row in waveforms])
     torch.testing.assert_close(together[:, :2], alone[:, :2], rtol=0, atol=1e-4)
     assert np.abs(circular(together[:, 2] - alone[:, 2])).max() <= 1e-4
-
-
-def test_empty_batch(frontend):
-    assert frontend(torch.empty(0, 16000)).shape == (0, 3, 128, 32)
-
-
-@settings(max_examples=30, deadline=None)
-@given(batch=st.integers(1, 3), length=st.integers(513, 40000), hop=st.sampled_from([160, 512, 1000, 2048]))
-def test_number_of_frames(batch, length, hop):
-    config = FrontendConfig(hop_length=hop, channels=1)
-    spectrogram = Frontend(config)(torch.zeros(batch, length))
-    assert spectrogram.shape == (batch, 1, 128, 1 + length // hop)
+    assert frontend(waveforms[:0]).shape == (0, 3, 128, 32)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int16])
@@ -295,13 +251,9 @@ def test_silence_is_finite(config):
     torch.testing.assert_close(spectrogram[:, :2], floor, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("length", [0, 512])
-def test_too_short(frontend, length):
-    with pytest.raises(AudioError, match=rf"waveform of {length} samples: .*half an STFT frame \(512 samples\).*embed"):
-        frontend(torch.zeros(1, length))
-
-
-@pytest.mark.parametrize("shape", [(16000,), (1, 1, 16000)])
-def test_wrong_rank(frontend, shape):
-    with pytest.raises(AudioError, match=r"shape \(.*16000.*\): expected \(batch, samples\)"):
-        frontend(torch.zeros(shape))
+def test_too_short_or_of_a_wrong_rank(frontend):
+    with pytest.raises(AudioError, match=r"waveform of 512 samples: .*half an STFT frame \(512 samples\).*embed"):
+        frontend(torch.zeros(1, 512))
+    for shape in ((16000,), (1, 1, 16000)):
+        with pytest.raises(AudioError, match=r"shape \(.*16000.*\): expected \(batch, samples\)"):
+            frontend(torch.zeros(shape))

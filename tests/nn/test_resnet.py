@@ -1,15 +1,114 @@
+import copy
 import math
 
 import fill_rule
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from mtslvr.config import AdapterKind, EncoderConfig, FrontendConfig
 from mtslvr.nn.encoder import Encoder
-from mtslvr.nn.resnet import Block, Branches, Trunk, pooled_shortcut
+from mtslvr.nn.resnet import AdaptedConv, FoldedConv, ParallelAdapter, SeriesAdapter, pooled_shortcut
 
 VARIANTS = fill_rule.manifest()["variants"]
+SHAPES = [(6, 10, 3, 2), (8, 8, 3, 1), (3, 8, 7, 2), (6, 10, 1, 2)]  # in, out, kernel, stride
+KINDS = [kind for kind in AdapterKind if kind is not AdapterKind.SPLIT]
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def adapted(kind, shape, tasks=2):
+    in_channels, out_channels, kernel, stride = shape
+    return AdaptedConv(in_channels, out_channels, kernel, stride, kind, tasks)
+
+
+def cases():
+    """Series and parallel adapters stand beside 3x3 convolutions only."""
+    for kind in AdapterKind:
+        for shape in SHAPES:
+            if shape[2] == 3 or kind not in (AdapterKind.SERIES, AdapterKind.PARALLEL):
+                yield pytest.param(kind, shape, id=f"{kind.value}-{shape[2]}x{shape[2]}/{shape[3]}")
+
+
+def relative(found, expected):
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(16, 20), (15, 21)])
+def test_parallel_is_the_sum_of_two_convolutions(stride, size):
+    conv = nn.Conv2d(6, 10, 3, stride, 1, bias=False).double()
+    adapter = ParallelAdapter(6, 10).double()
+    x = torch.randn(2, 6, *size, dtype=torch.float64)
+    expected = conv(x) + F.conv2d(x, adapter.conv.weight, stride=stride)
+    assert relative(adapter(x, conv), expected) <= 1e-12
+
+
+def test_series_formula(randomize):
+    conv = nn.Conv2d(6, 10, 3, 2, 1, bias=False).double()
+    adapter = randomize(SeriesAdapter(10).double())
+    x = torch.randn(2, 6, 15, 20, dtype=torch.float64)
+    h = F.conv2d(x, conv.weight, stride=2, padding=1)
+    norm = adapter.norm
+    scale = norm.weight / torch.sqrt(norm.running_var + 1e-5)
+    normed = (h - norm.running_mean[:, None, None]) * scale[:, None, None] + norm.bias[:, None, None]
+    mixed = torch.einsum("oc,bchw->bohw", adapter.conv.weight[:, :, 0, 0], normed)
+    assert relative(adapter(x, conv), h + mixed) <= 1e-12
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=["float64", "float32"])
+@pytest.mark.parametrize(("kind", "shape"), list(cases()))
+def test_folded_equals_unfolded(randomize, kind, shape, dtype):
+    module = randomize(adapted(kind, shape)).to(dtype)
+    folded = module.fold()
+    assert isinstance(folded, FoldedConv)
+    x = torch.randn(2, shape[0], 15, 22, dtype=dtype)
+    for task in (0, 1):
+        expected, found = module(x, task), folded(x, task)
+        assert found.dtype is dtype and found.shape == expected.shape
+        assert relative(found, expected) <= TOLERANCE[dtype]
+    assert relative(folded(x, 0), folded(x, 1)) > 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@torch.inference_mode()
+def test_what_follows_a_folded_convolution_is_added_and_cut_at_zero(randomize, dtype):
+    folded = randomize(adapted(AdapterKind.NONE, SHAPES[0])).fold().to(dtype).to(memory_format=torch.channels_last)
+    x = torch.randn(3, SHAPES[0][0], 15, 22).to(dtype, memory_format=torch.channels_last)
+    plain = F.conv2d(x.float(), folded.weights[1].float(), folded.biases[1].float(), folded.stride, folded.padding)
+    add = torch.randn_like(plain).to(dtype)
+    tolerance = 1e-5 if dtype is torch.float32 else 2e-2
+    for found, expected in [
+        (folded(x, 1), plain),
+        (folded(x, 1, relu=True), plain.relu()),
+        (folded(x, 1, add=add, relu=True), (plain + add.float()).relu()),
+    ]:
+        assert found.dtype is dtype
+        torch.testing.assert_close(found.float(), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.value)
+def test_folding_is_computed_in_float64(randomize, kind):
+    """The float32 result is the rounding of the float64 one, bit for bit."""
+    module = randomize(adapted(kind, (8, 8, 3, 1)))
+    exact = copy.deepcopy(module).double().fold()
+    for found, expected in zip(module.fold().parameters(), exact.parameters(), strict=True):
+        assert found.dtype is torch.float32 and expected.dtype is torch.float64
+        assert torch.equal(found, expected.float())
+
+
+def test_new_adapters_are_kaiming_normal_by_fan_out():
+    module = AdaptedConv(64, 128, 3, 2, AdapterKind.PARALLEL, 2)
+    assert module.conv.weight.std().item() == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.02)
+    assert module.adapters[0].conv.weight.std().item() == pytest.approx((2 / 128) ** 0.5, rel=0.05)
+
+
+# Blocks and the whole network
 
 
 def config_of(variant):
@@ -73,64 +172,3 @@ def test_published_numbers_of_parameters():
     assert found["none_c3"] == found["split_c3_s2"] == 11_689_512
     assert (found["bn_c3_s2"], found["series_c3_s2"]) == (11_524_904, 14_308_648)
     assert (found["parallel_c3_s2"], found["parallel_c1_s2"]) == (13_949_736, 13_943_464)
-
-
-@pytest.mark.parametrize("kind", AdapterKind, ids=lambda kind: kind.value)
-def test_block_has_a_projection_only_without_adapters(kind):
-    plain = kind in (AdapterKind.NONE, AdapterKind.SPLIT)
-    assert (Block(8, 16, 2, kind, 1).shortcut is not None) == plain
-    assert (Block(8, 16, 1, kind, 1).shortcut is not None) == plain
-    assert Block(8, 8, 1, kind, 1).shortcut is None
-
-
-@pytest.mark.parametrize("kind", [AdapterKind.NONE, AdapterKind.SERIES], ids=lambda kind: kind.value)
-def test_block_formula(randomize, kind):
-    torch.manual_seed(0)
-    block = randomize(Block(4, 8, 2, kind, 1)).double()
-    x = torch.randn(2, 4, 9, 11, dtype=torch.float64)
-    kept = x.clone()
-    y = block.conv2(F.relu(block.conv1(x, 0)), 0)
-    expected = F.relu(y + (block.shortcut(x, 0) if block.shortcut else pooled_shortcut(x, y)))
-    torch.testing.assert_close(block(x, 0), expected)
-    assert torch.equal(x, kept)
-
-
-@pytest.mark.parametrize(("height", "width"), [(128, 157), (40, 9), (1, 1)])
-@pytest.mark.parametrize("kind", [AdapterKind.SPLIT, AdapterKind.PARALLEL], ids=lambda kind: kind.value)
-def test_shapes(kind, height, width):
-    def halved(n, times):
-        for _ in range(times):
-            n = (n + 1) // 2
-        return n
-
-    with torch.device("meta"):
-        trunk, branches = Trunk(3, kind), Branches(kind, 1)
-        shared = trunk(torch.empty(2, 3, height, width))
-        assert shared.shape == (2, 64, halved(height, 2), halved(width, 2))
-        assert branches(shared, 0).shape == (2, 512, halved(height, 5), halved(width, 5))
-
-
-def test_trunk_has_one_task_and_branches_two():
-    """Stage 1 is shared in the published networks, adapters and batch norms included."""
-    with torch.device("meta"):
-        trunk, branches = Trunk(3, AdapterKind.PARALLEL), Branches(AdapterKind.PARALLEL, 2)
-    for block in trunk.layer1:
-        assert len(block.conv1.adapters) == len(block.conv1.norms) == len(block.conv2.adapters) == 1
-    for blocks in (branches.layer2, branches.layer3, branches.layer4):
-        for block in blocks:
-            assert len(block.conv1.adapters) == len(block.conv1.norms) == len(block.conv2.adapters) == 2
-    assert len(branches.end_norms) == 2
-    assert len(Branches(AdapterKind.SPLIT, 1).end_norms) == 0
-
-
-def test_branch_ends_in_its_own_batch_norm_and_relu(randomize):
-    torch.manual_seed(0)
-    branches = randomize(Branches(AdapterKind.BN, 2))
-    x = torch.randn(1, 64, 16, 16)
-    last = {}
-    handle = branches.layer4[1].register_forward_hook(lambda module, inputs, output: last.update(y=output))
-    for task in (0, 1):
-        y = branches(x, task)
-        torch.testing.assert_close(y, F.relu(branches.end_norms[task](last["y"])))
-        assert y.min() == 0 < y.max()
-    handle.remove()

@@ -1,9 +1,7 @@
 """A hub on loopback, processes that use it, and a checkpoint for it to hold."""
 
-import hashlib
-import json
+import multiprocessing
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,9 +12,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import narrow
 import server
+import worker as calls
 
 from mtslvr.config import AdapterKind, EncoderConfig
-from mtslvr.models import checkpoint
+from mtslvr.errors import HubError
 from mtslvr.nn.encoder import Encoder
 
 CARD = """---
@@ -52,42 +51,39 @@ A card for tests.
 
 
 class Worker:
-    """A process of its own; `call` returns what `worker.py` answers."""
+    """A process of its own, in which the functions of `worker.py` are called with one cache."""
 
-    def __init__(self, home, endpoint, **env):
-        keep = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING", "TRANSFORMERS"))}
-        self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).parent / "worker.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={
-                **keep,
-                "HF_HOME": str(home),
-                "HF_ENDPOINT": endpoint,
-                "HF_HUB_ETAG_TIMEOUT": "1",
-                "HF_HUB_DOWNLOAD_TIMEOUT": "1",
-                "HF_HUB_DISABLE_TELEMETRY": "1",
-                "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-                "HF_HUB_DISABLE_XET": "1",
-                "NO_PROXY": "*",
-                "OMP_NUM_THREADS": "1",
-                **env,
-            },
-        )
-        self.ready = False
+    cache: Path
 
-    def call(self, name, *arguments, **options):
-        self.process.stdin.write(json.dumps([name, [str(a) for a in arguments], options]) + "\n")
-        self.process.stdin.flush()
-        if not self.ready:
-            assert json.loads(self.process.stdout.readline()) == "ready"
-            self.ready = True
-        return json.loads(self.process.stdout.readline())
+    def __init__(self, **environment):
+        quiet = {f"HF_HUB_DISABLE_{name}": "1" for name in ("TELEMETRY", "PROGRESS_BARS", "XET")}
+        limits = {"HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1", "NO_PROXY": "*"}
+        with pytest.MonkeyPatch.context() as patch:
+            for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING", "TRANSFORMERS"))]:
+                patch.delenv(name)
+            for name, value in {**quiet, **limits, **environment}.items():
+                patch.setenv(name, value)
+            self.pool = multiprocessing.get_context("spawn").Pool(1, narrow.cut_widths)
 
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait(30)
+    def load(self, name, **options):
+        return self.pool.apply(calls.load, (name,), {"cache_dir": self.cache, **options})
+
+    def find(self, name, **options):
+        return self.pool.apply(calls.find, (name,), {"cache_dir": self.cache, **options})
+
+    def cli(self, *arguments):
+        """Exit code and what is printed, of a command that takes --cache-dir."""
+        return self.pool.apply(calls.cli, (*arguments, "--cache-dir", self.cache))
+
+    def refused(self, name, *texts, **options):
+        """The message of a HubError, in which all texts stand."""
+        with pytest.raises(HubError) as caught:
+            self.load(name, **options)
+        message = str(caught.value)
+        for text in texts:
+            assert str(text) in message, message
+        assert message.isprintable()
+        return message
 
 
 @pytest.fixture(scope="session")
@@ -104,10 +100,11 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="session")
 def workers(hub_session, home):
     """One with network and one without, started side by side."""
-    made = [Worker(home, hub_session.url), Worker(home, hub_session.url, HF_HUB_OFFLINE="1")]
+    environment = {"HF_HOME": str(home), "HF_ENDPOINT": hub_session.url}
+    made = [Worker(**environment), Worker(**environment, HF_HUB_OFFLINE="1")]
     yield made
     for worker in made:
-        worker.close()
+        worker.pool.terminate()
 
 
 @pytest.fixture(scope="session")
@@ -141,23 +138,23 @@ def hub(hub_session):
 
 
 @pytest.fixture
-def worker(workers):
+def cache(tmp_path):
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def worker(workers, cache):
+    workers[0].cache = cache
     return workers[0]
 
 
 @pytest.fixture
-def offline_worker(workers):
+def offline_worker(workers, cache):
+    workers[1].cache = cache
     return workers[1]
 
 
 @pytest.fixture
-def cache(tmp_path):
-    return str(tmp_path / "cache")
-
-
-@pytest.fixture
 def expected(made, narrow_encoders):
-    """What `worker.load` answers for the checkpoint, made here without the hub."""
-    encoder = checkpoint.load(made)
-    state = b"".join(value.numpy().tobytes() for value in encoder.state_dict().values())
-    return {"sha256": hashlib.sha256(state).hexdigest(), "config": encoder.config.to_dict()}
+    """What `load` of a worker gives for the checkpoint, made here without the hub."""
+    return calls.load(made)

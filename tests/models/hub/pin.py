@@ -12,17 +12,17 @@ from pathlib import Path
 import numpy as np
 
 import mtslvr
-from mtslvr.models import checkpoint, registry
+from mtslvr.models import checkpoint, hub
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from test_released import PINNED, probe
 
 parser = argparse.ArgumentParser()
-parser.add_argument("--replace", metavar="NAME", action="append", default=[], choices=registry.bundled())
+parser.add_argument("--replace", metavar="NAME", action="append", default=[], choices=hub.bundled())
 replaced = parser.parse_args().replace
 PINNED.mkdir(exist_ok=True)
-for name, folder in registry.bundled().items():
+for name, folder in hub.bundled().items():
     path = PINNED / f"{name}.npz"
     weights = checkpoint.sha256(folder / checkpoint.WEIGHTS_NAME)
     if path.exists() and name not in replaced:

@@ -10,7 +10,6 @@ import json
 import re
 import socket
 import threading
-import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
@@ -31,16 +30,8 @@ class Repo:
     error: tuple = ()  # status, X-Error-Code and X-Error-Message for everyone without the right token
 
 
-@dataclass(frozen=True)
-class Request:
-    method: str
-    path: str
-    host: str
-    headers: dict
-
-
 class Hub:
-    """A context manager; `url` is for HF_ENDPOINT."""
+    """A context manager; `url` is for HF_ENDPOINT, `requests` are pairs of path and headers."""
 
     def __init__(self):
         self.repos, self.requests, self.faults, self.blobs = {}, [], {}, {}
@@ -76,10 +67,7 @@ class Hub:
 
     @contextlib.contextmanager
     def fault(self, **faults):
-        """Of what is told of a repository: status=code; content=bytes; size=as announced; drip=seconds between letters.
-
-        Of model.safetensors: truncate=bytes sent in an answer; replace=bytes.
-        """
+        """Of what is told of a repository: status=code; content=bytes; size=as announced. Of weights: replace=bytes."""
         self.faults = faults
         try:
             yield
@@ -95,8 +83,8 @@ class Hub:
         made.refs.update(dict.fromkeys(refs, commit))
         return commit
 
-    def paths(self, method=None):
-        return [r.path for r in self.requests if method in (None, r.method)]
+    def paths(self):
+        return [path for path, _ in self.requests]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -117,11 +105,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         path = unquote(urlsplit(self.path).path)
-        headers = {key.lower(): value for key, value in self.headers.items()}
-        self.hub.requests.append(Request(self.command, path, headers["host"], headers))
+        self.hub.requests.append((path, {key.lower(): value for key, value in self.headers.items()}))
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             if path.startswith("/cdn/"):
-                self.file("model.safetensors", self.hub.blobs[path.rsplit("/", 1)[1]])
+                self.send(200, self.hub.faults.get("replace", self.hub.blobs[path.rsplit("/", 1)[1]]))
             elif path.startswith("/api/models/"):
                 name, kind, rest = re.fullmatch(r"/api/models/(.+?/.+?)/(revision|tree)/(.*)", path).groups()
                 self.in_repo(name, rest, kind)
@@ -143,29 +130,22 @@ class Handler(BaseHTTPRequestHandler):
         self.send(status, X_Error_Code=code, X_Error_Message=text, **headers)
 
     def in_repo(self, name, rest, kind):
-        repo = self.hub.repos.get(name)
+        repo, fault = self.hub.repos.get(name), self.hub.faults
         if repo is None:
             return self.error(401, "RepoNotFound", "Repository not found")  # 401 as on the hub, which tells nobody
         if repo.error and self.headers.get("Authorization") != "Bearer hf_right":
             return self.error(*repo.error)
-        for revision in sorted([*repo.commits, *repo.refs], key=len, reverse=True):
-            if f"{rest}/".startswith(revision + "/"):
-                break
-        else:
+        revisions = sorted([*repo.commits, *repo.refs], key=len, reverse=True)
+        revision = next((one for one in revisions if f"{rest}/".startswith(one + "/")), None)
+        if revision is None:
             return self.error(404, "RevisionNotFound")
         commit = repo.refs.get(revision, revision)
         files = repo.commits[commit]
         if kind == "resolve":
             return self.resolve(commit, files, rest[len(revision) + 1 :])
-        fault = self.hub.faults
-        if "status" in fault:
-            return self.send(fault["status"])
-        if "drip" in fault:
-            return self.drip(fault["drip"])
-        if "content" in fault:
-            return self.send(200, fault["content"], Content_Type="application/json")
-        sizes = {n: fault.get("size", len(c)) for n, c in files.items()}
-        siblings = [{"rfilename": n, "size": size} for n, size in sizes.items()]
+        if "status" in fault or "content" in fault:
+            return self.send(fault.get("status", 200), fault.get("content", b""), Content_Type="application/json")
+        siblings = [{"rfilename": n, "size": fault.get("size", len(c))} for n, c in files.items()]
         said = {"id": name, "modelId": name, "sha": commit, "siblings": siblings}
         tree = [{"type": "file", "path": n, "size": len(c), "oid": etag(n, c)} for n, c in files.items()]
         return self.send(200, json.dumps(tree if kind == "tree" else said).encode(), Content_Type="application/json")
@@ -180,19 +160,4 @@ class Handler(BaseHTTPRequestHandler):
             location = f"http://localhost:{self.hub.port}/cdn/{etag(filename, content)}"
             linked = {"X_Linked_ETag": headers["ETag"], "X_Linked_Size": str(len(content))}
             return self.send(302, Location=location, **linked, **headers)
-        return self.file(filename, content, **headers)
-
-    def drip(self, seconds):
-        self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
-        for _ in range(100):
-            self.wfile.write(b"x")
-            time.sleep(seconds)
-        self.close_connection = True
-
-    def file(self, filename, content, **headers):
-        fault = self.hub.faults if self.command == "GET" and filename == "model.safetensors" else {}
-        content = fault.get("replace", content)
-        headers["Content-Length"] = str(len(content))
-        sent = content[: fault.get("truncate", len(content))]
-        self.close_connection = len(sent) < len(content)
-        return self.send(200, sent, **headers)
+        return self.send(200, content, **headers)

@@ -7,6 +7,7 @@ import shutil
 import pytest
 from click.testing import CliRunner
 
+from mtslvr.cli.convert import model_card
 from mtslvr.cli.main import main
 from mtslvr.errors import CheckpointError
 from mtslvr.models import hub, registry
@@ -19,46 +20,40 @@ def run(*arguments):
 
 
 @pytest.fixture
+def models(tmp_path):
+    """Runs `mtslvr models` where the hub's cache is empty."""
+    return lambda *arguments: run("models", *arguments, "--cache-dir", tmp_path / "no cache")
+
+
+@pytest.fixture
 def folder(made, tmp_path, monkeypatch):
     """A copy of the checkpoint, which is also the one that is bundled."""
     copied = tmp_path / "tiny"
     shutil.copytree(made, copied)
-    for module in (registry, hub):  # `hub` has its own name for it
-        monkeypatch.setattr(module, "bundled", lambda: {"tiny": copied})
+    monkeypatch.setattr(hub, "bundled", lambda: {"tiny": copied})
     return copied
-
-
-@pytest.fixture
-def cache(tmp_path):
-    return tmp_path / "no cache"
-
-
-def edit_card(folder, old, new):
-    path = folder / "README.md"
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
 
 
 # The table
 
 
-def test_the_table_has_every_column(folder, cache):
-    result = run("models", "--cache-dir", cache)
+def test_the_table_has_every_column(folder, models):
+    result = models()
     assert result.exit_code == 0, result.output
     heading, tiny, blank, _, hint = result.output.splitlines()
     assert heading.split("  ")[0] == "NAME" and heading.endswith("FEW-SHOT") and "mtslvr models NAME" in hint
     assert not blank
     size = f"{(folder / 'model.safetensors').stat().st_size / 1e6:.1f} MB"
-    columns = [cell for cell in tiny.split("  ") if cell]
-    assert [cell.strip() for cell in columns] == [
+    assert [cell.strip() for cell in tiny.split("  ") if cell] == [
         "tiny", "bundled", "none", "invariant 8, variant 8, concat 8", size, "cc-by-4.0",
         "made-up tones, made-up noise and 1 more", "bells 63.25",
     ]  # fmt: skip
 
 
-def test_json_has_the_same_and_all_figures(folder, cache):
-    [row] = json.loads(run("models", "--json", "--cache-dir", cache).output)
+def test_json_has_the_same_and_all_figures(folder, models):
+    [row] = json.loads(models("--json").output)
+    figures = [("invariant", 61.5), ("concat", 63.25)]
+    bells = {"dataset_id": "bells", "dataset": "Bells, five kinds", "task": "5-way 1-shot classification"}
     assert row == {
         "name": "tiny",
         "source": "bundled",
@@ -70,14 +65,8 @@ def test_json_has_the_same_and_all_figures(folder, cache):
         "window_seconds": 5.0,
         "training_data": ["made-up tones", "made-up noise", "made-up speech"],
         "few_shot": [
-            {
-                "dataset_id": "bells",
-                "dataset": "Bells, five kinds",
-                "task": "5-way 1-shot classification",
-                "metric": f"accuracy (%), {features}, logistic regression",
-                "value": value,
-            }
-            for features, value in (("invariant", 61.5), ("concat", 63.25))
+            {**bells, "metric": f"accuracy (%), {features}, logistic regression", "value": value}
+            for features, value in figures
         ],
         "size_bytes": (folder / "model.safetensors").stat().st_size,
         "licence": "cc-by-4.0",
@@ -85,38 +74,30 @@ def test_json_has_the_same_and_all_figures(folder, cache):
     }
 
 
-def test_one_model_with_its_card(folder, cache):
+def test_one_model_with_its_card(folder, models):
     for given in ("tiny", folder):
-        result = run("models", given, "--cache-dir", cache)
-        assert result.exit_code == 0, result.output
-        figures = "Bells, five kinds (bells), 5-way 1-shot"
-        for text in ("cc-by-4.0", "16000 Hz, windows of 5 s", "made-up speech", figures):
-            assert text in result.output
-        assert [line.split()[-1] for line in result.output.splitlines() if "logistic" in line] == ["61.5", "63.25"]
-        assert result.output.rstrip().endswith("# tiny\n\nA card for tests.")
-    assert json.loads(run("models", "tiny", "--json", "--cache-dir", cache).output)["card"].endswith(
-        "A card for tests."
-    )
+        output = models(given).output
+        for text in ("cc-by-4.0", "16000 Hz, windows of 5 s", "made-up speech", "Bells, five kinds (bells), 5-way 1-s"):
+            assert text in output
+        assert [line.split()[-1] for line in output.splitlines() if "logistic" in line] == ["61.5", "63.25"]
+        assert output.rstrip().endswith("# tiny\n\nA card for tests.")
+    assert json.loads(models("tiny", "--json").output)["card"].endswith("A card for tests.")
 
 
-def test_a_model_that_is_not_here(folder, cache):
-    result = run("models", "teeny", "--cache-dir", cache)
+def test_models_that_are_not_here(folder, models, monkeypatch):
+    result = models("teeny")
     assert result.exit_code == 3
     assert "'teeny': neither a bundled" in result.output and "Models here: tiny" in result.output
+    monkeypatch.setattr(hub, "bundled", dict)
+    assert models().output == "no models; get one with `mtslvr download org/name`\n"
+    assert models("--json").output == "[]\n"
 
 
-def test_nothing_at_all(folder, cache, monkeypatch):
-    for module in (registry, hub):
-        monkeypatch.setattr(module, "bundled", dict)
-    assert run("models", "--cache-dir", cache).output == "no models; get one with `mtslvr download org/name`\n"
-    assert run("models", "--json", "--cache-dir", cache).output == "[]\n"
-
-
-def test_a_broken_checkpoint_is_listed_with_its_problem(folder, cache):
+def test_a_broken_checkpoint_is_listed_with_its_problem(folder, models):
     (folder / "config.json").write_text("{}")
-    [row] = json.loads(run("models", "--json", "--cache-dir", cache).output)
+    [row] = json.loads(models("--json").output)
     assert "no key 'format_version'" in row["problem"] and row["dims"] == {} and row["adapter"] is None
-    _, line, _, problem, *_ = run("models", "--cache-dir", cache).output.splitlines()
+    _, line, _, problem, *_ = models().output.splitlines()
     assert len(line) < 150 and problem.startswith("tiny: ") and "no key 'format_version'" in problem
 
 
@@ -135,20 +116,19 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "\n".join(
         "- a list",
         "license: !!python/object/apply:os.system ['touch trace']",
         "model-index:\n- results: [{}]",
-        "[" * 1000,
     ],
     ids=lambda block: block[:15],
 )
-def test_cards_that_are_none(folder, cache, block):
+def test_cards_that_are_none(folder, models, block):
     (folder / "README.md").write_text(f"---\n{block}\n---\n# x\n")
     with pytest.raises(CheckpointError, match=r"README\.md: not a model card \(.*\); correct the YAML between the two"):
         registry.read_card(folder)
-    [row] = json.loads(run("models", "--json", "--cache-dir", cache).output)
+    [row] = json.loads(models("--json").output)
     assert "not a model card" in row["problem"] and row["dims"]["concat"] == 8  # usable all the same
     assert not (folder / "trace").exists()
 
 
-def test_cards_cannot_print_what_a_terminal_obeys_or_without_end(folder, cache):
+def test_cards_cannot_print_what_a_terminal_obeys_or_without_end(folder, models):
     data = f"[{'x' * 5000}, 7, [nested], {{a: b}}]"
     text = f'---\nlicense: "\\e[31mmit\\a"\ndatasets: {data}\n{BOMB}\nlibrary_name: *u\n---\n'
     (folder / "README.md").write_text(text + "body \x1b]0;title\x07 end\n")
@@ -156,7 +136,7 @@ def test_cards_cannot_print_what_a_terminal_obeys_or_without_end(folder, cache):
     assert card.licence == "[31mmit"
     assert card.training_data == ("x" * 200, "7") and card.library == ""
     assert card.text == "body ]0;title end"
-    assert len(run("models", "tiny", "--cache-dir", cache).output) < 2000
+    assert len(models("tiny").output) < 2000
 
 
 def test_a_card_too_large_or_absent(folder):
@@ -176,34 +156,27 @@ def test_push_prints_the_line_that_publishes(folder):
     result = run("push", moved, "org/name", "--private")
     assert result.exit_code == 0 and "nothing was sent" in result.stderr
     *listed, line = result.stdout.splitlines()
-    assert [name.split()[0] for name in listed] == ["config.json", "model.safetensors", "README.md"]
-    included = ["--include", "config.json", "--include", "model.safetensors", "--include", "README.md"]
+    names = ["config.json", "model.safetensors", "README.md"]
+    assert [name.split()[0] for name in listed] == names
+    included = [word for name in names for word in ("--include", name)]
     assert shlex.split(line) == ["hf", "upload", "org/name", str(moved), ".", *included, "--private"]
 
 
 def test_push_wants_a_whole_card(folder):
-    for old, new, missing in [
-        ("license: cc-by-4.0\n", "", "a licence (license:)"),
-        ("library_name: mtslvr", "library_name: timm", "library_name: mtslvr"),
-        ("- made-up tones\n- made-up noise\n- made-up speech\n", "", "the training data (datasets:)"),
-        ("model-index:", "other-index:", "measured results (model-index:)"),
-        ("# tiny\n\nA card for tests.\n", "", "a text"),
+    """The card of a converted official checkpoint says that it has no licence."""
+    card = (folder / "README.md").read_text()
+    for changed, missing in [
+        (card.replace("license: cc-by-4.0\n", ""), "a licence (license:)"),
+        (card.replace("library_name: mtslvr", "library_name: timm"), "library_name: mtslvr"),
+        (card.replace("- made-up tones\n- made-up noise\n- made-up speech\n", ""), "the training data (datasets:)"),
+        (card.replace("model-index:", "other-index:"), "measured results (model-index:)"),
+        (card.replace("# tiny\n\nA card for tests.\n", ""), "a text"),
+        (model_card("a.pt", {}), "a licence (license:); the training data (datasets:); measured results (model-index"),
     ]:
-        before = (folder / "README.md").read_text()
-        edit_card(folder, old, new)
+        (folder / "README.md").write_text(changed)
         result = run("push", folder, "org/name")
         assert result.exit_code == 3 and "hf upload" not in result.output
-        assert f"README.md: the model card lacks {missing}. Nothing should be published" in result.output
-        (folder / "README.md").write_text(before)
-
-
-def test_push_of_a_converted_official_checkpoint_is_refused(folder):
-    """Its card says that it has no licence."""
-    from mtslvr.cli.convert import model_card
-
-    (folder / "README.md").write_text(model_card("a.pt", {}))
-    result = run("push", folder, "org/name")
-    assert result.exit_code == 3 and "lacks a licence (license:)" in result.output
+        assert f"README.md: the model card lacks {missing}" in result.output
 
 
 @pytest.mark.parametrize("repo", ["name", "org/../name", "org/na me"])

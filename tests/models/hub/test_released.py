@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 import mtslvr
 from mtslvr.cli.main import main
-from mtslvr.models import checkpoint, registry
+from mtslvr.models import checkpoint, hub, registry
 
 PACKAGE = Path(mtslvr.__file__).parent
 PINNED = Path(__file__).parent / "released"
@@ -24,14 +24,14 @@ def probe():
     return (np.sin(2 * np.pi * (200 + 300 * t) * t) * (t % 2 < 1) + 0.1 * noise).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", sorted(registry.bundled()))
+@pytest.mark.parametrize("name", sorted(hub.bundled()))
 def test_embeddings_of_a_released_checkpoint_stay(name):
     """`python tests/models/hub/pin.py` pins a new checkpoint; the pin of a released one never changes."""
     path = PINNED / f"{name}.npz"
     assert path.is_file(), f"{path} is missing: {PIN}"
     with np.load(path, allow_pickle=False) as pinned:
         expected, weights = pinned["embeddings"], str(pinned["sha256"])
-    found = checkpoint.sha256(registry.bundled()[name] / checkpoint.WEIGHTS_NAME)
+    found = checkpoint.sha256(hub.bundled()[name] / checkpoint.WEIGHTS_NAME)
     assert found == weights, f"{name}: other weights than those pinned; give them a new name, or before a release {PIN}"
     embedded = mtslvr.embed(probe(), 16_000, encoder=mtslvr.load(name, device="cpu"))
     assert np.abs(embedded - expected).max() <= 1e-3 * np.abs(expected).max()
@@ -45,14 +45,14 @@ def test_every_release_says_what_became_of_the_embeddings():
     said = [re.findall(r"(?ms)^Embeddings: .*?(?=\n\n|\Z)", release) for release in releases]
     without = [release.partition("]")[0] for release, lines in zip(releases, said, strict=True) if len(lines) != 1]
     assert releases and without == [], f"CHANGELOG.md: no line 'Embeddings: ...' for {without}"
-    for name in registry.bundled():
+    for name in hub.bundled():
         assert any(f"`{name}`" in lines[0] for lines in said), f"CHANGELOG.md: no 'Embeddings: ...' names {name}"
 
 
-@pytest.mark.parametrize("name", sorted(registry.bundled()))
+@pytest.mark.parametrize("name", sorted(hub.bundled()))
 def test_a_bundled_folder_is_what_a_repository_holds(name, tmp_path):
     """Exactly the three files, and a card that says enough."""
-    folder = registry.bundled()[name]
+    folder = hub.bundled()[name]
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     result = CliRunner().invoke(main, ["push", str(folder), f"org/{name}"])
     assert result.exit_code == 0, result.output

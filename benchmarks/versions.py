@@ -56,7 +56,7 @@ def measured(python: str, torch: str) -> list[str]:
         tested = run([here, "-m", "pytest", "-p", "no:cacheprovider"])
         if tested.returncode:
             print(tested.stdout[-4000:], file=sys.stderr)
-        return [*versions.stdout.split(), last(tested)]
+        return [*versions.stdout.split(), tested.stdout.strip().splitlines()[-1]]
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:

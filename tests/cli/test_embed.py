@@ -197,7 +197,7 @@ def test_a_cut_recording_is_embedded_with_a_warning(partial, model, embed, tmp_p
     message = "0.5 s of the 1.0 s its header says"
     assert f"incomplete {partial}/cut.wav: {message}" in result.stderr
     assert "2 files embedded (1 incomplete)" in result.stderr
-    assert "content above 8 kHz in 1 file, of which nothing counts" in result.stderr
+    assert "1 file with sound above 8 kHz, which the encoder does not hear" in result.stderr
     assert "1 file left out: 1 .mp4; install ffmpeg to read them" in result.stderr
     [line] = (tmp_path / "x.npz.errors.jsonl").read_text().splitlines()
     assert json.loads(line) == {"file": f"{partial}/cut.wav", "stage": "warning", "message": message}

@@ -118,7 +118,8 @@ def speech_embedding() -> Embed:
     features = AudioFeatures()
 
     def embed(wave: Array) -> Array:
-        samples = (np.clip(at_least(wave, RATE), -1, 1) * 32767).astype(np.int16)
+        whole = -(-len(wave) // 160) * 160  # it miscounts the frames of other lengths
+        samples = (np.clip(at_least(wave, max(RATE, whole)), -1, 1) * 32767).astype(np.int16)
         return mean_and_deviation(features.embed_clips(samples[None])[0])
 
     return embed

@@ -205,6 +205,12 @@ def test_the_reference_names_what_is_public():
         assert thing in described or sys.modules[thing.__module__] in described, f"docs/api.md lacks mtslvr.{name}"
 
 
+def test_one_version_is_named_everywhere():
+    places = {"pyproject.toml": r'^version = "(.+)"$', "CITATION.cff": "^version: (.+)$", "CHANGELOG.md": r"^## \[(.+)\]"}
+    found = {re.search(line, (ROOT / name).read_text("utf-8"), re.MULTILINE)[1] for name, line in places.items()}
+    assert len(found) == 1, found
+
+
 def test_links_lead_somewhere():
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.glob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):

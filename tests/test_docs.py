@@ -206,7 +206,11 @@ def test_the_reference_names_what_is_public():
 
 
 def test_one_version_is_named_everywhere():
-    places = {"pyproject.toml": r'^version = "(.+)"$', "CITATION.cff": "^version: (.+)$", "CHANGELOG.md": r"^## \[(.+)\]"}
+    places = {
+        "pyproject.toml": r'^version = "(.+)"$',
+        "CITATION.cff": "^version: (.+)$",
+        "CHANGELOG.md": r"^## \[(.+)\]",
+    }
     found = {re.search(line, (ROOT / name).read_text("utf-8"), re.MULTILINE)[1] for name, line in places.items()}
     assert len(found) == 1, found
 

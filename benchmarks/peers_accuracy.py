@@ -187,14 +187,19 @@ PEERS: dict[str, tuple[tuple[str, ...], Callable[[], Embed]]] = {
 }
 
 
-def matrices(feature: str, labelled: LabelledSet, embed: Embed | None) -> dict[str, Array]:
+def matrices(feature: str, labelled: LabelledSet, row: Callable[[Path], Array] | None) -> dict[str, Array]:
     """Name to (n, D)."""
     if feature == "mtslvr":
         return dict(extract_features(labelled.paths, mtslvr.load(), names=OURS, cache=True))
     if feature == "log-mel":
         return dict(extract_features(labelled.paths, mtslvr.load(), names=["log-mel"], cache=True))
-    assert embed is not None
-    return {feature: np.stack([embed(load_audio(path, RATE)) for path in labelled.paths]).astype(np.float32)}
+    assert row is not None
+    return {feature: np.stack([row(path) for path in labelled.paths]).astype(np.float32)}
+
+
+def embed_once(embed: Embed) -> Callable[[Path], Array]:
+    """A function that gives the embedding of a file, and computes it once for all sets."""
+    return functools.cache(lambda path: embed(load_audio(path, RATE)))
 
 
 def measured(matrix: Array, labelled: LabelledSet) -> dict[str, Any]:
@@ -308,7 +313,7 @@ def main() -> None:
         if make is None and feature not in ("mtslvr", "log-mel"):
             parser.error(f"{feature}: unknown; use {', '.join(('mtslvr', 'log-mel', *PEERS))}")
         try:
-            embed = make() if make else None
+            embed = embed_once(make()) if make else None
         except ImportError as error:
             print(f"{feature}: not measured, {error}; install {' '.join(packages)}", file=sys.stderr)
             continue

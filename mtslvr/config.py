@@ -212,7 +212,8 @@ class EncoderConfig:
     def _check_size(self) -> None:
         """Each setting is in its range, and together they could still ask for terabytes of STFT and stem's output."""
         front = self.frontend
-        numbers = self.window_frames * (front.n_fft + 16 * front.n_mels)
+        frames = 1 + self.window_length // front.hop_length
+        numbers = frames * (front.n_fft + 16 * front.n_mels)
         values = (self.window_seconds, front.sample_rate, front.hop_length, front.n_fft, front.n_mels)
         said = f"so small that a window takes {_LARGEST_WINDOW} numbers at most, not {numbers}"
         name = "window_seconds, frontend.(sample_rate, hop_length, n_fft, n_mels)"
@@ -246,11 +247,6 @@ class EncoderConfig:
     def window_length(self) -> int:
         """Length of a window in samples."""
         return round(self.window_seconds * self.frontend.sample_rate)
-
-    @property
-    def window_frames(self) -> int:
-        """Number of STFT frames of a window."""
-        return 1 + self.window_length // self.frontend.hop_length
 
     @property
     def outputs(self) -> int:

@@ -195,10 +195,10 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         _check(self, "", {"tasks": (1, 2), "heads": (1, 2), "head_dim": (1, 4096)})
-        single = self.adapter in (AdapterKind.NONE, AdapterKind.SPLIT)
-        _require(not (single and self.tasks == 2), "tasks", self.tasks, f"1 with adapter {self.adapter.value!r}")
-        plain = self.adapter is AdapterKind.NONE
-        _require(not (plain and self.heads == 2), "heads", self.heads, "1 with adapter 'none'")
+        said = f"1 with adapter {self.adapter.value!r}"
+        for name, single in (("tasks", (AdapterKind.NONE, AdapterKind.SPLIT)), ("heads", (AdapterKind.NONE,))):
+            value = getattr(self, name)
+            _require(value == 1 or self.adapter not in single, name, value, said)
         two = self.tasks == self.heads == 2
         statistics = self.spectral_statistics
         _require(two or not statistics, "spectral_statistics", statistics, "false without two tasks and two heads")
@@ -212,24 +212,24 @@ class EncoderConfig:
     def _check_size(self) -> None:
         """Each setting is in its range, and together they could still ask for terabytes of STFT and stem's output."""
         front = self.frontend
-        numbers = self.window_frames * (front.n_fft + 16 * front.n_mels)
+        frames = 1 + self.window_length // front.hop_length
+        numbers = frames * (front.n_fft + 16 * front.n_mels)
         values = (self.window_seconds, front.sample_rate, front.hop_length, front.n_fft, front.n_mels)
         said = f"so small that a window takes {_LARGEST_WINDOW} numbers at most, not {numbers}"
         name = "window_seconds, frontend.(sample_rate, hop_length, n_fft, n_mels)"
         _require(numbers <= _LARGEST_WINDOW, name, values, said)
 
     def _check_rows(self) -> None:
-        height = self.frontend.n_mels
-        heights = [height := (height + 1) // 2 for _ in range(5)]  # after the stem, its pooling and stages 2 to 4
+        third, fourth = -(-self.frontend.n_mels // 16), -(-self.frontend.n_mels // 32)  # rows of stages 3 and 4
         for name in ("invariant_rows", "variant_rows"):
             rows = getattr(self, name)
-            fits = rows is None or (rows.layer3[1] <= heights[3] and rows.layer4[1] <= heights[4])
-            remedy = f"within {heights[3]} rows of layer3 and {heights[4]} of layer4, as {self.frontend.n_mels} mel"
-            _require(fits, name, rows, f"{remedy} bands give")
-        alone = self.tasks == 1 and self.variant_rows is not None
-        _require(not alone, "variant_rows", self.variant_rows, "None with one path; give invariant_rows")
-        shared = self.tasks == 2 and self.heads == 1 and self.variant_rows != self.invariant_rows
-        _require(not shared, "variant_rows", self.variant_rows, "invariant_rows, since both paths share a head")
+            fits = rows is None or (rows.layer3[1] <= third and rows.layer4[1] <= fourth)
+            said = f"within {third} rows of layer3 and {fourth} of layer4, as {self.frontend.n_mels} mel bands give"
+            _require(fits, name, rows, said)
+        variant = self.variant_rows
+        _require(self.tasks == 2 or variant is None, "variant_rows", variant, "None with one path; give invariant_rows")
+        shared = self.tasks == 2 and self.heads == 1 and variant != self.invariant_rows
+        _require(not shared, "variant_rows", variant, "invariant_rows, since both paths share a head")
 
     @property
     def rows(self) -> tuple[Rows | None, ...]:
@@ -247,11 +247,6 @@ class EncoderConfig:
     def window_length(self) -> int:
         """Length of a window in samples."""
         return round(self.window_seconds * self.frontend.sample_rate)
-
-    @property
-    def window_frames(self) -> int:
-        """Number of STFT frames of a window."""
-        return 1 + self.window_length // self.frontend.hop_length
 
     @property
     def outputs(self) -> int:

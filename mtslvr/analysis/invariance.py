@@ -41,28 +41,15 @@ _MOST_IN_PAIRS = 2000  # clips whose distances to one another are taken, memory 
 
 @dataclass(frozen=True)
 class InvarianceConfig:
-    """What is measured.
+    """What is measured; ConfigError for a value outside its range."""
 
-    Attributes:
-        clips: at most so many files, drawn at random.
-        draws: transformed copies of each clip, by each transformation.
-        seed: of clips and parameters.
-        shrinkage: share of the identity in the covariance, see `mahalanobis`; None is Ledoit and Wolf's.
-        layer: "head" or "pooled".
-        batch_size: windows at once through the encoder.
-        published: the pitch shift of the published code, with a fine STFT; much slower.
-
-    Raises:
-        ConfigError: a value outside its range.
-    """
-
-    clips: int = 500
-    draws: int = 1
-    seed: int = 42
-    shrinkage: float | None = None
-    layer: str = "head"
-    batch_size: int = 16
-    published: bool = False
+    clips: int = 500  # at most so many files, drawn at random
+    draws: int = 1  # transformed copies of each clip, by each transformation
+    seed: int = 42  # of clips and parameters
+    shrinkage: float | None = None  # share of the identity in the covariance; None is Ledoit and Wolf's
+    layer: str = "head"  # or "pooled"
+    batch_size: int = 16  # windows at once through the encoder
+    published: bool = False  # the pitch shift of the published code, with a fine STFT; much slower
 
     def __post_init__(self) -> None:
         parse_enum(Layer, self.layer, "layer")
@@ -79,26 +66,18 @@ class InvarianceConfig:
 class InvarianceRow:
     """One branch under one transformation, means over clips.
 
-    Attributes:
-        model: its name.
-        branch: "invariant" or "variant"; "both" where an encoder has one output.
-        transformation: of `TRANSFORMATIONS`, or "average" for their mean.
-        mahalanobis: distance from original to transformed clip.
-        ci95: half width of the 95% interval of that mean.
-        relative: Euclidean distance of the embeddings, brought to length 1, divided by the mean distance between
-            different clips: 0 is invariant, and at 1 a transformed clip is as far away as another clip.
-        cosine: similarity of original and transformed clip.
-        shrinkage: share of the identity in the covariance.
+    `relative` is the Euclidean distance of the embeddings, brought to length 1, divided by the mean distance between
+    different clips: 0 is invariant, and at 1 a transformed clip is as far away as another clip.
     """
 
     model: str
-    branch: str
-    transformation: str
-    mahalanobis: float
-    ci95: float
+    branch: str  # "invariant" or "variant"; "both" where an encoder has one output
+    transformation: str  # of `TRANSFORMATIONS`, or "average" for their mean
+    mahalanobis: float  # distance from original to transformed clip
+    ci95: float  # half width of the 95% interval of that mean
     relative: float
-    cosine: float
-    shrinkage: float
+    cosine: float  # similarity of original and transformed clip
+    shrinkage: float  # share of the identity in the covariance
 
 
 @dataclass(frozen=True)
@@ -111,8 +90,7 @@ class Invariance:
 
     def to_json(self) -> str:
         """Give the text that `read_invariance` reads."""
-        plain = {"kind": KIND, "format": FORMAT, **asdict(self)}
-        return json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
+        return json.dumps({"kind": KIND, "format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
 
     def to_csv(self) -> str:
         """One line a row."""
@@ -146,18 +124,15 @@ class Invariance:
         for model in dict.fromkeys(row.model for row in self.rows if row.branch == "invariant"):
             pairs = [(cells[model, "invariant", t], cells[model, "variant", t]) for t in TRANSFORMATIONS]
             nearer = sum(one.relative < other.relative for one, other in pairs)
-            means = [cells[model, branch, AVERAGE].relative for branch in ("invariant", "variant")]
-            verdict = "more" if means[0] < means[1] else "NOT more"
-            told.append(
-                f"{model}: the invariant branch is {verdict} invariant than the variant one: relative distance "
-                f"{means[0]:.3f} against {means[1]:.3f} on average, nearer under {nearer} of {len(pairs)} "
-                "transformations"
-            )
+            one, other = (cells[model, branch, AVERAGE].relative for branch in ("invariant", "variant"))
+            verdict = f"the invariant branch is {'more' if one < other else 'NOT more'} invariant than the variant one"
+            said = f"nearer under {nearer} of {len(pairs)} transformations"
+            told.append(f"{model}: {verdict}: relative distance {one:.3f} against {other:.3f} on average, {said}")
         if told and self.settings["clips"] < ENOUGH_CLIPS:
-            told.append(
-                f"Not to be trusted: {self.settings['clips']} clips do not tell how embeddings spread; measure on "
-                f"{ENOUGH_CLIPS} or more"
+            said = (
+                f"{self.settings['clips']} clips do not tell how embeddings spread; measure on {ENOUGH_CLIPS} or more"
             )
+            told.append(f"Not to be trusted: {said}")
         return told
 
 

@@ -34,19 +34,19 @@ def _check_array(source: npt.NDArray[Any] | Tensor, label: str) -> npt.NDArray[A
     array = _to_numpy(source, label) if isinstance(source, Tensor) else np.asarray(source)
     if array.dtype.kind not in "fiu":
         raise AudioError(f"{label}: dtype {array.dtype}: must be floating point or integer samples")
-    said = f"{label}: shape {array.shape}"
+    rows = np.atleast_2d(array)
     if array.ndim not in (1, 2):
-        raise AudioError(f"{said}: must be (samples,) or (channels, samples)")
-    if array.size == 0:
-        raise AudioError(f"{said}: zero samples; leave it out")
-    array = np.atleast_2d(array)
-    channels, samples = array.shape
-    if channels > samples:
-        raise AudioError(f"{said}: {channels} channels of {samples} samples; pass (channels, samples)")
-    if channels > MOST_CHANNELS:
+        said = "must be (samples,) or (channels, samples)"
+    elif array.size == 0:
+        said = "zero samples; leave it out"
+    elif len(rows) > rows.shape[1]:
+        said = f"{len(rows)} channels of {rows.shape[1]} samples; pass (channels, samples)"
+    elif len(rows) > MOST_CHANNELS:
         remedy = "pass a batch of clips as a list of 1-D arrays, list(batch)"
-        raise AudioError(f"{said}: more than {MOST_CHANNELS} rows are no channels of a recording; {remedy}")
-    return array
+        said = f"more than {MOST_CHANNELS} rows are no channels of a recording; {remedy}"
+    else:
+        return rows
+    raise AudioError(f"{label}: shape {array.shape}: {said}")
 
 
 def _to_numpy(tensor: Tensor, label: str) -> npt.NDArray[Any]:

@@ -19,11 +19,6 @@ SUFFIXES = frozenset({
     ".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".aac", ".3gp", ".3g2", ".wma", ".wmv", ".asf", ".webm", ".mkv", ".mka",
     ".amr", ".ac3", ".eac3", ".ape", ".wv", ".tta", ".mpc", ".spx", ".avi", ".flv", ".dsf", ".shn", ".ra", ".rm",
 })  # fmt: skip
-# How files begin that ffmpeg may read where libsndfile does not, after some bytes.
-_MAGIC = (
-    (0, b"OggS"), (0, b"RIFF"), (4, b"ftyp"), (0, b"\x1aE\xdf\xa3"), (0, b"0&\xb2u"), (0, b"#!AMR"), (0, b"MAC "),
-    (0, b"wvpk"), (0, b"TTA1"), (0, b"MPCK"), (0, b"MP+"), (0, b"FLV"), (0, b"\xff\xf1"), (0, b"\xff\xf9"),
-)  # fmt: skip
 # Playlists, which name other files, are not among them.
 _DEMUXERS = "mov,matroska,webm,aac,asf,asf_o,amr,ac3,eac3,ape,wv,tta,mpc,mpc8,ogg,avi,flv,dsf,shn,rm,wav"
 _HEADER = ">6I"  # of an AU stream: magic, where samples begin, their bytes, encoding, rate, channels
@@ -32,11 +27,6 @@ _HEADER = ">6I"  # of an AU stream: magic, where samples begin, their bytes, enc
 def available() -> bool:
     """Whether the command is on the path."""
     return shutil.which("ffmpeg") is not None
-
-
-def may_read(head: bytes, suffix: str) -> bool:
-    """Whether a file with these first bytes and this suffix may be of a format that ffmpeg reads."""
-    return suffix in SUFFIXES or any(head.startswith(magic, at) for at, magic in _MAGIC)
 
 
 class FfmpegStream:

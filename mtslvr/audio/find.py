@@ -29,19 +29,12 @@ class FoundAudio(NamedTuple):
 
 @dataclass
 class Search:
-    """What files and folders hold.
+    """What files and folders hold."""
 
-    Attributes:
-        files: audio, each file once.
-        repeated: how often a file was named again.
-        unlisted: folders that cannot be listed, and a message about each.
-        left_out: how many files of other audio formats there are, by suffix.
-    """
-
-    files: list[FoundAudio] = field(default_factory=list)
-    repeated: int = 0
-    unlisted: list[tuple[str, str]] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
+    files: list[FoundAudio] = field(default_factory=list)  # each file once
+    repeated: int = 0  # how often a file was named again
+    unlisted: list[tuple[str, str]] = field(default_factory=list)  # folders that cannot be, and a message about each
+    left_out: Counter[str] = field(default_factory=Counter)  # files of other audio formats, by suffix
 
     @property
     def left_out_text(self) -> str:
@@ -49,9 +42,8 @@ class Search:
         if not self.left_out:
             return ""
         counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(self.left_out.items()))
-        remedy = (
-            "install ffmpeg to read them" if ffmpeg.SUFFIXES & self.left_out.keys() else "convert them to WAV or FLAC"
-        )
+        by_ffmpeg = ffmpeg.SUFFIXES & self.left_out.keys()
+        remedy = "install ffmpeg to read them" if by_ffmpeg else "convert them to WAV or FLAC"
         files = "1 file" if self.left_out.total() == 1 else f"{self.left_out.total()} files"
         return f"{files} left out: {counts}; {remedy}"
 

@@ -39,17 +39,13 @@ _TOLERANCE = 0.05  # seconds that a file may be shorter than what is said elsewh
 class Excerpt:
     """What is read of a recording.
 
-    Attributes:
-        channel: "mix", the mean over all, or a number, counted from 0.
-        start: in seconds; None is the beginning.
-        end: in seconds; None is the end of the recording.
     Raises:
         ConfigError: another channel, a time below 0, or an end that is not after the start.
     """
 
-    channel: int | str = "mix"
-    start: float | None = None
-    end: float | None = None
+    channel: int | str = "mix"  # the mean over all, or a number, counted from 0
+    start: float | None = None  # in seconds; None is the beginning
+    end: float | None = None  # in seconds; None is the end of the recording
 
     def __post_init__(self) -> None:
         if isinstance(self.channel, numbers.Integral) and not isinstance(self.channel, bool) and self.channel >= 0:
@@ -101,15 +97,10 @@ def iter_blocks(
     notes: Notes | None = None,
     excerpt: Excerpt = WHOLE,
 ) -> Iterator[Block]:
-    """Read the waveform of `load_audio` in consecutive blocks, decoded and resampled one at a time.
+    """Read the waveform of `load_audio`, or an excerpt, in consecutive blocks, decoded and resampled one at a time.
 
-    Args:
-        source: see `load_audio`, as the others.
-        target_rate: Hz.
-        sample_rate: Hz of an array.
-        label: what errors call the source.
-        notes: filled by the time the last block is read, where that is the end of the source.
-        excerpt: what to read of it.
+    `notes` are filled by the time the last block is read, where that is the end of the source.
+
     Yields:
         (m,) float32 with m > 0, about `BLOCK_FRAMES` samples or fewer.
     Raises:
@@ -125,22 +116,22 @@ def iter_blocks(
 def _whole_blocks(
     source: AudioInput, target_rate: int, sample_rate: int | None, label: str, notes: Notes, channel: int | str
 ) -> Iterator[Block]:
-    energy, made = _Energy(), 0
+    energies, made = [0.0, 0.0], 0  # before and after resampling
     with closing(_streams(source, sample_rate, label, notes)) as streams:
         for stream in streams:
             rate = _check_rate(stream.rate, "sample_rate", label)
             blocks = stream.blocks(_step(rate, target_rate))
             mono = _check_samples((_mono(block, channel, label) for block in blocks), rate, label)
-            for block in mono if rate == target_rate else _resample(mono, rate, target_rate, energy):
+            for block in mono if rate == target_rate else _resample(mono, rate, target_rate, energies):
                 made += block.size
                 yield block
-    notes.above_half = energy.above_half
+    # What is missing lay above half of the target rate; a codec's or a resampler's own noise does not reach -30 dB.
+    notes.above_half = energies[0] - energies[1] > 1e-3 * energies[0]
     if made == 0:
         raise AudioError(f"{label}: {notes.incomplete or 'zero samples'}; leave it out")
 
 
 def _cut(blocks: Iterator[Block], rate: int, excerpt: Excerpt, label: str) -> Iterator[Block]:
-    """Blocks of a waveform from `excerpt.start` to `excerpt.end`, read no further."""
     first, last = _sample(excerpt.start or 0, rate), _sample(excerpt.end, rate)
     if first == last:
         raise AudioError(f"{label}: end={excerpt.end!r}: not a sample after start={excerpt.start!r}; correct the times")
@@ -165,13 +156,8 @@ def load_parts(
     parts: Sequence[tuple[float | None, float | None]],
     channel: int | str = "mix",
 ) -> tuple[list[Block], float]:
-    """Read parts of a file in one pass, holding no more than these.
+    """Read parts of a file, by start and end in seconds, in one pass, holding no more than these.
 
-    Args:
-        source: see `load_audio`, as the next.
-        target_rate: Hz.
-        parts: start and end of each in seconds; None is the beginning and the end.
-        channel: see `Excerpt`; one with a single channel has that one alone.
     Returns:
         A waveform (n,) each, shorter than asked for, or empty, where the file ends before; and the file's seconds.
     """
@@ -264,25 +250,12 @@ def _check_samples(blocks: Iterator[Block], rate: int, label: str) -> Iterator[B
         yield block
 
 
-@dataclass
-class _Energy:
-    """Of a recording before and after resampling: what is missing lay above half of the target rate."""
-
-    before: float = 0.0
-    after: float = 0.0
-
-    @property
-    def above_half(self) -> bool:
-        """Whether a thousandth of it was there (-30 dB), which a codec's or a resampler's own noise does not reach."""
-        return self.before - self.after > 1e-3 * self.before
-
-
-def _resample(blocks: Iterable[Block], rate: int, target_rate: int, energy: _Energy) -> Iterator[Block]:
+def _resample(blocks: Iterable[Block], rate: int, target_rate: int, energies: list[float]) -> Iterator[Block]:
     stream = soxr.ResampleStream(rate, target_rate, 1, dtype="float32")
     end: Block = np.empty(0, np.float32)
     for block in itertools.chain(blocks, (end,)):
         out = stream.resample_chunk(block, last=block is end)
-        energy.before += float(np.dot(block, block)) / rate
-        energy.after += float(np.dot(out, out)) / target_rate
+        energies[0] += float(np.dot(block, block)) / rate
+        energies[1] += float(np.dot(out, out)) / target_rate
         if out.size:
             yield out

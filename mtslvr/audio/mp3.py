@@ -18,14 +18,12 @@ _MOST_JUNK = 1 << 20  # bytes before the first frame, tags left out, that an MP3
 _MAYBE_HEADER = re.compile(rb"\xff[\xe2-\xe7\xf2-\xff][\x10-\xef]")  # of a version, a layer and a bit rate
 _HEAD = 48  # bytes of a frame in which the header of lengths begins
 _TAGS = (b"ID3", b"TAG", b"APETAGEX")
-_LOW = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
-_KBITS = {  # by whether it is MPEG 1, and the layer
+_KBITS = {  # by whether it is MPEG 1, and the layer; layer 3 of MPEG 2 has those of its layer 2
     (True, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (True, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
     (True, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     (False, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
-    (False, 2): _LOW,
-    (False, 3): _LOW,
+    (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 
 
@@ -133,10 +131,7 @@ def find_parts(file: BinaryIO, size: int) -> tuple[list[Part], int, bool]:
 
 @functools.lru_cache(4096)
 def parse_header(header: bytes) -> tuple[int, Format] | None:
-    """Bytes and format of the frame that begins with these four; None where they begin none.
-
-    Frames of a free bit rate, which do not tell their length, are not among them.
-    """
+    """Bytes and format of the frame that begins with these four; None for none, or one of a free bit rate."""
     if len(header) < 4 or header[0] != 0xFF or header[1] < 0xE0:
         return None
     version, layer = header[1] >> 3 & 3, 4 - (header[1] >> 1 & 3)
@@ -145,7 +140,8 @@ def parse_header(header: bytes) -> tuple[int, Format] | None:
         return None
     form = Format(version == 3, layer, (44100, 48000, 32000)[rate] >> (2, 0, 1, 0)[version], header[3] >> 6 == 3)
     slot = 4 if layer == 1 else 1
-    bytes_a_second, padding = 125 * _KBITS[form.mpeg1, layer][bits - 1], header[2] >> 1 & 1
+    rates = _KBITS[form.mpeg1, layer if form.mpeg1 else min(layer, 2)]
+    bytes_a_second, padding = 125 * rates[bits - 1], header[2] >> 1 & 1
     return (form.samples * bytes_a_second // (slot * form.rate) + padding) * slot, form
 
 

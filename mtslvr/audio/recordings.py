@@ -63,8 +63,7 @@ def read_streams(source: object, label: str, notes: Notes) -> Iterator[Stream]:
         file = _open(source, label, stack)
         found = Layout()
         try:
-            head = file.read(512)
-            _check_text(head, label)
+            _check_text(file.read(512), label)
             found = layout.lay_out(file, label, suffix)
             first = SndfileStream(found.streams[0], label)
         except OSError as error:
@@ -74,14 +73,13 @@ def read_streams(source: object, label: str, notes: Notes) -> Iterator[Stream]:
         else:
             yield from _decode(found, first, label, notes)
             return
-        if not ffmpeg.may_read(head[:16], suffix):
-            raise refused
+        known = suffix in ffmpeg.SUFFIXES
         if not (isinstance(source, (str, os.PathLike)) and ffmpeg.available()):
-            raise AudioError(f"{refused}, or install ffmpeg and pass a path")
+            raise AudioError(f"{refused}, or install ffmpeg and pass a path") if known else refused
         try:
             yield from _decode_with_ffmpeg(os.fsdecode(source), label, found.remark, notes)
         except AudioError as error:
-            raise (error if suffix in ffmpeg.SUFFIXES else refused) from None
+            raise (error if known else refused) from None
 
 
 def _decode(found: Layout, first: SndfileStream, label: str, notes: Notes) -> Iterator[Stream]:

@@ -33,11 +33,7 @@ class Pool(str, enum.Enum):
 
 
 def window_length(window_seconds: float, sample_rate: int) -> int:
-    """Samples of a window.
-
-    Raises:
-        ConfigError: not a number above 0 and up to 3600 s, or shorter than one sample.
-    """
+    """Samples of a window; ConfigError for no number above 0 and up to 3600 s, or less than a sample."""
     return round(_check_seconds(window_seconds, "window_seconds", sample_rate) * sample_rate)
 
 
@@ -60,11 +56,6 @@ def iter_windows(
     hop = window these are the pieces of `torch.split`, the partial one included; with hop > window the
     samples between two windows are skipped. Holds no more than a window, a hop and two blocks.
 
-    Args:
-        blocks: consecutive pieces (m,) of the waveform.
-        window_seconds: length of a window.
-        hop_seconds: from one window to the next.
-        sample_rate: Hz.
     Yields:
         A window (L,) float32, its start and its end in seconds, the end being that of the samples before padding.
     Raises:
@@ -140,10 +131,8 @@ class Pooling:
             self._total = np.add(self._total, row, dtype=np.float64)
 
     def result(self) -> tuple[Float32, Float64]:
-        """Bring together what came.
+        """The mean (1, D) float32 with the span (1, 2) from first start to last end; for NONE, all rows.
 
-        Returns:
-            (1, D) float32 with the span (1, 2) from first start to last end; for NONE, all rows.
         Raises:
             AudioError: no windows to take the mean of.
         """

@@ -28,7 +28,7 @@ class Card:
 
 def models(cache_dir: str | os.PathLike[str] | None = None) -> list[dict[str, Any]]:
     """Everything that is bundled or in the hub's cache, as `read_model` tells it; the hub is not asked."""
-    from huggingface_hub import scan_cache_dir  # Slow to import, and most of this module does without.
+    from huggingface_hub import scan_cache_dir  # slow to import, and most of this module does without
     from huggingface_hub.errors import CacheNotFound
 
     rows = [read_model(name, "bundled", folder) for name, folder in hub.bundled().items()]
@@ -100,11 +100,9 @@ def read_card(folder: Path) -> Card:
         raise CheckpointError(f"{path}: {said}")
     try:
         card = ModelCard(path.read_text(encoding="utf-8-sig"))
-    except Exception as error:  # Whatever PyYAML and huggingface_hub raise on text from anywhere.
-        raise CheckpointError(
-            f"{path}: not a model card ({type(error).__name__}: {one_line(error)}); "
-            "correct the YAML between the two lines of ---"
-        ) from None
+    except Exception as error:  # whatever PyYAML and huggingface_hub raise on text from anywhere
+        said = f"not a model card ({type(error).__name__}: {one_line(error)})"
+        raise CheckpointError(f"{path}: {said}; correct the YAML between the two lines of ---") from None
     data: Any = card.data
     return Card(
         licence=_text(getattr(data, "license_name", None)) or _text(data.license),

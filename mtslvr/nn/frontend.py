@@ -56,57 +56,6 @@ def mel_filterbank(config: FrontendConfig) -> Tensor:
     return torch.minimum(rising, falling).clamp_min(0.0)
 
 
-def rectangular_stft(waveform: Tensor, config: FrontendConfig) -> Tensor:
-    """Centred STFT with reflect padding and a rectangular window.
-
-    Args:
-        waveform: (B, T) float32 or float64.
-    Returns:
-        (B, 1 + T // hop_length, 1 + n_fft // 2) complex; B must not be 0, which the FFT of some libraries refuses.
-    Raises:
-        AudioError: T is at most n_fft // 2, too short for reflect padding.
-    """
-    half = config.n_fft // 2
-    if waveform.ndim != 2:
-        raise AudioError(f"waveform of shape {tuple(waveform.shape)}: expected (batch, samples)")
-    if waveform.shape[1] <= half:
-        raise AudioError(
-            f"waveform of {waveform.shape[1]} samples: shorter than half an STFT frame ({half} samples); "
-            "give a longer window, or embed(), which repeats short audio"
-        )
-    # The same numbers as F.pad(mode="reflect"), which takes several times as long on a CPU.
-    padded = torch.cat([waveform[:, 1 : half + 1].flip(1), waveform, waveform[:, -half - 1 : -1].flip(1)], dim=1)
-    spectrum: Tensor = torch.fft.rfft(padded.unfold(1, config.n_fft, config.hop_length))
-    return spectrum
-
-
-def by_bin(spectrum: Tensor) -> Tensor:
-    """A rectangular STFT bin by bin, with the two bins beyond its ends that `hann_from_rectangular` needs.
-
-    Args:
-        spectrum: (..., 1 + N // 2) complex, n frames in all.
-    Returns:
-        (3 + N // 2, 2 n): real and imaginary parts of the frames side by side. The frames are real, so the bins beyond
-        the ends are the conjugates of bins 1 and N // 2 - 1.
-    """
-    bins = spectrum.flatten(0, -2).T
-    return torch.view_as_real(torch.cat([bins[1:2].conj(), bins, bins[-2:-1].conj()])).flatten(1)
-
-
-def hann_from_rectangular(bins: Tensor) -> Tensor:
-    """Twice the Hann-windowed spectrum of the same frames.
-
-    A periodic Hann window is 1/2 - cos(2 pi n / N) / 2, so windowing is the circular 3-tap filter
-    (-1/4, 1/2, -1/4) along frequency.
-
-    Args:
-        bins: from `by_bin`, (3 + N // 2, 2 n).
-    Returns:
-        (1 + N // 2, 2 n).
-    """
-    return torch.sub(bins[1:-1], bins[:-2] + bins[2:], alpha=0.5)
-
-
 class Frontend(nn.Module):
     """(B, T) z-normalised waveforms to (B, channels, n_mels, frames) spectrograms.
 
@@ -125,18 +74,69 @@ class Frontend(nn.Module):
         covered = [bands.any(dim=0).nonzero().flatten().tolist() for bands in torch.split(filters, _BANDS)]
         self._covered = [slice(bins[0], bins[-1] + 1) if bins else slice(0, 1) for bins in covered]
 
-    def project(self, bins: Tensor) -> Tensor:
-        """(1 + n_fft // 2, n) real to (n_mels, n)."""
-        groups = zip(torch.split(self._filters.to(bins.dtype), _BANDS), self._covered, strict=True)
-        return torch.cat([filters[:, covered] @ bins[covered] for filters, covered in groups])
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Spectrogram of a batch.
 
-    def log_power(self, bins: Tensor) -> Tensor:
-        """Channel 0, (n_mels, n) in dB, from the rectangular STFT's `by_bin`."""
-        real, imaginary = _parts(self.project(hann_from_rectangular(bins).square_()))
+        Args:
+            waveform: (B, T) at `config.sample_rate` Hz; computed in float32 (float64 stays float64).
+        Returns:
+            (B, channels, n_mels, 1 + T // hop_length).
+        Raises:
+            AudioError: wrong rank, or at most half an STFT frame, too short for reflect padding.
+        """
+        if waveform.ndim != 2:
+            raise AudioError(f"waveform of shape {tuple(waveform.shape)}: expected (batch, samples)")
+        if waveform.shape[1] <= (half := self.config.n_fft // 2):
+            raise AudioError(
+                f"waveform of {waveform.shape[1]} samples: shorter than half an STFT frame ({half} samples); "
+                "give a longer window, or embed(), which repeats short audio"
+            )
+        with torch.autocast(waveform.device.type, enabled=False):
+            if waveform.dtype is not torch.float64:
+                waveform = waveform.float()
+            if waveform.shape[0] == 0:  # which the FFT of some libraries refuses
+                return self._spectrogram(waveform.new_zeros(1, waveform.shape[1]))[:0]
+            return self._spectrogram(waveform)
+
+    def _spectrogram(self, waveform: Tensor) -> Tensor:
+        bins = self._bins(waveform)
+        channels = [self._log_power(bins)]
+        if self.config.channels == 3:
+            channels.extend(self._magnitude_and_phase(bins))
+        # (n_mels, B * frames) each
+        by_row = [channel.view(len(channel), waveform.shape[0], -1).transpose(0, 1) for channel in channels]
+        spectrogram = torch.stack(by_row, dim=1)
+        if self.config.channels == 3 and self.config.phase is Phase.STABLE:
+            # Frame 0 is reflected about its own centre: real in exact arithmetic, so its phase is the sign of
+            # rounding noise.
+            spectrogram[:, 2, :, 0] = 0.0
+        return spectrogram
+
+    def _bins(self, waveform: Tensor) -> Tensor:
+        """The centred STFT with a rectangular window, bin by bin: (3 + n_fft // 2, 2 n) for n frames in all.
+
+        Real and imaginary parts of a frame are side by side. The frames are real, so the bins beyond both ends, which a
+        Hann window needs, are the conjugates of those within.
+        """
+        half = self.config.n_fft // 2
+        # The same numbers as F.pad(mode="reflect"), which takes several times as long on a CPU.
+        padded = torch.cat([waveform[:, 1 : half + 1].flip(1), waveform, waveform[:, -half - 1 : -1].flip(1)], dim=1)
+        spectrum = torch.fft.rfft(padded.unfold(1, self.config.n_fft, self.config.hop_length))
+        bins = spectrum.flatten(0, -2).T
+        return torch.view_as_real(torch.cat([bins[1:2].conj(), bins, bins[-2:-1].conj()])).flatten(1)
+
+    def _log_power(self, bins: Tensor) -> Tensor:
+        """Channel 0, (n_mels, n) in dB.
+
+        A periodic Hann window is 1/2 - cos(2 pi n / N) / 2, so windowing is the circular 3-tap filter
+        (-1/4, 1/2, -1/4) along frequency; here it is twice that.
+        """
+        hann = torch.sub(bins[1:-1], bins[:-2] + bins[2:], alpha=0.5)
+        real, imaginary = _parts(self.project(hann.square_()))
         power: Tensor = real + imaginary
         return power.mul_(0.25).add_(self.config.epsilon).log10_().mul_(10.0)
 
-    def magnitude_and_phase(self, bins: Tensor) -> tuple[Tensor, Tensor]:
+    def _magnitude_and_phase(self, bins: Tensor) -> tuple[Tensor, Tensor]:
         """Channels 1 and 2, each (n_mels, n): dB and radians."""
         real, imaginary = _parts(self.project(bins[1:-1])).contiguous()
         magnitude = torch.hypot(real, imaginary)
@@ -146,45 +146,15 @@ class Frontend(nn.Module):
             phase *= magnitude / level  # below epsilon the phase is noise, and fades out
         return torch.log10(level).mul_(10.0), phase
 
-    def forward(self, waveform: Tensor) -> Tensor:
-        """Spectrogram of a batch.
-
-        Args:
-            waveform: (B, T) at `config.sample_rate` Hz; computed in float32 (float64 stays float64).
-        Returns:
-            (B, channels, n_mels, 1 + T // hop_length).
-        Raises:
-            AudioError: wrong rank, or shorter than half an STFT frame.
-        """
-        with torch.autocast(waveform.device.type, enabled=False):
-            if waveform.dtype is not torch.float64:
-                waveform = waveform.float()
-            if waveform.ndim == 2 and waveform.shape[0] == 0:
-                return self._spectrogram(waveform.new_zeros(1, waveform.shape[1]))[:0]
-            return self._spectrogram(waveform)
-
-    def _spectrogram(self, waveform: Tensor) -> Tensor:
-        spectrum = rectangular_stft(waveform, self.config)
-        bins = by_bin(spectrum)
-        channels = [self.log_power(bins)]
-        if self.config.channels == 3:
-            channels.extend(self.magnitude_and_phase(bins))
-        spectrogram = torch.stack([_by_row(channel, waveform.shape[0]) for channel in channels], dim=1)
-        if self.config.channels == 3 and self.config.phase is Phase.STABLE:
-            # Frame 0 is reflected about its own centre: real in exact arithmetic, so its phase is the sign of
-            # rounding noise.
-            spectrogram[:, 2, :, 0] = 0.0
-        return spectrogram
+    def project(self, bins: Tensor) -> Tensor:
+        """(1 + n_fft // 2, n) real to (n_mels, n)."""
+        groups = zip(torch.split(self._filters.to(bins.dtype), _BANDS), self._covered, strict=True)
+        return torch.cat([filters[:, covered] @ bins[covered] for filters, covered in groups])
 
 
 def _parts(projected: Tensor) -> Tensor:
     """(n_mels, 2 n) to real and imaginary part, (2, n_mels, n)."""
     return projected.view(len(projected), -1, 2).movedim(2, 0)
-
-
-def _by_row(channel: Tensor, rows: int) -> Tensor:
-    """(n_mels, rows * frames) to (rows, n_mels, frames)."""
-    return channel.view(len(channel), rows, -1).transpose(0, 1)
 
 
 def log_mel(waveform: Tensor, config: FrontendConfig) -> Tensor:

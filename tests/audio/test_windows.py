@@ -13,7 +13,7 @@ from mtslvr.errors import AudioError, ConfigError
 WAVES = ["w5", "w1", "w3p2", "w10", "w12p3"]
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(0, 60), max_size=8), st.floats(0.1, 4), st.floats(0.1, 4))
 def test_windows_of_blocks_are_those_of_the_rule(sizes, window, hop):
     """Start i is round(i * hop * rate); a window follows until one reaches the end, and repeats its own piece."""
@@ -110,6 +110,7 @@ def test_constant_windows_become_zeros_and_quiet_sound_on_an_offset_does_not():
     assert standardize(quiet, *moments([quiet])).std(ddof=1) == pytest.approx(1, rel=1e-4)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.floats(-1e3, 1e3))
 def test_moments_of_parts_are_those_of_the_whole(sizes, offset):
     parts = [fill_rule.matrix(f"part{i}", size) + np.float32(offset) for i, size in enumerate(sizes)]

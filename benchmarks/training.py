@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mtslvr.training import transforms
+from mtslvr.training import transforms, vocoder
 from mtslvr.training.augment import augment, draw_parameters, draw_selection
 from mtslvr.training.config import TrainConfig
 from mtslvr.training.data import PackedClips
@@ -61,9 +61,9 @@ def stages(config: TrainConfig, device: torch.device) -> dict[str, Callable[[], 
         "crops and augmentation": lambda: batches[1],
         "front end, forward and backward": forward_backward,
         WHOLE: lambda: optimise(objective, optimizer, batches[1].to(device), 1e-4, config),
-        "pitch shift": lambda: transforms.pitch_shift_semitones(x, drawn.pitch_semitones),
-        "pitch shift, published STFT": lambda: transforms.pitch_shift(x, drawn.pitch_index),
-        "time stretch": lambda: transforms.time_stretch(x, drawn.stretch_rate),
+        "pitch shift": lambda: vocoder.pitch_shift_semitones(x, drawn.pitch_semitones),
+        "pitch shift, published STFT": lambda: vocoder.pitch_shift(x, drawn.pitch_index),
+        "time stretch": lambda: vocoder.time_stretch(x, drawn.stretch_rate),
         "coloured noise": lambda: transforms.colored_noise(
             x, transforms.gaussian_noise(seeds, RATE), drawn.mixed_f_decay, drawn.mixed_snr_db
         ),

@@ -9,7 +9,7 @@ import torch
 
 from mtslvr.errors import AudioError, ConfigError
 from mtslvr.training import augment as A
-from mtslvr.training import transforms
+from mtslvr.training import transforms, vocoder
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "golden_augmentations.npz")
 FADE, SHIFT, STRETCH, PITCH, NOISE = 1e-6, 1e-6, 5e-4, 1e-3, 1e-5  # atol of the fixtures' README
@@ -80,23 +80,23 @@ def test_fade_curves_match_the_official_ones():
 
 
 def test_time_stretch_matches_the_official_one_at_every_rate_in_one_batch(x):
-    out = transforms.time_stretch(x.expand(5, -1), doubles(RATES))
+    out = vocoder.time_stretch(x.expand(5, -1), doubles(RATES))
     for y, rate in zip(out, RATES, strict=True):
         close(y, golden(f"stretch/{rate}"), STRETCH)
-        alone = transforms.time_stretch(x, doubles([rate]))[0]
+        alone = vocoder.time_stretch(x, doubles([rate]))[0]
         close(y, alone, 1e-6)
 
 
 def test_pitch_shift_matches_the_official_one_in_one_batch(x):
-    out = transforms.pitch_shift(x.expand(4, -1), torch.tensor(RATIOS))
+    out = vocoder.pitch_shift(x.expand(4, -1), torch.tensor(RATIOS))
     for y, index in zip(out, RATIOS, strict=True):
-        num, den = transforms.PITCH_RATIOS[index]
+        num, den = vocoder.PITCH_RATIOS[index]
         close(y, golden(f"pitch/{num}_{den}"), PITCH)
 
 
 def test_pitch_ratios_are_the_official_ones():
     listed = json.loads(str(GOLDEN["info"]))
-    ratios = [num / den for num, den in transforms.PITCH_RATIOS]
+    ratios = [num / den for num, den in vocoder.PITCH_RATIOS]
     assert ratios == [eval_ratio(text) for text in listed["pitch_ratios"]]
     np.testing.assert_allclose(12 * np.log2(ratios), listed["pitch_semitones"], atol=1e-4)
 
@@ -138,10 +138,10 @@ def test_time_shift_matches_the_official_one_in_one_batch(x):
 def test_long_clips_lose_no_phase_to_float32():
     x = clip("w5", 80000)[None]
     for rate in (0.5, 1.0, 1.5):
-        exact = transforms.time_stretch(x.double(), doubles([rate])).float()
-        close(transforms.time_stretch(x, doubles([rate])), exact, 1e-3)
-    exact = transforms.pitch_shift(x[:, :16000].double(), torch.tensor([8])).float()
-    close(transforms.pitch_shift(x[:, :16000], torch.tensor([8])), exact, 1e-3)
+        exact = vocoder.time_stretch(x.double(), doubles([rate])).float()
+        close(vocoder.time_stretch(x, doubles([rate])), exact, 1e-3)
+    exact = vocoder.pitch_shift(x[:, :16000].double(), torch.tensor([8])).float()
+    close(vocoder.pitch_shift(x[:, :16000], torch.tensor([8])), exact, 1e-3)
 
 
 # Properties.
@@ -150,40 +150,40 @@ def test_long_clips_lose_no_phase_to_float32():
 @pytest.mark.parametrize("semitones", (-12.0, -3.3, 0.0, 4.0, 12.0))
 def test_pitch_shift_semitones_moves_a_tone_by_that_many(semitones):
     tone = torch.sin(2 * math.pi * 500 * torch.arange(16000) / 16000)
-    out = transforms.pitch_shift_semitones(tone[None], torch.tensor([semitones]))[0]
+    out = vocoder.pitch_shift_semitones(tone[None], torch.tensor([semitones]))[0]
     peak = torch.fft.rfft(out[2000:14000] * torch.hann_window(12000), n=96000).abs().argmax() / 6
     assert abs(peak - 500 * 2 ** (semitones / 12)) < 8
 
 
 def test_pitch_shift_semitones_removes_what_would_alias():
     tone = torch.sin(2 * math.pi * 6000 * torch.arange(16000) / 16000)
-    out = transforms.pitch_shift_semitones(tone[None], torch.tensor([12.0]))[0]
+    out = vocoder.pitch_shift_semitones(tone[None], torch.tensor([12.0]))[0]
     assert out[2000:14000].square().mean() < 0.01 * tone.square().mean()
 
 
 def test_semitones_equal_the_published_ratio_where_the_ratio_exists():
     x = clip("w1", 16000)[None]
-    published = transforms.pitch_shift(x, torch.tensor([5]), 512, 128)[0]
-    free = transforms.pitch_shift_semitones(x, torch.tensor([12 * math.log2(4 / 5)]), 512, 128)[0]
+    published = vocoder.pitch_shift(x, torch.tensor([5]), 512, 128)[0]
+    free = vocoder.pitch_shift_semitones(x, torch.tensor([12 * math.log2(4 / 5)]), 512, 128)[0]
     assert torch.corrcoef(torch.stack((published, free)))[0, 1] > 0.99
 
 
 def test_stretch_at_rate_one_keeps_the_clip_but_its_end():
     x = wave(2, 8192)
-    y = transforms.time_stretch(x, doubles([1, 1]))
+    y = vocoder.time_stretch(x, doubles([1, 1]))
     close(y[:, :7000], x[:, :7000], 1e-4)
 
 
 def test_resample_keeps_a_low_tone():
     n = torch.arange(4000)
-    out = transforms.resample(torch.sin(0.05 * n)[None], 5, 4)[0]
+    out = vocoder.resample(torch.sin(0.05 * n)[None], 5, 4)[0]
     assert len(out) == 3200
     close(out[50:-50], torch.sin(0.05 * 1.25 * n[:3200])[50:-50], 2e-3)
 
 
 def test_a_clip_shorter_than_half_the_stft_is_refused():
     with pytest.raises(AudioError, match="1000 samples: too short for an STFT of 2048; give more than 1024"):
-        transforms.time_stretch(wave(1, 1000), doubles([1.2]))
+        vocoder.time_stretch(wave(1, 1000), doubles([1.2]))
 
 
 @pytest.mark.parametrize("length", (1501, 4000, 4001))
@@ -206,8 +206,8 @@ def test_levels_far_from_speech_and_partial_silence_stay_finite(scale):
     x = wave(3, 4000) * scale
     x[:, 1000:3000] = 0
     for y in (
-        transforms.time_stretch(x, doubles([0.5, 1, 1.5])),
-        transforms.pitch_shift(x, torch.tensor([0, 6, 13]), 512, 128),
+        vocoder.time_stretch(x, doubles([0.5, 1, 1.5])),
+        vocoder.pitch_shift(x, torch.tensor([0, 6, 13]), 512, 128),
         transforms.colored_noise(x, wave(3, 16000), torch.ones(3), torch.ones(3)),
     ):
         assert y.isfinite().all() and y.abs().max() < 20 * scale
@@ -302,7 +302,7 @@ def test_a_sample_gets_its_own_transformations_in_its_own_order():
     out = A.augment(x, order, p, SMALL)
     one, two, three = (p.rows(torch.tensor([i])) for i in range(3))
     y = transforms.fade(x[:1], one.fade_shape, one.fade_in, one.fade_out)
-    y = transforms.time_stretch(transforms.time_shift(y, one.shift), one.stretch_rate, 512, 128)
+    y = vocoder.time_stretch(transforms.time_shift(y, one.shift), one.stretch_rate, 512, 128)
     z = transforms.time_shift(x[1:2], two.shift)
     z = transforms.fade(z, two.fade_shape, two.fade_in, two.fade_out)
     close(out, torch.cat((y, z, transforms.time_mask(x[2:], three.mask_u1, three.mask_u2))), 1e-5)

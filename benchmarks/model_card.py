@@ -35,9 +35,9 @@ from mtslvr.config import EncoderConfig, Rows
 from mtslvr.fewshot import CompareConfig, EpisodeConfig, FewShotResult, compare, read_set
 from mtslvr.models.checkpoint import CONFIG_NAME, read_config
 from mtslvr.nn.encoder import Encoder
+from mtslvr.run.machine import environment
 from mtslvr.training.augment import Pitch
 from mtslvr.training.config import TrainConfig
-from mtslvr.training.run import environment
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = Path(__file__).resolve().parent / "pretraining_sources.md"

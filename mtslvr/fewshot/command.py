@@ -15,6 +15,7 @@ import numpy.typing as npt
 from ..config import parse_enum
 from ..errors import AudioError, ConfigError
 from ..nn.encoder import Encoder
+from ..run.machine import environment
 from .classifiers import Classifier
 from .dataset import LabelledSet
 from .episodes import EpisodeConfig, draw_episodes, published_tasks
@@ -30,7 +31,7 @@ from .features import (
     raise_errors,
 )
 from .linear import FloatArray
-from .results import Results, Row, environment
+from .results import Results, Row
 
 ON_ERROR = ("stop", "skip")
 SAMPLERS = ("uniform", "published")

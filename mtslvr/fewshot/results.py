@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -118,31 +116,6 @@ def read_json(path: str | os.PathLike[str], kind: str | None = None, version: in
         found = f"kind {data['kind']!r}, format {data.get('format')!r}"
         raise ConfigError(f"{path}: {found}; expected {kind!r}, format {version}: measure again with this version")
     return data
-
-
-def environment() -> dict[str, str]:
-    """Versions and machine, for whoever reads the results."""
-    import torch
-
-    return {
-        "mtslvr": metadata.version("mtslvr"),
-        "torch": torch.__version__,
-        "NumPy": np.__version__,
-        "Python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
-        "cores": str(os.cpu_count() or 0),
-    }
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or "unknown"
 
 
 def describe(settings: dict[str, Any]) -> str:

@@ -224,7 +224,7 @@ def augment(x: Tensor, order: Tensor, parameters: AugmentParameters, config: Aug
     order = order.cpu()
     if x.device.type != "cpu":
         return _augment(x.clone(), order, parameters, config)
-    parts = torch.arange(len(x)).split(_CPU_ROWS)
+    parts = torch.split(torch.arange(len(x)), _CPU_ROWS)
     return torch.cat(Lanes().map(lambda rows: _augment(x[rows], order[rows], parameters.rows(rows), config), parts))
 
 

@@ -110,7 +110,7 @@ def _in_chunks(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, frames: 
     out = torch.empty_like(x)
     budget = _GPU_BUDGET if x.is_cuda else _CPU_BUDGET
     rows = frames.argsort(descending=True)
-    for part in rows.split(max(1, budget // (int(frames.max()) * n_fft))):
+    for part in torch.split(rows, max(1, budget // (int(frames.max()) * n_fft))):
         on_device = part.to(x.device)
         out[on_device] = function(x[on_device], part)
     return out

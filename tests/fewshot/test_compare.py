@@ -107,7 +107,7 @@ def test_compare_covers_every_combination(compared):
     assert compared.datasets["long"] == {
         "classes": 2, "clips": 6, "pieces": False, "window_seconds": None, "note": "",
     }  # fmt: skip
-    assert {"mtslvr", "torch", "NumPy", "Python"} <= compared.environment.keys()
+    assert {"mtslvr", "torch", "numpy", "python"} <= compared.environment.keys()
 
 
 def test_weights_are_measured_where_there_are_some(compared):

@@ -24,11 +24,11 @@ from mtslvr.cli.main import main
 from mtslvr.cli.train import read_config
 from mtslvr.config import AdapterKind
 from mtslvr.errors import ConfigError, MTSLVRError, TrainingError
-from mtslvr.training import loop
 from mtslvr.training.config import HeadsConfig, TrainConfig, encoder_config
 from mtslvr.training.data import PackedClips, pack
-from mtslvr.training.loop import learning_rate, train
+from mtslvr.training.loop import train
 from mtslvr.training.recipes import System, own, published
+from mtslvr.training.trainer import Trainer, half, learning_rate
 from mtslvr.training.views import StepBatches
 
 TINY = TrainConfig(
@@ -141,11 +141,11 @@ def test_a_killed_process_resumes(packed, tmp_path):
 @pytest.mark.parametrize("adapter", list(AdapterKind))
 @pytest.mark.parametrize("contrastive", ["simclr", "simsiam"])
 def test_the_loss_of_every_adapter_falls_on_one_repeated_batch(packed, adapter, contrastive):
-    config = dataclasses.replace(TINY, encoder=encoder_config(adapter), contrastive=contrastive)
-    torch.manual_seed(0)
-    objective = loop.make_objective(config)
-    optimizer, batch = loop.make_optimizer(objective, config), StepBatches(PackedClips.open(packed), config)[0]
-    joint = [loop.optimise(objective, optimizer, batch, 1e-3, config)[0] for _ in range(6)]
+    config = dataclasses.replace(
+        TINY, encoder=encoder_config(adapter), contrastive=contrastive, learning_rate=1e-3, warmup_steps=0, steps=100
+    )
+    trainer, batch = Trainer(config, CPU), StepBatches(PackedClips.open(packed), config)[0]
+    joint = [trainer.optimise(batch)[0]["joint"] for _ in range(6)]
     assert joint[-1] < joint[0] - 0.1
 
 
@@ -155,7 +155,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state(packed,
     state = torch.load(run / "state.pt", weights_only=True)
     broken = {**state["objective"], "projector.2.bias": torch.full((256,), torch.nan)}
     torch.save({**state, "objective": broken}, run / "state.pt")
-    with pytest.raises(TrainingError, match=r"step 2: joint loss nan .* last good state is .*state\.pt"):
+    with pytest.raises(TrainingError, match=r"step 2: joint loss nan, .* last good state is .*state\.pt"):
         train(TINY, run, workers=0, device="cpu", resume=True, save_every=1)
     kept = torch.load(run / "state.pt", weights_only=True)
     assert kept["step"] == 2 and torch.isfinite(kept["objective"]["projector.0.weight"]).all()
@@ -334,8 +334,8 @@ def test_auto_is_bfloat16_where_inference_takes_it(tmp_path):
         )
     except ConfigError as error:
         there = "no bfloat16 arithmetic" not in str(error)
-    assert TrainConfig().dtype == "auto" and loop.half("auto", CPU) is there
-    assert loop.half("bfloat16", CPU) and not loop.half("float32", CPU)
+    assert TrainConfig().dtype == "auto" and half("auto", CPU) is there
+    assert half("bfloat16", CPU) and not half("float32", CPU)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
@@ -356,12 +356,12 @@ def test_validation_is_logged_and_the_best_checkpoint_kept(packed, tmp_path):
 
 
 def test_validation_repeats_and_changes_nothing(packed):
-    objective = loop.make_objective(HELD_OUT)
+    trainer = Trainer(HELD_OUT, CPU)
     batches = StepBatches(PackedClips.open(packed), HELD_OUT, validation=True)
-    before = {key: value.clone() for key, value in objective.state_dict().items()}
-    first = loop.validate(objective, None, batches, CPU, HELD_OUT)
-    assert loop.validate(objective, None, batches, CPU, HELD_OUT) == first
-    assert same(objective.state_dict(), before)
+    before = {key: value.clone() for key, value in trainer.objective.state_dict().items()}
+    first = trainer.validate(batches)
+    assert trainer.validate(batches) == first
+    assert same(trainer.objective.state_dict(), before)
 
 
 def test_a_run_stops_when_its_patience_ends_and_resumes_with_what_it_waited(packed, tmp_path):

@@ -165,16 +165,7 @@ def _check_sets(sets: Sequence[LabelledSet], config: CompareConfig) -> None:
 
 
 def load_encoders(models: Sequence[str | None] | Mapping[str, Encoder], device: str) -> dict[str, Encoder]:
-    """Load several encoders, each under a short name.
-
-    Args:
-        models: what `mtslvr.load` takes, None being the bundled weights; or encoders by name, which stay as they are.
-        device: what `mtslvr.load` takes.
-
-    Raises:
-        ConfigError: the same one twice.
-        HubError, CheckpointError: see `mtslvr.load`.
-    """
+    """Load several encoders, each under a short name; arguments and errors as of `compare`."""
     import mtslvr
 
     from ..models.hub import DEFAULT_MODEL

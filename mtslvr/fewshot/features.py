@@ -101,11 +101,7 @@ def extract_features(
 
 
 def check_names(names: Sequence[str]) -> list[str]:
-    """Give the names in the order of `FEATURES`, each once.
-
-    Raises:
-        ConfigError: an unknown one, or none.
-    """
+    """Give the names in the order of `FEATURES`, each once."""
     for name in names:
         if name not in FEATURES:
             raise ConfigError(f"features={name!r}: unknown; use some of {', '.join(FEATURES)}")
@@ -115,11 +111,7 @@ def check_names(names: Sequence[str]) -> list[str]:
 
 
 def raise_errors(errors: dict[int, AudioError]) -> None:
-    """Raise the first of the errors, with the number of the others.
-
-    Raises:
-        AudioError: there are some.
-    """
+    """Raise the first of the errors, with the number of the others."""
     if errors:
         first = next(iter(errors.values()))
         more = f" ({len(errors) - 1} more files failed)" if len(errors) > 1 else ""
@@ -127,11 +119,7 @@ def raise_errors(errors: dict[int, AudioError]) -> None:
 
 
 def from_pooled(pooled: FloatArray, encoder: Encoder) -> dict[str, FloatArray]:
-    """Apply the heads to pooled rows; both are linear, so the mean over windows may come first.
-
-    Args:
-        pooled: (n, D) as `Layer.POOLED` gives it, all paths side by side.
-        encoder: whose heads.
+    """Apply the heads to pooled rows (n, D); both are linear, so the mean over windows may come first.
 
     Returns:
         Name to (n, D): invariant and variant where there are two outputs, concat, pooled.
@@ -163,13 +151,8 @@ def pooled_rows(
 ) -> FileRows:
     """Take every window of each file through the encoder, up to the pooled features before the heads.
 
-    Args:
-        paths: n files.
-        encoder: as `mtslvr.load` gives it.
-        window_seconds: length of a window; None is the encoder's own.
-        batch_size: windows at once through the encoder.
-        cache: see `extract_features`.
-        progress: wraps the iterator of files: called with it, their number and a description.
+    `progress` wraps the iterator of files: it is called with it, their number and a description. The rest is as of
+    `extract_features`.
     """
     seconds = encoder.config.window_seconds if window_seconds is None else window_seconds
     settings: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
@@ -211,17 +194,11 @@ def log_mel_rows(
 
 
 def log_mel_statistics(waveform: Tensor) -> Tensor:
-    """Take mean and population deviation over time of the log-mel spectrogram of whole clips.
+    """Take mean and population deviation over time of the log-mel spectrogram of whole clips, in dB: (B, 2 * n_mels).
 
     Args:
         waveform: (B, T) at 16 kHz, any level: each clip is brought to mean 0 and unbiased deviation 1 (a silent one to
             0). Clips shorter than one STFT frame are repeated to fill it.
-
-    Returns:
-        (B, 2 * n_mels): means, then deviations, in dB.
-
-    Raises:
-        AudioError: wrong rank.
     """
     if waveform.ndim == 2 and 0 < waveform.shape[1] < BASELINE.n_fft:
         waveform = waveform.repeat(1, -(-BASELINE.n_fft // waveform.shape[1]))[:, : BASELINE.n_fft]

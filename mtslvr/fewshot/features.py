@@ -39,17 +39,11 @@ Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 @dataclass(frozen=True, eq=False)
 class FileRows:
-    """Rows of n files, file by file.
+    """Rows of n files, file by file."""
 
-    Attributes:
-        rows: (sum of `pieces`, D) float32.
-        pieces: (n,) rows of each file; 0 where it failed.
-        errors: place among the files to what was wrong.
-    """
-
-    rows: FloatArray
-    pieces: IntArray
-    errors: dict[int, AudioError]
+    rows: FloatArray  # (sum of `pieces`, D) float32
+    pieces: IntArray  # (n,) rows of each file; 0 where it failed
+    errors: dict[int, AudioError]  # place among the files to what was wrong
 
     def keep(self, mask: npt.NDArray[np.bool_]) -> FileRows:
         """Give the rows without the files where `mask` (n,) is false."""

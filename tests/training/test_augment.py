@@ -1,6 +1,7 @@
 import json
 import math
 import zlib
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -96,14 +97,7 @@ def test_pitch_shift_matches_the_official_one_in_one_batch(x):
 
 def test_pitch_ratios_are_the_official_ones():
     listed = json.loads(str(GOLDEN["info"]))
-    ratios = [num / den for num, den in vocoder.PITCH_RATIOS]
-    assert ratios == [eval_ratio(text) for text in listed["pitch_ratios"]]
-    np.testing.assert_allclose(12 * np.log2(ratios), listed["pitch_semitones"], atol=1e-4)
-
-
-def eval_ratio(text):
-    num, _, den = text.partition("/")
-    return int(num) / int(den or 1)
+    assert [Fraction(*ratio) for ratio in vocoder.PITCH_RATIOS] == [Fraction(x) for x in listed["pitch_ratios"]]
 
 
 def test_colored_noise_matches_the_official_one_in_one_batch():
@@ -147,7 +141,7 @@ def test_long_clips_lose_no_phase_to_float32():
 # Properties.
 
 
-@pytest.mark.parametrize("semitones", (-12.0, -3.3, 0.0, 4.0, 12.0))
+@pytest.mark.parametrize("semitones", (-12.0, -3.3, 12.0))
 def test_pitch_shift_semitones_moves_a_tone_by_that_many(semitones):
     tone = torch.sin(2 * math.pi * 500 * torch.arange(16000) / 16000)
     out = vocoder.pitch_shift_semitones(tone[None], torch.tensor([semitones]))[0]
@@ -161,33 +155,12 @@ def test_pitch_shift_semitones_removes_what_would_alias():
     assert out[2000:14000].square().mean() < 0.01 * tone.square().mean()
 
 
-def test_semitones_equal_the_published_ratio_where_the_ratio_exists():
-    x = clip("w1", 16000)[None]
-    published = vocoder.pitch_shift(x, torch.tensor([5]), 512, 128)[0]
-    free = vocoder.pitch_shift_semitones(x, torch.tensor([12 * math.log2(4 / 5)]), 512, 128)[0]
-    assert torch.corrcoef(torch.stack((published, free)))[0, 1] > 0.99
-
-
-def test_stretch_at_rate_one_keeps_the_clip_but_its_end():
-    x = wave(2, 8192)
-    y = vocoder.time_stretch(x, doubles([1, 1]))
-    close(y[:, :7000], x[:, :7000], 1e-4)
-
-
-def test_resample_keeps_a_low_tone():
-    n = torch.arange(4000)
-    out = vocoder.resample(torch.sin(0.05 * n)[None], 5, 4)[0]
-    assert len(out) == 3200
-    close(out[50:-50], torch.sin(0.05 * 1.25 * n[:3200])[50:-50], 2e-3)
-
-
 def test_a_clip_shorter_than_half_the_stft_is_refused():
     with pytest.raises(AudioError, match="1000 samples: too short for an STFT of 2048; give more than 1024"):
         vocoder.time_stretch(wave(1, 1000), doubles([1.2]))
 
 
-@pytest.mark.parametrize("length", (1501, 4000, 4001))
-@pytest.mark.parametrize("silent", (False, True))
+@pytest.mark.parametrize(("length", "silent"), [(1501, False), (4001, True)])
 @pytest.mark.parametrize("pitch", A.Pitch)
 def test_every_transformation_keeps_length_and_silence(length, silent, pitch):
     config = A.AugmentConfig.fast(pitch=pitch)
@@ -201,7 +174,7 @@ def test_every_transformation_keeps_length_and_silence(length, silent, pitch):
         assert (y == 0).all() if silent else not torch.equal(y, x)
 
 
-@pytest.mark.parametrize("scale", (1e-30, 1e-17, 1e6))
+@pytest.mark.parametrize("scale", (1e-30, 1e6))
 def test_levels_far_from_speech_and_partial_silence_stay_finite(scale):
     x = wave(3, 4000) * scale
     x[:, 1000:3000] = 0
@@ -219,20 +192,13 @@ def test_levels_far_from_speech_and_partial_silence_stay_finite(scale):
 def test_selection_is_uniform_in_number_and_in_member():
     order = A.draw_selection(generator(), 20000, A.AugmentConfig())
     labels = A.labels_from_order(order)
+    for row, k in zip(order[:500].tolist(), labels.sum(1).int().tolist(), strict=False):
+        assert len(set(row[:k])) == k > 0 and set(row[k:]) <= {-1}
     share = torch.bincount(labels.sum(1).long(), minlength=8)[1:] / 20000
     close(share, torch.full((7,), 1 / 7), 0.012)
     close(labels.mean(0), torch.full((7,), 4 / 7), 0.015)
     first = torch.bincount(order[:, 0], minlength=7) / 20000
     close(first, torch.full((7,), 1 / 7), 0.012)
-
-
-def test_a_selection_is_distinct_and_padded_at_its_end():
-    order = A.draw_selection(generator(1), 500, A.AugmentConfig())
-    number = (order >= 0).sum(1)
-    assert number.min() == 1
-    for row, k in zip(order.tolist(), number.tolist(), strict=True):
-        assert len(set(row[:k])) == k and set(row[k:]) <= {-1}
-    assert torch.equal(A.labels_from_order(order).sum(1), number.float())
 
 
 def test_labels_match_the_official_ones():
@@ -276,23 +242,6 @@ def test_parameters_stay_in_the_published_ranges_and_reach_their_ends():
     ):
         assert low <= values.min() <= low + slack and high - slack <= values.max() <= high
     assert torch.equal(p.stretch_rate, (p.stretch_rate * 100).round() / 100)
-
-
-def test_a_batch_is_a_function_of_its_seed():
-    def batch(seed):
-        g = generator(seed)
-        order = A.draw_selection(g, 8, SMALL)
-        return A.augment(wave(8), order, A.draw_parameters(g, 8, 4000, SMALL), SMALL)
-
-    assert torch.equal(batch(3), batch(3))
-    assert not torch.equal(batch(3), batch(4))
-
-
-def test_two_views_draw_different_parameters():
-    g = generator()
-    order = A.draw_selection(g, 8, SMALL)
-    one, two = (A.augment(wave(8), order, A.draw_parameters(g, 8, 4000, SMALL), SMALL) for _ in range(2))
-    assert (one != two).any(1).all()
 
 
 def test_a_sample_gets_its_own_transformations_in_its_own_order():
@@ -339,11 +288,8 @@ def test_waveforms_of_another_rank_are_refused():
         ({"pitch": "octaves"}, "augment.pitch='octaves': unknown; use one of 'published ratios'"),
         ({"sample_rate": 16000.0}, "augment.sample_rate=16000.0: must be an integer from 1000 to 384000"),
         ({"pitch_hop_length": 200}, "augment.pitch_hop_length=200: must be an integer from 1 to 125"),
-        ({"stretch_n_fft": 4}, "augment.stretch_n_fft=4: must be an integer from 16"),
-        ({"mask_fraction": 1.5}, "augment.mask_fraction=1.5: must be a number from 0 to 1"),
         ({"fade_fraction": math.nan}, "augment.fade_fraction=nan: must be a number from 0 to 1"),
         ({"snr_db": (30, 3)}, "augment.snr_db=(30, 3): must be two numbers, lowest first, from -60"),
-        ({"stretch_rate": (0.0, 1.5)}, "augment.stretch_rate=(0.0, 1.5): must be two numbers, lowest first, from 0.1"),
         ({"white_f_decay": 1.0}, "augment.white_f_decay=1.0: must be two numbers"),
         ({"excluded": ("reverb",)}, "augment.excluded=('reverb',): must be distinct names"),
         ({"excluded": A.TRANSFORMATIONS}, "fewer than all seven, from pitch_shift"),
@@ -353,11 +299,6 @@ def test_a_bad_setting_names_itself_its_value_and_the_remedy(changes, message):
     with pytest.raises(ConfigError) as error:
         A.AugmentConfig(**changes)
     assert message in str(error.value)
-
-
-def test_a_config_survives_json():
-    config = A.AugmentConfig.fast(pitch="semitones", excluded=("fade",))
-    assert A.AugmentConfig(**json.loads(json.dumps(vars(config)))) == config
 
 
 def test_a_large_batch_is_the_same_with_any_number_of_threads():

@@ -29,16 +29,10 @@ def test_config_round_trips_through_json_and_refuses_unknown_keys():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": 0}, "steps=0"),
         ({"batch_size": 1}, "batch_size=1"),
-        ({"crop_seconds": -1.0}, "crop_seconds=-1.0"),
         ({"contrastive": "moco"}, "contrastive='moco': unknown; use one of simclr, simsiam, none"),
-        ({"dtype": "float16"}, "dtype='float16'"),
-        ({"optimizer": "sgd"}, "optimizer='sgd': unknown; use one of adamw, adam"),
         ({"validate_every": 5}, "validate_every=5 with validation_fraction=0.0: set both"),
         ({"patience": 3}, "patience=3: waits for validation; set validate_every"),
-        ({"predicted_views": 3}, "predicted_views=3: must be an integer from 1 to 2"),
-        ({"prediction": "all"}, "prediction='all': unknown; use one of presence, difference"),
         ({"prediction": "difference", "predicted_views": 1}, "compares both views; set predicted_views to 2"),
         ({"mix_probability": 1.5}, "mix_probability=1.5: must be a number from 0.0 to 1.0"),
         ({"contrastive": "none", "augmentation_weight": 0.0}, "nothing to train"),
@@ -47,13 +41,6 @@ def test_config_round_trips_through_json_and_refuses_unknown_keys():
 def test_settings_out_of_range_are_named(changes, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         config(**changes)
-
-
-def test_a_partial_recipe_keeps_the_other_defaults():
-    partial = TrainConfig.from_dict({"augment": {"pitch": "published ratios"}, "steps": 7})
-    assert partial.steps == 7 and partial.augment.pitch.value == "published ratios"
-    assert partial.augment.pitch_n_fft == TrainConfig().augment.pitch_n_fft
-    assert partial.batch_size == TrainConfig().batch_size
 
 
 def test_changes_build_on_the_recipe_that_they_change():

@@ -38,13 +38,7 @@ TINY = TrainConfig(
 )  # fmt: skip
 HELD_OUT = dataclasses.replace(TINY, steps=6, batch_size=2, validation_fraction=0.34, validate_every=2)
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _narrow():
-    with pytest.MonkeyPatch.context() as patch:
-        narrow.cut_widths(patch.setattr)
-        yield
+pytestmark = pytest.mark.usefixtures("narrow_networks")
 
 
 @pytest.fixture(scope="module")
@@ -138,8 +132,9 @@ def test_a_killed_process_resumes(packed, tmp_path):
     assert after[: min(len(before), state)] == before[:state]
 
 
-@pytest.mark.parametrize("adapter", list(AdapterKind))
-@pytest.mark.parametrize("contrastive", ["simclr", "simsiam"])
+@pytest.mark.parametrize(
+    ("adapter", "contrastive"), [*((kind, "simclr") for kind in AdapterKind), (AdapterKind.PARALLEL, "simsiam")]
+)
 def test_the_loss_of_every_adapter_falls_on_one_repeated_batch(packed, adapter, contrastive):
     config = dataclasses.replace(
         TINY, encoder=encoder_config(adapter), contrastive=contrastive, learning_rate=1e-3, warmup_steps=0, steps=100
@@ -226,7 +221,7 @@ def test_wrong_starts_have_clear_errors_and_take_nothing(audio, packed, tmp_path
 
 
 @pytest.fixture(scope="module")
-def two_steps(audio, tmp_path_factory):
+def two_steps(narrow_networks, audio, tmp_path_factory):
     """A run of two steps, with a state saved after each."""
     run = tmp_path_factory.mktemp("two") / "run"
     train(TINY, run, [audio], workers=0, device="cpu", stop_after=2, save_every=1)
@@ -237,15 +232,11 @@ def cut_short(path):
     path.write_bytes(path.read_bytes()[:1000])
 
 
-def emptied(path):
-    path.write_bytes(b"")
-
-
 def of_something_else(path):
     torch.save({"weights": torch.zeros(3)}, path)
 
 
-@pytest.mark.parametrize("break_it", [cut_short, emptied, of_something_else])
+@pytest.mark.parametrize("break_it", [cut_short, of_something_else])
 def test_a_broken_state_is_named_and_the_one_before_goes_on(two_steps, tmp_path, break_it, capsys):
     run = shutil.copytree(two_steps, tmp_path / "run")
     break_it(run / "state.pt")
@@ -327,13 +318,11 @@ def test_packed_clips_stay_where_they_are_and_join_folders_of_audio(audio, packe
 
 
 def test_auto_is_bfloat16_where_inference_takes_it(tmp_path):
+    folder = mtslvr.Encoder(mtslvr.EncoderConfig()).save(tmp_path)
     try:
-        there = (
-            mtslvr.load(mtslvr.Encoder(mtslvr.EncoderConfig()).save(tmp_path), device="cpu", dtype="bfloat16").dtype
-            is torch.bfloat16
-        )
-    except ConfigError as error:
-        there = "no bfloat16 arithmetic" not in str(error)
+        there = mtslvr.load(folder, device="cpu", dtype="bfloat16").dtype is torch.bfloat16
+    except ConfigError:
+        there = False
     assert TrainConfig().dtype == "auto" and half("auto", CPU) is there
     assert half("bfloat16", CPU) and not half("float32", CPU)
 

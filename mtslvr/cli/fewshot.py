@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .common import Command
-from .measuring import check_text_file, integers, progress_bar, split_list, warnings_as_lines, write_text
+from .measuring import check_outputs, integers, progress_bar, split_list, warnings_as_lines, write_text
 
 if TYPE_CHECKING:
     from ..fewshot import LabelledSet, Results
-
-_OUTPUTS = (".json", ".csv", ".md", ".txt")
 
 
 @click.command("fewshot", cls=Command, short_help="Few-shot accuracy on folders of labelled audio.")
@@ -61,16 +59,11 @@ def fewshot_command(
     standard deviation of each mel band) stand side by side, all on the same episodes. Features are computed once and
     kept for the next call. Options that take names may be repeated or hold several parted by commas.
     """
-    from ..fewshot import CompareConfig, compare
+    from ..fewshot import CompareConfig, compare, table
     from ..fewshot.features import FEATURES
 
     with warnings_as_lines():
-        for path in outputs:
-            check_text_file(path, _OUTPUTS)
-        if plot is not None:
-            from ..analysis.pictures import check_picture
-
-            check_picture(plot)
+        check_outputs(outputs, plot)
         drawn = ("n_way", "n_query", "episodes", "seed", "scaling", "sampler", "weights", "on_error")
         config = CompareConfig(
             features=split_list(options["features"]) or FEATURES,
@@ -88,7 +81,13 @@ def fewshot_command(
             progress=progress_bar(quiet),
         )
         _show(results, config.weights, options["show_classes"])
-        _write(results, outputs, plot)
+        for path in outputs:
+            write_text(path, table.render(results, path))
+        if plot is not None:
+            from ..analysis import pictures
+
+            pictures.save(pictures.accuracy(results.rows), plot)
+            click.echo(f"wrote {plot}", err=True)
 
 
 _SETS = ("folders", "labels", "label_field", "datasets", "roots", "split", "split_file", "window")
@@ -139,15 +138,3 @@ def _show(results: Results, weights: bool, show_classes: bool) -> None:
         for heading, rows in table.groups(results.rows).items():
             click.echo(f"\naccuracy of each class: {heading}")
             click.echo(table.aligned(table.per_class(rows)))
-
-
-def _write(results: Results, outputs: tuple[Path, ...], plot: Path | None) -> None:
-    from ..fewshot import table
-
-    for path in outputs:
-        write_text(path, table.render(results, path))
-    if plot is not None:
-        from ..analysis import pictures
-
-        pictures.save(pictures.accuracy(results.rows), plot)
-        click.echo(f"wrote {plot}", err=True)

@@ -13,7 +13,7 @@ from mtslvr.run.machine import environment
 
 from . import targets
 
-SECTIONS = ("engines", "parts", "busy", "decode", "folder", "length", "count", "peers", "bf16", "gpu")
+SECTIONS = ("engines", "parts", "busy", "decode", "folder", "length", "count", "bf16", "gpu")
 LIBRARIES = ("soundfile", "soxr")
 
 

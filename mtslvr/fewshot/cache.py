@@ -31,13 +31,15 @@ class FeatureCache:
     runs may use the cache at once. One that cannot be read or written costs a warning, not the run.
 
     Args:
-        folder: of all caches; made where it is missing.
+        folder: of all caches, made where it is missing; None is for no cache.
         how: plain values that the rows depend on; another `how` is another cache.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], how: Mapping[str, Any]) -> None:
-        self.path = Path(folder) / f"{hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()[:20]}.sqlite"
+    def __init__(self, folder: str | os.PathLike[str] | None, how: Mapping[str, Any]) -> None:
         self._database: sqlite3.Connection | None = None
+        if folder is None:
+            return
+        self.path = Path(folder) / f"{hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()[:20]}.sqlite"
         with self._given_up_at_errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(self.path, timeout=60, isolation_level=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -219,24 +220,20 @@ def _cached(
     progress: Progress | None,
     description: str,
 ) -> FileRows:
-    store = None if cache is False else FeatureCache(default_cache() if cache is True else cache, how)
-    rows: list[FloatArray | None] = [None if store is None else store.get(path) for path in paths]
+    store = FeatureCache(default_cache() if cache is True else cache or None, how)
+    rows: list[FloatArray | None] = [store.get(path) for path in paths]
     missing = [i for i, known in enumerate(rows) if known is None]
     errors: dict[int, AudioError] = {}
     results: Iterable[FloatArray | AudioError] = compute([paths[i] for i in missing])
     if progress is not None and missing:
         results = progress(results, len(missing), description)
-    try:
+    with contextlib.closing(store):
         for i, result in zip(missing, results, strict=True):
             if isinstance(result, AudioError):
                 errors[i] = result
-                continue
-            rows[i] = result
-            if store is not None:
+            else:
+                rows[i] = result
                 store.add(paths[i], result)
-    finally:
-        if store is not None:
-            store.close()
     kept = [row for row in rows if row is not None]
     pieces = np.array([0 if row is None else len(row) for row in rows], dtype=np.int64)
     return FileRows(np.concatenate(kept) if kept else np.empty((0, 0), np.float32), pieces, errors)

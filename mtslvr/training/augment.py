@@ -100,9 +100,6 @@ def check_ranges(config: Any, prefix: str, ranges: Mapping[str, tuple[float, flo
     """See that fields of a dataclass are numbers within bounds, integers where they are declared so.
 
     A field of two numbers must rise; it may be the list that JSON gives, and becomes a tuple.
-
-    Raises:
-        ConfigError: names the first that is not.
     """
     types = {field.name: str(field.type) for field in dataclasses.fields(config)}
     for name, (low, high) in ranges.items():

@@ -133,7 +133,7 @@ def prepare(
     state = run.load_state(folder, device) if resume else None
     if resume and state is None:  # it died before its first state
         init = run.recorded(folder).get("init")
-    facts: dict[str, Any] = {"dtype": "bfloat16" if half(config.dtype, device) else "float32"}
+    facts: dict[str, Any] = {"dtype": "bfloat16" if half(config, device) else "float32"}
     if state is not None:
         trainer.restore(state)
     elif init is not None:

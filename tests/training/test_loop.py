@@ -313,8 +313,15 @@ def test_auto_is_bfloat16_where_inference_takes_it(tmp_path):
         there = mtslvr.load(folder, device="cpu", dtype="bfloat16").dtype is torch.bfloat16
     except ConfigError:
         there = False
-    assert TrainConfig().dtype == "auto" and half("auto", CPU) is there
-    assert half("bfloat16", CPU) and not half("float32", CPU)
+    assert TrainConfig().dtype == "auto" and half(TrainConfig(), CPU) is there
+    assert half(TrainConfig(dtype="bfloat16"), CPU) and not half(TrainConfig(dtype="float32"), CPU)
+
+
+def test_weights_that_no_input_reaches_have_no_gradient(packed):
+    config = dataclasses.replace(TINY, dtype="bfloat16", crop_seconds=0.25)  # the last stage reads one column
+    trainer = Trainer(config, CPU)
+    trainer.optimise(StepBatches(PackedClips.open(packed), config)[0])
+    assert not trainer.objective.encoder.branches.layer4[0].conv1.conv.weight.grad[..., 0].any()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -72,7 +73,7 @@ def fewshot_command(
             **{name: options[name] for name in drawn},
         )
         results = compare(
-            _sets(**{name: options[name] for name in _SETS}),
+            _sets(SimpleNamespace(**options)),
             split_list(options["models"]) or (None,),
             config,
             device=options["device"],
@@ -90,34 +91,26 @@ def fewshot_command(
             click.echo(f"wrote {plot}", err=True)
 
 
-_SETS = ("folders", "labels", "label_field", "datasets", "roots", "split", "split_file", "window")
-
-
-def _sets(
-    folders: tuple[Path, ...],
-    labels: Path | None,
-    label_field: int | None,
-    datasets: tuple[str, ...],
-    roots: tuple[Path, ...],
-    split: str,
-    split_file: Path | None,
-    window: float | None,
-) -> list[LabelledSet]:
+def _sets(call: SimpleNamespace) -> list[LabelledSet]:
     from ..errors import ConfigError
     from ..fewshot import prepare, read_set
 
+    folders, datasets, roots, table = call.folders, call.datasets, call.roots, call.labels
     if len(datasets) != len(roots):
         raise ConfigError(f"{len(datasets)} --dataset and {len(roots)} --root; give the folder of each, in order")
     if not folders and not datasets:
         raise ConfigError("nothing to measure: give a folder of labelled audio, or --dataset NAME --root DIR")
-    if labels is not None and len(folders) != 1:
-        raise ConfigError(f"--labels {labels} with {len(folders)} folders; give the one that its files are in")
-    if split_file is not None and len(datasets) != 1:
-        raise ConfigError(f"--split-file {split_file} with {len(datasets)} --dataset; give one")
-    if window is not None and datasets:
-        raise ConfigError(f"--window {window:g} with --dataset {', '.join(datasets)}: its windows are as published")
-    sets = [prepare(name, root, split, split_file) for name, root in zip(datasets, roots, strict=True)]
-    return sets + [read_set(folder, label_field=label_field, table=labels, window_seconds=window) for folder in folders]
+    if table is not None and len(folders) != 1:
+        raise ConfigError(f"--labels {table} with {len(folders)} folders; give the one that its files are in")
+    if call.split_file is not None and len(datasets) != 1:
+        raise ConfigError(f"--split-file {call.split_file} with {len(datasets)} --dataset; give one")
+    if call.window is not None and datasets:
+        raise ConfigError(
+            f"--window {call.window:g} with --dataset {', '.join(datasets)}: its windows are as published"
+        )
+    how = {"label_field": call.label_field, "table": table, "window_seconds": call.window}
+    published = [prepare(name, root, call.split, call.split_file) for name, root in zip(datasets, roots, strict=True)]
+    return published + [read_set(folder, **how) for folder in folders]
 
 
 def _show(results: Results, weights: bool, show_classes: bool) -> None:

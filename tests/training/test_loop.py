@@ -176,6 +176,21 @@ def test_a_run_starts_from_a_checkpoint_whose_heads_read_something_else(packed, 
     assert all(torch.equal(found.get_parameter(key), start[key]) for key in others)
 
 
+# A run that is under way can be gone on with by a later version: same weights, batches and losses.
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, [2.70245, 2.66053]),
+        ({"prediction": "difference", "predicted_views": 2, "source_balance": 0.5}, [2.30977, 2.45021]),
+    ],
+)
+def test_the_losses_of_the_recipe_stay_what_they_are(packed, changes, expected):
+    recipe = {"batch_size": 4, "steps": 2, "crop_seconds": 0.25, "dtype": "float32", "heads": None}
+    config = TrainConfig(**recipe, **changes)
+    trainer, batches = Trainer(config, CPU), StepBatches(PackedClips.open(packed), config)
+    assert [trainer.optimise(batches[step])[0]["joint"] for step in range(2)] == pytest.approx(expected, rel=1e-3)
+
+
 def test_schedule_warms_up_and_ends_at_zero():
     config = dataclasses.replace(TINY, steps=100, warmup_steps=10, learning_rate=1.0)
     rates = [learning_rate(step, config) for step in range(100)]

@@ -29,7 +29,7 @@ import mtslvr
 from mtslvr.audio.load import find_audio
 from mtslvr.classify import Classifier, EventConfig, Label, find_events
 from mtslvr.classify.choose import choose, fit_linear, softmax, unit_rows
-from mtslvr.fewshot.results import environment
+from mtslvr.run.machine import environment
 from mtslvr.run.table import EmbeddingTable
 
 SHOTS, WAYS = (1, 2, 5, 10), 5

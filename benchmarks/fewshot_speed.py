@@ -21,7 +21,7 @@ import torch
 from sklearn.linear_model import LogisticRegression, SGDClassifier
 
 from mtslvr.fewshot import Classifier, EpisodeConfig, draw_episodes, evaluate
-from mtslvr.fewshot.results import environment
+from mtslvr.run.machine import environment
 
 DIM, CLASSES, FILES = 1000, 20, 50
 CASES = ((5, 1), (5, 5))
@@ -99,8 +99,8 @@ def main() -> None:
     load = f", load average {os.getloadavg()[0]:.1f} before the end" if hasattr(os, "getloadavg") else ""
     note = (
         f"{DIM}-d features, one query a class; accuracy on the {options.loop_episodes} episodes that both did, in %. "
-        f"mtslvr {machine['mtslvr']}, scikit-learn {metadata.version('scikit-learn')}, NumPy {machine['NumPy']}, torch "
-        f"{machine['torch']} with {torch.get_num_threads()} threads, {machine['processor']}, {machine['cores']} cores"
+        f"mtslvr {machine['mtslvr']}, scikit-learn {metadata.version('scikit-learn')}, NumPy {machine['numpy']}, torch "
+        f"{machine['torch']} with {torch.get_num_threads()} threads, {machine['cpu']}, {machine['cores']} cores"
         f"{load}."
     )
     text = "\n".join([table[0], "|" + "---|" * len(heading), *table[1:], "", note])

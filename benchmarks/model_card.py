@@ -33,11 +33,12 @@ from huggingface_hub import EvalResult, ModelCardData
 import mtslvr
 from mtslvr.config import EncoderConfig, Rows
 from mtslvr.fewshot import CompareConfig, EpisodeConfig, FewShotResult, compare, read_set
+from mtslvr.fewshot.table import markdown as table
 from mtslvr.models.checkpoint import CONFIG_NAME, read_config
 from mtslvr.nn.encoder import Encoder
+from mtslvr.run.machine import environment
 from mtslvr.training.augment import Pitch
 from mtslvr.training.config import TrainConfig
-from mtslvr.training.run import environment
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = Path(__file__).resolve().parent / "pretraining_sources.md"
@@ -187,12 +188,6 @@ def measured_with(config: EpisodeConfig, first: Measured) -> str:
     if revision != "unknown":
         parts[-1] += f", commit {revision[:12]}"
     return ". ".join(part[0].upper() + part[1:] for part in parts) + "."
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Markdown; the first row is the heading."""
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
 def results_of_set(measured: Measured) -> str:

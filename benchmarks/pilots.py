@@ -51,10 +51,10 @@ import mtslvr
 from mtslvr.cli.whiten import changes, whiten_command
 from mtslvr.fewshot import EpisodeConfig, evaluate, read_set
 from mtslvr.fewshot.features import extract_features
+from mtslvr.run.machine import environment
 from mtslvr.training.config import HeadsConfig, TrainConfig
 from mtslvr.training.data import is_packed, pack
 from mtslvr.training.loop import train
-from mtslvr.training.run import environment
 from mtslvr.training.whiten import whiten
 
 FEATURES = ("invariant", "variant", "concat")

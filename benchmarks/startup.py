@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mtslvr.training.run import environment
+from mtslvr.run.machine import environment
 
 BARE, TORCH, BOTH = "python -c pass", "import torch", "import torch, mtslvr; mtslvr.embed"
 

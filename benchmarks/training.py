@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from mtslvr.training import transforms
+from mtslvr.run.machine import environment
+from mtslvr.training import transforms, vocoder
 from mtslvr.training.augment import augment, draw_parameters, draw_selection
 from mtslvr.training.config import TrainConfig
 from mtslvr.training.data import PackedClips
-from mtslvr.training.loop import compute, make_objective, make_optimizer, optimise
-from mtslvr.training.run import environment
+from mtslvr.training.trainer import Trainer
 from mtslvr.training.views import StepBatches
 
 RATE = 16000
@@ -43,14 +43,12 @@ def stages(config: TrainConfig, device: torch.device) -> dict[str, Callable[[], 
     batches = StepBatches(packed_noise(2 * config.batch_size, 10.0), config)
     if device.type == "cuda":
         batches = batches.on(device)
-    objective = make_objective(config).to(device)
-    objective.to(memory_format=torch.channels_last)
-    optimizer = make_optimizer(objective, config)
+    trainer = Trainer(config, device)
     batch = batches[0].to(device)
 
     def forward_backward() -> None:
-        compute(objective, batch, config).joint.backward()
-        objective.zero_grad(set_to_none=True)
+        trainer.losses(batch).joint.backward()
+        trainer.optimizer.zero_grad(set_to_none=True)
 
     x = 0.3 * torch.randn(config.batch_size, config.crop_length, device=device)
     generator = torch.Generator().manual_seed(0)
@@ -60,10 +58,10 @@ def stages(config: TrainConfig, device: torch.device) -> dict[str, Callable[[], 
     return {
         "crops and augmentation": lambda: batches[1],
         "front end, forward and backward": forward_backward,
-        WHOLE: lambda: optimise(objective, optimizer, batches[1].to(device), 1e-4, config),
-        "pitch shift": lambda: transforms.pitch_shift_semitones(x, drawn.pitch_semitones),
-        "pitch shift, published STFT": lambda: transforms.pitch_shift(x, drawn.pitch_index),
-        "time stretch": lambda: transforms.time_stretch(x, drawn.stretch_rate),
+        WHOLE: lambda: trainer.optimise(batches[1].to(device)),
+        "pitch shift": lambda: vocoder.pitch_shift_semitones(x, drawn.pitch_semitones),
+        "pitch shift, published STFT": lambda: vocoder.pitch_shift(x, drawn.pitch_index),
+        "time stretch": lambda: vocoder.time_stretch(x, drawn.stretch_rate),
         "coloured noise": lambda: transforms.colored_noise(
             x, transforms.gaussian_noise(seeds, RATE), drawn.mixed_f_decay, drawn.mixed_snr_db
         ),

@@ -87,7 +87,7 @@ def test_results_tell_what_is_missing_and_why():
     assert "torch bfloat16: not measured (no such arithmetic)." in text
     assert "Not measured: no GPU at hand." in text
     assert "Not measured: it failed (OSError: full)." in text
-    assert "## Peers\n\nNot measured." in text
+    assert "## Parts\n\nNot measured." in text
     assert "Commit 0123456789ab, 2000-01-01" in text
 
 

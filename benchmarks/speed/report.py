@@ -9,11 +9,11 @@ from typing import Any
 import soundfile
 from model_card import table
 
-from mtslvr.training.run import environment
+from mtslvr.run.machine import environment
 
 from . import targets
 
-SECTIONS = ("engines", "parts", "busy", "decode", "folder", "length", "count", "peers", "bf16", "gpu")
+SECTIONS = ("engines", "parts", "busy", "decode", "folder", "length", "count", "bf16", "gpu")
 LIBRARIES = ("soundfile", "soxr")
 
 
@@ -82,5 +82,5 @@ def environments(records: dict[str, dict[str, Any]]) -> str:
     heading = ["all sections"] if len(columns) == 1 else [", ".join(names) for names in sections]
     keys = dict.fromkeys(key for column in columns for key in column)
     rows = [["", *heading]]
-    rows += [[key, *("none" if column.get(key) is None else str(column[key]) for column in columns)] for key in keys]
+    rows += [[key, *(str(column.get(key) or "none") for column in columns)] for key in keys]
     return table(rows)

@@ -25,10 +25,11 @@ from ..config import Layer, Normalization, parse_enum
 from ..errors import AudioError, ConfigError
 from ..fewshot.command import load_encoders
 from ..fewshot.features import Progress
-from ..fewshot.results import environment, read_json
+from ..fewshot.results import read_json
 from ..nn.encoder import Encoder
 from ..nn.frontend import standardize
 from ..run.extract import for_inference
+from ..run.machine import environment
 from ..training.augment import TRANSFORMATIONS, AugmentConfig, augment, draw_parameters
 from .distances import Float64, ledoit_wolf, mahalanobis, mean_distance
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .common import Command
-from .measuring import check_text_file, integers, progress_bar, split_list, warnings_as_lines, write_text
+from .measuring import check_outputs, integers, progress_bar, split_list, warnings_as_lines, write_text
 
 if TYPE_CHECKING:
     from ..fewshot import LabelledSet, Results
-
-_OUTPUTS = (".json", ".csv", ".md", ".txt")
 
 
 @click.command("fewshot", cls=Command, short_help="Few-shot accuracy on folders of labelled audio.")
@@ -61,16 +60,11 @@ def fewshot_command(
     standard deviation of each mel band) stand side by side, all on the same episodes. Features are computed once and
     kept for the next call. Options that take names may be repeated or hold several parted by commas.
     """
-    from ..fewshot import CompareConfig, compare
+    from ..fewshot import CompareConfig, compare, table
     from ..fewshot.features import FEATURES
 
     with warnings_as_lines():
-        for path in outputs:
-            check_text_file(path, _OUTPUTS)
-        if plot is not None:
-            from ..analysis.pictures import check_picture
-
-            check_picture(plot)
+        check_outputs(outputs, plot)
         drawn = ("n_way", "n_query", "episodes", "seed", "scaling", "sampler", "weights", "on_error")
         config = CompareConfig(
             features=split_list(options["features"]) or FEATURES,
@@ -79,7 +73,7 @@ def fewshot_command(
             **{name: options[name] for name in drawn},
         )
         results = compare(
-            _sets(**{name: options[name] for name in _SETS}),
+            _sets(SimpleNamespace(**options)),
             split_list(options["models"]) or (None,),
             config,
             device=options["device"],
@@ -88,37 +82,35 @@ def fewshot_command(
             progress=progress_bar(quiet),
         )
         _show(results, config.weights, options["show_classes"])
-        _write(results, outputs, plot)
+        for path in outputs:
+            write_text(path, table.render(results, path))
+        if plot is not None:
+            from ..analysis import pictures
+
+            pictures.save(pictures.accuracy(results.rows), plot)
+            click.echo(f"wrote {plot}", err=True)
 
 
-_SETS = ("folders", "labels", "label_field", "datasets", "roots", "split", "split_file", "window")
-
-
-def _sets(
-    folders: tuple[Path, ...],
-    labels: Path | None,
-    label_field: int | None,
-    datasets: tuple[str, ...],
-    roots: tuple[Path, ...],
-    split: str,
-    split_file: Path | None,
-    window: float | None,
-) -> list[LabelledSet]:
+def _sets(call: SimpleNamespace) -> list[LabelledSet]:
     from ..errors import ConfigError
     from ..fewshot import prepare, read_set
 
+    folders, datasets, roots, table = call.folders, call.datasets, call.roots, call.labels
     if len(datasets) != len(roots):
         raise ConfigError(f"{len(datasets)} --dataset and {len(roots)} --root; give the folder of each, in order")
     if not folders and not datasets:
         raise ConfigError("nothing to measure: give a folder of labelled audio, or --dataset NAME --root DIR")
-    if labels is not None and len(folders) != 1:
-        raise ConfigError(f"--labels {labels} with {len(folders)} folders; give the one that its files are in")
-    if split_file is not None and len(datasets) != 1:
-        raise ConfigError(f"--split-file {split_file} with {len(datasets)} --dataset; give one")
-    if window is not None and datasets:
-        raise ConfigError(f"--window {window:g} with --dataset {', '.join(datasets)}: its windows are as published")
-    sets = [prepare(name, root, split, split_file) for name, root in zip(datasets, roots, strict=True)]
-    return sets + [read_set(folder, label_field=label_field, table=labels, window_seconds=window) for folder in folders]
+    if table is not None and len(folders) != 1:
+        raise ConfigError(f"--labels {table} with {len(folders)} folders; give the one that its files are in")
+    if call.split_file is not None and len(datasets) != 1:
+        raise ConfigError(f"--split-file {call.split_file} with {len(datasets)} --dataset; give one")
+    if call.window is not None and datasets:
+        raise ConfigError(
+            f"--window {call.window:g} with --dataset {', '.join(datasets)}: its windows are as published"
+        )
+    how = {"label_field": call.label_field, "table": table, "window_seconds": call.window}
+    published = [prepare(name, root, call.split, call.split_file) for name, root in zip(datasets, roots, strict=True)]
+    return published + [read_set(folder, **how) for folder in folders]
 
 
 def _show(results: Results, weights: bool, show_classes: bool) -> None:
@@ -139,15 +131,3 @@ def _show(results: Results, weights: bool, show_classes: bool) -> None:
         for heading, rows in table.groups(results.rows).items():
             click.echo(f"\naccuracy of each class: {heading}")
             click.echo(table.aligned(table.per_class(rows)))
-
-
-def _write(results: Results, outputs: tuple[Path, ...], plot: Path | None) -> None:
-    from ..fewshot import table
-
-    for path in outputs:
-        write_text(path, table.render(results, path))
-    if plot is not None:
-        from ..analysis import pictures
-
-        pictures.save(pictures.accuracy(results.rows), plot)
-        click.echo(f"wrote {plot}", err=True)

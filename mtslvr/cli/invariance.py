@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from .common import Command
-from .measuring import check_text_file, progress_bar, split_list, warnings_as_lines, write_text
-
-_OUTPUTS = (".json", ".csv", ".md", ".txt")
+from .measuring import check_outputs, progress_bar, split_list, warnings_as_lines, write_text
 
 
 @click.command("invariance", cls=Command, short_help="How far transformations move each embedding.")
@@ -32,17 +31,11 @@ _OUTPUTS = (".json", ".csv", ".md", ".txt")
 def invariance_command(
     folder: Path,
     models: tuple[str, ...],
-    clips: int,
-    draws: int,
-    seed: int,
-    layer: str,
-    shrinkage: float | None,
-    published: bool,
     outputs: tuple[Path, ...],
     plot: Path | None,
     device: str,
-    batch_size: int,
     quiet: bool,
+    **settings: Any,
 ) -> None:
     """Distance between the embeddings of clips of FOLDER and of their transformed copies.
 
@@ -54,16 +47,13 @@ def invariance_command(
     from ..fewshot.table import aligned, markdown
 
     with warnings_as_lines():
-        for path in outputs:
-            check_text_file(path, _OUTPUTS)
-        if plot is not None:
-            from ..analysis.pictures import check_picture
-
-            check_picture(plot)
-        config = InvarianceConfig(clips, draws, seed, shrinkage, layer, batch_size, published)
+        check_outputs(outputs, plot)
+        config = InvarianceConfig(**settings)
         found = invariance(folder, split_list(models) or (None,), config, device=device, progress=progress_bar(quiet))
-        used = found.settings["clips"]
-        click.echo(f"{folder}: {used} clips, {draws} copies by each transformation, seed {seed}, {layer} features")
+        click.echo(
+            f"{folder}: {found.settings['clips']} clips, {config.draws} copies by each transformation, seed "
+            f"{config.seed}, {config.layer} features"
+        )
         click.echo("means; Mahalanobis ± 95% interval over clips")
         click.echo(aligned(found.table()))
         for line in found.conclusions():

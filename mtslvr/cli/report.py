@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from .common import Command
-from .measuring import check_text_file, write_text
+from .measuring import check_outputs, write_text
 
 
 @click.command("report", cls=Command, short_help="Files of results to one HTML page.")
@@ -20,5 +20,5 @@ def report_command(results: tuple[Path, ...], output: Path, title: str) -> None:
     """Put RESULTS, json files of `mtslvr fewshot` and `mtslvr invariance`, on one page that needs nothing else."""
     from ..analysis import report
 
-    check_text_file(output, (".html", ".htm"))
+    check_outputs([output], suffixes=(".html", ".htm"))
     write_text(output, report(results, title))

@@ -66,17 +66,12 @@ def train_command(
     out: Path,
     config: Path | None,
     resume: bool,
-    init: Path | None,
-    stop_after: int | None,
+    minutes: float | None,
+    threads: int | None,
     system: str | None,
     recipe: str | None,
     contrastive: str | None,
-    device: str,
-    workers: int,
-    threads: int | None,
-    save_every: int,
-    minutes: float | None,
-    **settings: Any,
+    **options: Any,
 ) -> None:
     """Train an encoder on folders of audio, or on what `mtslvr pack` made of them.
 
@@ -86,42 +81,26 @@ def train_command(
     """
     import torch
 
+    from ..training.config import TrainConfig
     from ..training.loop import train
 
     if threads is not None:
         torch.set_num_threads(threads)
     recipe_options = {"system": system, "recipe": recipe, "contrastive": contrastive}
     chosen = read_config(out / "config.json" if config is None and resume else config, recipe_options)
+    fields = {field.name for field in dataclasses.fields(TrainConfig)}
+    settings = {name: options.pop(name) for name in fields & options.keys()}
     changed = dataclasses.replace(chosen, **{k: v for k, v in settings.items() if v is not None})
     if minutes is not None:
         if resume or settings["steps"] is not None:
             raise click.UsageError("--minutes: sets the steps of a new run; leave out --resume and --steps")
-        changed = dataclasses.replace(changed, steps=steps_in(minutes, changed, data, device=device, workers=workers))
-    folder = train(
-        changed,
-        out,
-        data,
-        resume=resume,
-        init=init,
-        stop_after=stop_after,
-        device=device,
-        workers=workers,
-        save_every=save_every,
-    )
-    click.echo(f"checkpoint: {folder}")
+        how = {"device": options["device"], "workers": options["workers"]}
+        changed = dataclasses.replace(changed, steps=steps_in(minutes, changed, data, **how))
+    click.echo(f"checkpoint: {train(changed, out, data, resume=resume, **options)}")
 
 
 def steps_in(minutes: float, config: TrainConfig, data: tuple[Path, ...], **how: Any) -> int:
-    """How many steps take so long, by the median of 20 after 5 that do not count.
-
-    Args:
-        minutes: of all steps together.
-        config: whose steps are timed.
-        data: one packed folder.
-        **how: arguments of `train`.
-    Raises:
-        UsageError: data that is not packed.
-    """
+    """How many steps of `config` take so long together, by the median of 20 after 5 that do not count."""
     import statistics
     import tempfile
 
@@ -142,12 +121,7 @@ def steps_in(minutes: float, config: TrainConfig, data: tuple[Path, ...], **how:
 
 
 def read_config(path: Path | None, options: dict[str, str | None]) -> TrainConfig:
-    """The config of a system and recipe, with the changes in a JSON file.
-
-    Raises:
-        UsageError: an option and the file set the same.
-        ConfigError: an unreadable file, an unknown key, or a value outside its range.
-    """
+    """The config of a system and recipe, with the changes in a JSON file, which may not set what an option sets."""
     from ..training.recipes import System, own, published
 
     make = published if options["recipe"] == "published" else own

@@ -24,26 +24,7 @@ from .results import Results, Row, read_results
 from .table import average_ranks, format_table
 
 __all__ = [
-    "DATASETS",
-    "Classifier",
-    "CompareConfig",
-    "EpisodeConfig",
-    "FewShotResult",
-    "LabelledSet",
-    "Results",
-    "Row",
-    "Scaling",
-    "average_ranks",
-    "classify",
-    "clips_interval",
-    "compare",
-    "draw_episodes",
-    "evaluate",
-    "extract_features",
-    "format_table",
-    "log_mel_statistics",
-    "prepare",
-    "published_tasks",
-    "read_results",
-    "read_set",
-]
+    "DATASETS", "Classifier", "CompareConfig", "EpisodeConfig", "FewShotResult", "LabelledSet", "Results", "Row",
+    "Scaling", "average_ranks", "classify", "clips_interval", "compare", "draw_episodes", "evaluate",
+    "extract_features", "format_table", "log_mel_statistics", "prepare", "published_tasks", "read_results", "read_set",
+]  # fmt: skip

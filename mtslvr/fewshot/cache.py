@@ -7,7 +7,8 @@ import json
 import os
 import sqlite3
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,9 @@ from .linear import FloatArray
 
 def default_cache() -> Path:
     """Give the folder of the cache: $MTSLVR_CACHE, or mtslvr/features in the user's cache folder."""
-    named = os.environ.get("MTSLVR_CACHE")
-    if named:
-        return Path(named)
     root = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
-    return Path(root).expanduser() / "mtslvr" / "features"
+    named = os.environ.get("MTSLVR_CACHE") or os.path.join(root, "mtslvr", "features")
+    return Path(named).expanduser()
 
 
 class FeatureCache:
@@ -32,14 +31,16 @@ class FeatureCache:
     runs may use the cache at once. One that cannot be read or written costs a warning, not the run.
 
     Args:
-        folder: of all caches; made where it is missing.
+        folder: of all caches, made where it is missing; None is for no cache.
         how: plain values that the rows depend on; another `how` is another cache.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], how: Mapping[str, Any]) -> None:
-        self.path = Path(folder) / f"{hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()[:20]}.sqlite"
+    def __init__(self, folder: str | os.PathLike[str] | None, how: Mapping[str, Any]) -> None:
         self._database: sqlite3.Connection | None = None
-        try:
+        if folder is None:
+            return
+        self.path = Path(folder) / f"{hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()[:20]}.sqlite"
+        with self._given_up_at_errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(self.path, timeout=60, isolation_level=None)
             self._database.execute("PRAGMA journal_mode = WAL")
@@ -48,51 +49,45 @@ class FeatureCache:
                 "CREATE TABLE IF NOT EXISTS files"
                 " (path BLOB PRIMARY KEY, size INTEGER, changed INTEGER, count INTEGER, rows BLOB)"
             )
-        except (OSError, sqlite3.Error) as error:
-            self._give_up(error)
 
     def get(self, path: Path) -> FloatArray | None:
         """Give the rows of a file, or None where it is new or has changed."""
-        identity = _identity(path)
-        if self._database is None or identity is None:
-            return None
-        try:
-            query = "SELECT count, rows FROM files WHERE path = ? AND size = ? AND changed = ?"
-            found = self._database.execute(query, identity).fetchone()
-        except sqlite3.Error as error:
-            self._give_up(error)
-            return None
+        query = "SELECT count, rows FROM files WHERE path = ? AND size = ? AND changed = ?"
+        found = self._execute(query, path)
         return None if found is None else np.frombuffer(found[1], np.float32).reshape(found[0], -1)
 
     def add(self, path: Path, rows: FloatArray) -> None:
         """Keep the float32 rows of a file."""
-        identity = _identity(path)
-        if self._database is None or identity is None:
-            return
-        values = (*identity, len(rows), np.ascontiguousarray(rows, np.float32).tobytes())
-        try:
-            self._database.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", values)
-        except sqlite3.Error as error:
-            self._give_up(error)
+        values = len(rows), np.ascontiguousarray(rows, np.float32).tobytes()
+        self._execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", path, *values)
 
     def close(self) -> None:
         """Let go of the file."""
         if self._database is not None:
             self._database.close()
 
-    def _give_up(self, error: Exception) -> None:
-        self.close()
-        self._database = None
-        warnings.warn(
-            f"{self.path}: features cannot be cached ({getattr(error, 'strerror', None) or error}); delete it, or name "
-            "another folder with --cache or MTSLVR_CACHE",
-            stacklevel=4,
-        )
-
-
-def _identity(path: Path) -> tuple[bytes, int, int] | None:
-    try:
-        status = os.stat(path)
-    except OSError:  # it will be reported when it is read
+    def _execute(self, query: str, path: Path, *values: Any) -> Any:
+        """The first row that a query about a file finds, or None."""
+        try:
+            status = os.stat(path)
+        except OSError:  # it will be reported when it is read
+            return None
+        identity = os.fsencode(os.path.abspath(path)), status.st_size, status.st_mtime_ns
+        with self._given_up_at_errors():
+            if self._database is not None:
+                return self._database.execute(query, (*identity, *values)).fetchone()
         return None
-    return os.fsencode(os.path.abspath(path)), status.st_size, status.st_mtime_ns
+
+    @contextmanager
+    def _given_up_at_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            self.close()
+            self._database = None
+            told = getattr(error, "strerror", None) or error
+            warnings.warn(
+                f"{self.path}: features cannot be cached ({told}); delete it, or name another folder with --cache or "
+                "MTSLVR_CACHE",
+                stacklevel=4,
+            )

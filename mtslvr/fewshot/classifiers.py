@@ -43,8 +43,7 @@ def classify(
         kind: which classifier.
         support: (E, n_way, n_shot, D).
         query: (E, Q, D).
-        random_state: of SGD, see `sgd_fit`.
-        max_iter: of SGD.
+        random_state, max_iter: of SGD, see `sgd_fit`.
 
     Returns:
         (E, Q) labels 0 .. n_way - 1, and the factors of a linear classifier, see `LinearFit`.
@@ -74,21 +73,19 @@ def nearest_centroid(support: FloatArray, query: FloatArray) -> IntArray:
 
 
 def cosine_prototypes(support: FloatArray, query: FloatArray) -> IntArray:
-    """Label each query by the class whose mean direction has the smallest angle; ties go to the smaller label.
-
-    Each support is brought to length 1 before the mean, so that none counts more.
+    """Label each query by the class whose mean direction, of supports of length 1, has the smallest angle.
 
     Source:
         Prototypical networks (Snell et al. 2017) with the cosine of Matching Networks (Vinyals et al. 2016).
     """
-    prototypes = _directions(_directions(support).mean(axis=2))
-    nearest: IntArray = (_directions(query) @ prototypes.transpose(0, 2, 1)).argmax(axis=-1)
+    prototypes = directions(directions(support).mean(axis=2))
+    nearest: IntArray = (directions(query) @ prototypes.transpose(0, 2, 1)).argmax(axis=-1)
     return nearest
 
 
-def _directions(features: FloatArray) -> Float64:
+def directions(features: FloatArray) -> Float64:
     """Rows of length 1; a zero row stays zero."""
     rows = np.asarray(features, dtype=np.float64)
     norms = np.linalg.norm(rows, axis=-1, keepdims=True)
-    directions: Float64 = rows / np.where(norms > 0, norms, 1)
-    return directions
+    found: Float64 = rows / np.where(norms > 0, norms, 1)
+    return found

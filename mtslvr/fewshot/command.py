@@ -15,6 +15,7 @@ import numpy.typing as npt
 from ..config import parse_enum
 from ..errors import AudioError, ConfigError
 from ..nn.encoder import Encoder
+from ..run.machine import environment
 from .classifiers import Classifier
 from .dataset import LabelledSet
 from .episodes import EpisodeConfig, draw_episodes, published_tasks
@@ -30,7 +31,7 @@ from .features import (
     raise_errors,
 )
 from .linear import FloatArray
-from .results import Results, Row, environment
+from .results import Results, Row
 
 ON_ERROR = ("stop", "skip")
 SAMPLERS = ("uniform", "published")
@@ -38,36 +39,19 @@ SAMPLERS = ("uniform", "published")
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """What `compare` measures on each set.
+    """What `compare` measures on each set; a value outside its range is a ConfigError."""
 
-    Attributes:
-        features: names of `features.FEATURES`.
-        classifiers: names of `Classifier`.
-        n_way: classes in an episode.
-        shots: support files a class, one measurement each.
-        n_query: query files a class.
-        episodes: how many.
-        seed: of the episodes.
-        scaling: name of `Scaling`; None is each classifier's own.
-        sampler: "uniform", or "published" for the tasks of the published code.
-        weights: also the share of a linear classifier's weights on each branch.
-        on_error: "stop" or "skip", at a file that cannot be read.
-
-    Raises:
-        ConfigError: a value outside its range.
-    """
-
-    features: Sequence[str] = ("invariant", "variant", "concat", LOG_MEL)
-    classifiers: Sequence[str] = ("sgd", "logistic")
-    n_way: int = 5
-    shots: Sequence[int] = (1,)
-    n_query: int = 1
+    features: Sequence[str] = ("invariant", "variant", "concat", LOG_MEL)  # of `features.FEATURES`
+    classifiers: Sequence[str] = ("sgd", "logistic")  # of `Classifier`
+    n_way: int = 5  # classes in an episode
+    shots: Sequence[int] = (1,)  # support files a class, one measurement each
+    n_query: int = 1  # query files a class
     episodes: int = 1000
     seed: int = 42
-    scaling: str | None = None
-    sampler: str = "uniform"
-    weights: bool = False
-    on_error: str = "stop"
+    scaling: str | None = None  # of `Scaling`; None is each classifier's own
+    sampler: str = "uniform"  # or "published" for the tasks of the published code
+    weights: bool = False  # also the share of a linear classifier's weights on each branch
+    on_error: str = "stop"  # or "skip", at a file that cannot be read
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", tuple(check_names(self.features)))
@@ -129,12 +113,8 @@ def compare(
     facts: dict[str, dict[str, Any]] = {}
     for labelled in sets:
         window = labelled.window_seconds
-        found = {
-            name: pooled_rows(
-                labelled.paths, encoder, window_seconds=window, batch_size=batch_size, cache=cache, progress=progress
-            )
-            for name, encoder in encoders.items()
-        }
+        how: dict[str, Any] = {"batch_size": batch_size, "cache": cache, "progress": progress}
+        found = {n: pooled_rows(labelled.paths, e, window_seconds=window, **how) for n, e in encoders.items()}
         if LOG_MEL in config.features:
             seconds = (window or 5.0) if labelled.pieces else None
             found[""] = log_mel_rows(labelled.paths, window_seconds=seconds, cache=cache, progress=progress)
@@ -164,16 +144,7 @@ def _check_sets(sets: Sequence[LabelledSet], config: CompareConfig) -> None:
 
 
 def load_encoders(models: Sequence[str | None] | Mapping[str, Encoder], device: str) -> dict[str, Encoder]:
-    """Load several encoders, each under a short name.
-
-    Args:
-        models: what `mtslvr.load` takes, None being the bundled weights; or encoders by name, which stay as they are.
-        device: what `mtslvr.load` takes.
-
-    Raises:
-        ConfigError: the same one twice.
-        HubError, CheckpointError: see `mtslvr.load`.
-    """
+    """Load several encoders, each under a short name; arguments and errors as of `compare`."""
     import mtslvr
 
     from ..models.hub import DEFAULT_MODEL
@@ -210,19 +181,17 @@ def _measure(
     matrix = rows.rows if labelled.pieces else rows.mean()
     pieces = rows.pieces if labelled.pieces else None
     matrices: dict[str, FloatArray] = {LOG_MEL: matrix} if encoder is None else from_pooled(matrix, encoder)
-    halves = config.weights and encoder is not None and encoder.config.outputs == 2
-    for name in config.features:
-        if name not in matrices:
-            continue
-        width = matrices[name].shape[1] // 2
-        branches = (
-            {"invariant": slice(0, width), "variant": slice(width, None)} if halves and name == "concat" else None
-        )
-        for episode in config.episode_configs():
-            tasks = published_tasks(labelled.labels, episode) if config.sampler == "published" else None
-            for kind in map(Classifier, config.classifiers):
-                result = evaluate(
-                    matrices[name], labelled.labels, episode, kind, config.scaling_of(name), pieces=pieces,
-                    episodes=tasks, branches=branches if kind.linear else None,
-                )  # fmt: skip
-                yield Row(name, kind.value, result, labelled.name, model)
+    halves = None
+    if config.weights and encoder is not None and encoder.config.outputs == 2:
+        width = encoder.config.head_dim
+        halves = {"invariant": slice(0, width), "variant": slice(width, None)}
+    names = [name for name in config.features if name in matrices]
+    for name, episode in itertools.product(names, config.episode_configs()):
+        tasks = published_tasks(labelled.labels, episode) if config.sampler == "published" else None
+        for kind in map(Classifier, config.classifiers):
+            branches = halves if name == "concat" and kind.linear else None
+            result = evaluate(
+                matrices[name], labelled.labels, episode, kind, config.scaling_of(name), pieces=pieces,
+                episodes=tasks, branches=branches,
+            )  # fmt: skip
+            yield Row(name, kind.value, result, labelled.name, model)

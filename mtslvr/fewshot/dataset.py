@@ -8,7 +8,7 @@ import hashlib
 import os
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,22 +29,16 @@ _PROBE_BYTES = 1 << 16
 class LabelledSet:
     """Files and the class of each.
 
-    Attributes:
-        name: for tables.
-        paths: n files.
-        labels: (n,) class names.
-        window_seconds: length of a window; None is the encoder's own.
-        pieces: treat variable lengths as published: a support is one random window of its file, and a query takes the
-            majority over its windows. Otherwise a file is the mean over its windows.
-        note: what a reader of the results should know of it.
+    With `pieces`, variable lengths are treated as published: a support is one random window of its file, and a query
+    takes the majority over its windows. Otherwise a file is the mean over its windows.
     """
 
-    name: str
+    name: str  # for tables
     paths: list[Path]
-    labels: npt.NDArray[np.str_]
-    window_seconds: float | None = None
+    labels: npt.NDArray[np.str_]  # (n,) class names
+    window_seconds: float | None = None  # None is the encoder's own
     pieces: bool = False
-    note: str = ""
+    note: str = ""  # what a reader of the results should know of it
 
     def keep(self, mask: npt.NDArray[np.bool_]) -> LabelledSet:
         """Give the set without the files where `mask` (n,) is false."""
@@ -73,9 +67,8 @@ def read_set(
         window_seconds: length of the windows that files are cut into; None is the encoder's own.
 
     Raises:
-        ConfigError: not a folder, no audio, a file without a class or of two classes, a table without its columns or
-            with files that do not exist, both `label_field` and `table`, a length of windows out of range. Of empty
-            class folders, files that a table leaves out and copies there is a warning.
+        ConfigError: no audio, a file without a class or of two, a bad table, arguments that do not go together. Of
+            empty class folders, files that a table leaves out and copies there is a warning.
     """
     if window_seconds is not None:
         window_length(window_seconds, FrontendConfig().sample_rate)  # raises
@@ -93,13 +86,9 @@ def read_set(
         classes = _by_folder(root)
     paths = sorted(classes, key=lambda path: (classes[path], path.as_posix()))
     note = "" if window_seconds is None else f"windows of {window_seconds:g} s"
-    title = name or Path(os.path.abspath(folder)).name
     labels = np.array([classes[path] for path in paths])
+    title = name or Path(os.path.abspath(folder)).name
     return _without_copies(LabelledSet(title, paths, labels, window_seconds, note=note))
-
-
-def _audio(folder: Path) -> list[Path]:
-    return [found.path for found in find_audio(folder)]
 
 
 def _by_folder(root: Path) -> dict[Path, str]:
@@ -112,7 +101,7 @@ def _by_folder(root: Path) -> dict[Path, str]:
             )
         if not entry.is_dir():
             continue
-        files = _audio(entry)
+        files = [found.path for found in find_audio(entry)]
         if not files:
             warnings.warn(f"{entry}: no audio files, class dropped", stacklevel=4)
         classes.update(dict.fromkeys(files, entry.name))
@@ -123,12 +112,11 @@ def _by_folder(root: Path) -> dict[Path, str]:
 
 def _by_name(root: Path, field: int) -> dict[Path, str]:
     classes: dict[Path, str] = {}
-    for path in _audio(root):
+    for path in (found.path for found in find_audio(root)):
         parts = path.stem.split("_")
         if not -len(parts) <= field < len(parts) or not parts[field]:
             raise ConfigError(
-                f"{path}: no field {field} in {parts}, parted by '_'; choose another field, from 0, or leave the file "
-                "out"
+                f"{path}: no field {field} in {parts}, parted by '_'; choose another field, from 0, or leave it out"
             )
         classes[path] = parts[field]
     if not classes:
@@ -153,7 +141,7 @@ def _by_table(root: Path, table: Path) -> dict[Path, str]:
         twice = len(rows) - len(classes)
         warnings.warn(f"{table}: {twice} rows are there twice, each file counts once", stacklevel=4)
     named = {os.path.abspath(path) for path in classes}
-    unnamed = [path for path in _audio(root) if os.path.abspath(path) not in named]
+    unnamed = [found.path for found in find_audio(root) if os.path.abspath(found.path) not in named]
     if unnamed:
         told = f"{table}: {len(unnamed)} audio files of {root} are not in it and left out, the first {unnamed[0]}"
         warnings.warn(told, stacklevel=4)
@@ -168,13 +156,12 @@ def _table_rows(table: Path) -> Iterator[tuple[str, str, str]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{table}: not a table of labels ({error}); give a csv with file and label") from None
     columns = [cell.strip().lower() for cell in header]
-    file_at, label_at = (
-        next((columns.index(name) for name in known if name in columns), None)
-        for known in (FILE_COLUMNS, LABEL_COLUMNS)
-    )
-    if file_at is None or label_at is None:
-        expected = f"one of {', '.join(FILE_COLUMNS)} and one of {', '.join(LABEL_COLUMNS)}"
+    usual = FILE_COLUMNS, LABEL_COLUMNS
+    found = [next((name for name in names if name in columns), None) for names in usual]
+    if None in found:
+        expected = " and ".join(f"one of {', '.join(names)}" for names in usual)
         raise ConfigError(f"{table}: columns {columns}; expected {expected}")
+    file_at, label_at = (columns.index(str(name)) for name in found)
     for number, row in enumerate(rows, 2):
         if not any(cell.strip() for cell in row):
             continue
@@ -185,41 +172,29 @@ def _table_rows(table: Path) -> Iterator[tuple[str, str, str]]:
 
 def _without_copies(labelled: LabelledSet) -> LabelledSet:
     """Drop files with the bytes of an earlier one: a copy among the queries would be recognised for free."""
-    keep = np.ones(len(labelled.paths), dtype=bool)
-    pairs = _copies(labelled.paths)
-    for first, second in pairs:
-        one, other = labelled.labels[first], labelled.labels[second]
-        if one != other:
-            raise ConfigError(
-                f"{labelled.paths[first]} ({one}) and {labelled.paths[second]} ({other}): the same audio in two "
-                "classes; remove one of them"
-            )
-        keep[second] = False
-    if pairs:
-        first, second = pairs[0]
-        warnings.warn(
-            f"dropped {len(pairs)} files that are copies of others, the first {labelled.paths[second]} "
-            f"(of {labelled.paths[first]})",
-            stacklevel=3,
-        )
-    return labelled.keep(keep)
-
-
-def _copies(paths: Sequence[Path]) -> list[tuple[int, int]]:
-    """Places of files with the same bytes: the first of its kind and a copy."""
     alike: dict[tuple[int, bytes], list[int]] = defaultdict(list)
-    pairs = []
-    for place, path in enumerate(paths):
+    keep = np.ones(len(labelled.paths), dtype=bool)
+    told = ""
+    for place, path in enumerate(labelled.paths):
         try:
-            originals = alike[_probe(path)]
+            places = alike[_probe(path)]
         except OSError:  # it will be reported when it is read
             continue
-        match = next((i for i in originals if filecmp.cmp(paths[i], path, shallow=False)), None)
-        if match is None:
-            originals.append(place)
-        else:
-            pairs.append((match, place))
-    return pairs
+        first = next((i for i in places if filecmp.cmp(labelled.paths[i], path, shallow=False)), None)
+        if first is None:
+            places.append(place)
+            continue
+        one, other = labelled.labels[first], labelled.labels[place]
+        if one != other:
+            raise ConfigError(
+                f"{labelled.paths[first]} ({one}) and {path} ({other}): the same audio in two classes; remove one of "
+                "them"
+            )
+        keep[place] = False
+        told = told or f"the first {path} (of {labelled.paths[first]})"
+    if told:
+        warnings.warn(f"dropped {(~keep).sum()} files that are copies of others, {told}", stacklevel=3)
+    return labelled.keep(keep)
 
 
 def _probe(path: Path) -> tuple[int, bytes]:

@@ -7,7 +7,7 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def fsdkaggle18(root: Path) -> Clips:
 
 def watkins(root: Path) -> Clips:
     """Read SPECIES/*.wav, the "best of" cuts, a folder a species."""
-    return list(_by_folder(root))
+    return _by_folder(root)
 
 
 def birdclef2020(root: Path) -> Clips:
@@ -68,23 +68,19 @@ def birdclef2020(root: Path) -> Clips:
 
 def voxceleb1(root: Path) -> Clips:
     """Read SPEAKER/VIDEO/*.wav, speakers named id10001 and so on, in one folder or in those of dev and test."""
-    speaker = re.compile(r"id\d{5}")
-    named = (
-        (path, [part for part in path.relative_to(root).parts[:-1] if speaker.fullmatch(part)]) for path in _audio(root)
-    )
-    return [(path, parts[0]) for path, parts in named if parts]
+    speakers = ((path, re.search(r"/(id\d{5})/", f"/{path.relative_to(root).as_posix()}")) for path in _audio(root))
+    return [(path, speaker[1]) for path, speaker in speakers if speaker]
 
 
 def speechcommands(root: Path) -> Clips:
     """Read WORD/*.wav; _background_noise_ is no word."""
-    return list(_by_folder(root))
+    return _by_folder(root)
 
 
 def cremad(root: Path) -> Clips:
     """Read AudioWAV/ACTOR_SENTENCE_EMOTION_LEVEL.wav; the class is the emotion."""
-    folder = _find(root, "AudioWAV")
     clips = []
-    for path in _audio(folder):
+    for path in _audio(_find(root, "AudioWAV")):
         parts = path.stem.split("_")
         if len(parts) != 4 or parts[2] not in _CREMAD_EMOTIONS:
             raise ConfigError(f"{path}: not named ACTOR_SENTENCE_EMOTION_LEVEL.wav; remove it")
@@ -117,12 +113,12 @@ def _audio(root: Path) -> list[Path]:
     return sorted(path for path in root.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
 
 
-def _by_folder(root: Path) -> Iterator[tuple[Path, str]]:
+def _by_folder(root: Path) -> Clips:
     """Audio of each folder, or of each folder of the only one; names that start with _ or . are no classes."""
     folders = sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] not in "_.")
     if len(folders) == 1 and any(path.is_dir() for path in folders[0].iterdir()):
         return _by_folder(folders[0])
-    return ((path, folder.name) for folder in folders for path in _audio(folder))
+    return [(path, folder.name) for folder in folders for path in _audio(folder)]
 
 
 def _rows(table: Path, columns: Sequence[str]) -> list[dict[str, str]]:
@@ -130,9 +126,8 @@ def _rows(table: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         reader = csv.DictReader(file)
         missing = [column for column in columns if column not in (reader.fieldnames or ())]
         if missing:
-            raise ConfigError(
-                f"{table}: no column {', '.join(missing)} in {reader.fieldnames}; is it the published one?"
-            )
+            told = f"no column {', '.join(missing)} in {reader.fieldnames}; is it the published one?"
+            raise ConfigError(f"{table}: {told}")
         return list(reader)
 
 
@@ -146,29 +141,17 @@ def _seconds(path: Path) -> float:
 
 @dataclass(frozen=True)
 class PublishedDataset:
-    """How a dataset of the paper is read.
+    """How a dataset of the paper is read."""
 
-    Attributes:
-        title: as the paper names it.
-        source: where it is published.
-        read: its folder to (file, class) pairs; its docstring says what layout is read.
-        classes: in the paper.
-        clips: in the paper.
-        split: class lists where they are known; None where a split file is needed for the published ones.
-        all_test: the paper tests on all classes.
-        window_seconds: length of a piece.
-        pieces: lengths vary, see `LabelledSet`.
-    """
-
-    title: str
-    source: str
-    read: Callable[[Path], Clips]
-    classes: int
+    title: str  # as the paper names it
+    source: str  # where it is published
+    read: Callable[[Path], Clips]  # its folder to (file, class) pairs; its docstring says what layout is read
+    classes: int  # in the paper
     clips: int
-    split: splits.Split | None = None
-    all_test: bool = False
-    window_seconds: float = 5.0
-    pieces: bool = True
+    split: splits.Split | None = None  # class lists; None where a split file is needed for the published ones
+    all_test: bool = False  # the paper tests on all classes
+    window_seconds: float = 5.0  # of a piece
+    pieces: bool = True  # lengths vary, see `LabelledSet`
 
 
 _ZENODO, _KAGGLE = "https://zenodo.org/record/2552860", "https://www.kaggle.com/datasets/rtatman/speech-accent-archive"
@@ -247,14 +230,9 @@ def prepare(
         )
     wanted, note = _classes(dataset, split, split_file, available)
     chosen = [(path, label) for path, label in clips if label in wanted]
-    return LabelledSet(
-        name,
-        [path for path, _ in chosen],
-        np.array([label for _, label in chosen]),
-        dataset.window_seconds,
-        dataset.pieces,
-        f"{dataset.title}, {split} classes {note}, windows of {dataset.window_seconds:g} s",
-    )
+    paths, labels = [path for path, _ in chosen], np.array([label for _, label in chosen])
+    note = f"{dataset.title}, {split} classes {note}, windows of {dataset.window_seconds:g} s"
+    return LabelledSet(name, paths, labels, dataset.window_seconds, dataset.pieces, note)
 
 
 def _classes(

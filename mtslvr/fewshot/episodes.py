@@ -17,33 +17,17 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class EpisodeConfig:
-    """What an episode is, and how many are drawn.
+    """What an episode is, and how many are drawn; a value outside its range is a ConfigError."""
 
-    Attributes:
-        n_way: classes in an episode.
-        n_shot: support files a class.
-        n_query: query files a class.
-        episodes: how many are drawn.
-        seed: of every draw.
-
-    Raises:
-        ConfigError: a value outside its range.
-    """
-
-    n_way: int = 5
-    n_shot: int = 1
-    n_query: int = 1
+    n_way: int = 5  # classes in an episode
+    n_shot: int = 1  # support files a class
+    n_query: int = 1  # query files a class
     episodes: int = 1000
-    seed: int = 42
+    seed: int = 42  # of every draw
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("n_way", 2, 10_000),
-            ("n_shot", 1, 10_000),
-            ("n_query", 1, 10_000),
-            ("episodes", 1, 10_000_000),
-            ("seed", 0, 2**32 - 1),
-        ):
+        ranges = {"n_way": (2, 10_000), "n_shot": (1, 10_000), "n_query": (1, 10_000)}
+        for name, (low, high) in {**ranges, "episodes": (1, 10_000_000), "seed": (0, 2**32 - 1)}.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise ConfigError(f"{name}={value!r}: must be an integer from {low} to {high}")
@@ -55,18 +39,7 @@ class EpisodeConfig:
 
 
 def usable_classes(labels: npt.ArrayLike, config: EpisodeConfig) -> npt.NDArray[Any]:
-    """List the classes with enough files for one episode, ascending; a warning names the dropped ones.
-
-    Args:
-        labels: (n,) one label a file, integers or strings.
-        config: which episodes.
-
-    Returns:
-        (n_classes,) labels.
-
-    Raises:
-        ConfigError: labels are not one-dimensional.
-    """
+    """List the classes with enough files for one episode, ascending; a warning names the dropped ones."""
     classes, counts = np.unique(_checked(labels), return_counts=True)
     small = counts < config.files_per_class
     if small.any():
@@ -166,17 +139,10 @@ def _padded_members(labels: npt.NDArray[Any], classes: npt.NDArray[Any]) -> tupl
 
 
 def _distinct(uniform: npt.NDArray[np.float64], sizes: IntArray) -> IntArray:
-    """Draw without replacement from range(sizes), one ordered sequence a row.
+    """Draw (..., m) distinct numbers from range(sizes), by (..., m) numbers in [0, 1).
 
     Draw j is uniform among the sizes - j numbers left. Counting it past each earlier draw that is not above it, from
     the smallest up, gives the number that it stands for.
-
-    Args:
-        uniform: (..., m) in [0, 1).
-        sizes: (...), each at least m.
-
-    Returns:
-        (..., m), distinct along the last axis.
     """
     drawn = np.empty(uniform.shape, dtype=np.int64)
     for j in range(uniform.shape[-1]):

@@ -41,16 +41,14 @@ DEFAULT_SCALING = {
 
 @dataclass(frozen=True)
 class FewShotResult:
-    """Accuracy over episodes.
+    """Accuracy over episodes, in percent.
 
     Attributes:
-        mean: in percent.
-        ci95: half width of the 95% interval of the mean over other clips of the same classes, in percentage points, see
-            `clips_interval`.
+        ci95: half width of the 95% interval of the mean over other clips of the same classes, see `clips_interval`.
         ci95_draws: the same over other draws from these clips, as published.
-        accuracies: (episodes,) in percent.
+        accuracies: (episodes,).
         settings: what was measured, plain types.
-        per_class: label to the accuracy of its queries in percent, for every class that an episode had.
+        per_class: label to the accuracy of its queries, for every class that an episode had.
         weight_share: branch to its share of the classifier's weights, where `evaluate` was given `branches`.
     """
 
@@ -108,7 +106,8 @@ def evaluate(
     drawn = draw_episodes(labels, config) if episodes is None else np.asarray(episodes)
     _check_episodes(drawn, config, len(labels))
     if scaling is Scaling.L2:
-        matrix = l2_normalize(matrix)
+        lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
+        matrix = matrix / np.where(lengths > 0, lengths, 1)
     rng = np.random.RandomState(config.seed)
     chosen = draw_support_pieces(counts[drawn[:, :, : config.n_shot]], rng)
     correct = np.empty(drawn.shape[:2])
@@ -138,8 +137,7 @@ def evaluate(
 def _per_class(classes: npt.NDArray[Any], correct: Float64) -> dict[str, float]:
     """Average the fractions of right queries (E, n_way) over the episodes that had a class (E, n_way)."""
     names, place = np.unique(classes, return_inverse=True)
-    total = np.bincount(place.ravel(), weights=correct.ravel(), minlength=len(names))
-    share = 100 * total / np.bincount(place.ravel(), minlength=len(names))
+    share = 100 * np.bincount(place.ravel(), weights=correct.ravel()) / np.bincount(place.ravel())
     return {str(name): float(value) for name, value in zip(names, share, strict=True)}
 
 
@@ -154,22 +152,8 @@ def _shares(norms: Float64, names: list[str]) -> dict[str, float]:
     return {name: float(value) for name, value in zip(names, usable.mean(axis=0), strict=True)}
 
 
-def l2_normalize(features: FloatArray) -> FloatArray:
-    """Bring rows of (n, D) to length 1; a zero row stays zero."""
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.where(norms > 0, norms, 1)
-
-
 def draw_support_pieces(counts: IntArray, rng: np.random.RandomState) -> IntArray:
-    """Draw one piece for each support file.
-
-    Args:
-        counts: pieces of each file, any shape.
-        rng: of the draws.
-
-    Returns:
-        Same shape, each from 0 to its count - 1.
-    """
+    """Draw one of the pieces of each support file, by their counts in any shape."""
     flat = [rng.randint(0, count) for count in counts.ravel().tolist()]
     return np.array(flat, dtype=np.int64).reshape(counts.shape)
 
@@ -194,8 +178,7 @@ def classify_files(
         support_pieces: (E, n_way, n_shot) which piece of each support file to learn from.
         classifier: which.
         standardize: scale by the supports first, see `Scaling`.
-        random_state: of the SGD fits.
-        max_iter: of the SGD fits.
+        random_state, max_iter: of the SGD fits.
         branches: columns to take the norm of a linear classifier's weights on.
 
     Returns:
@@ -217,15 +200,7 @@ def classify_files(
 
 
 def majority_vote(predicted: IntArray, valid: npt.NDArray[np.bool_] | None = None) -> IntArray:
-    """Find the most frequent label along the last axis; ties go to the smallest, as published.
-
-    Args:
-        predicted: (..., P) labels from 0.
-        valid: (..., P) which of them vote; all by default.
-
-    Returns:
-        (...) labels.
-    """
+    """Find the most frequent of the valid labels along the last axis; ties go to the smallest, as published."""
     if predicted.shape[-1] == 1:
         return predicted[..., 0]
     valid = np.ones(predicted.shape, dtype=bool) if valid is None else valid

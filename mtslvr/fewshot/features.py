@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -39,17 +40,11 @@ Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 @dataclass(frozen=True, eq=False)
 class FileRows:
-    """Rows of n files, file by file.
+    """Rows of n files, file by file."""
 
-    Attributes:
-        rows: (sum of `pieces`, D) float32.
-        pieces: (n,) rows of each file; 0 where it failed.
-        errors: place among the files to what was wrong.
-    """
-
-    rows: FloatArray
-    pieces: IntArray
-    errors: dict[int, AudioError]
+    rows: FloatArray  # (sum of `pieces`, D) float32
+    pieces: IntArray  # (n,) rows of each file; 0 where it failed
+    errors: dict[int, AudioError]  # place among the files to what was wrong
 
     def keep(self, mask: npt.NDArray[np.bool_]) -> FileRows:
         """Give the rows without the files where `mask` (n,) is false."""
@@ -101,11 +96,7 @@ def extract_features(
 
 
 def check_names(names: Sequence[str]) -> list[str]:
-    """Give the names in the order of `FEATURES`, each once.
-
-    Raises:
-        ConfigError: an unknown one, or none.
-    """
+    """Give the names in the order of `FEATURES`, each once."""
     for name in names:
         if name not in FEATURES:
             raise ConfigError(f"features={name!r}: unknown; use some of {', '.join(FEATURES)}")
@@ -115,11 +106,7 @@ def check_names(names: Sequence[str]) -> list[str]:
 
 
 def raise_errors(errors: dict[int, AudioError]) -> None:
-    """Raise the first of the errors, with the number of the others.
-
-    Raises:
-        AudioError: there are some.
-    """
+    """Raise the first of the errors, with the number of the others."""
     if errors:
         first = next(iter(errors.values()))
         more = f" ({len(errors) - 1} more files failed)" if len(errors) > 1 else ""
@@ -127,11 +114,7 @@ def raise_errors(errors: dict[int, AudioError]) -> None:
 
 
 def from_pooled(pooled: FloatArray, encoder: Encoder) -> dict[str, FloatArray]:
-    """Apply the heads to pooled rows; both are linear, so the mean over windows may come first.
-
-    Args:
-        pooled: (n, D) as `Layer.POOLED` gives it, all paths side by side.
-        encoder: whose heads.
+    """Apply the heads to pooled rows (n, D); both are linear, so the mean over windows may come first.
 
     Returns:
         Name to (n, D): invariant and variant where there are two outputs, concat, pooled.
@@ -163,13 +146,8 @@ def pooled_rows(
 ) -> FileRows:
     """Take every window of each file through the encoder, up to the pooled features before the heads.
 
-    Args:
-        paths: n files.
-        encoder: as `mtslvr.load` gives it.
-        window_seconds: length of a window; None is the encoder's own.
-        batch_size: windows at once through the encoder.
-        cache: see `extract_features`.
-        progress: wraps the iterator of files: called with it, their number and a description.
+    `progress` wraps the iterator of files: it is called with it, their number and a description. The rest is as of
+    `extract_features`.
     """
     seconds = encoder.config.window_seconds if window_seconds is None else window_seconds
     settings: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
@@ -211,17 +189,11 @@ def log_mel_rows(
 
 
 def log_mel_statistics(waveform: Tensor) -> Tensor:
-    """Take mean and population deviation over time of the log-mel spectrogram of whole clips.
+    """Take mean and population deviation over time of the log-mel spectrogram of whole clips, in dB: (B, 2 * n_mels).
 
     Args:
         waveform: (B, T) at 16 kHz, any level: each clip is brought to mean 0 and unbiased deviation 1 (a silent one to
             0). Clips shorter than one STFT frame are repeated to fill it.
-
-    Returns:
-        (B, 2 * n_mels): means, then deviations, in dB.
-
-    Raises:
-        AudioError: wrong rank.
     """
     if waveform.ndim == 2 and 0 < waveform.shape[1] < BASELINE.n_fft:
         waveform = waveform.repeat(1, -(-BASELINE.n_fft // waveform.shape[1]))[:, : BASELINE.n_fft]
@@ -248,24 +220,20 @@ def _cached(
     progress: Progress | None,
     description: str,
 ) -> FileRows:
-    store = None if cache is False else FeatureCache(default_cache() if cache is True else cache, how)
-    rows: list[FloatArray | None] = [None if store is None else store.get(path) for path in paths]
+    store = FeatureCache(default_cache() if cache is True else cache or None, how)
+    rows: list[FloatArray | None] = [store.get(path) for path in paths]
     missing = [i for i, known in enumerate(rows) if known is None]
     errors: dict[int, AudioError] = {}
     results: Iterable[FloatArray | AudioError] = compute([paths[i] for i in missing])
     if progress is not None and missing:
         results = progress(results, len(missing), description)
-    try:
+    with contextlib.closing(store):
         for i, result in zip(missing, results, strict=True):
             if isinstance(result, AudioError):
                 errors[i] = result
-                continue
-            rows[i] = result
-            if store is not None:
+            else:
+                rows[i] = result
                 store.add(paths[i], result)
-    finally:
-        if store is not None:
-            store.close()
     kept = [row for row in rows if row is not None]
     pieces = np.array([0 if row is None else len(row) for row in rows], dtype=np.int64)
     return FileRows(np.concatenate(kept) if kept else np.empty((0, 0), np.float32), pieces, errors)

@@ -19,17 +19,11 @@ _LARGEST = 1e7  # its square, times float64 epsilon, is still below 1
 
 
 class LinearFit(NamedTuple):
-    """A linear classifier an episode.
+    """A linear classifier an episode."""
 
-    Attributes:
-        predicted: (E, Q) labels 0 .. n_way - 1.
-        scores: (E, Q, K) decision values of each query; K is n_way, or 1 for two classes (that of label 1).
-        dual: (E, S, K): the weights are the sum of the supports with these factors.
-    """
-
-    predicted: IntArray
-    scores: Float64
-    dual: Float64
+    predicted: IntArray  # (E, Q) labels 0 .. n_way - 1
+    scores: Float64  # (E, Q, K) decision values of each query; K is n_way, or 1 for two classes (that of label 1)
+    dual: Float64  # (E, S, K): the weights are the sum of the supports with these factors
 
 
 def logistic_fit(support: FloatArray, query: FloatArray) -> LinearFit:
@@ -66,15 +60,12 @@ def logistic_fit(support: FloatArray, query: FloatArray) -> LinearFit:
 
 
 def weight_norms(dual: Float64, support: FloatArray, branches: Sequence[slice]) -> Float64:
-    """Take the norm of the weights on each branch of the features.
+    """Take Euclidean norms (E, branches) of the weights on some columns of the features.
 
     Args:
         dual: (E, S, K), see `LinearFit`.
         support: (E, n_way, n_shot, D), the features that it was fitted on.
         branches: columns of each branch.
-
-    Returns:
-        (E, branches): Euclidean norms of the (D_branch, K) weights.
     """
     x = support.reshape(len(support), -1, support.shape[-1]).astype(np.float64)
     parts = [np.linalg.norm(x[..., branch].transpose(0, 2, 1) @ dual, axis=(1, 2)) for branch in branches]

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +22,13 @@ FORMAT = 2  # of 1, ci95 was over draws alone
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement: these features of this model with this classifier on this dataset.
-
-    `model` is empty for features that need none.
-    """
+    """One measurement: these features of this model with this classifier on this dataset."""
 
     features: str
     classifier: str
     result: FewShotResult
     dataset: str = ""
-    model: str = ""
+    model: str = ""  # of features that need one
 
     @property
     def n_shot(self) -> int:
@@ -49,33 +44,34 @@ class Row:
         """Plain JSON types; the accuracies of single episodes are left out."""
         names = {name: getattr(self, name) for name in ("dataset", "model", "features", "classifier")}
         figures = {name: getattr(self.result, name) for name in _FIGURES}
-        shares = {name: None if math.isnan(value) else value for name, value in figures["weight_share"].items()}
-        ci95 = None if math.isnan(figures["ci95"]) else figures["ci95"]
-        return {**names, **figures, "weight_share": shares, "ci95": ci95}
+        shares = {name: _or_null(value) for name, value in figures["weight_share"].items()}
+        return {**names, **figures, "weight_share": shares, "ci95": _or_null(figures["ci95"])}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Row:
         """Read what `to_dict` wrote."""
         figures = {name: data[name] for name in _FIGURES}
-        figures["ci95"] = math.nan if figures["ci95"] is None else float(figures["ci95"])
-        figures["weight_share"] = {k: math.nan if v is None else float(v) for k, v in data["weight_share"].items()}
+        figures["ci95"] = _or_nan(data["ci95"])
+        figures["weight_share"] = {name: _or_nan(value) for name, value in data["weight_share"].items()}
         result = FewShotResult(accuracies=np.empty(0), **figures)
         return cls(data["features"], data["classifier"], result, data["dataset"], data["model"])
 
 
+def _or_null(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
 @dataclass(frozen=True)
 class Results:
-    """Everything that one call measured.
-
-    Attributes:
-        rows: in the order measured.
-        datasets: name to classes, clips, note.
-        environment: versions and machine.
-    """
+    """Everything that one call measured."""
 
     rows: list[Row]
-    datasets: dict[str, dict[str, Any]] = field(default_factory=dict)
-    environment: dict[str, str] = field(default_factory=dict)
+    datasets: dict[str, dict[str, Any]] = field(default_factory=dict)  # name to classes, clips, note
+    environment: dict[str, str] = field(default_factory=dict)  # versions and machine
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
@@ -90,11 +86,7 @@ class Results:
 
 
 def read_results(path: str | os.PathLike[str]) -> Results:
-    """Read a file of `mtslvr fewshot -o RESULTS.json`.
-
-    Raises:
-        ConfigError: missing, of another kind or format, or damaged.
-    """
+    """Read a file of `mtslvr fewshot -o RESULTS.json`; one that is none is a ConfigError."""
     data = read_json(path, KIND, FORMAT)
     try:
         return Results([Row.from_dict(row) for row in data["rows"]], data["datasets"], data["environment"])
@@ -103,11 +95,7 @@ def read_results(path: str | os.PathLike[str]) -> Results:
 
 
 def read_json(path: str | os.PathLike[str], kind: str | None = None, version: int | None = None) -> dict[str, Any]:
-    """Read an object with a kind from a JSON file, of any kind or of this one in this format.
-
-    Raises:
-        ConfigError: missing, not such a file, or of another kind or format.
-    """
+    """Read an object with a kind from a JSON file, of any kind or of this one in this format; else a ConfigError."""
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -118,31 +106,6 @@ def read_json(path: str | os.PathLike[str], kind: str | None = None, version: in
         found = f"kind {data['kind']!r}, format {data.get('format')!r}"
         raise ConfigError(f"{path}: {found}; expected {kind!r}, format {version}: measure again with this version")
     return data
-
-
-def environment() -> dict[str, str]:
-    """Versions and machine, for whoever reads the results."""
-    import torch
-
-    return {
-        "mtslvr": metadata.version("mtslvr"),
-        "torch": torch.__version__,
-        "NumPy": np.__version__,
-        "Python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
-        "cores": str(os.cpu_count() or 0),
-    }
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or "unknown"
 
 
 def describe(settings: dict[str, Any]) -> str:

@@ -37,8 +37,7 @@ def sgd_fit(
     Args:
         support: (E, n_way, n_shot, D).
         query: (E, Q, D).
-        max_iter: passes over the supports, 20 or 100; the two stand on both sides of a merge conflict in the published
-            code.
+        max_iter: passes over the supports, 20 or 100: both stand in a merge conflict of the published code.
         random_state: a seed for every fit, or a state that the fits draw from in turn; the published code leaves it
             None, the global state.
 
@@ -113,17 +112,7 @@ def _shuffles(seeds: npt.NDArray[np.uint32], count: int) -> IntArray:
 
 
 def _descend(kernel: Float64, targets: Float64, shuffle: IntArray, max_iter: int) -> tuple[Float64, Float64]:
-    """Run all fits in step.
-
-    Args:
-        kernel: (E, S, S) inner products of the supports.
-        targets: (S, K) 0 or 1.
-        shuffle: (E, K, S).
-        max_iter: passes.
-
-    Returns:
-        (E, S, K) factors of the supports and (E, K) intercepts.
-    """
+    """Run all fits in step: inner products (E, S, S) and targets (S, K) to factors (E, S, K), intercepts (E, K)."""
     episodes, columns, count = shuffle.shape
     rows, fits = np.arange(episodes)[:, None], np.arange(columns)
     moved = kernel + 1  # what one unit of a support's factor and of the intercept adds to every score

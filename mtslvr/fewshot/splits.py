@@ -50,20 +50,15 @@ def read_split(path: Path) -> dict[str, list[str]]:
     if reader is None:
         raise ConfigError(f"{path}: unknown split file; use {', '.join(readers)}")
     try:
-        found = reader(path)
+        return {name: [str(c) for c in classes] for name, classes in reader(path).items()}
     except ConfigError:
         raise
     except Exception as error:  # whatever a damaged file makes the readers raise
         raise ConfigError(f"{path}: not a split file ({type(error).__name__}: {error}); see docs/fewshot.md") from None
-    return {name: [str(c) for c in classes] for name, classes in found.items()}
 
 
 def classes_of(split: Split, which: str, available: Sequence[str], source: str) -> list[str]:
-    """Match the class names of a split to those of a dataset; case and punctuation do not matter.
-
-    Raises:
-        ConfigError: the split is not in it, or names a class that the dataset lacks.
-    """
+    """Match the class names of a split to those of a dataset; case and punctuation do not matter."""
     wanted = split.get(which, split.get(""))
     if wanted is None:
         raise ConfigError(f"{source}: no split {which!r}; it has {', '.join(split)}")
@@ -103,13 +98,8 @@ def _read_npy(path: Path) -> dict[str, Any]:
         version = np.lib.format.read_magic(file)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         _, _, dtype = header(file)
-        if dtype.hasobject:
-            parts = _Names(file).load()
-        else:
-            file.seek(0)
-            parts = np.load(file, allow_pickle=False)
-    train, val, test = parts
-    return {"train": list(train), "val": list(val), "test": list(test)}
+        parts = _Names(file).load() if dtype.hasobject else np.load(path, allow_pickle=False)
+    return {name: list(part) for name, part in zip(("train", "val", "test"), parts, strict=True)}
 
 
 class _Names(pickle.Unpickler):

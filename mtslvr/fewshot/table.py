@@ -29,7 +29,8 @@ def average_ranks(rows: Sequence[Row]) -> dict[tuple[str, str, str, int], float]
     datasets = list(dict.fromkeys(row.dataset for row in rows))
     ranks: dict[tuple[str, str, str, int], float] = {}
     for group in {(row.classifier, row.n_shot) for row in rows}:
-        means = {(row.model, row.features, row.dataset): row.result.mean for row in rows if _group(row) == group}
+        mine = [row for row in rows if (row.classifier, row.n_shot) == group]
+        means = {(row.model, row.features, row.dataset): row.result.mean for row in mine}
         names = list(dict.fromkeys((model, features) for model, features, _ in means))
         full = [name for name in names if all((*name, dataset) in means for dataset in datasets)]
         if not full:
@@ -40,10 +41,6 @@ def average_ranks(rows: Sequence[Row]) -> dict[tuple[str, str, str, int], float]
         average = (better + (equal + 1) / 2).mean(axis=1)
         ranks.update({(*name, *group): float(rank) for name, rank in zip(full, average, strict=True)})
     return ranks
-
-
-def _group(row: Row) -> tuple[str, int]:
-    return row.classifier, row.n_shot
 
 
 def comparison(rows: Sequence[Row]) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""Clips (B, N) → augmented views (B, N) and their labels (B, K); uses `transforms`, next module: `views`.
+"""Clips (B, N) → augmented views (B, N) and their labels (B, K); uses `transforms` and `vocoder`, next: `views`.
 
 Each sample gets its own transformations in its own order; a view draws its own parameters. Everything random
 comes from one CPU generator, so a batch is a function of a seed, and all drawn tensors stay on the CPU.
@@ -19,7 +19,7 @@ from torch import Tensor
 from ..config import parse_enum
 from ..errors import AudioError, ConfigError
 from ..workers import Lanes
-from . import transforms
+from . import transforms, vocoder
 
 # The columns of the published label vector, in the order of the official code (not of its yaml file).
 TRANSFORMATIONS = (
@@ -66,15 +66,14 @@ class AugmentConfig:
         object.__setattr__(self, "pitch", parse_enum(Pitch, self.pitch, "augment.pitch"))
         ranges: dict[str, tuple[float, float]] = {
             "sample_rate": (1000, 384000),
-            "pitch_n_fft": (16, 16384),
-            "stretch_n_fft": (16, 16384),
             "pitch_semitones": (0, 24),
             "snr_db": (-60, 120),
-            "white_f_decay": (-4, 4),
-            "mixed_f_decay": (-4, 4),
             "stretch_rate": (0.1, 10),
+            **dict.fromkeys(("pitch_n_fft", "stretch_n_fft"), (16, 16384)),
+            **dict.fromkeys(("white_f_decay", "mixed_f_decay"), (-4, 4)),
+            **dict.fromkeys(("fade_fraction", "mask_fraction", "shift_fraction"), (0, 1)),
         }
-        check_ranges(self, "config: augment.", ranges | dict.fromkeys(_FRACTIONS, (0, 1)))
+        check_ranges(self, "config: augment.", ranges)
         hops = {f"{stage}_hop_length": (1, getattr(self, f"{stage}_n_fft") // 2) for stage in ("pitch", "stretch")}
         check_ranges(self, "config: augment.", hops)
         names = self.excluded
@@ -97,16 +96,10 @@ class AugmentConfig:
         return tuple(name for name in TRANSFORMATIONS if name not in self.excluded)
 
 
-_FRACTIONS = ("fade_fraction", "mask_fraction", "shift_fraction")
-
-
 def check_ranges(config: Any, prefix: str, ranges: Mapping[str, tuple[float, float]]) -> None:
     """See that fields of a dataclass are numbers within bounds, integers where they are declared so.
 
     A field of two numbers must rise; it may be the list that JSON gives, and becomes a tuple.
-
-    Raises:
-        ConfigError: names the first that is not.
     """
     types = {field.name: str(field.type) for field in dataclasses.fields(config)}
     for name, (low, high) in ranges.items():
@@ -126,7 +119,7 @@ def check_ranges(config: Any, prefix: str, ranges: Mapping[str, tuple[float, flo
 class AugmentParameters:
     """One view's parameters of every transformation for every sample: CPU tensors (B,)."""
 
-    pitch_index: Tensor  # into `transforms.PITCH_RATIOS`, read with `Pitch.PUBLISHED_RATIOS`
+    pitch_index: Tensor  # into `vocoder.PITCH_RATIOS`, read with `Pitch.PUBLISHED_RATIOS`
     pitch_semitones: Tensor  # read with `Pitch.SEMITONES`
     fade_shape: Tensor  # into `transforms.FADE_SHAPES`
     fade_in: Tensor  # samples
@@ -136,8 +129,8 @@ class AugmentParameters:
     mixed_f_decay: Tensor
     mixed_snr_db: Tensor
     stretch_rate: Tensor  # speed, float64 of two decimals
-    mask_u1: Tensor  # width and start, see `transforms.time_mask`
-    mask_u2: Tensor
+    mask_u1: Tensor  # width
+    mask_u2: Tensor  # start, see `transforms.time_mask`
     shift: Tensor  # samples, positive is later
     noise_seed: Tensor  # int64, of `transforms.gaussian_noise`
 
@@ -147,10 +140,8 @@ class AugmentParameters:
 
 
 def draw_selection(generator: torch.Generator, batch: int, config: AugmentConfig) -> Tensor:
-    """Which transformations each sample gets, in the order of application.
+    """Which transformations each sample gets in which order: (B, K) indices into `config.transformations`, then -1.
 
-    Returns:
-        (B, K) int64 indices into `config.transformations`, -1 after a sample's last.
     Source:
         MT-SLVR's Compose: a number uniform on 1..K, then as many distinct ones in random order.
     """
@@ -167,16 +158,11 @@ def labels_from_order(order: Tensor) -> Tensor:
 
 
 def strengths(order: Tensor, parameters: AugmentParameters, length: int, config: AugmentConfig) -> Tensor:
-    """How much of each transformation a view of `length` samples got, about -1 to 1; 0 where it does not occur.
-
-    Returns:
-        (B, K) float32: semitones, length of both fades, level of both noises, octaves of speed, width of the mask,
-        shift.
-    """
+    """How much of each transformation views of `length` samples got: (B, K), about -1 to 1, 0 where it is absent."""
     p, (low, high) = parameters, config.snr_db
     semitones = p.pitch_semitones / max(config.pitch_semitones, 1e-6)
     if config.pitch is Pitch.PUBLISHED_RATIOS:
-        semitones = torch.tensor([math.log2(up / down) for up, down in transforms.PITCH_RATIOS])[p.pitch_index]
+        semitones = torch.tensor([math.log2(up / down) for up, down in vocoder.PITCH_RATIOS])[p.pitch_index]
     found = {
         "pitch_shift": semitones,
         "fade": (p.fade_in + p.fade_out) / (2 * max(1, config.fade_fraction * length)),
@@ -191,11 +177,7 @@ def strengths(order: Tensor, parameters: AugmentParameters, length: int, config:
 
 
 def draw_parameters(generator: torch.Generator, batch: int, length: int, config: AugmentConfig) -> AugmentParameters:
-    """Parameters for `batch` views of `length` samples, of all transformations whether a view has them or not.
-
-    Source:
-        The official MT-SLVR configuration.
-    """
+    """Parameters for `batch` views of `length` samples, of all transformations whether a view has them or not."""
 
     def uniform(low: float, high: float, dtype: torch.dtype = torch.float32) -> Tensor:
         return low + (high - low) * torch.rand(batch, generator=generator, dtype=dtype)
@@ -206,7 +188,7 @@ def draw_parameters(generator: torch.Generator, batch: int, length: int, config:
     longest_fade = int(config.fade_fraction * length)
     farthest = round(config.shift_fraction * length)
     return AugmentParameters(
-        pitch_index=integers(0, len(transforms.PITCH_RATIOS) - 1),
+        pitch_index=integers(0, len(vocoder.PITCH_RATIOS) - 1),
         pitch_semitones=uniform(-config.pitch_semitones, config.pitch_semitones),
         fade_shape=integers(0, len(transforms.FADE_SHAPES) - 1),
         fade_in=integers(0, longest_fade),
@@ -230,9 +212,7 @@ def augment(x: Tensor, order: Tensor, parameters: AugmentParameters, config: Aug
         x: (B, N) float32 waveforms at `config.sample_rate` Hz, on any device; left as they are.
         order: (B, K) from `draw_selection`.
         parameters: from `draw_parameters`.
-        config: the same for all three.
-    Returns:
-        (B, N) on the device of x; the same for the same arguments on the same device.
+        config: of both.
     Raises:
         AudioError: x is not (B, N), or N is too short for an STFT in use.
     """
@@ -246,7 +226,6 @@ def augment(x: Tensor, order: Tensor, parameters: AugmentParameters, config: Aug
 
 
 def _augment(out: Tensor, order: Tensor, parameters: AugmentParameters, config: AugmentConfig) -> Tensor:
-    # In place.
     for chosen in order.unbind(1):
         for number, name in enumerate(config.transformations):
             rows = (chosen == number).nonzero().flatten()
@@ -260,17 +239,16 @@ def _apply(name: str, x: Tensor, p: AugmentParameters, config: AugmentConfig) ->
     if name == "pitch_shift":
         stft = config.pitch_n_fft, config.pitch_hop_length
         if config.pitch is Pitch.SEMITONES:
-            return transforms.pitch_shift_semitones(x, p.pitch_semitones, *stft)
-        return transforms.pitch_shift(x, p.pitch_index, *stft)
+            return vocoder.pitch_shift_semitones(x, p.pitch_semitones, *stft)
+        return vocoder.pitch_shift(x, p.pitch_index, *stft)
     if name == "fade":
         return transforms.fade(x, p.fade_shape, p.fade_in, p.fade_out)
     if name in ("white_noise", "mixed_noise"):
         white = transforms.gaussian_noise(p.noise_seed.to(x.device), 2 * (config.sample_rate // 2)).to(x.dtype)
-        if name == "white_noise":
-            return transforms.colored_noise(x, white, p.white_f_decay, p.white_snr_db)
-        return transforms.colored_noise(x, white, p.mixed_f_decay, p.mixed_snr_db)
+        decay, snr = (p.white_f_decay, p.white_snr_db) if name == "white_noise" else (p.mixed_f_decay, p.mixed_snr_db)
+        return transforms.colored_noise(x, white, decay, snr)
     if name == "time_stretch":
-        return transforms.time_stretch(x, p.stretch_rate, config.stretch_n_fft, config.stretch_hop_length)
+        return vocoder.time_stretch(x, p.stretch_rate, config.stretch_n_fft, config.stretch_hop_length)
     if name == "time_masking":
         return transforms.time_mask(x, p.mask_u1, p.mask_u2, config.mask_fraction)
     assert name == "time_shift"

@@ -27,10 +27,7 @@ def own_augmentations(**changes: Any) -> AugmentConfig:
 
 
 def encoder_config(adapter: AdapterKind) -> EncoderConfig:
-    """The encoder that one of the paper's systems trains, with our front-end settings.
-
-    none shares everything (MT-Simple, or a single objective); split shares all but the heads.
-    """
+    """The encoder that one of the paper's systems trains, with our front end; none is MT-Simple or one objective."""
     single = adapter is AdapterKind.NONE
     return EncoderConfig(
         frontend=FrontendConfig(epsilon=1e-3, phase=Phase.STABLE),
@@ -60,23 +57,12 @@ class HeadsConfig:
     disturb: bool = True  # the invariant head also shrinks what a whisper, an equaliser and a background change
 
     def __post_init__(self) -> None:
-        ranges: dict[str, tuple[float, float]] = {
-            "clips": (2, 10**9),
-            "crop_seconds": (0.1, 600.0),
-            "source_balance": (0.0, 1.0),
-            "power": (0.0, 10.0),
-            "ridge": (0.0, 1e9),
-            "variant_ridge": (0.0, 1e9),
-            "variant_scale": (0.0, 1e6),
-        }
+        ranges = {"clips": (2, 10**9), "crop_seconds": (0.1, 600.0), "source_balance": (0.0, 1.0), "power": (0.0, 10.0)}
+        ranges |= {"ridge": (0.0, 1e9), "variant_ridge": (0.0, 1e9), "variant_scale": (0.0, 1e6)}
         check_ranges(self, "training config: heads.", ranges)
 
     def encoder(self, config: EncoderConfig) -> EncoderConfig:
-        """The config of the encoder with these heads.
-
-        Raises:
-            ConfigError: rows that the network has not, paths that share a head, or fewer clips than a head reads.
-        """
+        """The config of the encoder with these heads; a ConfigError where it cannot have them."""
         if config.heads != config.tasks:
             raise ConfigError(
                 f"{config.heads} heads for {config.tasks} paths: each needs one of its own; set heads to null"
@@ -141,20 +127,16 @@ class TrainConfig:
             "predicted_views": (1, 2),
             "temperature": (1e-3, 1e3),
             "crops": (1, 2),
-            "mix_probability": (0.0, 1.0),
             "mix_snr_db": (-60.0, 120.0),
             "equalizer_db": (0.0, 40.0),
-            "source_balance": (0.0, 1.0),
             "crop_seconds": (0.1, 600.0),
             "steps": (1, 10**9),
             "batch_size": (2, 10**9),
-            "learning_rate": (0.0, 1e3),
-            "weight_decay": (0.0, 1e3),
-            "warmup_steps": (0, 10**9),
             "ema_decay": (0.0, 0.999999),
             "validation_fraction": (0.0, 0.9),
-            "validate_every": (0, 10**9),
-            "patience": (0, 10**9),
+            **dict.fromkeys(("mix_probability", "source_balance"), (0.0, 1.0)),
+            **dict.fromkeys(("learning_rate", "weight_decay"), (0.0, 1e3)),
+            **dict.fromkeys(("warmup_steps", "validate_every", "patience"), (0, 10**9)),
         }
         check_ranges(self, "training config: ", ranges)
         for name, choices in CHOICES.items():
@@ -190,11 +172,7 @@ class TrainConfig:
         return {**values, "encoder": self.encoder.to_dict()}
 
     def changed(self, changes: Mapping[str, Any]) -> TrainConfig:
-        """This config with `changes`, of the form of `to_dict` and with no more keys than differ.
-
-        Raises:
-            ConfigError: see `from_dict`.
-        """
+        """This config with `changes`, of the form of `to_dict` and with no more keys than differ."""
         return TrainConfig.from_dict(_merged(self.to_dict(), changes))
 
     @classmethod

@@ -70,11 +70,7 @@ class PackedClips:
 
     @classmethod
     def open(cls, folder: Path) -> PackedClips:
-        """Clips that `pack` wrote.
-
-        Raises:
-            TrainingError: no packed clips there, or cut short.
-        """
+        """Clips that `pack` wrote; a TrainingError where there are none, or cut short."""
         try:
             index = json.loads((folder / _INDEX).read_text())
             samples = np.memmap(folder / _SAMPLES, dtype=np.int16, mode="c")

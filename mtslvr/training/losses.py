@@ -15,8 +15,6 @@ def nt_xent_loss(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
     Args:
         z1, z2: (N, D) projections of the two views.
         temperature: divides the cosine similarities.
-    Returns:
-        Scalar, the mean over 2N views; 0 for N = 1, where there are no negatives.
     Source:
         Chen et al. 2020, SimCLR, https://arxiv.org/abs/2002.05709
     """
@@ -33,8 +31,6 @@ def simsiam_loss(p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
     Args:
         p1, p2: (N, D) predictions.
         z1, z2: (N, D) projections; no gradient flows into them.
-    Returns:
-        Scalar in [-1, 1], the mean over clips.
     Source:
         Chen and He 2021, SimSiam, https://arxiv.org/abs/2011.10566
     """
@@ -44,11 +40,8 @@ def simsiam_loss(p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
 
 
 def augmentation_loss(logits: Tensor, augmentation_labels: Tensor) -> Tensor:
-    """Multi-label augmentation prediction (MLAP): mean binary cross-entropy over views and transformations.
+    """Multi-label augmentation prediction (MLAP): mean binary cross-entropy of (B, K) logits and labels, 0 or 1.
 
-    Args:
-        logits: (B, K).
-        augmentation_labels: (B, K), 1 where the transformation was applied.
     Source:
         Heggan et al. 2023, MT-SLVR, https://arxiv.org/abs/2305.17191
     """
@@ -56,11 +49,8 @@ def augmentation_loss(logits: Tensor, augmentation_labels: Tensor) -> Tensor:
 
 
 def difference_loss(predicted: Tensor, targets: Tensor) -> Tensor:
-    """Mean squared error of the predicted differences between two views' transformations.
+    """Mean squared error of the predicted differences (B, K) between two views' transformations, see `strengths`.
 
-    Args:
-        predicted: (B, K).
-        targets: (B, K), about -2 to 2; 0 where neither view, or both alike, had the transformation.
     Source:
         Lee et al. 2021, AugSelf, https://arxiv.org/abs/2111.09613
     """

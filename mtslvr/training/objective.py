@@ -1,4 +1,4 @@
-"""The views of a batch and the targets of their transformations to the joint loss; next: `loop`."""
+"""The views of a batch and the targets of their transformations to the joint loss; next: `trainer`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..nn.encoder import Embeddings, Encoder, exact_float32
+from .config import TrainConfig
 from .losses import augmentation_loss, difference_loss, nt_xent_loss, simsiam_loss
 
 
@@ -28,37 +29,21 @@ class Objective(nn.Module):
 
     Args:
         encoder: what is trained.
-        contrastive, augmentation_weight, prediction, temperature, separate_views, predicted_views: see `TrainConfig`.
-        labels: K, how many transformations are told apart.
+        config: which losses, of which views.
     Source:
         Heggan et al. 2023, MT-SLVR, https://arxiv.org/abs/2305.17191
     """
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        *,
-        contrastive: str = "simclr",
-        augmentation_weight: float = 1.0,
-        prediction: str = "presence",
-        temperature: float = 0.07,
-        separate_views: bool = False,
-        predicted_views: int = 2,
-        labels: int = 7,
-    ) -> None:
+    def __init__(self, encoder: Encoder, config: TrainConfig) -> None:
         super().__init__()
-        dim = encoder.config.head_dim
-        self.encoder = encoder
-        self.augmentation_weight = augmentation_weight
-        self.differences = prediction == "difference"
-        self.temperature = temperature
-        self.separate_views = separate_views
-        self.predicted_views = predicted_views
+        self.encoder, self.config = encoder, config
+        dim, labels = encoder.config.head_dim, len(config.augment.transformations)
         projectors = {"simclr": simclr_projector, "simsiam": simsiam_projector}
-        self.projector = projectors[contrastive](dim) if contrastive in projectors else None
-        self.predictor = simsiam_predictor() if contrastive == "simsiam" else None
-        read = 2 * dim if self.differences else dim
-        self.augmentation_head = augmentation_head(read, labels) if augmentation_weight else None
+        make = projectors.get(config.contrastive)
+        self.projector = None if make is None else make(dim)
+        self.predictor = simsiam_predictor() if config.contrastive == "simsiam" else None
+        read = 2 * dim if config.prediction == "difference" else dim
+        self.augmentation_head = augmentation_head(read, labels) if config.augmentation_weight else None
 
     def forward(self, views: Tensor, targets: Tensor) -> Losses:
         """The losses of one batch.
@@ -70,19 +55,16 @@ class Objective(nn.Module):
         embeddings = self.embed_views(views)
         contrastive = self.contrastive_loss(embeddings.invariant)
         predictive = self.predictive_loss(embeddings.variant, targets)
-        return Losses(contrastive + self.augmentation_weight * predictive, contrastive, predictive)
+        return Losses(contrastive + self.config.augmentation_weight * predictive, contrastive, predictive)
 
     def embed_views(self, views: Tensor) -> Embeddings:
-        """The embeddings of all views, (2, B, D), from one pass a view or from one over all.
-
-        The variant ones of the first `predicted_views` alone.
-        """
-        count = views.shape[1]
-        if not self.separate_views:
-            both = self.embed(views.flatten(0, 1), self.predicted_views * count)
+        """(2, B, D) of all views, the variant ones of `predicted_views` alone; one pass a view or one over all."""
+        count, predicted = views.shape[1], self.config.predicted_views
+        if not self.config.separate_views:
+            both = self.embed(views.flatten(0, 1), predicted * count)
             return Embeddings(*(found.view(-1, count, found.shape[1]) for found in (both.invariant, both.variant)))
-        parts = [self.embed(view, count if i < self.predicted_views else 0) for i, view in enumerate(views)]
-        variant = torch.stack([part.variant for part in parts[: self.predicted_views]])
+        parts = [self.embed(view, count if i < predicted else 0) for i, view in enumerate(views)]
+        variant = torch.stack([part.variant for part in parts[:predicted]])
         return Embeddings(torch.stack([part.invariant for part in parts]), variant)
 
     def embed(self, spectrograms: Tensor, variant_rows: int) -> Embeddings:
@@ -104,7 +86,7 @@ class Objective(nn.Module):
             return invariant.new_zeros((), dtype=torch.float32)
         if self.predictor is None:
             first, second = self.projector(invariant)
-            return nt_xent_loss(first, second, self.temperature)
+            return nt_xent_loss(first, second, self.config.temperature)
         z1, z2 = self.projector(invariant[0]), self.projector(invariant[1])
         return simsiam_loss(self.predictor(z1), self.predictor(z2), z1, z2)
 
@@ -112,7 +94,7 @@ class Objective(nn.Module):
         """How wrong the augmentation head is on the variant embeddings (`predicted_views`, B, D)."""
         if self.augmentation_head is None:
             return variant.new_zeros((), dtype=torch.float32)
-        if self.differences:
+        if self.config.prediction == "difference":
             return difference_loss(self.augmentation_head(torch.cat([variant[0], variant[1]], dim=1)), targets)
         return augmentation_loss(self.augmentation_head(variant.flatten(0, 1)), targets.repeat(len(variant), 1))
 

@@ -16,7 +16,7 @@ AUDIOSET_MEAN, AUDIOSET_STD = -0.00029522, 0.11652075
 
 
 class System(str, enum.Enum):
-    """A row of the paper's tables. SimCLR or SimSiam is chosen apart from it.
+    """A row of the paper's tables, for SimCLR or SimSiam.
 
     CONTRASTIVE and PREDICTION train one objective, MT_SIMPLE both on one output, MT_SPLIT on two heads of a shared
     network, the others on two paths that adapters keep apart.
@@ -37,11 +37,7 @@ class System(str, enum.Enum):
         return encoder_config(AdapterKind(kind) if kind in list(AdapterKind) else AdapterKind.NONE)
 
     def objectives(self, contrastive: str) -> dict[str, Any]:
-        """The settings of the losses, with this contrastive one.
-
-        Raises:
-            ConfigError: neither SimCLR nor SimSiam.
-        """
+        """The settings of the losses, with this contrastive one."""
         if contrastive not in ("simclr", "simsiam"):
             raise ConfigError(f"contrastive={contrastive!r}: the paper's systems have simclr or simsiam")
         if self is System.PREDICTION:
@@ -97,8 +93,7 @@ def published(system: System, contrastive: str = "simclr") -> TrainConfig:
 def own(system: System, contrastive: str = "simclr") -> TrainConfig:
     """A system in this project's recipe, the defaults of `TrainConfig`.
 
-    Two crops of a clip, softer negatives, backgrounds, an equaliser, short crops, heads that whiten. MT_SPLIT keeps the
-    heads of training, which share a path.
+    MT_SPLIT keeps the heads of training, which share a path.
 
     Raises:
         ConfigError: a contrastive objective other than "simclr" and "simsiam".

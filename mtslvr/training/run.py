@@ -1,4 +1,7 @@
-"""A run directory: its config, environment, packed clips, losses and states; used by `loop` and `whiten`."""
+"""A run directory: its config, environment, packed clips, losses and states; used by `loop` and `whiten`.
+
+What cannot be read or written, or is of another run, raises TrainingError; what was there is as it was.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,9 @@ import io
 import json
 import os
 import pickle
-import platform
 import re
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,6 +21,7 @@ import torch
 from tqdm import tqdm
 
 from ..errors import TrainingError, one_line
+from ..run.machine import environment
 from .config import TrainConfig
 from .data import PackedClips, is_packed, pack
 
@@ -30,11 +31,7 @@ CLIPS, EXPORT, EVENTS = "clips", "checkpoint", "tensorboard"  # folders
 
 
 def check(folder: Path, config: TrainConfig, resume: bool) -> None:
-    """See that a run may start in a folder, or go on there with this config.
-
-    Raises:
-        TrainingError: a used directory without `resume`; no run, or one of another config, with it.
-    """
+    """See that a run may start in a folder, or go on there with this config."""
     if not resume:
         if (folder / CONFIG).exists():
             raise TrainingError(f"{folder}: holds a run already; go on with --resume or choose another --out")
@@ -48,69 +45,22 @@ def check(folder: Path, config: TrainConfig, resume: bool) -> None:
 
 
 def read_config(folder: Path) -> TrainConfig:
-    """The config of a run.
-
-    Raises:
-        TrainingError: no run there.
-    """
+    """The config of a run."""
     try:
         return TrainConfig.from_dict(json.loads((folder / CONFIG).read_text()))
     except (OSError, ValueError) as error:
         raise TrainingError(f"{folder / CONFIG}: no training run ({error}); give a run directory") from None
 
 
-def environment() -> dict[str, Any]:
-    """Versions, machine and git revision, for the record of a run."""
-    try:
-        here = Path(__file__).parent
-        revision = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        revision = "unknown"
-    return {
-        "mtslvr": metadata.version("mtslvr"),
-        "torch": torch.__version__,
-        "numpy": metadata.version("numpy"),
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cpu": cpu_model(),
-        "cores": os.cpu_count(),
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "git_revision": revision,
-    }
-
-
-def cpu_model() -> str:
-    """The CPU's name, as far as the system tells, with family and model: virtual machines shorten names."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        text = ""
-    fields = ("model name", "cpu family", "model")
-    name, family, model = (re.search(rf"^{field}\s*: (.+)$", text, re.MULTILINE) for field in fields)
-    if not name:
-        return platform.processor() or platform.machine()
-    return f"{name[1]} (family {family[1]}, model {model[1]})" if family and model else name[1]
-
-
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON file; it is whole or the previous one, whenever the process dies.
-
-    Raises:
-        TrainingError: not writable.
-    """
+    """Write a JSON file; it is whole or the previous one, whenever the process dies."""
     with replacing(path) as file:
         file.write((json.dumps(values, indent=2) + "\n").encode())
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when all of it is on the disk.
-
-    Raises:
-        TrainingError: it cannot be written; `path` is as before.
-    """
+    """A file that takes the place of `path` when all of it is on the disk."""
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -129,11 +79,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def recorded(folder: Path) -> dict[str, Any]:
-    """The facts in environment.json; none where it is missing.
-
-    Raises:
-        TrainingError: it is no JSON object.
-    """
+    """The facts in environment.json; none where it is missing."""
     path = folder / ENVIRONMENT
     try:
         facts = json.loads(path.read_text())
@@ -147,22 +93,11 @@ def recorded(folder: Path) -> dict[str, Any]:
 
 
 def collect(
-    folder: Path,
-    data: Sequence[str | os.PathLike[str]],
-    config: TrainConfig,
-    resume: bool,
-    start: Mapping[str, Any],
+    folder: Path, data: Sequence[str | os.PathLike[str]], config: TrainConfig, resume: bool, start: Mapping[str, Any]
 ) -> PackedClips:
-    """The packed clips of a run, and a record of them in environment.json.
+    """The packed clips of a run, and a record of them in environment.json; `start` is recorded of a new one, too.
 
-    Args:
-        folder: of the run.
-        data: see `loop.train`; a packed folder that has moved is found again by it.
-        config: the recipe.
-        resume: whether the run is there already.
-        start: of a new run, in what it computes and where its weights start from, for the record.
-    Raises:
-        TrainingError: no data, or other data than the run has. Unreadable files are listed in unreadable.txt.
+    A packed folder that has moved is found again by `data`. Unreadable files are listed in unreadable.txt.
     """
     facts = recorded(folder) if resume else {**environment(), **start}
     names = [str(Path(path).resolve()) for path in data]
@@ -191,11 +126,7 @@ def collect(
 
 
 def open_clips(folder: Path, facts: Mapping[str, Any], config: TrainConfig) -> PackedClips:
-    """The packed clips of a run whose environment.json holds `facts`.
-
-    Raises:
-        TrainingError: gone, cut short, or of another sample rate than the encoder's.
-    """
+    """The packed clips of a run whose environment.json holds `facts`."""
     clips = PackedClips.open(Path(facts.get("clips", folder / CLIPS)))
     if clips.sample_rate != config.encoder.frontend.sample_rate:
         raise TrainingError(
@@ -206,11 +137,7 @@ def open_clips(folder: Path, facts: Mapping[str, Any], config: TrainConfig) -> P
 
 
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write the state of a run and keep the one before; either is whole whenever the process dies.
-
-    Raises:
-        TrainingError: no space; the last state is as it was.
-    """
+    """Write the state of a run and keep the one before; either is whole whenever the process dies."""
     new = folder / (STATE + ".new")
     with replacing(new) as file:
         torch.save(dict(state), file)
@@ -220,11 +147,7 @@ def save_state(folder: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_state(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """The last saved state, or the one before where that is broken; None where none was saved yet.
-
-    Raises:
-        TrainingError: neither can be read.
-    """
+    """The last saved state, or the one before where that is broken; None where none was saved yet."""
     broken = []
     for path in (folder / STATE, folder / PREVIOUS):
         if not path.exists():
@@ -249,16 +172,19 @@ class Log:
     Args:
         folder: of the run.
         name: of the CSV file in it.
-        columns: of that file after "step".
+        columns: of that file, "step" first.
         start: lines of this step and later ones are dropped: they are computed again.
     """
 
     def __init__(self, folder: Path, name: str, columns: Sequence[str], start: int) -> None:
-        self.columns = ("step", *columns)
-        self.prefix = Path(name).stem
-        truncate(folder / name, self.columns, start)
+        self.columns, self.prefix = columns, Path(name).stem
+        self.events: Any = None
+        truncate(folder / name, columns, start)
         self.file = open(folder / name, "a", newline="")  # noqa: SIM115  # closed in close()
-        self.events = _event_writer(folder / EVENTS, start)
+        with contextlib.suppress(ImportError):  # tensorboard is not installed
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.events = SummaryWriter(str(folder / EVENTS), purge_step=start)
 
     def write(self, values: Mapping[str, float]) -> None:
         """Add the line of one step; the file has it before this returns."""
@@ -266,8 +192,6 @@ class Log:
             csv.writer(self.file).writerow([values[column] for column in self.columns])
             self.file.flush()
         except OSError as error:
-            with contextlib.suppress(OSError):
-                self.file.close()
             raise TrainingError(f"{self.file.name}: {error}; free space, then go on with --resume") from None
         if self.events is not None:
             for column in self.columns[1:]:
@@ -275,17 +199,10 @@ class Log:
 
     def close(self) -> None:
         """Both files."""
-        self.file.close()
+        with contextlib.suppress(OSError):  # what could not be written has been told
+            self.file.close()
         if self.events is not None:
             self.events.close()
-
-
-def _event_writer(folder: Path, start: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:  # tensorboard is not installed
-        return None
-    return SummaryWriter(str(folder), purge_step=start)
 
 
 def truncate(path: Path, columns: Sequence[str], start: int) -> None:

@@ -27,15 +27,11 @@ EQUALIZER_WAVES = 4
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's input.
+    """One step's input."""
 
-    Attributes:
-        views: (2, B, crop_length) float32: two augmented views of each of B clips.
-        targets: (B, K) float32: which of the K transformations both views had, or with `prediction="difference"` by how
-            much more the first view had of each.
-    """
-
-    views: Tensor
+    views: Tensor  # (2, B, crop_length) float32: two augmented views of each of B clips
+    # (B, K) float32: which of the K transformations both views had, or with prediction="difference" by how much more
+    # the first view had of each.
     targets: Tensor
 
     def to(self, device: torch.device) -> Batch:
@@ -46,14 +42,8 @@ class Batch:
 class StepBatches(Dataset[Batch]):
     """Item k is the batch of step k: a pure function of the clips, the config and k.
 
-    Workers, their number and a restart therefore change nothing.
-
-    Args:
-        clips: to take crops of.
-        config: the recipe.
-        validation: draw from the clips held out, by random numbers of their own, instead of from the others.
-    Raises:
-        TrainingError: fewer clips than a batch.
+    Workers, their number and a restart therefore change nothing. For `validation` clips are those held out, drawn by
+    random numbers of their own. Fewer clips than a batch are a TrainingError.
     """
 
     def __init__(self, clips: PackedClips, config: TrainConfig, *, validation: bool = False) -> None:
@@ -99,9 +89,8 @@ class StepBatches(Dataset[Batch]):
         """
         config, count, length = self.config.augment, crops.shape[1], crops.shape[2]
         if self.config.mix_probability:
-            crops = torch.stack(
-                [mix(crop, generator, self.config.mix_probability, self.config.mix_snr_db) for crop in crops]
-            )
+            how = self.config.mix_probability, self.config.mix_snr_db
+            crops = torch.stack([mix(crop, generator, *how) for crop in crops])
         differences = self.config.prediction == "difference"
         order = draw_selection(generator, 2 * count if differences else count, config)
         if not differences:
@@ -127,20 +116,13 @@ class StepBatches(Dataset[Batch]):
         starts, ends = self.clips.starts[clips], self.clips.starts[clips + 1]
         first = (offsets * np.maximum(ends - starts - length + 1, 1)).astype(np.int64)
         if self.samples is None:
-            pairs = zip(starts, ends, first, strict=True)
-            rows = torch.from_numpy(np.stack([self._from_file(*places, length) for places in pairs]))
+            begins, samples = starts + first, self.clips.samples
+            clips_here = zip(begins, np.minimum(ends, begins + length), strict=True)
+            rows = torch.from_numpy(np.stack([np.resize(samples[begin:end], length) for begin, end in clips_here]))
         else:
             begin, room, place = (torch.from_numpy(v).to(self.device)[:, None] for v in (starts, ends - starts, first))
             rows = self.samples[begin + (place + torch.arange(length, device=self.device)) % room]
-        return self.normalized(rows.float() / 32768)
-
-    def _from_file(self, start: int, end: int, first: int, length: int) -> npt.NDArray[np.int16]:
-        clip = self.clips.samples[start + first : min(end, start + first + length)]
-        return np.resize(clip, length)
-
-    def normalized(self, crops: Tensor) -> Tensor:
-        """Each crop with mean 0 and deviation 1 (silence stays 0), or all by the encoder's global statistics."""
-        encoder = self.config.encoder
+        crops, encoder = rows.float() / 32768, self.config.encoder
         if encoder.normalization is Normalization.GLOBAL:
             return (crops - encoder.global_mean) / encoder.global_std
         return standardize(crops)
@@ -177,13 +159,10 @@ def split(clips: int, config: TrainConfig) -> tuple[IntArray, IntArray]:
 
 
 def equalize(views: Tensor, curves: Tensor, sample_rate: int) -> Tensor:
-    """Filter each waveform by a smooth random frequency response, as another microphone or room would.
+    """Filter each waveform (N, T) by a smooth frequency response, as another microphone or room would.
 
-    Args:
-        views: (N, T).
-        curves: (N, W) amplitudes in dB of W cosines along the logarithm of frequency; W counts equally, so a deviation
-            of 1 in each gives the response one of 1 dB.
-        sample_rate: Hz.
+    `curves` are (N, W) amplitudes in dB of W cosines along the logarithm of frequency; deviations of 1 give the
+    response one of 1 dB.
     """
     spectrum = torch.fft.rfft(views)
     frequency = torch.linspace(0, sample_rate / 2, spectrum.shape[1], device=views.device)
@@ -196,13 +175,8 @@ def equalize(views: Tensor, curves: Tensor, sample_rate: int) -> Tensor:
 
 
 def mix(crops: Tensor, generator: torch.Generator, probability: float, snr_db: tuple[float, float]) -> Tensor:
-    """Add to some crops another clip of the batch as background, and bring the sum to the crop's level.
+    """Add to some crops (B, N) another clip of the batch as background, and bring the sum to the crop's level.
 
-    Args:
-        crops: (B, N).
-        generator: on the CPU.
-        probability: of a background.
-        snr_db: signal-to-background ratio, lowest and highest.
     Source:
         Niizumi et al. 2021, BYOL-A's mixup, https://arxiv.org/abs/2103.06695; here on waveforms.
     """

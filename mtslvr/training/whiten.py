@@ -36,11 +36,7 @@ _STREAM = 2  # of random numbers, beside those of epochs and batches
 
 
 def finish(run: str | os.PathLike[str], config: TrainConfig, device: torch.device) -> None:
-    """Give the exported encoder of a run the heads of its config, once.
-
-    Raises:
-        see `whiten`.
-    """
+    """Give the exported encoder of a run the heads of its config, once."""
     folder = Path(run)
     facts = run_directory.recorded(folder)
     if config.heads is not None and not facts.get("heads_made"):
@@ -81,11 +77,7 @@ def whiten(
 
 
 def check_crops(clips: PackedClips, heads: HeadsConfig) -> None:
-    """See that two crops of a clip can differ.
-
-    Raises:
-        TrainingError: no clip is longer than a crop.
-    """
+    """See that two crops of a clip can differ: that one is longer than a crop."""
     longest = np.diff(clips.starts).max() / clips.sample_rate
     if longest <= heads.crop_seconds:
         raise TrainingError(
@@ -105,14 +97,9 @@ def crops_of(batches: StepBatches, index: int, disturb: bool) -> Tensor:
 
 
 def disturbed(crops: Tensor, generator: torch.Generator, sample_rate: int) -> list[Tensor]:
-    """The crops as whispered, as another microphone would take them, and with another of them as background.
+    """Crops (B, T) as whispered, as another microphone would take them, and with another of them as background.
 
-    Args:
-        crops: (B, T), two at least.
-        generator: on the CPU.
-        sample_rate: Hz.
-    Returns:
-        Three of (B, T), each row at the level of its crop.
+    Each is at the level of its crop.
     """
     seeds = torch.randint(2**62, (len(crops),), generator=generator)
     curves = EQUALIZER_DB * torch.randn(len(crops), EQUALIZER_WAVES, generator=generator)
@@ -122,14 +109,8 @@ def disturbed(crops: Tensor, generator: torch.Generator, sample_rate: int) -> li
 
 
 def noise_vocode(views: Tensor, seeds: Tensor, sample_rate: int) -> Tensor:
-    """Noise with the short-time magnitudes of each waveform, at its level: a whisper, where it is speech.
+    """Noise with the short-time magnitudes of each waveform (N, T), at its level: a whisper, where it is speech.
 
-    Args:
-        views: (N, T).
-        seeds: (N,) int64, of each row's noise.
-        sample_rate: Hz.
-    Returns:
-        (N, T).
     Source:
         Shannon et al. 1995, speech recognition with primarily temporal cues, doi 10.1126/science.270.5234.303; here in
         the bins of a short-time Fourier transform.
@@ -158,17 +139,16 @@ def reading(encoder: Encoder, config: EncoderConfig) -> Encoder:
         return encoder
     other = Encoder(config).eval()
     new = other.state_dict()
-    kept = {key: value for key, value in encoder.state_dict().items() if value.shape == new[key].shape}
-    other.load_state_dict(kept, strict=False)
+    other.load_state_dict({k: v for k, v in encoder.state_dict().items() if v.shape == new[k].shape}, strict=False)
     return other
 
 
 @torch.inference_mode()
 def whiten_heads(encoder: Encoder, pairs: Iterable[Tensor], how: HeadsConfig) -> None:
-    """Replace the heads of `encoder` in place.
+    """Replace the heads of `encoder`, one for each path, in place.
 
     Args:
-        encoder: with a head for each path, on any device.
+        encoder: on any device.
         pairs: (2 or more, B, T) normalised waveforms each, two crops of B clips, and others that the first is compared
             with for the invariant head; more clips than a head reads numbers.
         how: powers, ridges and scale.
@@ -176,13 +156,11 @@ def whiten_heads(encoder: Encoder, pairs: Iterable[Tensor], how: HeadsConfig) ->
     folded = encoder.fold()
     invariant, variant = [], []
     for crops in pairs:
-        two = [folded.encode(crop.to(encoder.device), Layer.POOLED) for crop in crops[:2]]
-        others = [
-            folded.embedding(crop.to(encoder.device), Features.INVARIANT, Layer.POOLED, normalized=True)
-            for crop in crops[2:]
-        ]
+        two = [folded.encode(crop, Layer.POOLED) for crop in crops[:2].to(encoder.device)]
+        others = crops[2:].to(encoder.device)
+        read = [folded.embedding(crop, Features.INVARIANT, Layer.POOLED, normalized=True) for crop in others]
         variant.append(torch.stack([p.variant for p in two]))
-        invariant.append(torch.stack([*(p.invariant for p in two), *others]))
+        invariant.append(torch.stack([*(p.invariant for p in two), *read]))
     for index, head in enumerate(encoder.heads):
         assert isinstance(head, torch.nn.Linear)
         features = torch.cat(variant if index else invariant, dim=1).double()
@@ -197,13 +175,12 @@ def whiten_heads(encoder: Encoder, pairs: Iterable[Tensor], how: HeadsConfig) ->
 
 
 def whitening(first: Tensor, second: Tensor, components: int, power: float, ridge: float) -> tuple[Tensor, Tensor]:
-    """Whiten by the covariance within clips, then rotate to principal components.
+    """Whiten by the covariance within clips, then rotate to the principal components of largest variance.
 
     Args:
         first, second: (N, D) float64, features of two crops of N clips.
-        components: how many to keep, those of largest variance; more than D are 0 beyond D.
-        power: see `HeadsConfig`.
-        ridge: see `HeadsConfig`.
+        components: how many to keep; more than D are 0 beyond D.
+        power, ridge: see `HeadsConfig`.
     Returns:
         Weight (components, D) and bias (components,); the mean squared length of an output is 1.
     Source:

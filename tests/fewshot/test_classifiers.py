@@ -2,8 +2,6 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression, SGDClassifier
 
 from mtslvr.errors import ConfigError
@@ -52,31 +50,6 @@ def test_logistic_equals_scikit_learn(n_way, n_shot, dim, scale):
         np.testing.assert_allclose(centred, expected, atol=1e-3 * abs(expected).max())
 
 
-@settings(max_examples=20, deadline=None)
-@given(
-    n_way=st.integers(2, 6),
-    n_shot=st.integers(1, 5),
-    dim=st.integers(1, 12),
-    exponent=st.integers(-4, 2),
-    seed=st.integers(0, 1000),
-)
-def test_logistic_is_stationary_at_any_scale(n_way, n_shot, dim, exponent, seed):
-    support, _ = toy(3, n_way, n_shot, dim, 10.0**exponent, seed=seed)
-    x = support.reshape(3, -1, dim)
-    queries = np.concatenate([x, np.zeros((3, 1, dim)), np.tile(np.eye(dim), (3, 1, 1))], 1)
-    scores = logistic_fit(support, queries).scores
-    # Scores are affine in the query: those at 0 and at the unit vectors give intercept and weights.
-    at_supports, at_zero, at_axes = np.split(scores, [x.shape[1], x.shape[1] + 1], axis=1)
-    weights = at_axes - at_zero
-    shifted = np.exp(at_supports - at_supports.max(axis=-1, keepdims=True))
-    error = np.repeat(np.eye(n_way), n_shot, axis=0) - shifted / shifted.sum(axis=-1, keepdims=True)
-    centred = x - x.mean(axis=1, keepdims=True)
-    gradient = weights - (0.5 if n_way == 2 else 1.0) * np.einsum("esd,esk->edk", centred, error)
-    tolerance = 1e-4 * abs(weights).max() + 1e-6 * abs(x).max()
-    assert abs(gradient).max() <= tolerance
-    assert abs(error.sum(axis=1)).max() <= 1e-4
-
-
 def test_logistic_of_huge_features_says_what_to_do():
     support, query = toy(20, 5, 5, 1, 1e6)
     with pytest.warns(UserWarning, match="has not converged; scale the features, as with scaling='l2'"):
@@ -85,27 +58,12 @@ def test_logistic_of_huge_features_says_what_to_do():
         logistic_fit(1e9 * support, query)
 
 
-def test_logistic_of_identical_supports_is_finite():
-    scores = logistic_fit(np.ones((2, 5, 1, 8)), np.ones((2, 3, 8))).scores
-    np.testing.assert_allclose(scores - scores[..., :1], 0, atol=1e-12)
-
-
 @pytest.mark.parametrize("kind", list(Classifier))
 def test_an_episode_alone_gives_what_it_gives_among_others(kind):
     support, query = (array.astype(np.float32) for array in toy(520, 3, 1, 6))
     together, _ = classify(kind, support, query, random_state=1)
     alone, _ = classify(kind, support[515:], query[515:], random_state=1)
     np.testing.assert_array_equal(together[515:], alone)
-
-
-def test_centroid_equals_a_slow_loop():
-    support, query = toy(8, 4, 3, 5)
-    predicted, _ = classify(Classifier.CENTROID, support, query)
-    for e, q in np.ndindex(predicted.shape):
-        distances = [((query[e, q] - support[e, c].mean(axis=0)) ** 2).sum() for c in range(4)]
-        assert predicted[e, q] == int(np.argmin(distances))
-    tied = np.array([[[[0.0]], [[2.0]], [[2.0]]]])
-    np.testing.assert_array_equal(classify(Classifier.CENTROID, tied, np.array([[[1.0], [3.0]]]))[0], [[0, 1]])
 
 
 def test_cosine_equals_a_slow_loop_and_ignores_lengths():

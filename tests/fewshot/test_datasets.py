@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 
 import numpy as np
 import pytest
@@ -32,12 +31,6 @@ def esc50(root):
     (root / "meta" / "esc50.csv").write_text("\n".join(rows))
 
 
-def nsynth(root):
-    for part in ("train", "valid", "test"):
-        touch(root, f"nsynth-{part}/examples.json")
-        touch(root, *(f"nsynth-{part}/audio/{part}_acoustic_{i:03d}-0{p}-127.wav" for i in range(4) for p in (21, 22)))
-
-
 def fsdkaggle18(root):
     meta = root / "FSDKaggle2018.meta"
     meta.mkdir()
@@ -45,34 +38,15 @@ def fsdkaggle18(root):
     (meta / "train_post_competition.csv").write_text(train + "\n00a.wav,Bark,1,7,CC0\n00b.wav,Cello,0,8,CC0\n")
     test = "fname,label,usage,freesound_id,license"
     (meta / "test_post_competition_scoring_clips.csv").write_text(test + "\n01a.wav,Bark,Public,9,CC0\n")
-    touch(root, "FSDKaggle2018.audio_train/00a.wav", "FSDKaggle2018.audio_train/00b.wav")
-    touch(root, "FSDKaggle2018.audio_test/01a.wav")
-
-
-def watkins(root):
-    touch(root, "best_of/Narwhal/8201.wav", "best_of/Narwhal/8202.wav", "best_of/Killer_Whale/6100.wav")
+    touch(root, *(f"FSDKaggle2018.audio_{name}.wav" for name in ("train/00a", "train/00b", "test/01a")))
 
 
 def birdclef2020(root):
     for species, seconds in (("ameavo", [200] + 50 * [1]), ("azaspi1", 49 * [1])):
+        folder = root / "data" / species
+        folder.mkdir(parents=True)
         for i, length in enumerate(seconds):
-            path = root / "data" / species / f"XC{i}.wav"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            soundfile.write(path, np.zeros(10 * length), 10)
-
-
-def voxceleb1(root):
-    touch(root, "vox1_dev_wav/wav/id10001/1zcIwhmdeo4/00001.wav", "vox1_dev_wav/wav/id10001/7gWz/00001.wav")
-    touch(root, "vox1_test_wav/wav/id10270/5r0dWxy17C8/00001.wav", "vox1_meta.csv", "other/00001.wav")
-
-
-def speechcommands(root):
-    touch(root, "yes/0a7c_nohash_0.wav", "yes/0a7c_nohash_1.wav", "no/0b_nohash_0.wav", "LICENSE", "testing_list.txt")
-    touch(root, "_background_noise_/pink_noise.wav")
-
-
-def cremad(root):
-    touch(root, *(f"AudioWAV/10{i:02d}_DFA_{e}_XX.wav" for i in range(2) for e in ("ANG", "SAD", "NEU")), "README.md")
+            soundfile.write(folder / f"XC{i}.wav", np.zeros(10 * length), 10)
 
 
 def saa(root):
@@ -82,33 +56,44 @@ def saa(root):
     touch(root, "recordings/recordings/afrikaans1.mp3", "recordings/recordings/english7.mp3")
 
 
-def commonvoice(root):
-    for locale in ("cy", "ab"):
-        folder = f"cv-corpus-12.0-delta-2022-12-07/{locale}"
-        touch(root, f"{folder}/clips/common_voice_{locale}_1.mp3", f"{folder}/clips/common_voice_{locale}_2.mp3")
-        touch(root, f"{folder}/validated.tsv", f"{folder}/other.tsv")
-
-
-# Dataset: the maker of its tree, its classes and clips there, and the first class.
+PARTS, EMOTIONS = ("train", "valid", "test"), ("ANG", "SAD", "NEU")
+# Dataset: its tree, as files or what makes it, its classes and clips there, and the first class.
 TREES = {
     "esc50": (esc50, 16, 32, "airplane"),
-    "nsynth": (nsynth, 12, 24, "test_acoustic_000"),
+    "nsynth": (
+        [f"nsynth-{x}/audio/{x}_acoustic_{i:03d}-0{p}-127.wav" for x in PARTS for i in range(4) for p in (21, 22)],
+        12, 24, "test_acoustic_000",
+    ),
     "fsdkaggle18": (fsdkaggle18, 2, 3, "Bark"),
-    "watkins": (watkins, 2, 3, "Killer_Whale"),
+    "watkins": (
+        [f"best_of/{name}.wav" for name in ("Narwhal/8201", "Narwhal/8202", "Killer_Whale/6100")], 2, 3, "Killer_Whale"
+    ),
     "birdclef2020": (birdclef2020, 1, 50, "ameavo"),
-    "voxceleb1": (voxceleb1, 2, 3, "id10001"),
-    "speechcommands": (speechcommands, 2, 3, "no"),
-    "cremad": (cremad, 3, 6, "ANG"),
+    "voxceleb1": (
+        ["vox1_dev_wav/wav/id10001/1zcIwhmdeo4/00001.wav", "vox1_dev_wav/wav/id10001/7gWz/00001.wav",
+         "vox1_test_wav/wav/id10270/5r0dWxy17C8/00001.wav", "vox1_meta.csv", "other/00001.wav"],
+        2, 3, "id10001",
+    ),
+    "speechcommands": (
+        ["yes/0a7c_nohash_0.wav", "yes/0a7c_nohash_1.wav", "no/0b_nohash_0.wav", "LICENSE",
+         "_background_noise_/pink_noise.wav"],
+        2, 3, "no",
+    ),
+    "cremad": ([f"AudioWAV/10{i:02d}_DFA_{name}_XX.wav" for i in range(2) for name in EMOTIONS], 3, 6, "ANG"),
     "saa": (saa, 2, 2, "afrikaans"),
-    "commonvoice": (commonvoice, 2, 4, "ab"),
-}
+    "commonvoice": (
+        [f"cv-corpus-12.0-delta/{x}/{file}" for x in ("cy", "ab") for file in ("clips/1.mp3", "clips/2.mp3", "a.tsv")],
+        2, 4, "ab",
+    ),
+}  # fmt: skip
 pytestmark = pytest.mark.filterwarnings("ignore:.*in the paper")
 
 
 @pytest.fixture
 def tree(tmp_path):
     def make(name):
-        TREES[name][0](tmp_path)
+        files = TREES[name][0]
+        touch(tmp_path, *files) if isinstance(files, list) else files(tmp_path)
         return tmp_path
 
     return make
@@ -119,13 +104,9 @@ def test_all_clips_of_the_published_layout(tree, name):
     with pytest.warns(UserWarning, match=r"classes and .* clips; .* in the paper"):
         found = prepare(name, tree(name), "all")
     _, classes, clips, first = TREES[name]
-    assert found.labels[0] == first
+    assert (found.name, found.labels[0]) == (name, first) and DATASETS[name].title in found.note
     assert (len(np.unique(found.labels)), len(found.paths)) == (classes, clips)
     assert all(path.is_file() for path in found.paths)
-    assert found.name == name
-    dataset = DATASETS[name]
-    assert (found.pieces, found.window_seconds) == (dataset.pieces, dataset.window_seconds)
-    assert dataset.title in found.note
 
 
 def test_esc50_has_the_published_classes(tree):
@@ -202,8 +183,6 @@ def test_a_split_file_that_would_run_code_is_refused(tmp_path):
     ("name", "content", "message"),
     [
         ("x.npy", b"no array", "not a split file"),
-        ("x.npy", pickle.dumps(3), "not a split file"),
-        ("x.json", b"{", "not a split file"),
         ("x.csv", b"name\na\n", "not a split file"),
         ("x.yaml", b"", "unknown split file; use .npy, .json, .csv, .txt"),
     ],

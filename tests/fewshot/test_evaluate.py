@@ -3,9 +3,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from mtslvr.errors import ConfigError
 from mtslvr.fewshot import (
@@ -19,7 +16,6 @@ from mtslvr.fewshot import (
 )
 from mtslvr.fewshot.evaluate import classify_files, draw_support_pieces, majority_vote
 from mtslvr.fewshot.interval import draws_interval
-from mtslvr.fewshot.sgd import sgd_fit
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "golden_fewshot.npz")
 INFO = json.loads(str(GOLDEN["info"]))
@@ -83,41 +79,9 @@ def test_centroid_equals_the_golden_one(golden_case):
     np.testing.assert_allclose(accuracy(votes), GOLDEN[f"{case}/ncc_acc"], atol=1e-6)
 
 
-def test_piece_predictions_of_the_first_task_equal_the_golden_ones(golden_case):
-    case, config, max_iter, tasks = golden_case
-    first = np.cumsum(PIECES) - PIECES
-    supports, queries = tasks[0, :, : config.n_shot], tasks[0, :, config.n_shot :].ravel()
-    chosen = GOLDEN[f"{case}/support_subclip"][0].reshape(supports.shape)
-    rows = np.concatenate([first[f] + np.arange(PIECES[f]) for f in queries])
-    fit = sgd_fit(FEATURES[first[supports] + chosen][None], FEATURES[rows][None], max_iter=max_iter, random_state=1000)
-    np.testing.assert_array_equal(fit.predicted[0], GOLDEN[f"{case}/task0_sub_pred"])
-
-
-def test_fixed_length_path_equals_the_golden_one():
-    config, max_iter = CASES["5w1s5q_it20"]
-    tasks = published_tasks(LABELS, config)
-    features = FEATURES[np.cumsum(PIECES) - PIECES]
-    ones, zeros = np.ones(len(features), dtype=np.int64), np.zeros((1, 5, 1), dtype=np.int64)
-    votes = [
-        classify_files(features, ones, tasks[[t]], zeros, Classifier.SGD, random_state=1000 + t, max_iter=max_iter)[0]
-        for t in range(len(tasks))
-    ]
-    np.testing.assert_allclose(accuracy(np.concatenate(votes)), GOLDEN["fixed_5w1s5q_it20/acc"], atol=1e-6)
-
-
 def test_vote_ties_go_to_the_smallest_label():
     for sequence, result in zip(GOLDEN["vote/sequences"], GOLDEN["vote/result"], strict=True):
         assert majority_vote(np.array(json.loads(str(sequence)))) == result
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=7), min_size=1, max_size=5))
-def test_vote_is_the_mode_of_each_file(files):
-    width = max(map(len, files))
-    predicted = np.array([f + [f[0]] * (width - len(f)) for f in files])
-    valid = np.arange(width) < np.array([[len(f)] for f in files])
-    expected = [int(torch.tensor(f).mode().values) for f in files]
-    np.testing.assert_array_equal(majority_vote(predicted, valid), expected)
 
 
 def clusters(n_classes=8, files=12, dim=20, spread=0.8, seed=0):
@@ -144,16 +108,8 @@ def test_result_is_in_percent_and_says_how_it_was_made():
     assert 20 < result.mean < 100
     assert result.mean == pytest.approx(result.accuracies.mean())
     assert result.ci95_draws == pytest.approx(1.96 * result.accuracies.std() / 50**0.5)
-    assert result.settings == {
-        "n_way": 5,
-        "n_shot": 1,
-        "n_query": 4,
-        "episodes": 50,
-        "seed": 42,
-        "classifier": "logistic",
-        "scaling": "l2",
-    }
-    json.dumps(result.settings)
+    drawn = {"n_way": 5, "n_shot": 1, "n_query": 4, "episodes": 50, "seed": 42}
+    assert result.settings == {**drawn, "classifier": "logistic", "scaling": "l2"}
 
 
 def test_scalings_ignore_what_they_even_out():
@@ -165,12 +121,6 @@ def test_scalings_ignore_what_they_even_out():
         np.testing.assert_array_equal(one.accuracies, two.accuracies)
 
 
-def test_constant_features_stay_finite_under_every_scaling():
-    features, labels = np.zeros((40, 6)), np.repeat(np.arange(5), 8)
-    for scaling in ("none", "l2", "standard"):
-        assert evaluate(features, labels, EpisodeConfig(episodes=5), scaling=scaling).mean == 20.0
-
-
 def test_same_pieces_of_a_file_change_nothing():
     features, labels = clusters(spread=1.5)
     pieces = np.random.default_rng(3).integers(1, 5, len(labels))
@@ -178,11 +128,6 @@ def test_same_pieces_of_a_file_change_nothing():
     for classifier in ("logistic", "centroid"):
         repeated = evaluate(np.repeat(features, pieces, axis=0), labels, config, classifier, pieces=pieces)
         np.testing.assert_array_equal(repeated.accuracies, evaluate(features, labels, config, classifier).accuracies)
-
-
-def test_branches_need_weights():
-    with pytest.raises(ConfigError, match="classifier='cosine' has no weights"):
-        evaluate(np.eye(10), np.repeat(range(5), 2), classifier="cosine", branches={"a": slice(0, 5)})
 
 
 def test_given_episodes_are_used():
@@ -200,12 +145,6 @@ def test_given_episodes_are_used():
         (np.zeros((9, 3)), {}, "features have 9 rows, labels and pieces ask for 10"),
         (np.full((10, 3), np.nan), {}, "features: 10 rows hold NaN or infinity, first 0"),
         (np.zeros((10, 3)), {"classifier": "svm"}, "classifier='svm': unknown; use one of 'logistic', 'sgd'"),
-        (
-            np.zeros((10, 3)),
-            {"scaling": "max"},
-            "scaling='max': unknown; use one of 'none', 'l2', 'standard'",
-        ),
-        (np.zeros((10, 3)), {"pieces": [1] * 9}, "pieces: expected 10 integers of at least 1"),
         (np.zeros((10, 3)), {"pieces": [0] * 10}, "pieces: expected 10 integers of at least 1"),
         (np.zeros((10, 3)), {"episodes": np.zeros((1, 4, 2), int)}, r"expected \(E, 5, 1 \+ queries\)"),
         (np.zeros((10, 3)), {"episodes": np.full((1, 5, 2), 10)}, "file indices from 0 to 9"),

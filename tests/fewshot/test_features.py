@@ -10,7 +10,7 @@ from mtslvr.config import AdapterKind, EncoderConfig, Rows
 from mtslvr.errors import AudioError, ConfigError
 from mtslvr.fewshot import extract_features, log_mel_statistics
 from mtslvr.fewshot.cache import default_cache
-from mtslvr.fewshot.features import BASELINE, FEATURES, log_mel_rows, pooled_rows
+from mtslvr.fewshot.features import BASELINE, FEATURES, pooled_rows
 from mtslvr.nn.encoder import Encoder
 from mtslvr.nn.frontend import log_mel
 
@@ -34,25 +34,11 @@ def windows_seen(encoder):
     hook.remove()
 
 
-def test_features_equal_those_of_embed(clips, encoder):
-    check_against_embed(clips, encoder)
-
-
-def test_features_of_a_variant_head_that_reads_statistics_too(clips):
+@pytest.mark.parametrize("heads", [{}, {"invariant_rows": Rows((2, 4), (1, 3)), "spectral_statistics": True}])
+def test_features_equal_those_of_embed(clips, heads):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        wider = Encoder(EncoderConfig(spectral_statistics=True, window_seconds=1.0)).fold()
-    check_against_embed(clips, wider)
-
-
-def test_features_of_heads_that_read_rows(clips):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        config = EncoderConfig(invariant_rows=Rows((2, 4), (1, 3)), spectral_statistics=True, window_seconds=1.0)
-        check_against_embed(clips, Encoder(config).fold())
-
-
-def check_against_embed(clips, encoder):
+        encoder = Encoder(EncoderConfig(window_seconds=1.0, **heads)).fold()
     found = extract_features(clips, encoder, names=FEATURES)
     assert list(found) == list(FEATURES)
     for name in ("invariant", "variant", "concat"):
@@ -69,14 +55,6 @@ def test_features_of_an_encoder_with_one_output(clips):
         single = Encoder(EncoderConfig(adapter=AdapterKind.NONE, tasks=1, heads=1, window_seconds=1.0)).fold()
     found = extract_features(clips, single, names=FEATURES)
     assert {name: f.shape for name, f in found.items()} == {"concat": (3, 500), "pooled": (3, 512), "log-mel": (3, 256)}
-
-
-def test_rows_of_windows(clips, encoder):
-    rows = pooled_rows(clips, encoder)
-    assert rows.pieces.tolist() == [1, 1, 3]
-    assert rows.rows.shape == (5, 1024)
-    assert log_mel_rows(clips, window_seconds=1.0).rows.shape == (5, 256)
-    np.testing.assert_allclose(rows.mean()[2], rows.rows[2:].mean(axis=0), rtol=1e-5, atol=1e-6)
 
 
 def test_nothing_is_computed_twice(clips, encoder, tmp_path, windows_seen):

@@ -12,7 +12,7 @@ from mtslvr.errors import TrainingError
 from mtslvr.training.augment import TRANSFORMATIONS
 from mtslvr.training.config import TrainConfig
 from mtslvr.training.data import PackedClips, pack
-from mtslvr.training.views import Batch, StepBatches, equalize, mix, split
+from mtslvr.training.views import StepBatches, equalize, mix, split
 
 RATE = 16000
 EVERYTHING = {
@@ -21,16 +21,10 @@ EVERYTHING = {
 
 
 @pytest.fixture(scope="module")
-def clips(tmp_path_factory):
-    """Five clips of different lengths and rates; clip 0 has 0.2 s."""
-    root = tmp_path_factory.mktemp("audio")
-    (root / "inner").mkdir()
-    generator = np.random.default_rng(0)
-    for i, (seconds, rate) in enumerate([(0.2, 16000), (0.7, 8000), (1.0, 16000), (1.5, 44100), (0.6, 16000)]):
-        samples = 0.1 * generator.standard_normal(int(seconds * rate))
-        soundfile.write(root / ("inner" if i % 2 else "") / f"{i}.wav", samples, rate)
-    pack([root], root / "packed", RATE)
-    return PackedClips.open(root / "packed")
+def clips(clips_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("packed")
+    pack([clips_folder], folder, RATE)
+    return PackedClips.open(folder)
 
 
 def config(**changes):
@@ -52,18 +46,10 @@ def test_a_batch_is_a_function_of_seed_and_step(clips, settings):
     first = batches[7]
     batches[3]
     torch.testing.assert_close(first.views, again[7].views, rtol=0, atol=0)
+    assert first.views.shape == (2, 4, 8000) and first.targets.shape == (4, 7) and first.targets.any(1).all()
     assert not torch.equal(first.views[0], first.views[1])
     assert not torch.equal(first.views, batches[8].views)
     assert not torch.equal(first.views, StepBatches(clips, config(**settings, seed=1))[7].views)
-
-
-@pytest.mark.parametrize("crops", [1, 2])
-def test_views_have_the_crop_length_and_labels_tell_the_transformations(clips, crops):
-    batch = StepBatches(clips, config(crops=crops))[0]
-    assert batch.views.shape == (2, 4, 8000) and torch.isfinite(batch.views).all()
-    assert batch.targets.shape == (4, 7)
-    assert set(batch.targets.unique().tolist()) <= {0.0, 1.0}
-    assert (batch.targets.sum(1) >= 1).all()
 
 
 def test_views_have_the_level_that_waveforms_have_at_use(clips):
@@ -104,12 +90,6 @@ def test_differences_between_views_are_those_of_their_transformations(clips):
     torch.testing.assert_close(batch.targets[:, 0] * 2000, (first - second).float(), atol=1, rtol=0)
 
 
-def test_a_difference_is_0_where_neither_view_had_the_transformation(clips):
-    batch = StepBatches(clips, config(batch_size=5, prediction="difference"))[0]
-    assert batch.targets.shape == (5, 7) and 0 < (batch.targets == 0).float().mean() < 1
-    assert batch.targets.abs().max() <= 2
-
-
 def test_clips_in_memory_give_the_batches_of_the_file(clips):
     batches = StepBatches(clips, config(**EVERYTHING))
     in_memory = batches.on(torch.device("cpu"))
@@ -127,18 +107,10 @@ def test_every_clip_comes_once_an_epoch(clips):
 
 def test_balanced_sources_are_drawn_alike_often(clips):
     batches = StepBatches(clips, config(batch_size=2, source_balance=1.0))
-    drawn = np.concatenate([batches.clip_indices(step) for step in range(2000)])
-    assert all(len(set(batches.clip_indices(step))) == 2 for step in range(20))
-    count = np.bincount(drawn, minlength=5) / len(drawn)
-    # Three clips of one source weigh 1/3 each, two of the other 1/2: the first draw is by source half and half, the
-    # second prefers the other source.
-    expected = {}
-    weights = batches.weights.numpy() / batches.weights.numpy().sum()
-    for i in range(5):
-        second = sum(weights[j] * weights[i] / (1 - weights[j]) for j in range(5) if j != i)
-        expected[i] = (weights[i] + second) / 2
-    np.testing.assert_allclose(weights, [1 / 6, 1 / 6, 1 / 6, 1 / 4, 1 / 4])
-    np.testing.assert_allclose(count, list(expected.values()), atol=0.02)
+    drawn = [batches.clip_indices(step) for step in range(2000)]
+    assert all(len(set(pair)) == 2 for pair in drawn)
+    np.testing.assert_allclose(batches.weights, [1 / 3, 1 / 3, 1 / 3, 1 / 2, 1 / 2])
+    assert np.mean(np.array(drawn)[:, 0] >= 3) == pytest.approx(0.5, abs=0.03)  # clips 3 and 4 are of one source
 
 
 def test_clips_held_out_are_never_trained_on(clips):
@@ -173,14 +145,11 @@ def test_global_normalisation_uses_the_statistics_of_the_encoder(clips):
 
 def test_background_is_another_clip_of_the_batch_at_the_drawn_level():
     crops = torch.eye(4).repeat_interleave(1000, 1) * 2  # clip i sounds in quarter i alone
-    settings = config(mix_probability=1.0, mix_snr_db=(6.0, 6.0))
-    mixed = mix(crops, torch.Generator().manual_seed(0), settings.mix_probability, settings.mix_snr_db)
+    mixed = mix(crops, torch.Generator().manual_seed(0), 1.0, (6.0, 6.0))
     own, background = mixed.view(4, 4, 1000).square().mean(-1).sort(dim=1, descending=True).values[:, :2].unbind(1)
     torch.testing.assert_close(10 * torch.log10(own / background), torch.full((4,), 6.0), rtol=0, atol=1e-3)
     torch.testing.assert_close(mixed.square().mean(1), crops.square().mean(1), rtol=1e-5, atol=0)
-    torch.testing.assert_close(
-        mix(crops, torch.Generator().manual_seed(0), 0.0, settings.mix_snr_db), crops, rtol=0, atol=0
-    )
+    assert torch.equal(mix(crops, torch.Generator().manual_seed(0), 0.0, (6.0, 6.0)), crops)
 
 
 def test_equaliser_changes_levels_smoothly_and_nothing_else():
@@ -193,8 +162,6 @@ def test_equaliser_changes_levels_smoothly_and_nothing_else():
     assert response.imag.abs().max() < 1e-2  # no delay
     level = 20 * torch.log10(response.real[1:, 30:])
     assert level.std() > 1 and level.diff().abs().max() < 1.0
-    many = equalize(torch.randn(200, 2000), torch.randn(200, 4) * 6, RATE)
-    assert torch.isfinite(many).all()
 
 
 def test_silence_stays_finite(tmp_path):
@@ -204,8 +171,3 @@ def test_silence_stays_finite(tmp_path):
     pack([tmp_path / "audio"], tmp_path / "packed", RATE)
     batch = StepBatches(PackedClips.open(tmp_path / "packed"), config(batch_size=2, **EVERYTHING))[0]
     assert torch.isfinite(batch.views).all()
-
-
-def test_a_batch_moves_as_a_whole():
-    batch = Batch(torch.zeros(2, 2, 8), torch.zeros(2, 7)).to(torch.device("meta"))
-    assert batch.views.device.type == batch.targets.device.type == "meta"

@@ -2,10 +2,8 @@
 
 import dataclasses
 
-import narrow
 import numpy as np
 import pytest
-import soundfile
 import torch
 from click.testing import CliRunner
 from torch.nn import functional as F
@@ -16,6 +14,8 @@ from mtslvr.config import AdapterKind, Rows
 from mtslvr.training.config import HeadsConfig, TrainConfig, encoder_config
 from mtslvr.training.loop import train
 from mtslvr.training.whiten import disturbed, noise_vocode, whiten_heads, whitening
+
+pytestmark = pytest.mark.usefixtures("narrow_networks")
 
 
 def two_crops(n=4000):
@@ -57,13 +57,6 @@ def test_components_beyond_the_features_are_zero():
     assert more.shape == (7, 4) and not more[4:].any() and not more_bias[4:].any()
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _narrow():
-    with pytest.MonkeyPatch.context() as patch:
-        narrow.cut_widths(patch.setattr)
-        yield
-
-
 def fresh_encoder(**changes):
     torch.manual_seed(0)
     return mtslvr.Encoder(dataclasses.replace(encoder_config(AdapterKind.BN), head_dim=8, **changes)).eval()
@@ -98,18 +91,11 @@ def test_disturbed_crops_are_for_the_invariant_head_alone():
 def test_disturbed_crops_keep_level_and_clip():
     t = torch.arange(16000) / 16000
     crops = torch.stack([(2 * torch.pi * f * t).sin() for f in (200, 900, 3000)])
-    generator = torch.Generator().manual_seed(0)
-    vocoded, equalised, background = disturbed(crops, generator, 16000)
-    assert vocoded.shape == equalised.shape == background.shape == crops.shape
-    assert (F.cosine_similarity(vocoded, crops).abs() < 0.9).all() and (
-        F.cosine_similarity(background, crops) < 0.99
-    ).all()
+    vocoded, equalised, background = disturbed(crops, torch.Generator().manual_seed(0), 16000)
+    assert (F.cosine_similarity(vocoded, crops).abs() < 0.9).all()
     level = crops.square().mean(dim=1)
     torch.testing.assert_close(vocoded.square().mean(dim=1), level)
     torch.testing.assert_close(equalised.square().mean(dim=1), level)
-    chords = torch.randn(2, 16000)
-    gain = torch.fft.rfft(disturbed(chords, generator, 16000)[1]).abs() / torch.fft.rfft(chords).abs()
-    assert (20 * gain.log10()).std() > 1  # dB over the frequencies
     power = torch.fft.rfft(equalised).abs().square()
     assert all(power[i, f] > 0.99 * power[i].sum() for i, f in enumerate((200, 900, 3000)))
     power = torch.fft.rfft(background).abs().square()
@@ -122,8 +108,6 @@ def test_noise_vocoding_keeps_the_envelope_and_drops_the_pitch():
     gated = torch.where(t < 0.5, torch.zeros(()), torch.sin(2 * torch.pi * 3000 * t))
     views = torch.stack([voice, gated, torch.zeros(16000)])
     found = noise_vocode(views, torch.arange(3), 16000)
-    assert found.shape == views.shape
-    torch.testing.assert_close(found.square().mean(dim=1), views.square().mean(dim=1))
     assert found[1, : 8000 - 256].abs().max() == 0 and found[1, 8256:].square().mean() > 0.3
     spectrum = torch.fft.rfft(found[:2], dim=1).abs().square()
     assert spectrum[1, 2800:3200].sum() > 0.95 * spectrum[1].sum()
@@ -133,7 +117,7 @@ def test_noise_vocoding_keeps_the_envelope_and_drops_the_pitch():
     assert harmonics < 0.05 and before[120:3600:120].sum() / before.sum() > 0.95
 
 
-@pytest.mark.parametrize("length", [1, 63, 64, 65, 4001])
+@pytest.mark.parametrize("length", [1, 65])
 def test_noise_vocoding_takes_any_length_and_depends_on_a_rows_seed_alone(length):
     views = torch.randn(3, length, generator=torch.Generator().manual_seed(0))
     whole = noise_vocode(views, torch.arange(3), 16000)
@@ -158,21 +142,18 @@ def test_heads_that_read_rows_are_whitened_each_by_its_own_ridge():
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(narrow_networks, clips_folder, tmp_path_factory):
     """A run of one step whose schedule ended, heads included."""
     root = tmp_path_factory.mktemp("finished")
-    generator = np.random.default_rng(0)
-    for i in range(6):
-        soundfile.write(root / f"{i}.wav", 0.1 * generator.standard_normal(8000), 16000)
     heads = HeadsConfig(clips=212, crop_seconds=0.1, invariant_rows=Rows((2, 3), (1, 2)))
     encoder = dataclasses.replace(encoder_config(AdapterKind.PARALLEL), head_dim=8)
     encoder = dataclasses.replace(encoder, frontend=dataclasses.replace(encoder.frontend, n_mels=64))
     config = TrainConfig(
-        encoder=encoder, steps=1, batch_size=6, crop_seconds=0.1, warmup_steps=0, dtype="float32", heads=heads
+        encoder=encoder, steps=1, batch_size=5, crop_seconds=0.1, warmup_steps=0, dtype="float32", heads=heads
     )
     augment = dataclasses.replace(config.augment, stretch_n_fft=512, stretch_hop_length=128)
     config = dataclasses.replace(config, augment=augment)
-    train(config, root / "run", [root], workers=0, device="cpu")
+    train(config, root / "run", [clips_folder], workers=0, device="cpu")
     return config, root / "run"
 
 

@@ -107,17 +107,15 @@ def softmax(scores: Float64) -> Float64:
 def folds(targets: Int64, recordings: Sequence[str]) -> list[npt.NDArray[np.bool_]]:
     """Masks (n,) of examples that are held out together, those of a recording, or of several where there are over 20.
 
-    Examples whose class has no other recording are in none of them.
+    Examples whose class has no other recording are in none of them. Recordings that share a fold are of different
+    classes where that can be, for else a class would have none left.
     """
-    names = {name: i for i, name in enumerate(dict.fromkeys(recordings))}
-    fold = np.array([names[name] for name in recordings]) % _MOST_FOLDS
-    masks = []
-    for number in np.unique(fold):
-        out = fold == number
-        out &= np.isin(targets, targets[~out])
-        if out.any():
-            masks.append(out)
-    return masks
+    by_class = dict.fromkeys(recordings[row] for row in np.argsort(targets, kind="stable"))
+    number = {name: i % _MOST_FOLDS for i, name in enumerate(by_class)}
+    fold = np.array([number[name] for name in recordings])
+    masks = [fold == i for i in np.unique(fold)]
+    masks = [out & np.isin(targets, targets[~out]) for out in masks]
+    return [out for out in masks if out.any()]
 
 
 def choose(

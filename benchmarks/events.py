@@ -23,6 +23,7 @@ from mtslvr.classify.examples import collect
 RATE = 16_000
 EXAMPLES = 5  # a class
 CLASSES = 3  # of clips in a recording
+THRESHOLDS = tuple(round(0.1 * i, 1) for i in range(1, 10))
 LONGEST = 2.0  # seconds of a sound, which start every four seconds
 Wave = np.ndarray[Any, np.dtype[Any]]
 
@@ -191,13 +192,19 @@ def counts(events: Sequence[Label], truth: Sequence[Label]) -> Wave:
     return np.array([len(events), hits, len(truth), sum(any(meet(event, x) for event in events) for x in truth)])
 
 
-def found_events(scenes: Iterable[Scene], thresholds: Sequence[float]) -> dict[tuple[str, float], tuple[float, float]]:
-    """Precision and recall in percent of each way and threshold, over all scenes."""
-    total: dict[tuple[str, float], Wave] = defaultdict(lambda: np.zeros(4))
+def found_events(scenes: Iterable[Scene]) -> dict[str, dict[float, Wave]]:
+    """Of each way and threshold the counts of events and calls, over all scenes."""
+    total: dict[str, dict[float, Wave]] = defaultdict(lambda: defaultdict(lambda: np.zeros(4)))
     for made in scenes:
         examples, windows, spans = embedded(made)
         for name, probabilities, classes in ways(examples, windows):
-            for threshold in thresholds:
+            for threshold in THRESHOLDS:
                 events = find_events("a", probabilities, spans, classes, EventConfig(threshold))
-                total[name, threshold] += counts(events, made.truth)
-    return {key: (100 * n[1] / max(n[0], 1), 100 * n[3] / n[2]) for key, n in total.items()}
+                total[name][threshold] += counts(events, made.truth)
+    return total
+
+
+def percentages(found: Wave) -> tuple[float, float, float]:
+    """Precision, recall and F1 of counts."""
+    precision, recall = found[1] / max(found[0], 1), found[3] / max(found[2], 1)
+    return 100 * precision, 100 * recall, 200 * precision * recall / max(precision + recall, 1e-9)

@@ -29,6 +29,7 @@ SHARES = {
 INVERSE_PENALTY = 100.0
 _TEMPERATURES = np.geomspace(0.1, 10.0, 41)
 _MOST_FOLDS = 20
+_MOST_DOUBTFUL = 20
 _MOST_ROWS = 400  # of the examples that the choice is measured on
 # Few examples say little of a temperature: it is drawn to this one, and at 20 examples halfway. Of 0.2 to 1 this has
 # the lowest log loss on the visible validation sets, with one, two and five examples a class.
@@ -208,3 +209,34 @@ def log_losses(probabilities: Float64, targets: Int64) -> Float64:
     """-log of the true class's probability for each row, in nats."""
     true = np.take_along_axis(probabilities, targets[:, None], axis=1)[:, 0]
     return -np.log(np.maximum(true, 1e-6)) + 0.0  # not -0
+
+
+def figures(
+    choice: Choice, classes: Sequence[str], targets: Int64, clips: Sequence[str], recordings: Sequence[str]
+) -> dict[str, Any]:
+    """What people are told of n examples: what `choose` found, and how clips, their windows together, were taken.
+
+    Returns:
+        Beside the choice: confusion, clips held out, a row a class and a column what it was taken for; and doubtful,
+        those that were taken for another class, the surest first: perhaps mislabelled.
+    """
+    keys = list(zip(clips, targets.tolist(), strict=True))
+    row = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    total = np.zeros((len(row), len(classes)))
+    np.add.at(total, [row[keys[held_out]] for held_out in choice.rows], choice.probabilities)
+    confusion = np.zeros((len(classes), len(classes)), np.int64)
+    wrong = []
+    for (clip, true), summed in zip(row, total, strict=True):
+        taken, sure = int(summed.argmax()), float(summed.max() / max(summed.sum(), 1e-12))
+        confusion[true, taken] += sure > 0
+        if sure > 0 and taken != true:
+            wrong.append({"clip": clip, "label": classes[true], "taken_for": classes[taken], "probability": sure})
+    return {
+        "classes": {name: sum(true == i for _, true in row) for i, name in enumerate(classes)},
+        "recordings": len(set(recordings)),
+        "features": choice.chosen.features,
+        "reason": choice.reason,
+        "candidates": [vars(candidate) for candidate in choice.candidates],
+        "confusion": confusion.tolist(),
+        "doubtful": sorted(wrong, key=lambda clip: -clip["probability"])[:_MOST_DOUBTFUL],
+    }

@@ -21,7 +21,7 @@ from ..nn.encoder import Encoder
 from ..run.state import DEFAULTS
 from ..run.table import EmbeddingTable
 from ..search import table_encoder
-from .choose import Choice, Float64, Int64, choose, fit_linear, softmax, unit_rows
+from .choose import Float64, Int64, choose, figures, fit_linear, softmax, unit_rows
 from .events import EventConfig, find_events
 from .examples import Examples, PathLike, class_names, collect, invariant_width, is_negative
 from .labels import Label
@@ -34,7 +34,6 @@ _BLOCK = 4096  # windows at once
 _KEY = "mtslvr.classifier"
 _ABOUT = ("classes", "share", "temperature", "least_similarity", "settings", "figures")
 _ARRAYS = ("weights", "means", "silence")
-_MOST_DOUBTFUL = 20
 _SILENT = 1 - 1e-5  # cosine to the embedding of silence from which a window is taken for it
 
 
@@ -45,7 +44,7 @@ class Classifier:
     Attributes:
         classes: their names; negative ones (`is_negative`) last.
         weights: (D + 1, C) of rows of length 1, the intercepts in the last row.
-        means: (C, D) of the examples of each class, of length 1.
+        means: (P, D) of length 1, of the examples of each positive class.
         share: how much of the inner product of two rows is from the invariant embedding, 0 to 1.
         temperature: by which decision values are divided before softmax.
         least_similarity: cosine to the mean of a class below which a window is not of it.
@@ -138,8 +137,7 @@ class Classifier:
             rows = unit_rows(embeddings[block], self.share, invariant).astype(np.float32)
             scores = (rows @ self.weights[:-1] + self.weights[-1]).astype(np.float64)
             found[block] = softmax(scores / self.temperature) * (rows @ self.silence < _SILENT)[:, None]
-            near[block] = rows @ self.means.T >= self.least_similarity
-        near[:, len(self.positive) :] = True
+            near[block, : len(self.positive)] = rows @ self.means.T >= self.least_similarity
         return found, near
 
     def predict_windows(
@@ -180,13 +178,12 @@ class Classifier:
     def check_settings(self, settings: Mapping[str, Any], name: str) -> None:
         """Refuse embeddings, called `name`, that were not made as the examples were; the hop may be another."""
         for key in ("model_sha256", "features", "layer", "window_seconds", "pool", "channel"):
-            if self.settings.get(key, DEFAULTS.get(key)) != settings.get(key, DEFAULTS.get(key)):
-                theirs, ours = (
-                    f"{x.get('model')} (sha256 {str(x.get(key))[:12]})"
-                    if key == "model_sha256"
-                    else x.get(key, DEFAULTS.get(key))
-                    for x in (settings, self.settings)
-                )
+            theirs, ours = (each.get(key, DEFAULTS.get(key)) for each in (settings, self.settings))
+            if theirs != ours:
+                if key == "model_sha256":
+                    theirs, ours = (
+                        f"{x.get('model')} (sha256 {str(x.get(key))[:12]})" for x in (settings, self.settings)
+                    )
                 raise ConfigError(
                     f"{name}: made with {key.removesuffix('_sha256')}={theirs}, and the classifier with {ours}; embed "
                     "the recordings anew, or make the classifier with the settings of these embeddings"
@@ -245,50 +242,18 @@ def fit_examples(examples: Examples) -> Classifier:
     share = choice.chosen.share
     rows = unit_rows(examples.embeddings, share, invariant)
     factors, intercepts = fit_linear((rows @ rows.T)[None], targets, len(names))
-    means = _unit(np.stack([rows[targets == k].mean(axis=0) for k in range(len(names))]))
-    positive = sum(not is_negative(name) for name in names)
+    means = _unit(np.stack([rows[targets == k].sum(axis=0) for k, name in enumerate(names) if not is_negative(name)]))
     return Classifier(
         classes=tuple(names),
         weights=np.concatenate([rows.T @ factors[0], intercepts]).astype(np.float32),
         means=means.astype(np.float32),
         share=share,
         temperature=choice.chosen.temperature,
-        least_similarity=_least_similarity(rows, targets, means[:positive], examples.recordings),
+        least_similarity=_least_similarity(rows, targets, means, examples.recordings),
         settings=examples.settings,
-        figures=_figures(examples, names, targets, choice),
+        figures=figures(choice, names, targets, examples.names, examples.recordings),
         silence=unit_rows(examples.silence[None], share, invariant)[0].astype(np.float32),
     )
-
-
-def _figures(examples: Examples, names: Sequence[str], targets: Int64, choice: Choice) -> dict[str, Any]:
-    """What people are told of examples, a clip's windows counting together.
-
-    Returns:
-        Beside what `choose` found: confusion, clips held out, a row a class and a column what it was taken for; and
-        doubtful, those that were taken for another class, the surest first: perhaps mislabelled.
-    """
-    clips = list(dict.fromkeys(zip(examples.names, targets, strict=True)))
-    number = {clip: i for i, (clip, _) in enumerate(clips)}
-    total = np.zeros((len(clips), len(names)))
-    np.add.at(total, [number[examples.names[row]] for row in choice.rows], choice.probabilities)
-    confusion = np.zeros((len(names), len(names)), np.int64)
-    wrong = []
-    for (clip, true), row in zip(clips, total, strict=True):
-        taken = int(row.argmax())
-        if row.any():
-            confusion[true, taken] += 1
-        if row.any() and taken != true:
-            sure = float(row[taken] / row.sum())
-            wrong.append({"clip": clip, "label": names[true], "taken_for": names[taken], "probability": sure})
-    return {
-        "classes": {name: sum(int(target == i) for _, target in clips) for i, name in enumerate(names)},
-        "recordings": len(set(examples.recordings)),
-        "features": choice.chosen.features,
-        "reason": choice.reason,
-        "candidates": [vars(candidate) for candidate in choice.candidates],
-        "confusion": confusion.tolist(),
-        "doubtful": sorted(wrong, key=lambda clip: -clip["probability"])[:_MOST_DOUBTFUL],
-    }
 
 
 def _unit(rows: Float64) -> Float64:
@@ -300,12 +265,6 @@ def _least_similarity(rows: Float64, targets: Int64, means: Float64, recordings:
 
     Halfway between what examples have to the mean of their own class, its other recordings alone, and what they have to
     the means of other classes.
-
-    Args:
-        rows: (n, D) of length 1.
-        targets: (n,) classes.
-        means: (C, D) of the positive classes, the first ones.
-        recordings: n names.
     """
     number = np.unique(np.array(recordings), return_inverse=True)[1]
     kin = (targets[:, None] == targets) & (number[:, None] != number)

@@ -29,6 +29,7 @@ SHARES = {
 INVERSE_PENALTY = 100.0
 _TEMPERATURES = np.geomspace(0.1, 10.0, 41)
 _MOST_FOLDS = 20
+_MOST_DOUBTFUL = 20
 _MOST_ROWS = 400  # of the examples that the choice is measured on
 # Few examples say little of a temperature: it is drawn to this one, and at 20 examples halfway. Of 0.2 to 1 this has
 # the lowest log loss on the visible validation sets, with one, two and five examples a class.
@@ -107,17 +108,15 @@ def softmax(scores: Float64) -> Float64:
 def folds(targets: Int64, recordings: Sequence[str]) -> list[npt.NDArray[np.bool_]]:
     """Masks (n,) of examples that are held out together, those of a recording, or of several where there are over 20.
 
-    Examples whose class has no other recording are in none of them.
+    Examples whose class has no other recording are in none of them. Recordings that share a fold are of different
+    classes where that can be, for else a class would have none left.
     """
-    names = {name: i for i, name in enumerate(dict.fromkeys(recordings))}
-    fold = np.array([names[name] for name in recordings]) % _MOST_FOLDS
-    masks = []
-    for number in np.unique(fold):
-        out = fold == number
-        out &= np.isin(targets, targets[~out])
-        if out.any():
-            masks.append(out)
-    return masks
+    by_class = dict.fromkeys(recordings[row] for row in np.argsort(targets, kind="stable"))
+    number = {name: i % _MOST_FOLDS for i, name in enumerate(by_class)}
+    fold = np.array([number[name] for name in recordings])
+    masks = [fold == i for i in np.unique(fold)]
+    masks = [out & np.isin(targets, targets[~out]) for out in masks]
+    return [out for out in masks if out.any()]
 
 
 def choose(
@@ -147,13 +146,33 @@ def choose(
         told = "no class has examples of two recordings, so nothing can be measured"
         return Choice(Candidate(shares[share], share), (), np.empty(0, np.int64), np.empty((0, classes)), told)
     scores, targets = scores[:, measured], targets[measured]
-    candidates = tuple(_candidate(*pair, s, targets) for pair, s in zip(shares.items(), scores, strict=True))
-    losses = [round(candidate.log_loss, 3) for candidate in candidates]  # as they are shown
-    best = min(range(len(shares)), key=lambda i: (losses[i], _unevenness(candidates[i].share)))
-    told = f"lowest log loss over {len(targets)} examples, each held out with its recording"
-    told += "; of equal ones the most even mixture" if losses.count(min(losses)) > 1 else ""
+    tried = [_candidate(*pair, s, targets) for pair, s in zip(shares.items(), scores, strict=True)]
+    candidates = tuple(candidate for candidate, _ in tried)
+    best, told = _best(candidates, np.stack([losses for _, losses in tried]))
     probabilities = softmax(scores[best] / candidates[best].temperature)
     return Choice(candidates[best], candidates, rows[measured], probabilities, told)
+
+
+def _best(candidates: Sequence[Candidate], losses: Float64) -> tuple[int, str]:
+    """The number of the candidate that losses (E, n) of n examples speak for, and why.
+
+    That with the lowest mean; but one embedding alone where it is better than the other alone, and no mixture better
+    than it, by more than a standard error. On the visible validation sets this comes nearer to the better embedding.
+    """
+    means = losses.mean(axis=1).round(3)  # as they are shown
+    best = min(range(len(means)), key=lambda i: (means[i], _unevenness(candidates[i].share)))
+    alone, other = (0, len(means) - 1) if means[0] <= means[-1] else (len(means) - 1, 0)
+    over = f"over {losses.shape[1]} examples, each held out with its recording"
+    if best != alone and _is_lower(losses[alone], losses[other]) and not _is_lower(losses[best], losses[alone]):
+        return alone, f"one embedding alone within a standard error of the lowest log loss {over}"
+    equal = "; of equal ones the most even mixture" if (means == means.min()).sum() > 1 else ""
+    return best, f"lowest log loss {over}{equal}"
+
+
+def _is_lower(losses: Float64, than: Float64) -> bool:
+    """Whether losses (n,) of examples are lower by more than a standard error of the difference."""
+    gain = than - losses
+    return bool(gain.mean() > gain.std() / math.sqrt(len(gain)))
 
 
 def _unevenness(share: float) -> float:
@@ -175,17 +194,49 @@ def _held_out(
     return scores, measured
 
 
-def _candidate(share: float, features: str, scores: Float64, targets: Int64) -> Candidate:
+def _candidate(share: float, features: str, scores: Float64, targets: Int64) -> tuple[Candidate, Float64]:
+    """What decision values (n, C) of examples held out say, and the log loss (n,) of each."""
     right = scores.argmax(axis=1) == targets
     accuracy = float(np.mean([right[targets == k].mean() for k in np.unique(targets)]))
-    losses = [log_loss(softmax(scores / temperature), targets) for temperature in _TEMPERATURES]
-    best = int(np.argmin(losses))
+    losses = [log_losses(softmax(scores / temperature), targets) for temperature in _TEMPERATURES]
+    best = int(np.argmin([each.mean() for each in losses]))
     trust = len(targets) / (len(targets) + _TRUSTED)
     temperature = float(_TEMPERATURES[best] ** trust * _USUAL_TEMPERATURE ** (1 - trust))
-    return Candidate(features, share, accuracy, losses[best], temperature)
+    return Candidate(features, share, accuracy, float(losses[best].mean()), temperature), losses[best]
 
 
-def log_loss(probabilities: Float64, targets: Int64) -> float:
-    """Mean of -log of the true class's probability, in nats."""
-    true = np.take_along_axis(probabilities, targets[:, None], axis=1)
-    return float(-np.log(np.maximum(true, 1e-6)).mean()) + 0.0  # not -0
+def log_losses(probabilities: Float64, targets: Int64) -> Float64:
+    """-log of the true class's probability for each row, in nats."""
+    true = np.take_along_axis(probabilities, targets[:, None], axis=1)[:, 0]
+    return -np.log(np.maximum(true, 1e-6)) + 0.0  # not -0
+
+
+def figures(
+    choice: Choice, classes: Sequence[str], targets: Int64, clips: Sequence[str], recordings: Sequence[str]
+) -> dict[str, Any]:
+    """What people are told of n examples: what `choose` found, and how clips, their windows together, were taken.
+
+    Returns:
+        Beside the choice: confusion, clips held out, a row a class and a column what it was taken for; and doubtful,
+        those that were taken for another class, the surest first: perhaps mislabelled.
+    """
+    keys = list(zip(clips, targets.tolist(), strict=True))
+    row = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    total = np.zeros((len(row), len(classes)))
+    np.add.at(total, [row[keys[held_out]] for held_out in choice.rows], choice.probabilities)
+    confusion = np.zeros((len(classes), len(classes)), np.int64)
+    wrong = []
+    for (clip, true), summed in zip(row, total, strict=True):
+        taken, sure = int(summed.argmax()), float(summed.max() / max(summed.sum(), 1e-12))
+        confusion[true, taken] += sure > 0
+        if sure > 0 and taken != true:
+            wrong.append({"clip": clip, "label": classes[true], "taken_for": classes[taken], "probability": sure})
+    return {
+        "classes": {name: sum(true == i for _, true in row) for i, name in enumerate(classes)},
+        "recordings": len(set(recordings)),
+        "features": choice.chosen.features,
+        "reason": choice.reason,
+        "candidates": [vars(candidate) for candidate in choice.candidates],
+        "confusion": confusion.tolist(),
+        "doubtful": sorted(wrong, key=lambda clip: -clip["probability"])[:_MOST_DOUBTFUL],
+    }

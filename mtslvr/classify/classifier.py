@@ -21,7 +21,7 @@ from ..nn.encoder import Encoder
 from ..run.state import DEFAULTS
 from ..run.table import EmbeddingTable
 from ..search import table_encoder
-from .choose import Choice, Float64, Int64, choose, fit_linear, softmax, unit_rows
+from .choose import Float64, Int64, choose, figures, fit_linear, softmax, unit_rows
 from .events import EventConfig, find_events
 from .examples import Examples, PathLike, class_names, collect, invariant_width, is_negative
 from .labels import Label
@@ -33,12 +33,7 @@ _MOST_ROWS = 3000  # of the examples: time grows with their third power
 _BLOCK = 4096  # windows at once
 _KEY = "mtslvr.classifier"
 _ABOUT = ("classes", "share", "temperature", "least_similarity", "settings", "figures")
-_ARRAYS = ("weights", "examples", "silence")
-_MOST_DOUBTFUL = 20
-_OUTLIERS = 0.05  # share of the examples that may be farther from the others than the distance that counts
-# Times that distance. On synthetic recordings of two kinds and other seeds than the benchmark's, F1 with and without
-# background examples is 91 and 90 at 1, 95 and 94 at 1.25, 96 and 95 at 1.5, 96 and 89 at 2.
-_SLACK = 1.5
+_ARRAYS = ("weights", "means", "silence")
 _SILENT = 1 - 1e-5  # cosine to the embedding of silence from which a window is taken for it
 
 
@@ -49,10 +44,10 @@ class Classifier:
     Attributes:
         classes: their names; negative ones (`is_negative`) last.
         weights: (D + 1, C) of rows of length 1, the intercepts in the last row.
-        examples: (n, D) rows of length 1 that it was made from.
+        means: (P, D) of length 1, of the examples of each positive class.
         share: how much of the inner product of two rows is from the invariant embedding, 0 to 1.
         temperature: by which decision values are divided before softmax.
-        least_similarity: cosine to the nearest example below which a window is none of the classes.
+        least_similarity: cosine to the mean of a class below which a window is not of it.
         settings: the model, its weights' sum, window, hop and features that rows must be made with.
         figures: what the cross-validation found, for people.
         silence: (D,) of length 1, of a window of constant samples, which is none of the classes; zeros where it is not
@@ -61,7 +56,7 @@ class Classifier:
 
     classes: tuple[str, ...]
     weights: Float32
-    examples: Float32
+    means: Float32
     share: float
     temperature: float
     least_similarity: float
@@ -70,7 +65,8 @@ class Classifier:
     silence: Float32
 
     def __repr__(self) -> str:
-        return f"Classifier({', '.join(self.classes)}; {self.figures['features']}; {len(self.examples)} examples)"
+        count = sum(self.figures["classes"].values())
+        return f"Classifier({', '.join(self.classes)}; {self.figures['features']}; {count} examples)"
 
     @property
     def positive(self) -> tuple[str, ...]:
@@ -116,31 +112,32 @@ class Classifier:
 
         Args:
             embeddings: (n, D) made with `settings`.
-            reject: give windows far from every example no class.
+            reject: give windows no class that they are far from.
 
         Returns:
-            (n, C) in the order of `classes`, each row with the sum 1; zeros for a window that is none of them.
+            (n, C) in the order of `classes`, each row with the sum 1, but for zeros in place of classes that a window
+            is far from.
 
         Raises:
             ConfigError: another width.
         """
         found, near = self.judge(embeddings)
-        return found * near[:, None] if reject else found
+        return found * near if reject else found
 
     def judge(self, embeddings: npt.NDArray[Any]) -> tuple[Float32, npt.NDArray[np.bool_]]:
-        """The probabilities (n, C) of windows, zeros for silence alone, and which of them (n,) are near an example."""
-        width = self.examples.shape[1]
+        """The probabilities (n, C) of windows, zeros for silence alone, and whether each (n, C) is near the class."""
+        width = self.means.shape[1]
         if embeddings.ndim != 2 or embeddings.shape[1] != width:
             raise ConfigError(f"embeddings of shape {embeddings.shape}: this classifier takes (n, {width})")
         found = np.empty((len(embeddings), len(self.classes)), np.float32)
-        near = np.empty(len(embeddings), dtype=bool)
+        near = np.ones(found.shape, dtype=bool)
         invariant = invariant_width(self.settings, width)
         for first in range(0, len(embeddings), _BLOCK):
             block = slice(first, first + _BLOCK)
             rows = unit_rows(embeddings[block], self.share, invariant).astype(np.float32)
             scores = (rows @ self.weights[:-1] + self.weights[-1]).astype(np.float64)
             found[block] = softmax(scores / self.temperature) * (rows @ self.silence < _SILENT)[:, None]
-            near[block] = (rows @ self.examples.T).max(axis=1) >= self.least_similarity
+            near[block, : len(self.positive)] = rows @ self.means.T >= self.least_similarity
         return found, near
 
     def predict_windows(
@@ -181,13 +178,12 @@ class Classifier:
     def check_settings(self, settings: Mapping[str, Any], name: str) -> None:
         """Refuse embeddings, called `name`, that were not made as the examples were; the hop may be another."""
         for key in ("model_sha256", "features", "layer", "window_seconds", "pool", "channel"):
-            if self.settings.get(key, DEFAULTS.get(key)) != settings.get(key, DEFAULTS.get(key)):
-                theirs, ours = (
-                    f"{x.get('model')} (sha256 {str(x.get(key))[:12]})"
-                    if key == "model_sha256"
-                    else x.get(key, DEFAULTS.get(key))
-                    for x in (settings, self.settings)
-                )
+            theirs, ours = (each.get(key, DEFAULTS.get(key)) for each in (settings, self.settings))
+            if theirs != ours:
+                if key == "model_sha256":
+                    theirs, ours = (
+                        f"{x.get('model')} (sha256 {str(x.get(key))[:12]})" for x in (settings, self.settings)
+                    )
                 raise ConfigError(
                     f"{name}: made with {key.removesuffix('_sha256')}={theirs}, and the classifier with {ours}; embed "
                     "the recordings anew, or make the classifier with the settings of these embeddings"
@@ -246,60 +242,33 @@ def fit_examples(examples: Examples) -> Classifier:
     share = choice.chosen.share
     rows = unit_rows(examples.embeddings, share, invariant)
     factors, intercepts = fit_linear((rows @ rows.T)[None], targets, len(names))
+    means = _unit(np.stack([rows[targets == k].sum(axis=0) for k, name in enumerate(names) if not is_negative(name)]))
     return Classifier(
         classes=tuple(names),
         weights=np.concatenate([rows.T @ factors[0], intercepts]).astype(np.float32),
-        examples=rows.astype(np.float32),
+        means=means.astype(np.float32),
         share=share,
         temperature=choice.chosen.temperature,
-        least_similarity=_least_similarity(rows, targets, examples),
+        least_similarity=_least_similarity(rows, targets, means, examples.recordings),
         settings=examples.settings,
-        figures=_figures(examples, names, targets, choice),
+        figures=figures(choice, names, targets, examples.names, examples.recordings),
         silence=unit_rows(examples.silence[None], share, invariant)[0].astype(np.float32),
     )
 
 
-def _figures(examples: Examples, names: Sequence[str], targets: Int64, choice: Choice) -> dict[str, Any]:
-    """What people are told of examples, a clip's windows counting together.
+def _unit(rows: Float64) -> Float64:
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))
 
-    Returns:
-        Beside what `choose` found: confusion, clips held out, a row a class and a column what it was taken for; and
-        doubtful, those that were taken for another class, the surest first: perhaps mislabelled.
+
+def _least_similarity(rows: Float64, targets: Int64, means: Float64, recordings: Sequence[str]) -> float:
+    """Cosine to the mean of a class below which a window is not of it; -1 where no class has two recordings.
+
+    Halfway between what examples have to the mean of their own class, its other recordings alone, and what they have to
+    the means of other classes.
     """
-    clips = list(dict.fromkeys(zip(examples.names, targets, strict=True)))
-    number = {clip: i for i, (clip, _) in enumerate(clips)}
-    total = np.zeros((len(clips), len(names)))
-    np.add.at(total, [number[examples.names[row]] for row in choice.rows], choice.probabilities)
-    confusion = np.zeros((len(names), len(names)), np.int64)
-    wrong = []
-    for (clip, true), row in zip(clips, total, strict=True):
-        taken = int(row.argmax())
-        if row.any():
-            confusion[true, taken] += 1
-        if row.any() and taken != true:
-            sure = float(row[taken] / row.sum())
-            wrong.append({"clip": clip, "label": names[true], "taken_for": names[taken], "probability": sure})
-    return {
-        "classes": {name: sum(int(target == i) for _, target in clips) for i, name in enumerate(names)},
-        "recordings": len(set(examples.recordings)),
-        "features": choice.chosen.features,
-        "reason": choice.reason,
-        "candidates": [vars(candidate) for candidate in choice.candidates],
-        "confusion": confusion.tolist(),
-        "doubtful": sorted(wrong, key=lambda clip: -clip["probability"])[:_MOST_DOUBTFUL],
-    }
-
-
-def _least_similarity(rows: Float64, targets: Int64, examples: Examples) -> float:
-    """Cosine to the nearest example below which a window is far from all.
-
-    Nearly all positive examples are no farther than some distance (1 - cosine) from the nearest one of their class in
-    another recording; windows, which do not begin where a call does, may be half as far again. Negative examples, which
-    may be of any kind, say nothing of how alike the windows of a class are.
-    """
-    number = np.unique(np.array(examples.recordings), return_inverse=True)[1]
-    cosine = rows @ rows.T
-    cosine[(targets[:, None] != targets) | (number[:, None] == number)] = -1
-    nearest = cosine.max(axis=1)
-    known = nearest[(nearest > -1) & [not is_negative(label) for label in examples.labels]]
-    return 1 - _SLACK * (1 - float(np.quantile(known, _OUTLIERS))) if known.size else -1.0
+    number = np.unique(np.array(recordings), return_inverse=True)[1]
+    kin = (targets[:, None] == targets) & (number[:, None] != number)
+    known = kin.any(axis=1) & (targets < len(means))
+    own = (rows * _unit(kin @ rows)).sum(axis=1)[known]
+    others = (rows @ means.T)[targets[:, None] != np.arange(len(means))]
+    return float(own.mean() + others.mean()) / 2 if own.size else -1.0

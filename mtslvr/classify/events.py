@@ -50,6 +50,8 @@ def find_events(
 ) -> list[Label]:
     """Join windows of one recording that have the same class and follow each other, overlap, or are near.
 
+    With top_k=1 a sound has one class: a window does not count where one that shares half of it is surer of another.
+
     Args:
         file: name of the recording.
         probabilities: (k, C) of each window; columns beyond `classes` stand for none of them.
@@ -64,6 +66,8 @@ def find_events(
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, : config.top_k]
     np.put_along_axis(counted, best, True, axis=1)
     counted &= (probabilities >= config.threshold) & (probabilities > 0)  # zeros are none of the classes
+    if config.top_k == 1:
+        counted &= ~_outdone(np.where(counted, probabilities, 0)[:, : len(classes)], spans)[:, None]
     events = []
     for column, name in enumerate(classes):
         rows = np.flatnonzero(counted[:, column])
@@ -78,3 +82,18 @@ def find_events(
             if end - start >= config.min_duration:
                 events.append(Label(file, start, end, name, float(probabilities[group, column].max())))
     return sorted(events, key=lambda event: (event.start, event.label))
+
+
+def _outdone(scores: npt.NDArray[np.float32], spans: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Which windows (k,) share half of their length with one that has a higher score (k, C), of another class."""
+    outdone = np.zeros(len(scores), dtype=bool)
+    best, kind = scores.max(axis=1, initial=0), scores.argmax(axis=1)
+    for step in range(1, len(scores)):
+        shared = spans[:-step, 1] - spans[step:, 0]
+        length = np.minimum(*(np.diff(part)[:, 0] for part in (spans[:-step], spans[step:])))
+        rivals = (2 * shared >= length - 1e-6) & (kind[step:] != kind[:-step])
+        if not (2 * shared >= length - 1e-6).any():
+            break
+        outdone[:-step] |= rivals & (best[step:] > best[:-step])
+        outdone[step:] |= rivals & (best[:-step] > best[step:])
+    return outdone

@@ -79,7 +79,7 @@ def predict_table(
         if only is not None and name not in only:
             continue
         probabilities, near = classifier.judge(table.embeddings[part])
-        shown = probabilities * near[:, None] if reject else probabilities
+        shown = probabilities * near if reject else probabilities
         positive = len(classifier.positive)
         found.recordings.append(_recording(name, path_of(name), float(spans[part, 1].max()), rate, channel))
         found.events += find_events(name, shown, spans[part], classifier.positive, config)

@@ -172,8 +172,10 @@ def _described(classifier: Classifier) -> Iterator[str]:
         mark = "  <- chosen" if found["share"] == classifier.share else ""
         yield f"{found['features']:32} {found['accuracy']:7.1%} {found['log_loss']:9.3f}{mark}"
     yield f"features: {figures['features']} ({figures['reason']})"
-    measured = sum(map(sum, figures["confusion"]))
+    measured, given = sum(map(sum, figures["confusion"])), sum(figures["classes"].values())
     worth = f"calibrated on {measured} examples" if measured else "not calibrated, there being nothing to do it on"
+    if 0 < measured < given:
+        worth += f" of {given}, those that can be held out (at most 400, of classes with a second recording)"
     yield f"scores: {worth}"
 
 

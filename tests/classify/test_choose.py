@@ -66,9 +66,10 @@ def test_one_example_a_class_leaves_nothing_to_choose():
 def test_a_row_far_from_all_examples_is_none_of_the_classes(first):
     rows, labels = table()
     classifier = Classifier.fit(rows, [first if label == "class 0" else label for label in labels])
-    opposite = -classifier.examples.mean(axis=0, keepdims=True)
-    assert not classifier.probabilities(opposite).any()
-    assert classifier.probabilities(opposite, reject=False).any()
+    opposite = -classifier.means.mean(axis=0, keepdims=True)
+    positive = len(classifier.positive)
+    assert not classifier.probabilities(opposite)[:, :positive].any()
+    assert classifier.probabilities(opposite, reject=False)[:, :positive].any()
 
 
 def test_negative_examples_are_no_class_to_label():

@@ -15,6 +15,7 @@ import soundfile
 from click.testing import CliRunner
 
 from mtslvr.classify import Classifier, read_labels
+from mtslvr.classify.examples import collect
 from mtslvr.cli.main import main
 from mtslvr.run.store import read_state
 from mtslvr.run.table import read_table
@@ -286,10 +287,9 @@ def test_a_short_tail_of_a_long_example_is_no_example(tmp_path):
     for name, seconds in (("low", 1.1), ("high", 0.3)):
         (tmp_path / "examples" / name).mkdir(parents=True)
         soundfile.write(tmp_path / "examples" / name / "a.wav", tone(HERTZ[name], seconds, 0), RATE)
-    made = Classifier.fit(tmp_path / "examples", window_seconds=0.5)
-    assert len(made.examples) == 3 + 1
-    made = Classifier.fit(tmp_path / "examples", window_seconds=0.5, hop_seconds=0.4)
-    assert len(made.examples) == 2 + 1  # 0 to 0.5 and 0.4 to 0.9 s, 0.8 to 1.1 having 0.2 s that are new
+    assert len(collect(tmp_path / "examples", None, None, 0.5, None, "cpu").embeddings) == 3 + 1
+    # 0 to 0.5 and 0.4 to 0.9 s, 0.8 to 1.1 having 0.2 s that are new
+    assert len(collect(tmp_path / "examples", None, None, 0.5, 0.4, "cpu").embeddings) == 2 + 1
 
 
 def test_a_file_has_the_class_that_any_window_has_though_most_are_background(made):

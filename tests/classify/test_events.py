@@ -21,12 +21,19 @@ def test_neighbouring_windows_of_a_class_are_one_event_with_the_highest_score():
 
 
 def test_windows_that_only_touch_are_two_events_where_one_of_another_class_is_between():
-    assert events([0.9, 0, 0.8, 0, 0], fox=[0, 0.9, 0, 0, 0]) == [
+    two = EventConfig(top_k=2)
+    assert events([0.9, 0, 0.8, 0, 0], two, fox=[0, 0.9, 0, 0, 0]) == [
         ("owl", 0, 2, 0.9),
         ("fox", 1, 3, 0.9),
         ("owl", 2, 4, 0.8),
     ]
     assert events([0.9, 0, 0.8, 0, 0], EventConfig(merge_gap=0.1)) == [("owl", 0, 4, 0.9)]
+
+
+def test_one_sound_has_one_class_unless_windows_may_have_two():
+    fox = [0, 0, 0.7, 0.9, 0]  # the end of the owl's call sounds like a fox, and then one calls
+    assert events([0.6, 0.9, 0, 0, 0], fox=fox) == [("owl", 0, 3, 0.9), ("fox", 3, 5, 0.9)]
+    assert ("fox", 2, 5, 0.9) in events([0.6, 0.9, 0, 0, 0], EventConfig(top_k=2), fox=fox)
 
 
 def test_windows_below_the_threshold_are_no_event():

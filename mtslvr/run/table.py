@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ConfigError
-from .files import Format, sidecar
+from .files import INDEX, META, Format, sidecar
 
 if TYPE_CHECKING:
     import pandas
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 KEYS = ("embeddings", "paths", "start", "end", "settings")
-INDEX, META = ".index.csv", ".meta.json"
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,6 +32,7 @@ class Source:
     skip: int = 0  # windows at its beginning that are decoded and left out, being embedded already
     whole: bool = False  # it is an error where audio is missing that its header claims
     notes: Notes = field(default_factory=Notes)  # complete with the last window
+    error: Exception | None = None  # why it cannot be read at all
 
     @property
     def name(self) -> str:
@@ -41,6 +42,8 @@ class Source:
 
 def _windows(source: Source, encoder: Encoder, seconds: tuple[float, float], excerpt: Excerpt) -> Iterator[Window]:
     """The windows of one input, with start and end in seconds of the recording."""
+    if source.error is not None:
+        raise source.error
     if encoder.config.normalization is not Normalization.FILE:
         yield from itertools.islice(_cut(source, encoder.sample_rate, seconds, excerpt), source.skip, None)
         return

@@ -195,7 +195,7 @@ def _batches(
 
 def for_inference(encoder: Encoder) -> Encoder:
     """The encoder itself, or a copy in evaluation mode where it computes otherwise in training mode and is in it."""
-    if encoder.folded or not any(module.training for module in encoder.modules()):
+    if not any(module.training for module in encoder.modules()) or encoder.folded:
         return encoder
     copied: Encoder = on_one_thread(copy.deepcopy, encoder)
     return copied.eval()

@@ -130,20 +130,6 @@ def test_nothing_is_encoded_after_the_iteration_was_ended(files, encoder):
     assert len(seen) == before
 
 
-def test_sources_are_read_no_further_ahead_than_asked(files, encoder):
-    taken = []
-
-    def sources():
-        for file in [*files, *files, *files]:
-            taken.append(file)
-            yield Source(str(file))
-
-    results = extract.extract(sources(), encoder, ExtractConfig(window_seconds=0.5, batch_size=1, threads=2))
-    first = next(results)
-    results.close()
-    assert first.index == 0 and len(taken) <= 1 + 2 + 3  # finished, decoded ahead, in batches ahead
-
-
 def test_a_file_that_fails_midway_gives_no_embedding_and_the_rest_go_on(files, encoder, tmp_path):
     broken, rng = tmp_path / "broken.flac", np.random.default_rng(1)
     soundfile.write(broken, 0.1 * rng.standard_normal(RATE * 8), RATE)

@@ -186,10 +186,7 @@ def cluster(environment):
 def test_ray_writes_parquet_that_reads_without_ray(cluster, model, audio, tmp_path):
     rows = cluster.data.from_items([{"path": path} for path in audio], override_num_blocks=4)
     rows.map_batches(
-        AudioEmbedder,
-        fn_constructor_args=[model],
-        batch_size=2,
-        compute=cluster.data.ActorPoolStrategy(size=1),
+        AudioEmbedder, fn_constructor_args=[model], batch_size=2, compute=cluster.data.ActorPoolStrategy(size=1)
     ).write_parquet(str(tmp_path / "embeddings"))
     code = (
         "import sys; from pyarrow import parquet; t = parquet.read_table(sys.argv[1]); "

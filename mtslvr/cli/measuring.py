@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -38,14 +37,9 @@ def progress_bar(quiet: bool) -> Callable[[Iterable[Any], int, str], Iterable[An
     """Progress on a terminal, nothing elsewhere."""
     if quiet or not sys.stderr.isatty():
         return None
+    from tqdm import tqdm
 
-    def wrap(items: Iterable[Any], total: int, description: str) -> Iterable[Any]:
-        from tqdm import tqdm
-
-        wrapped: Iterable[Any] = tqdm(items, total=total, desc=description, file=sys.stderr, leave=False)
-        return wrapped
-
-    return wrap
+    return lambda items, total, description: tqdm(items, total=total, desc=description, file=sys.stderr, leave=False)
 
 
 @contextmanager
@@ -65,6 +59,16 @@ def warnings_as_lines() -> Iterator[None]:
         yield
 
 
+def check_outputs(outputs: Iterable[Path], plot: Path | None) -> None:
+    """Find out before the work starts that results and a picture of them can be written; see `check_text_file`."""
+    for path in outputs:
+        check_text_file(path, (".json", ".csv", ".md", ".txt"))
+    if plot is not None:
+        from ..analysis.pictures import check_picture
+
+        check_picture(plot)
+
+
 def check_text_file(path: Path, suffixes: Sequence[str]) -> None:
     """Find out before the work starts that a file can be written.
 
@@ -73,9 +77,7 @@ def check_text_file(path: Path, suffixes: Sequence[str]) -> None:
     """
     if path.suffix.lower() not in suffixes:
         raise ConfigError(f"{path}: unknown format {path.suffix!r}; end the name in {', '.join(suffixes)}")
-    target = resolve(path)
-    if not os.access(target if target.exists() else target.parent, os.W_OK):
-        raise ConfigError(f"{path}: cannot be written; choose another place")
+    resolve(path, writable=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -20,23 +20,17 @@ from typing import Any, NoReturn
 def mtslvr() -> NoReturn:
     """Entry point of `mtslvr`."""
 
-    def command() -> Any:
-        from .main import main
+    from importlib import import_module
 
-        return main.main()
-
-    run(command)
+    run(lambda: import_module(".main", __package__).main.main())
 
 
 def embed() -> NoReturn:
     """Entry point of `mtslvr-embed`."""
 
-    def command() -> Any:
-        from .embed import embed_command
+    from importlib import import_module
 
-        return embed_command.main()
-
-    run(command)
+    run(lambda: import_module(".embed", __package__).embed_command.main())
 
 
 def run(command: Callable[[], Any]) -> NoReturn:

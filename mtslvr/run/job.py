@@ -141,13 +141,7 @@ class Step:
 
 
 def embed_files(
-    plan: Plan,
-    recorder: Recorder,
-    encoder: Encoder,
-    config: ExtractConfig,
-    *,
-    stop: bool = False,
-    whole: bool = False,
+    plan: Plan, recorder: Recorder, encoder: Encoder, config: ExtractConfig, *, stop: bool = False, whole: bool = False
 ) -> Iterator[Step]:
     """Embed what a plan has to do; every batch is committed before its steps are told.
 

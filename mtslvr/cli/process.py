@@ -20,17 +20,23 @@ from typing import Any, NoReturn
 def mtslvr() -> NoReturn:
     """Entry point of `mtslvr`."""
 
-    from importlib import import_module
+    def command() -> Any:
+        from .main import main
 
-    run(lambda: import_module(".main", __package__).main.main())
+        return main.main()
+
+    run(command)
 
 
 def embed() -> NoReturn:
     """Entry point of `mtslvr-embed`."""
 
-    from importlib import import_module
+    def command() -> Any:
+        from .embed import embed_command
 
-    run(lambda: import_module(".embed", __package__).embed_command.main())
+        return embed_command.main()
+
+    run(command)
 
 
 def run(command: Callable[[], Any]) -> NoReturn:

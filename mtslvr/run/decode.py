@@ -96,18 +96,10 @@ class _Decoder(threading.Thread):
 def decode_ahead(
     sources: Iterable[Source], encoder: Encoder, seconds: tuple[float, float], threads: int, excerpt: Excerpt = WHOLE
 ) -> Iterator[Iterator[Window]]:
-    """Decode as many inputs as there are threads side by side, a bounded number of windows ahead.
+    """The windows of each source, in order, as many sources as there are threads being decoded side by side.
 
-    Args:
-        sources: read lazily.
-        encoder: says rate and normalisation.
-        seconds: length of a window, and from one to the next.
-        threads: inputs at once.
-        excerpt: what is read of each.
-    Yields:
-        For each source, in order, its windows with start and end in seconds.
-    Raises:
-        AudioError: while the windows of a broken source are iterated.
+    Sources are read lazily; `seconds` are the length of a window, and from one to the next. What is wrong with a source
+    is raised while its windows are iterated.
     """
     running: deque[_Decoder] = deque()
     waiting = iter(sources)

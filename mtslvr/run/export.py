@@ -33,12 +33,7 @@ def export(
 ) -> None:
     """Write an output with the settings it was made by; an older file stays until the new one is complete.
 
-    Args:
-        target: the file.
-        form: its format.
-        rows: in their order, read once.
-        shape: number of rows, and of numbers in each.
-        settings: stored with them.
+    `shape` is the number of rows, which are read once, and of numbers in each.
     """
     index, meta = (sidecar(target, suffix) for suffix in (INDEX, META))
     blocks = in_blocks(rows)

@@ -126,7 +126,7 @@ def extract(sources: Iterable[Source], encoder: Encoder, config: ExtractConfig) 
     """Embed inputs, read lazily, in their order; a broken one gives its error and the rest go on.
 
     Raises:
-        ConfigError: window or hop outside its range, or a batch that the device has no memory for.
+        ConfigError: window or hop outside its range, or a window that the device has no memory for.
     """
     pooling = Pooling(config.pool)
     for parts in encode_batches(sources, encoder, config):
@@ -139,15 +139,10 @@ def extract(sources: Iterable[Source], encoder: Encoder, config: ExtractConfig) 
 
 
 def encode_batches(sources: Iterable[Source], encoder: Encoder, config: ExtractConfig) -> Iterator[list[Part]]:
-    """Encode the windows of all inputs, `config.batch_size` at once, whatever file they come from.
+    """The windows of all inputs, `config.batch_size` encoded at once, whatever file they come from; see `extract`.
 
     Only the last part of a batch can be without `last`, so whoever stores each batch as it comes holds one
-    unfinished input at most. The windows of a batch depend on nothing but the windows that came before it.
-
-    Yields:
-        The parts of a batch, in the order of the inputs.
-    Raises:
-        ConfigError: see `extract`.
+    unfinished input at most.
     """
     running: deque[tuple[list[Part], list[Future[Float32]]]] = deque()
     encoding = _Encoding(encoder, config)
@@ -273,11 +268,7 @@ def _filled(rows: Tensor, count: int) -> Tensor:
 
 
 def check_windows(encoder: EncoderConfig, config: ExtractConfig) -> tuple[float, float]:
-    """The length of a window, and from one to the next, in seconds.
-
-    Raises:
-        ConfigError: one is outside its range.
-    """
+    """The length of a window, and from one to the next, in seconds; a ConfigError where one is outside its range."""
     window = encoder.window_seconds if config.window_seconds is None else config.window_seconds
     hop = window if config.hop_seconds is None else config.hop_seconds
     frontend = encoder.frontend

@@ -32,11 +32,7 @@ class Format(str, enum.Enum):
 
 
 def parse_format(path: str | os.PathLike[str], given: str | None = None) -> Format:
-    """The format of an output by the suffix of its name, or as given.
-
-    Raises:
-        ConfigError: an unknown suffix or name, a format that stdout or this installation cannot take.
-    """
+    """The format of an output by the suffix of its name, or as given; a ConfigError where it cannot be written."""
     stdout = os.fspath(path) == STDOUT
     name = given or (Format.JSONL.value if stdout else Path(path).suffix.lower().removeprefix("."))
     known = [member.value for member in Format]
@@ -82,11 +78,7 @@ def state_folder(target: Path) -> Path:
 def locked(target: Path) -> Iterator[Path]:
     """Be the only process that writes an output; the parts that killed ones left are deleted.
 
-    Yields:
-        The folder of `state_folder`, which is deleted at the end where it holds nothing but the lock.
-    Raises:
-        ConfigError: another process is writing it.
-        OSError: no lock can be made there.
+    Gives the folder of `state_folder`, which is deleted at the end where it holds nothing but the lock.
     """
     import filelock
 

@@ -31,14 +31,7 @@ def describe(
 ) -> dict[str, Any]:
     """The settings that go with an output: everything that its rows depend on.
 
-    Args:
-        name: of the model, as given.
-        folder: of its checkpoint.
-        config: how files become embeddings.
-        encoder: None reads it from `folder`.
-        dtype: of `mtslvr.load`.
-    Raises:
-        CheckpointError: no checkpoint.
+    The model is called `name`, lies in `folder`, and has the config `encoder` unless that is to be read there.
     """
     encoder = encoder or checkpoint.read_config(folder / checkpoint.CONFIG_NAME)
     window = encoder.window_seconds if config.window_seconds is None else config.window_seconds
@@ -73,11 +66,7 @@ class Plan:
 
 
 def make_plan(output: str, files: Sequence[FoundAudio], state: State | None, *, retry: bool) -> Plan:
-    """Compare the inputs with what earlier runs have finished; `retry` tries again what failed before.
-
-    Raises:
-        ConfigError: a name that two inputs would share in `output`.
-    """
+    """Compare the inputs with what earlier runs have finished; `retry` tries again what failed before."""
     entries = {} if state is None else state.entries
     by_name = {entry.name: entry for entry in entries.values()}
     plan = Plan()
@@ -146,14 +135,12 @@ def embed_files(
     """Embed what a plan has to do; every batch is committed before its steps are told.
 
     Args:
-        plan: from `make_plan`, of the recorder's state.
-        recorder: after `begin`.
+        plan: from `make_plan`, of the state of `recorder`, which has begun.
+        recorder: takes the rows.
         encoder: from `mtslvr.load`.
         config: how files become embeddings.
         stop: end after the first input that fails, which the next run tries again.
         whole: an input fails where audio is missing that its header claims.
-    Raises:
-        ConfigError: window or hop outside their range, disk full; what is finished is kept.
     """
     skip = recorder.resume(plan.todo[0] if plan.todo else None)
     sources = (Source(file.path, skip=skip if i == 0 else 0, whole=whole) for i, file in enumerate(plan.todo))

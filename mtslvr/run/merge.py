@@ -49,20 +49,14 @@ def merge(
     allow_missing: bool = False,
     overwrite: bool = False,
 ) -> Merged:
-    """Join the outputs of shards.
+    """Join the outputs of shards, by default those beside `output` that are named after it.
 
     Rows, their order and the settings are those of a run over all files. Files that are no inputs any more come
     after the others, unless another shard has them now.
 
-    Args:
-        output: what to write.
-        parts: outputs of shards; none are those beside `output`, named after it.
-        form: see `parse_format`.
-        allow_missing: go on without shards that are missing or unfinished.
-        overwrite: replace an output that is there.
     Raises:
         ConfigError: parts that are unreadable, no shards, of other settings, files or numbers of shards, of one shard
-            twice or missing; an output that is there or cannot be written.
+            twice or, unless that is allowed, missing; an output that is there or cannot be written.
     """
     chosen, target = parse_format(output, form), resolve(output, writable=True)
     if target.exists() and not overwrite:

@@ -42,14 +42,10 @@ _SYNC_SECONDS = 5.0
 
 
 class Recorder(contextlib.AbstractContextManager["Recorder"]):
-    """Writes one output, taking up an earlier run where there is one; the only one to do so until it is closed.
+    """Writes one output of rows of `width`, going on with an earlier run; the only one to do so until it is closed.
 
-    Args:
-        target: see `files.resolve`.
-        settings: everything the rows depend on, and `format`.
-        width: numbers a row.
-        overwrite: forget earlier runs.
     Attributes:
+        settings: everything the rows depend on, and `format`.
         state: what was finished before, and after `export` what is.
         relisted: whether the inputs have other places among all than those that an earlier run of a shard saw.
     Raises:
@@ -73,11 +69,7 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
         self._stack.close()
 
     def begin(self, moved: Iterable[tuple[str, FileStat]] = ()) -> None:
-        """Open the state, needed before what follows; `moved` are old paths of finished inputs, and what they are now.
-
-        Raises:
-            ConfigError: an output that is not the one that was written.
-        """
+        """Open the state, needed for what follows; `moved` are old paths of finished inputs, and what they are now."""
         with guarded_rows(self.target):
             if self._anew:
                 _set_aside(self._folder)
@@ -161,15 +153,10 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
             self._synced = time.monotonic()
 
     def export(self, order: Sequence[str], *, complete: bool) -> int:
-        """Write the output from what was committed.
+        """Write the output from what was committed; gives the number of rows.
 
-        Args:
-            order: paths of inputs; their rows come in this order, those of other inputs after them.
-            complete: nothing is left to do; the output alone has the rows then.
-        Returns:
-            Rows written.
-        Raises:
-            ConfigError: cannot be written; what is finished is kept.
+        Those of inputs with the paths `order` come in this order, others after them. Where it is `complete`, nothing
+        being left to do, the output alone has the rows then.
         """
         earlier = self._folder / _EARLIER
         with guarded_rows(self.target):

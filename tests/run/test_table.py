@@ -144,6 +144,20 @@ def test_reading_something_else(tmp_path, make):
         read_table(tmp_path / "in.npz")
 
 
+def test_an_npy_that_is_replaced_while_it_is_read_gives_no_rows_under_other_names(tmp_path, monkeypatch):
+    write(tmp_path / "out.npy", 2)
+    load = np.load
+
+    def load_late(path, **how):
+        found = load(path, **how)
+        write(path, 3)
+        return found
+
+    monkeypatch.setattr(np, "load", load_late)
+    with pytest.raises(ConfigError, match=r"out\.npy: .*replaced by another output while it was read; read it again"):
+        read_table(tmp_path / "out.npy")
+
+
 def test_another_type_than_a_path_is_named():
     with pytest.raises(ConfigError, match="type ndarray: pass the path of an output of mtslvr-embed"):
         read_table(np.zeros((1, 2)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import PATH, Command
+from .common import Command
 from .measuring import check_outputs, integers, progress_bar, split_list, warnings_as_lines, write_text
 
 if TYPE_CHECKING:
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 
 @click.command("fewshot", cls=Command, short_help="Few-shot accuracy on folders of labelled audio.")
-@click.argument("folders", nargs=-1, type=PATH, metavar="[FOLDER]...")
+@click.argument("folders", nargs=-1, type=click.Path(path_type=Path), metavar="[FOLDER]...")
 @click.option("--model", "models", multiple=True, help="Bundled name, checkpoint folder or hub id; may be repeated.")
-@click.option("--labels", type=PATH, help="csv or tsv with the columns file and label.")
+@click.option("--labels", type=click.Path(path_type=Path), help="csv or tsv with the columns file and label.")
 @click.option(
     "--label-field",
     type=int,
     help="Take the class from this field of the file name (0 is the first, parted by '_') instead of its folder.",
 )
 @click.option("--dataset", "datasets", multiple=True, metavar="NAME", help="A dataset of the paper; see --root.")
-@click.option("--root", "roots", multiple=True, type=PATH, help="Where it is, one a --dataset.")
+@click.option("--root", "roots", multiple=True, type=click.Path(path_type=Path), help="Where it is, one a --dataset.")
 @click.option("--split", default="test", show_default=True, help="train, val, test or all classes of a --dataset.")
-@click.option("--split-file", type=PATH, help="Its class lists: npy, json, csv or txt.")
+@click.option("--split-file", type=click.Path(path_type=Path), help="Its class lists: npy, json, csv or txt.")
 @click.option("--window", type=float, metavar="SECONDS", help="Length of the windows.  [default: the model's, 5]")
 @click.option("--features", multiple=True, help="invariant, variant, concat, pooled, log-mel.  [default: all]")
 @click.option("--classifier", "classifiers", multiple=True, help="sgd (published), logistic, centroid, cosine.")
@@ -41,63 +41,76 @@ if TYPE_CHECKING:
 @click.option("--weights", is_flag=True, help="Also the share of the classifier's weights on each branch.")
 @click.option("--per-class", "show_classes", is_flag=True, help="Also the accuracy of each class.")
 @click.option(
-    "-o", "--out", "outputs", multiple=True, type=PATH, metavar="OUT",
+    "-o", "--out", "outputs", multiple=True, type=click.Path(path_type=Path), metavar="OUT",
     help="Where to write the results, .json, .csv, .md or .txt; may be repeated.",
 )  # fmt: skip
-@click.option("--plot", type=PATH, help="Bars with intervals, or curves: png, svg or pdf.")
-@click.option("--cache", type=PATH, help="Folder of computed features.  [default: the user's]")
+@click.option("--plot", type=click.Path(path_type=Path), help="Bars with intervals, or curves: png, svg or pdf.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Folder of computed features.  [default: the user's]")
 @click.option("--no-cache", is_flag=True, help="Neither read nor keep features.")
 @click.option("--on-error", default="stop", show_default=True, help="stop or skip, at a file that cannot be read.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
 @click.option("--batch-size", default=16, show_default=True, help="Windows at once through the encoder.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
-def fewshot_command(**options: Any) -> None:
+def fewshot_command(
+    outputs: tuple[Path, ...], plot: Path | None, cache: Path | None, no_cache: bool, quiet: bool, **options: Any
+) -> None:
     """Few-shot accuracy on each FOLDER, one folder a class, with 95% intervals over clips.
 
     Invariant, variant and concatenated embeddings, the features before the heads and a log-mel baseline (mean and
     standard deviation of each mel band) stand side by side, all on the same episodes. Features are computed once and
     kept for the next call. Options that take names may be repeated or hold several parted by commas.
     """
-    from ..fewshot import CompareConfig, compare
+    from ..fewshot import CompareConfig, compare, table
     from ..fewshot.features import FEATURES
 
-    call = SimpleNamespace(**options)
     with warnings_as_lines():
-        check_outputs(call.outputs, call.plot)
+        check_outputs(outputs, plot)
         drawn = ("n_way", "n_query", "episodes", "seed", "scaling", "sampler", "weights", "on_error")
         config = CompareConfig(
-            features=split_list(call.features) or FEATURES,
-            classifiers=split_list(call.classifiers) or ("sgd", "logistic"),
-            shots=integers(call.shots, "--shots"),
+            features=split_list(options["features"]) or FEATURES,
+            classifiers=split_list(options["classifiers"]) or ("sgd", "logistic"),
+            shots=integers(options["shots"], "--shots"),
             **{name: options[name] for name in drawn},
         )
-        sets, models = _sets(call), split_list(call.models) or (None,)
-        cache = False if call.no_cache else call.cache or True
-        how = {"device": call.device, "batch_size": call.batch_size, "progress": progress_bar(call.quiet)}
-        results = compare(sets, models, config, cache=cache, **how)
-        _show(results, config.weights, call.show_classes)
-        _write(results, call.outputs, call.plot)
+        results = compare(
+            _sets(SimpleNamespace(**options)),
+            split_list(options["models"]) or (None,),
+            config,
+            device=options["device"],
+            batch_size=options["batch_size"],
+            cache=False if no_cache else cache or True,
+            progress=progress_bar(quiet),
+        )
+        _show(results, config.weights, options["show_classes"])
+        for path in outputs:
+            write_text(path, table.render(results, path))
+        if plot is not None:
+            from ..analysis import pictures
+
+            pictures.save(pictures.accuracy(results.rows), plot)
+            click.echo(f"wrote {plot}", err=True)
 
 
 def _sets(call: SimpleNamespace) -> list[LabelledSet]:
     from ..errors import ConfigError
     from ..fewshot import prepare, read_set
 
-    folders, datasets, roots = call.folders, call.datasets, call.roots
+    folders, datasets, roots, table = call.folders, call.datasets, call.roots, call.labels
     if len(datasets) != len(roots):
         raise ConfigError(f"{len(datasets)} --dataset and {len(roots)} --root; give the folder of each, in order")
     if not folders and not datasets:
         raise ConfigError("nothing to measure: give a folder of labelled audio, or --dataset NAME --root DIR")
-    if call.labels is not None and len(folders) != 1:
-        raise ConfigError(f"--labels {call.labels} with {len(folders)} folders; give the one that its files are in")
+    if table is not None and len(folders) != 1:
+        raise ConfigError(f"--labels {table} with {len(folders)} folders; give the one that its files are in")
     if call.split_file is not None and len(datasets) != 1:
         raise ConfigError(f"--split-file {call.split_file} with {len(datasets)} --dataset; give one")
     if call.window is not None and datasets:
-        sets = ", ".join(datasets)
-        raise ConfigError(f"--window {call.window:g} with --dataset {sets}: its windows are as published")
-    how = {"label_field": call.label_field, "table": call.labels, "window_seconds": call.window}
-    prepared = [prepare(name, root, call.split, call.split_file) for name, root in zip(datasets, roots, strict=True)]
-    return prepared + [read_set(folder, **how) for folder in folders]
+        raise ConfigError(
+            f"--window {call.window:g} with --dataset {', '.join(datasets)}: its windows are as published"
+        )
+    how = {"label_field": call.label_field, "table": table, "window_seconds": call.window}
+    published = [prepare(name, root, call.split, call.split_file) for name, root in zip(datasets, roots, strict=True)]
+    return published + [read_set(folder, **how) for folder in folders]
 
 
 def _show(results: Results, weights: bool, show_classes: bool) -> None:
@@ -118,15 +131,3 @@ def _show(results: Results, weights: bool, show_classes: bool) -> None:
         for heading, rows in table.groups(results.rows).items():
             click.echo(f"\naccuracy of each class: {heading}")
             click.echo(table.aligned(table.per_class(rows)))
-
-
-def _write(results: Results, outputs: tuple[Path, ...], plot: Path | None) -> None:
-    from ..fewshot import table
-
-    for path in outputs:
-        write_text(path, table.render(results, path))
-    if plot is not None:
-        from ..analysis import pictures
-
-        pictures.save(pictures.accuracy(results.rows), plot)
-        click.echo(f"wrote {plot}", err=True)

@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from .common import PATH, Command
+from .common import Command
 from .measuring import check_outputs, progress_bar, split_list, warnings_as_lines, write_text
 
 
 @click.command("invariance", cls=Command, short_help="How far transformations move each embedding.")
-@click.argument("folder", type=PATH)
+@click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--model", "models", multiple=True, help="Bundled name, checkpoint folder or hub id; may be repeated.")
 @click.option("--clips", default=500, show_default=True, help="At most so many files, drawn at random.")
 @click.option("--draws", default=1, show_default=True, help="Transformed copies of each, by each transformation.")
@@ -21,17 +21,22 @@ from .measuring import check_outputs, progress_bar, split_list, warnings_as_line
 @click.option("--shrinkage", type=float, help="Share of the identity in the covariance.  [default: Ledoit-Wolf's]")
 @click.option("--published", is_flag=True, help="Pitch shift through the published fine STFT, much slower.")
 @click.option(
-    "-o", "--out", "outputs", multiple=True, type=PATH, metavar="OUT",
+    "-o", "--out", "outputs", multiple=True, type=click.Path(path_type=Path), metavar="OUT",
     help="Where to write the results, .json, .csv, .md or .txt; may be repeated.",
 )  # fmt: skip
-@click.option("--plot", type=PATH, help="Heat map: png, svg or pdf.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Heat map: png, svg or pdf.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
 @click.option("--batch-size", default=16, show_default=True, help="Windows at once through the encoder.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def invariance_command(
-    folder: Path, models: tuple[str, ...], outputs: tuple[Path, ...], plot: Path | None, device: str, quiet: bool,
+    folder: Path,
+    models: tuple[str, ...],
+    outputs: tuple[Path, ...],
+    plot: Path | None,
+    device: str,
+    quiet: bool,
     **settings: Any,
-) -> None:  # fmt: skip
+) -> None:
     """Distance between the embeddings of clips of FOLDER and of their transformed copies.
 
     For each of the seven transformations of training and each branch: the distance relative to that between different
@@ -43,11 +48,12 @@ def invariance_command(
 
     with warnings_as_lines():
         check_outputs(outputs, plot)
-        config, names = InvarianceConfig(**settings), split_list(models) or (None,)
-        found = invariance(folder, names, config, device=device, progress=progress_bar(quiet))
-        used = found.settings["clips"]
-        how = f"{config.draws} copies by each transformation, seed {config.seed}, {config.layer} features"
-        click.echo(f"{folder}: {used} clips, {how}")
+        config = InvarianceConfig(**settings)
+        found = invariance(folder, split_list(models) or (None,), config, device=device, progress=progress_bar(quiet))
+        click.echo(
+            f"{folder}: {found.settings['clips']} clips, {config.draws} copies by each transformation, seed "
+            f"{config.seed}, {config.layer} features"
+        )
         click.echo("means; Mahalanobis ± 95% interval over clips")
         click.echo(aligned(found.table()))
         for line in found.conclusions():

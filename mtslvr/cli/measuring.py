@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +16,8 @@ from ..errors import ConfigError
 from ..run.files import atomic, guarded, resolve
 from .common import echo
 
+OUTPUTS = (".json", ".csv", ".md", ".txt")  # of results
+
 
 def split_list(values: Sequence[str]) -> tuple[str, ...]:
     """Options that may be repeated, or hold several parted by commas; each once."""
@@ -22,11 +25,7 @@ def split_list(values: Sequence[str]) -> tuple[str, ...]:
 
 
 def integers(text: str, option: str) -> tuple[int, ...]:
-    """Whole numbers parted by commas.
-
-    Raises:
-        ConfigError: something else.
-    """
+    """Whole numbers parted by commas."""
     try:
         return tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
@@ -37,9 +36,14 @@ def progress_bar(quiet: bool) -> Callable[[Iterable[Any], int, str], Iterable[An
     """Progress on a terminal, nothing elsewhere."""
     if quiet or not sys.stderr.isatty():
         return None
-    from tqdm import tqdm
 
-    return lambda items, total, description: tqdm(items, total=total, desc=description, file=sys.stderr, leave=False)
+    def wrap(items: Iterable[Any], total: int, description: str) -> Iterable[Any]:
+        from tqdm import tqdm
+
+        wrapped: Iterable[Any] = tqdm(items, total=total, desc=description, file=sys.stderr, leave=False)
+        return wrapped
+
+    return wrap
 
 
 @contextmanager
@@ -59,33 +63,26 @@ def warnings_as_lines() -> Iterator[None]:
         yield
 
 
-def check_outputs(outputs: Iterable[Path], plot: Path | None) -> None:
-    """Find out before the work starts that results and a picture of them can be written; see `check_text_file`."""
+def check_outputs(outputs: Sequence[Path], plot: Path | None = None, suffixes: Sequence[str] = OUTPUTS) -> None:
+    """Find out before the work starts that files of results and a picture can be written.
+
+    Raises:
+        ConfigError: unknown suffix, a missing folder, no permission, no library for pictures.
+    """
     for path in outputs:
-        check_text_file(path, (".json", ".csv", ".md", ".txt"))
+        if path.suffix.lower() not in suffixes:
+            raise ConfigError(f"{path}: unknown format {path.suffix!r}; end the name in {', '.join(suffixes)}")
+        target = resolve(path)
+        if not os.access(target if target.exists() else target.parent, os.W_OK):
+            raise ConfigError(f"{path}: cannot be written; choose another place")
     if plot is not None:
         from ..analysis.pictures import check_picture
 
         check_picture(plot)
 
 
-def check_text_file(path: Path, suffixes: Sequence[str]) -> None:
-    """Find out before the work starts that a file can be written.
-
-    Raises:
-        ConfigError: unknown suffix, a missing folder, no permission.
-    """
-    if path.suffix.lower() not in suffixes:
-        raise ConfigError(f"{path}: unknown format {path.suffix!r}; end the name in {', '.join(suffixes)}")
-    resolve(path, writable=True)
-
-
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        ConfigError: it cannot be written.
-    """
+    """Write a file whole or not at all."""
     with guarded(path), atomic(resolve(path)) as file:
         file.write(text.encode())
     click.echo(f"wrote {path}", err=True)

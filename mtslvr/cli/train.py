@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import ConfigError
-from .common import PATH, Command
+from .common import Command
 
 if TYPE_CHECKING:
     from ..training.config import TrainConfig
@@ -20,11 +20,19 @@ SYSTEMS = ("contrastive-only", "prediction-only", "mt-simple", "mt-split", "mt-b
 
 
 @click.command("train", cls=Command, short_help="Train an encoder on folders of audio.")
-@click.option("--data", multiple=True, type=PATH, help="Folder of audio or packed clips; may be repeated.")
-@click.option("-o", "--out", required=True, type=PATH, help="Run directory.")
-@click.option("--config", type=PATH, help="JSON with changes to the recipe: any field of the training config.")
+@click.option(
+    "--data", multiple=True, type=click.Path(path_type=Path), help="Folder of audio or packed clips; may be repeated."
+)
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Run directory.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="JSON with changes to the recipe: any field of the training config.",
+)
 @click.option("--resume", is_flag=True, help="Go on from the last saved state of --out.")
-@click.option("--init", type=PATH, help="Run directory or checkpoint folder to start the weights from.")
+@click.option(
+    "--init", type=click.Path(path_type=Path), help="Run directory or checkpoint folder to start the weights from."
+)
 @click.option("--stop-after", type=int, metavar="N", help="End after N steps of the schedule.  [default: all]")
 @click.option("--system", type=click.Choice(SYSTEMS), help="Which of the paper's systems.  [default: mt-parallel]")
 @click.option(
@@ -54,9 +62,17 @@ SYSTEMS = ("contrastive-only", "prediction-only", "mt-simple", "mt-split", "mt-b
 @click.option("--threads", type=int, help="Torch threads of the training process.  [default: torch's]")
 @click.option("--save-every", default=100, show_default=True, help="Steps between saved states.")
 def train_command(
-    data: tuple[Path, ...], out: Path, config: Path | None, system: str | None, recipe: str | None,
-    contrastive: str | None, threads: int | None, minutes: float | None, **options: Any,
-) -> None:  # fmt: skip
+    data: tuple[Path, ...],
+    out: Path,
+    config: Path | None,
+    resume: bool,
+    minutes: float | None,
+    threads: int | None,
+    system: str | None,
+    recipe: str | None,
+    contrastive: str | None,
+    **options: Any,
+) -> None:
     """Train an encoder on folders of audio, or on what `mtslvr pack` made of them.
 
     Without options this trains MT-Parallel with SimCLR in this project's recipe, whose settings are the defaults below.
@@ -65,24 +81,26 @@ def train_command(
     """
     import torch
 
+    from ..training.config import TrainConfig
     from ..training.loop import train
 
     if threads is not None:
         torch.set_num_threads(threads)
-    how = {name: options.pop(name) for name in ("resume", "init", "stop_after", "device", "workers", "save_every")}
     recipe_options = {"system": system, "recipe": recipe, "contrastive": contrastive}
-    chosen = read_config(out / "config.json" if config is None and how["resume"] else config, recipe_options)
-    changed = dataclasses.replace(chosen, **{k: v for k, v in options.items() if v is not None})
+    chosen = read_config(out / "config.json" if config is None and resume else config, recipe_options)
+    fields = {field.name for field in dataclasses.fields(TrainConfig)}
+    settings = {name: options.pop(name) for name in fields & options.keys()}
+    changed = dataclasses.replace(chosen, **{k: v for k, v in settings.items() if v is not None})
     if minutes is not None:
-        if how["resume"] or options["steps"] is not None:
+        if resume or settings["steps"] is not None:
             raise click.UsageError("--minutes: sets the steps of a new run; leave out --resume and --steps")
-        steps = steps_in(minutes, changed, data, device=how["device"], workers=how["workers"])
-        changed = dataclasses.replace(changed, steps=steps)
-    click.echo(f"checkpoint: {train(changed, out, data, **how)}")
+        how = {"device": options["device"], "workers": options["workers"]}
+        changed = dataclasses.replace(changed, steps=steps_in(minutes, changed, data, **how))
+    click.echo(f"checkpoint: {train(changed, out, data, resume=resume, **options)}")
 
 
 def steps_in(minutes: float, config: TrainConfig, data: tuple[Path, ...], **how: Any) -> int:
-    """How many steps of a config take so long on one packed folder, by the median of 20 after 5 that do not count."""
+    """How many steps of `config` take so long together, by the median of 20 after 5 that do not count."""
     import statistics
     import tempfile
 
@@ -91,21 +109,19 @@ def steps_in(minutes: float, config: TrainConfig, data: tuple[Path, ...], **how:
 
     if len(data) != 1 or not is_packed(data[0]) or not minutes > 0:
         raise click.UsageError("--minutes: takes more than 0, and one folder from `mtslvr pack` as --data")
-    reports: list[StepReport] = []
+    seconds: list[float] = []
+
+    def note(report: StepReport) -> None:
+        seconds.append(config.batch_size / report.clips_per_second)
+
     timed = dataclasses.replace(config, steps=25, heads=None, validate_every=0, validation_fraction=0.0, patience=0)
     with tempfile.TemporaryDirectory() as folder:
-        train(timed, Path(folder) / "timed", data, on_step=reports.append, save_every=100, **how)
-    speed = statistics.median(report.clips_per_second for report in reports[5:])
-    return max(1, round(minutes * 60 * speed / config.batch_size))
+        train(timed, Path(folder) / "timed", data, on_step=note, save_every=100, **how)
+    return max(1, round(minutes * 60 / statistics.median(seconds[5:])))
 
 
 def read_config(path: Path | None, options: dict[str, str | None]) -> TrainConfig:
-    """The config of a system and recipe, with the changes in a JSON file.
-
-    Raises:
-        UsageError: an option and the file set the same.
-        ConfigError: an unreadable file, an unknown key, or a value outside its range.
-    """
+    """The config of a system and recipe, with the changes in a JSON file, which may not set what an option sets."""
     from ..training.recipes import System, own, published
 
     make = published if options["recipe"] == "published" else own
@@ -117,11 +133,10 @@ def read_config(path: Path | None, options: dict[str, str | None]) -> TrainConfi
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: not a readable JSON file ({error})") from None
     changed = base.changed(changes)
-    kept = {
-        "system": changed.encoder.adapter is base.encoder.adapter,
-        "contrastive": changed.contrastive == base.contrastive,
-    }
-    for option, same in kept.items():
+    for option, same in (
+        ("system", changed.encoder.adapter is base.encoder.adapter),
+        ("contrastive", changed.contrastive == base.contrastive),
+    ):
         if options[option] is not None and not same:
             raise click.UsageError(f"--{option} {options[option]} with {path}, which sets another; leave one out")
     return changed

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import io
 import os
 import warnings
 from collections import deque
@@ -85,19 +84,16 @@ def embed(
         layer: "head" (what the paper evaluates) or "pooled" (what it reads, as wide as `Encoder.embedding_dim` says).
         encoder: from `mtslvr.load`, or a name, folder or hub id that `load` takes, which is loaded once, and again
             when the files in its folder have changed; None is the bundled default.
-        window_seconds: length of the slices given to the encoder; None is what it was made for (5 s). Shorter
-            input is repeated to fill one.
+        window_seconds: length of a slice; None is what the encoder was made for (5 s). Shorter input is repeated.
         hop_seconds: from one slice to the next; None is `window_seconds`.
         channels: "mix", the mean over channels; a number, that one alone, counted from 0; "each", every one.
         start: seconds into each input where to begin; None is its beginning.
         end: seconds into each input where to end; None is its end.
         batch_size: slices at once through the encoder.
         threads: files decoded side by side.
-
     Returns:
         (D,) float32 for one input, (n, D) for a list of n, and with "each" (C, D) and (n, C, D) for inputs of C
         channels; NumPy, or a tensor on the encoder's device where all inputs are tensors.
-
     Raises:
         AudioError: input that is missing, no audio, empty, not finite, of the wrong rank, without a rate, or without
             the channel or the time asked for. A list ends at its first such input; `embed_files` goes on with the
@@ -108,26 +104,11 @@ def embed(
     config = ExtractConfig.parse(features, layer, Pool.MEAN, window_seconds, hop_seconds, batch_size, threads)
     single = is_single(audio)
     inputs: Sequence[Any] = [audio] if single else as_list(audio)
-    rates = list_rates(sample_rate, len(inputs))
-    indices: Sequence[int | None] = [None] if single else range(len(inputs))
-    if channels == "each":  # each input is read for each of its channels
-        inputs = [hold(given, audio_label(given, index)) for given, index in zip(inputs, indices, strict=True)]
-    excerpts = list_excerpts(channels, start, end, map(make_source, inputs, rates, indices))
+    found = _by_channel(inputs, single, sample_rate, encoder, config, (channels, start, end))
     encoder = get_encoder(encoder)
-    width = encoder.embedding_dim(config.features, config.layer)
-    embeddings = np.empty((len(inputs), len(excerpts), width), np.float32)
-    for channel, excerpt in enumerate(excerpts):
-        sources = map(make_source, inputs, rates, indices)
-        for result in extract(sources, encoder, dataclasses.replace(config, excerpt=excerpt)):
-            if result.error is not None:
-                place = (
-                    f"input {result.index} of {len(inputs)}, counted from 0; mtslvr.embed_files goes on with the others"
-                )
-                raise result.error if single else AudioError(f"{result.error} ({place})")
-            if channel == 0:
-                _warn_of_incomplete(result, inputs[result.index], indices[result.index])
-            embeddings[result.index, channel] = result.embeddings[0]
-    embeddings = embeddings if channels == "each" else embeddings[:, 0]
+    none = np.empty((0, encoder.embedding_dim(config.features, config.layer)), np.float32)
+    columns = [np.concatenate([none, *(result.embeddings for result in results)]) for results in found]
+    embeddings = np.stack(columns, axis=1) if channels == "each" else columns[0]
     return _as_given(embeddings[0] if single else embeddings, inputs, encoder)
 
 
@@ -158,11 +139,9 @@ def embed_windows(
     Args:
         audio: see `embed`, as those that are not named here; one input.
         hop_seconds: window i starts round(i * hop_seconds * sample_rate) samples after `start`.
-
     Returns:
         Embeddings (k, D) float32, with `channels` of "each" (C, k, D), and their start and end (k, 2) in seconds of
         the input; the last window is repeated to full length where the audio ends inside it.
-
     Raises:
         AudioError, ConfigError, HubError, CheckpointError: see `embed`.
     """
@@ -170,19 +149,9 @@ def embed_windows(
     if not is_single(audio):
         said = "pass one input, or all of them to mtslvr.embed_files with pool='none'"
         raise AudioError(f"type {type(audio).__name__}: {said}")
-    rates = list_rates(sample_rate, 1)
-    audio = hold(audio, audio_label(audio)) if channels == "each" else audio
-    excerpts = list_excerpts(channels, start, end, map(make_source, [audio], rates))
-    encoder = get_encoder(encoder)
-    parts = []
-    for excerpt in excerpts:
-        [result] = extract(map(make_source, [audio], rates), encoder, dataclasses.replace(config, excerpt=excerpt))
-        if result.error is not None:
-            raise result.error
-        parts.append(result)
-    _warn_of_incomplete(parts[0], audio, None)
-    rows = np.stack([part.embeddings for part in parts]) if channels == "each" else parts[0].embeddings
-    return _as_given(rows, [audio], encoder), parts[0].spans
+    found = _by_channel([audio], True, sample_rate, encoder, config, (channels, start, end))
+    rows = np.stack([result.embeddings for [result] in found])
+    return _as_given(rows if channels == "each" else rows[0], [audio], get_encoder(encoder)), found[0][0].spans
 
 
 def embed_files(
@@ -216,10 +185,8 @@ def embed_files(
         pool: "mean", one embedding an input, or "none", one a window.
         on_error: "skip" gives the error of a broken input in its result, "raise" raises it.
         progress: show a bar on standard error.
-
     Returns:
         An iterator over results, one for each input, in order: see `FileEmbeddings`.
-
     Raises:
         AudioError: a single input in place of an iterable; with "raise", the first broken input.
         ConfigError: see `embed`; unknown pool or `on_error`; results read on in a forked process.
@@ -240,15 +207,28 @@ def embed_files(
     return iter(tqdm(results, total=len(paths) if isinstance(paths, Sized) else None, unit="file"))
 
 
-class _Unreadable(io.BytesIO):
-    """An input that could not be taken up, which says so where it is read."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__()
-        self._error = error
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        raise self._error
+def _by_channel(
+    inputs: Sequence[Any], single: bool, rate: Rates, model: Model | None, config: ExtractConfig, part: tuple[Any, ...]
+) -> list[list[FileEmbeddings]]:
+    """A result for each input, for each channel that is asked for; the first that fails is raised."""
+    (channels, start, end), rates = part, list_rates(rate, len(inputs))
+    indices: Sequence[int | None] = [None] if single else range(len(inputs))
+    if channels == "each":  # each input is read for each of its channels
+        inputs = [hold(given, audio_label(given, index)) for given, index in zip(inputs, indices, strict=True)]
+    found: list[list[FileEmbeddings]] = []
+    for excerpt in list_excerpts(channels, start, end, map(make_source, inputs, rates, indices)):
+        sources = map(make_source, inputs, rates, indices)
+        results = []
+        for result in extract(sources, get_encoder(model), dataclasses.replace(config, excerpt=excerpt)):
+            if result.error is not None:
+                said = f"{result.error} (input {result.index} of {len(inputs)}, counted from 0"
+                raise result.error if single else AudioError(f"{said}; mtslvr.embed_files goes on with the others)")
+            if result.notes.incomplete and not found:
+                label = audio_label(inputs[result.index], indices[result.index])
+                warnings.warn(f"{label}: {result.notes.incomplete}; what is there is embedded", stacklevel=3)
+            results.append(result)
+        found.append(results)
+    return found
 
 
 def _results(
@@ -261,8 +241,8 @@ def _results(
             try:
                 source = make_source(audio, sample_rate, index)
             except Exception as error:  # of any library that the input comes from; the rest goes on
-                source = Source(_Unreadable(error), label=f"<{type(audio).__name__} {index}>")
-            names.append(audio if isinstance(audio, (str, os.PathLike)) else source.label or "")
+                source = Source("", label=f"<{type(audio).__name__} {index}>", error=error)
+            names.append(audio if isinstance(audio, (str, os.PathLike)) else source.name)
             yield source
 
     process = os.getpid()
@@ -271,9 +251,7 @@ def _results(
             raise result.error
         yield dataclasses.replace(result, path=names.popleft())
         if os.getpid() != process:
-            said = (
-                "results that another process began to read: a forked process has none of the threads at work on them"
-            )
+            said = "a forked process has none of the threads at work on results that another one began to read"
             raise ConfigError(f"{said}; call embed_files in the process that reads them")
 
 
@@ -310,12 +288,6 @@ def _files_state(folder: str | os.PathLike[str] | None) -> tuple[int, ...] | Non
         return None
     # Size and time of change do not suffice: weights of one shape have one size, and a copy may keep its time.
     return tuple(n for f in found for n in (f.st_dev, f.st_ino, f.st_size, f.st_mtime_ns, f.st_ctime_ns))
-
-
-def _warn_of_incomplete(result: FileEmbeddings, audio: Input, index: int | None) -> None:
-    if result.notes.incomplete:
-        label = audio_label(audio, index)
-        warnings.warn(f"{label}: {result.notes.incomplete}; what is there is embedded", stacklevel=3)
 
 
 def _as_given(rows: Float32, inputs: Sequence[Any], encoder: Encoder) -> Float32 | Tensor:

@@ -1,7 +1,6 @@
 import dataclasses
 import io
 import itertools
-import math
 from collections import UserList
 from types import SimpleNamespace
 
@@ -9,8 +8,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 import mtslvr
 from mtslvr.audio.windows import slice_windows
@@ -112,10 +109,7 @@ def test_tensors_out_only_where_all_inputs_are_tensors(encoder):
     assert isinstance(mixed, np.ndarray) and mixed.shape == (2, 1000)
     windows, spans = mtslvr.embed_windows(torch.from_numpy(x), RATE, encoder=encoder)
     assert isinstance(windows, torch.Tensor) and isinstance(spans, np.ndarray)
-
-
-def test_an_empty_list_gives_no_rows(encoder):
-    assert mtslvr.embed([], encoder=encoder).shape == (0, 1000)
+    assert isinstance(mtslvr.embed((torch.from_numpy(x), RATE), encoder=encoder), torch.Tensor)
     assert mtslvr.embed([], encoder=encoder, features="variant", layer="pooled").shape == (0, 512)
 
 
@@ -135,14 +129,6 @@ def test_another_rate_is_resampled(encoder, rate):
     wrong = mtslvr.embed(noise_below(3500, rate), 11025, **options)
     assert relative(found, expected) <= 0.01
     assert relative(wrong, expected) > 0.05
-
-
-@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float16])
-def test_integers_are_scaled_and_precision_matters_little(encoder, expected, dtype):
-    x = sound(2.3) * 0.9
-    scale = 2 ** (8 * np.dtype(dtype).itemsize - 1) if np.issubdtype(dtype, np.integer) else 1
-    embedding = mtslvr.embed((x * scale).astype(dtype), RATE, encoder=encoder)
-    assert relative(embedding, expected.mean(0)) <= 0.05
 
 
 # What other libraries give
@@ -180,12 +166,6 @@ def test_pairs_and_columns_of_data_sets(encoder, tmp_path, shape):
     one = mtslvr.embed(audio, encoder=encoder)
     assert isinstance(one, np.ndarray) and np.array_equal(one, expected)
     assert np.array_equal(mtslvr.embed_windows(audio, encoder=encoder)[0][0], expected)
-
-
-def test_a_pair_with_a_tensor_gives_a_tensor(encoder):
-    x = torch.from_numpy(sound(0.5))
-    assert isinstance(mtslvr.embed((x, RATE), encoder=encoder), torch.Tensor)
-    assert isinstance(mtslvr.embed([(x, RATE), x], RATE, encoder=encoder), torch.Tensor)
 
 
 def test_columns_of_paths_and_of_rates(encoder, wav):
@@ -273,18 +253,18 @@ def test_embed_files_goes_on_past_whatever_an_input_raises(encoder, wav):
     assert relative(results[0].embeddings, results[5].embeddings) <= 1e-6
 
 
-def test_embed_files_by_window(encoder, wav):
-    [result] = mtslvr.embed_files([wav], encoder=encoder, pool="none", hop_seconds=0.5, features="variant")
+def test_embed_files_by_window_with_progress_to_the_first_broken_file(encoder, wav, capsys):
+    options = {"encoder": encoder, "pool": "none", "hop_seconds": 0.5, "features": "variant"}
+    results = mtslvr.embed_files([wav, "gone.wav", wav], on_error="raise", progress=True, **options)
+    result = next(results)
     windows, spans = mtslvr.embed_windows(wav, encoder=encoder, hop_seconds=0.5, features="variant")
     assert np.array_equal(result.embeddings, windows) and np.array_equal(result.spans, spans)
     assert relative(result.embedding, windows.mean(0)) <= 1e-6
-
-
-def test_embed_files_can_stop_at_a_broken_file(encoder, wav):
-    results = mtslvr.embed_files([wav, "gone.wav", wav], encoder=encoder, on_error="raise")
-    assert next(results).path == wav
     with pytest.raises(AudioError, match=r"^gone\.wav: no such file"):
         next(results)
+    assert "1/3" in capsys.readouterr().err
+    list(mtslvr.embed_files([wav], encoder=encoder))
+    assert capsys.readouterr().err == ""
 
 
 def test_embed_files_reads_an_endless_iterable_no_further_than_it_needs(encoder):
@@ -298,13 +278,6 @@ def test_embed_files_reads_an_endless_iterable_no_further_than_it_needs(encoder)
     for result in itertools.islice(mtslvr.embed_files(endless(), encoder=encoder, batch_size=4), 10):
         assert result.error is None
         assert len(read) <= result.index + 30
-
-
-def test_embed_files_shows_progress_where_asked(encoder, wav, capsys):
-    list(mtslvr.embed_files([wav], encoder=encoder))
-    assert capsys.readouterr().err == ""
-    list(mtslvr.embed_files([wav, "gone.wav"], encoder=encoder, progress=True))
-    assert "2/2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -324,10 +297,6 @@ def test_embed_files_refuses_wrong_arguments_at_once(encoder, arguments, error, 
         mtslvr.embed_files(*given, **{"encoder": encoder, **options})
 
 
-def test_list_models():
-    assert mtslvr.list_models() == list(hub.bundled())
-
-
 # Windows
 
 
@@ -345,12 +314,6 @@ def test_shapes(encoder, features, layer):
     half = whole.shape[1] // 2
     part = {"invariant": slice(half), "variant": slice(half, None), "concat": slice(None)}[features]
     assert relative(windows, whole[:, part]) <= 1e-6
-
-
-def test_windows_are_those_embedded_one_by_one(wav, encoder, expected):
-    windows, spans = mtslvr.embed_windows(wav, encoder=encoder)
-    assert relative(windows, expected) <= 1e-5
-    np.testing.assert_allclose(spans, [[0, 1], [1, 2], [2, 2.3]], rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -375,34 +338,6 @@ def test_window_and_hop(encoder, window, hop, spans):
     assert relative(one, embeddings.mean(0)) <= 1e-6
 
 
-# The same vector alone, in any batch, in any run
-
-LENGTHS = st.lists(st.integers(1, 30000), min_size=1, max_size=3)
-
-
-@pytest.mark.slow
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(lengths=LENGTHS, batch_size=st.integers(1, 9), threads=st.integers(1, 3), data=st.data())
-def test_one_input_is_the_same_alone_and_in_any_batch(encoder, lengths, batch_size, threads, data):
-    inputs = [sound(n / RATE, seed=i) for i, n in enumerate(lengths)]
-    options = {"batch_size": batch_size, "threads": threads, "encoder": encoder}
-    together = mtslvr.embed(inputs, RATE, **options)
-    again = mtslvr.embed(inputs, RATE, **options)
-    assert np.array_equal(together, again)  # bit by bit
-    chosen = data.draw(st.integers(0, len(inputs) - 1))
-    alone = mtslvr.embed(inputs[chosen], RATE, encoder=encoder)
-    assert relative(together[chosen], alone) <= 1e-5
-    assert np.array_equal(alone, mtslvr.embed(inputs[chosen], RATE, encoder=encoder))
-
-
-def test_order_of_a_list_is_the_order_of_rows(encoder):
-    inputs = [sound(s, seed=i) for i, s in enumerate((3.1, 0.2, 1.7, 0.9, 2.5))]
-    forward = mtslvr.embed(inputs, RATE, encoder=encoder, batch_size=2, threads=3)
-    backward = mtslvr.embed(inputs[::-1], RATE, encoder=encoder, batch_size=3)
-    assert relative(forward, backward[::-1]) <= 1e-5
-    assert min(relative(forward[i], forward[j]) for i in range(5) for j in range(i)) > 1e-2
-
-
 @pytest.mark.parametrize("mode", ["window", "file"])
 def test_normalization_by_file_and_by_window(unfolded_encoder, mode):
     """A quiet second half is brought up by itself, or left quiet beside the first."""
@@ -415,41 +350,24 @@ def test_normalization_by_file_and_by_window(unfolded_encoder, mode):
     assert (relative(loud, alone) <= 1e-5) == (mode == "window")
 
 
-# Silence and bad input
-
-
-@pytest.mark.parametrize("level", [0.0, 0.25])
-def test_silence_is_finite(encoder, level):
-    for n in (1, 16000, 30000):
-        assert np.isfinite(mtslvr.embed(np.full(n, level, np.float32), RATE, encoder=encoder)).all()
+# Bad input
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("audio", "message"),
     [
-        (None, r"a\.wav: no such file; check the path"),
-        (b"", r"a\.wav: an empty file \(0 bytes\), zero samples"),
-        (b"not audio at all\n" * 50, r"a\.wav: not an audio file \(libsndfile: .*\); convert it to WAV or FLAC"),
+        (np.zeros((100, 2)), r"<array>: shape \(100, 2\): 100 channels of 2 samples; pass \(channels, samples\)"),
+        (np.full(100, np.nan), r"<array>: NaN or infinite samples: 100, the first at index 0"),
+        ([0.1, 0.2], r"<float 0>: type float: pass a path, a binary file object, an array or a tensor"),
+        (np.float32(1.0), r"type float32: pass a path"),
+        (None, r"type NoneType: pass a path"),
+        ({"a": 1}, r"type dict: pass a path"),
     ],
+    ids=lambda value: "" if isinstance(value, str) else type(value).__name__,
 )
-def test_not_audio(encoder, tmp_path, content, message):
-    path = tmp_path / "a.wav"
-    if content is not None:
-        path.write_bytes(content)
+def test_what_is_no_audio_is_named(encoder, audio, message):
     with pytest.raises(AudioError, match=message):
-        mtslvr.embed(path, encoder=encoder)
-
-
-@pytest.mark.parametrize("value", [math.nan, -math.inf])
-def test_samples_that_are_not_finite(encoder, tmp_path, value):
-    x = sound(3)
-    x[20000] = value
-    message = r"NaN or infinite samples: 1, the first at index 20000 \(1\.250 s\); repair or remove them"
-    with pytest.raises(AudioError, match=r"<array>: " + message):
-        mtslvr.embed(x, RATE, encoder=encoder)
-    soundfile.write(tmp_path / "bad.wav", x, RATE, subtype="FLOAT")
-    with pytest.raises(AudioError, match=r"bad\.wav: " + message):
-        mtslvr.embed(tmp_path / "bad.wav", encoder=encoder)
+        mtslvr.embed(audio, RATE, encoder=encoder)
 
 
 @pytest.mark.parametrize("call", [mtslvr.embed, mtslvr.embed_windows])
@@ -475,27 +393,6 @@ def test_arguments_out_of_range(encoder, call, arguments, error, message):
         call(sound(1), **{"sample_rate": RATE, "encoder": encoder, **arguments})
 
 
-@pytest.mark.parametrize(
-    ("audio", "message"),
-    [
-        (np.float32(1.0), r"type float32: pass a path"),
-        (np.zeros((), np.float32), r"shape \(\): must be \(samples,\) or \(channels, samples\)"),
-        (np.zeros((2, 2, 100)), r"shape \(2, 2, 100\): must be \(samples,\) or \(channels, samples\)"),
-        (np.zeros((100, 2)), r"shape \(100, 2\): 100 channels of 2 samples; pass \(channels, samples\)"),
-        (np.zeros(100, complex), r"dtype complex128: must be floating point or integer samples"),
-        (torch.zeros(1, 1, 100), r"shape \(1, 1, 100\): must be"),
-        ([0.1, 0.2], r"type float: pass a path, a binary file object, an array or a tensor"),
-        (np.zeros(0, np.float32), r"<array>: shape \(0,\): zero samples"),
-        (None, r"type NoneType: pass a path"),
-        ({"a": 1}, r"type dict: pass a path"),
-    ],
-    ids=lambda value: "" if isinstance(value, str) else type(value).__name__,
-)
-def test_wrong_rank_dtype_or_type(encoder, audio, message):
-    with pytest.raises(AudioError, match=message):
-        mtslvr.embed(audio, RATE, encoder=encoder)
-
-
 def test_one_broken_file_in_a_list_raises_and_is_named(encoder, wav, tmp_path):
     broken = tmp_path / "broken.flac"
     broken.write_bytes(b"no flac")
@@ -519,6 +416,7 @@ def test_an_encoder_in_the_place_of_the_rate_is_refused(encoder, wav, call):
 @pytest.mark.skipif(not hub.bundled(), reason="no weights are bundled yet")
 def test_bundled_default():
     x = sound(6)
+    assert "parallel-simclr" in mtslvr.list_models() == list(hub.bundled())
     embedding = mtslvr.embed(x, RATE)
     assert embedding.shape == (1000,) and np.isfinite(embedding).all() and np.abs(embedding).max() > 0
     assert np.array_equal(embedding, mtslvr.embed(x, RATE))
@@ -527,4 +425,3 @@ def test_bundled_default():
     other = mtslvr.embed(sound(6, seed=1), RATE)
     assert relative(other, embedding) > 1e-2
     assert np.isfinite(mtslvr.embed(np.zeros(RATE), RATE)).all()
-    assert "parallel-simclr" in hub.bundled()

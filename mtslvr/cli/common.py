@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -13,6 +14,7 @@ from ..errors import CheckpointError, ConfigError, HubError, MTSLVRError
 
 EXIT_SOME_FAILED, EXIT_USAGE, EXIT_NO_WEIGHTS, EXIT_NO_AUDIO, EXIT_INTERRUPTED = 1, 2, 3, 4, 130
 EXIT_CODES = "Exit codes: 0 done, 2 wrong usage or input, 3 weights unavailable, 130 interrupted, 143 ended by SIGTERM."
+PATH = click.Path(path_type=Path)
 FORMATS = click.Choice(["npz", "npy", "parquet", "csv", "jsonl"])  # of embeddings
 # Control characters, line breaks among them, bytes that are no text, and how Python writes them.
 _CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160), *range(0xDC80, 0xDD00))}

@@ -6,18 +6,16 @@ from pathlib import Path
 
 import click
 
-from .common import Command
+from .common import PATH, Command, choice
 
 
 @click.command("convert", cls=Command, short_help="Convert an official .pt checkpoint.")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.argument("out_dir", type=click.Path(path_type=Path))
-@click.option(
+@click.argument("checkpoint", type=PATH)
+@click.argument("out_dir", type=PATH)
+@choice(
     "--normalization",
-    type=click.Choice(["window", "file", "global", "none"]),
-    default="window",
-    show_default=True,
-    help="Kept with the weights: by each window, by the file (published evaluation of 2023-08), by the statistics "
+    ["window", "file", "global", "none"],
+    "Kept with the weights: by each window, by the file (published evaluation of 2023-08), by the statistics "
     "of the training data (published training), or not at all.",
 )
 @click.option("--global-mean", type=float, help="Of the training waveforms, where the file name does not tell.")
@@ -52,19 +50,15 @@ def convert_command(
 
 def model_card(name: str, facts: dict[str, str]) -> str:
     """README.md of a converted checkpoint."""
-    lines = [f"- {key}: {value}" for key, value in facts.items()] or ["- the file name tells nothing"]
-    return "\n".join(
-        [
-            "---",
-            "library_name: mtslvr",
-            "pipeline_tag: feature-extraction",
-            "---",
-            f"# {name}, converted",
-            "",
-            "Converted locally from an official MT-SLVR checkpoint, which carries no licence: for your own use.",
-            "From its file name:",
-            "",
-            *lines,
-            "",
-        ]
-    )
+    lines = "\n".join(f"- {key}: {value}" for key, value in facts.items()) or "- the file name tells nothing"
+    return f"""---
+library_name: mtslvr
+pipeline_tag: feature-extraction
+---
+# {name}, converted
+
+Converted locally from an official MT-SLVR checkpoint, which carries no licence: for your own use.
+From its file name:
+
+{lines}
+"""

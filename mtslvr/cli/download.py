@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from .common import Command
+from .common import PATH, Command
 
 
 @click.command("download", cls=Command, short_help="Download a model, for use without network.")
 @click.argument("name")
-@click.option("--to", type=click.Path(path_type=Path), metavar="DIR", help="Also copy it into this folder.")
-@click.option("--cache-dir", type=click.Path(path_type=Path), help="Of the hub.  [default: HF_HOME's]")
+@click.option("--to", type=PATH, metavar="DIR", help="Also copy it into this folder.")
+@click.option("--cache-dir", type=PATH, help="Of the hub.  [default: HF_HOME's]")
 def download_command(name: str, to: Path | None, cache_dir: Path | None) -> None:
     """Download NAME, "org/name" or "org/name@revision" of the hub, and check that it loads.
 

@@ -81,14 +81,14 @@ def embed_command(inputs: tuple[str, ...], output: str, form: str | None, shard:
     from ..audio.windows import Pool
     from ..config import Features, Layer
     from ..run.extract import ExtractConfig
-    from ..run.files import STDOUT, check_output, parse_format
+    from ..run.files import STDOUT, parse_format, resolve
     from ..run.shards import Shard
 
     call = SimpleNamespace(**options)
     part = None if shard is None else Shard.parse(shard)
     output = output if part is None or output == STDOUT else part.output(output)
     chosen = parse_format(output, form)
-    target = None if output == STDOUT else check_output(output, form, dry_run=call.dry_run)
+    target = None if output == STDOUT else resolve(output, writable=not call.dry_run)
     kinds = Features(call.features), Layer(call.layer), Pool(call.pool)
     excerpt = Excerpt(int(call.channel) if call.channel.isdecimal() else call.channel)
     config = ExtractConfig(*kinds, call.window, call.hop, call.batch_size, call.threads, excerpt=excerpt)
@@ -97,4 +97,4 @@ def embed_command(inputs: tuple[str, ...], output: str, form: str | None, shard:
         check_stdout()
     found = find_inputs(inputs, call.stdin, report)
     weights = Weights(call.model, call.device, call.dtype)
-    Run(weights, config, chosen.value, call.overwrite, call.on_truncated == "error", report).start(found)
+    Run(weights, config, chosen, call.overwrite, call.on_truncated == "error", report).start(found)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from .common import Command, choice
+from .common import PATH, Command, choice
 
 
 @click.command("export", cls=Command, short_help="Export a model to ONNX.")
 @click.argument("model")
-@click.argument("out", metavar="OUT.onnx", type=click.Path(path_type=Path))
+@click.argument("out", metavar="OUT.onnx", type=PATH)
 @click.option(
     "--input",
     "kind",

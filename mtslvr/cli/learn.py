@@ -67,13 +67,13 @@ def from_audio(call: SimpleNamespace, form: LabelFormat) -> Windows:
     from ..classify.output import check_one_track
     from ..config import Features, Layer
     from ..run.extract import ExtractConfig
-    from ..run.files import check_output, parse_format
-    from ..run.store import read_state
+    from ..run.files import parse_format, resolve
+    from ..run.state import read_state
     from ..run.table import read_table
 
     stored = call.stored or call.output.with_name(f"{call.output.name}.embeddings.npy")
-    target = check_output(stored)
-    report = Report(str(stored), target, None, call.on_error, False, False, call.quiet, False)
+    target, stored_form = resolve(stored, writable=True), parse_format(stored)
+    report = Report(str(stored), target, on_error=call.on_error, quiet=call.quiet)
     inputs = find_inputs(call.recordings, "auto", report)
     check_one_track(call.output, form, len(inputs.files))
     state = None if call.overwrite else read_state(target)
@@ -85,7 +85,7 @@ def from_audio(call: SimpleNamespace, form: LabelFormat) -> Windows:
     config = ExtractConfig(*kinds, Pool.NONE, ours["window_seconds"], hop, excerpt=excerpt)
     weights = Weights(call.model or ours["model"], call.device, "float32")
     classifier.check_settings(weights.describe(weights.find(False), config), ", ".join(call.recordings))
-    run = Run(weights, config, parse_format(stored).value, call.overwrite, call.on_truncated == "error", report)
+    run = Run(weights, config, stored_form, call.overwrite, call.on_truncated == "error", report)
     failure = None
     try:
         run.start(inputs)
@@ -100,7 +100,7 @@ def from_audio(call: SimpleNamespace, form: LabelFormat) -> Windows:
 def _path_of(source: Path, audio: Path | None = None) -> Callable[[str], str]:
     """What gives the path of a recording by its name in the embeddings `source`."""
     from ..run.files import resolve
-    from ..run.store import read_state
+    from ..run.state import read_state
 
     state = read_state(resolve(source))
     paths = {} if state is None else {entry.name: entry.path for entry in state.entries.values()}

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from .common import Command, check_stdout, echo
+from .common import PATH, Command, check_stdout, echo
 
 HINT = """
 FEW-SHOT is the accuracy in % of both features by logistic regression, or the first figure of a card without it.
@@ -19,7 +19,7 @@ FEW-SHOT is the accuracy in % of both features by logistic regression, or the fi
 @click.command("models", cls=Command, short_help="List the models on this machine, or show one.")
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-@click.option("--cache-dir", type=click.Path(path_type=Path), help="Of the hub.  [default: HF_HOME's]")
+@click.option("--cache-dir", type=PATH, help="Of the hub.  [default: HF_HOME's]")
 def models_command(name: str | None, as_json: bool, cache_dir: Path | None) -> None:
     """List the models that are bundled or in the hub's cache; with NAME show one and its card.
 
@@ -41,11 +41,7 @@ def models_command(name: str | None, as_json: bool, cache_dir: Path | None) -> N
 
 
 def find_model(name: str, cache_dir: Path | None, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The model that `name` means, without the hub.
-
-    Raises:
-        HubError: neither in the list nor a folder.
-    """
+    """The model that `name` means, in the list or a folder; the hub is not asked."""
     from ..errors import HubError
     from ..models.hub import find
     from ..models.registry import read_model

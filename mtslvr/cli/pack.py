@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from .common import Command, counted, echo
+from .common import PATH, Command, counted, echo
 
 
 @click.command("pack", cls=Command, short_help="Decode folders of audio once, for training.")
-@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder for the packed clips.")
+@click.argument("folders", nargs=-1, required=True, type=PATH)
+@click.option("-o", "--out", required=True, type=PATH, help="Folder for the packed clips.")
 @click.option("--sample-rate", type=int, default=16000, show_default=True, help="Hz.")
 @click.option("--max-seconds", type=float, help="Cut longer files into clips of this length.  [default: keep whole]")
 @click.option("--threads", type=int, default=2, show_default=True, help="Files decoded side by side.")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from .common import Command
+from .common import PATH, Command
 
 
 @click.command("push", cls=Command, short_help="Check a checkpoint folder before it is published.")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=PATH)
 @click.argument("repo", metavar="org/name")
 @click.option("--private", is_flag=True, help="Make a new repository private.")
 def push_command(folder: Path, repo: str, private: bool) -> None:

@@ -14,13 +14,14 @@ from .inputs import Inputs, gather
 from .summary import Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterator, Sequence
 
     from ..nn.encoder import Encoder
     from ..run.extract import ExtractConfig
-    from ..run.job import Plan
+    from ..run.files import Format
+    from ..run.job import Plan, Step
     from ..run.recorder import Recorder
-    from ..run.state import State
+    from ..run.state import FileStat, State
 
 
 @dataclass(frozen=True)
@@ -38,24 +39,20 @@ class Weights:
         resolve(self.device, self.dtype)
         return find(self.model, local_files_only=local_files_only)
 
-    def name(self, folder: Path) -> str:
-        """What the settings of an output call the encoder of `folder`."""
-        from ..models.hub import DEFAULT_MODEL
-
-        name = self.model or DEFAULT_MODEL
-        return os.path.abspath(folder) if folder == Path(os.path.expanduser(name)) else name
-
     def describe(self, folder: Path, config: ExtractConfig) -> dict[str, Any]:
         """The settings of what is embedded with the checkpoint in `folder`."""
+        from ..models.hub import DEFAULT_MODEL
         from ..run.job import describe
 
-        return describe(self.name(folder), folder, config, dtype=self.dtype)
+        name = self.model or DEFAULT_MODEL
+        name = os.path.abspath(folder) if folder == Path(os.path.expanduser(name)) else name
+        return describe(name, folder, config, dtype=self.dtype)
 
     def load(self, folder: Path) -> Encoder:
         """The encoder, ready for its first batch."""
         from ..models.hub import load
 
-        share_memory_pools()
+        _share_memory_pools()
         return load(folder, device=self.device, dtype=self.dtype)
 
 
@@ -65,7 +62,7 @@ class Run:
 
     weights: Weights
     config: ExtractConfig
-    form: str  # of the output
+    form: Format  # of the output
     overwrite: bool  # whatever an earlier run left
     whole: bool  # count recordings that are cut short as broken
     report: Report  # where the output is, and what is told
@@ -74,10 +71,12 @@ class Run:
         """Embed, write, tell."""
         from ..config import EncoderConfig
         from ..run.extract import check_windows
+        from ..run.job import make_plan
+        from ..run.state import earlier_state
 
-        weights, report = self.weights, self.report
-        folder = weights.find(local_files_only=report.dry_run)
-        settings = {**weights.describe(folder, self.config), "format": self.form}
+        report, target = self.report, self.report.target
+        folder = self.weights.find(local_files_only=report.dry_run)
+        settings = {**self.weights.describe(folder, self.config), "format": self.form.value}
         encoder = EncoderConfig.from_dict(settings["encoder"])
         check_windows(encoder, self.config)
         if report.shard is not None:
@@ -85,114 +84,88 @@ class Run:
         if report.verbose:
             report.say(f"model {settings['model']}, sha256 {settings['model_sha256']}, in {folder}")
         if report.dry_run:
-            self._list(found, settings)
-        elif report.target is None:
-            self._to_stdout(found, folder)
+            state = None if target is None else earlier_state(target, settings, overwrite=self.overwrite)
+            report.dry(make_plan(report.output, found.files, state, retry=self._retry(state)))
+        elif target is None:
+            self._to_stdout(found, folder, settings["model"])
         else:
             width = encoder.embedding_dim(self.config.features, self.config.layer)
-            self._to_file(found, folder, settings, width, report.target)
+            self._to_file(found, folder, settings, width, target)
         report.finish(settings, len(found.files) + len(found.missing))
 
-    def _list(self, found: Inputs, settings: dict[str, Any]) -> None:
-        """Tell what a real run would do, without writing."""
-        from ..run.job import make_plan
-        from ..run.store import earlier_state
+    def _retry(self, state: State | None) -> bool:
+        """An interrupted run goes on as if it had not been; a finished one tries again what failed."""
+        return self.report.stop or state is None or state.complete is not None
 
-        target = self.report.target
-        state = None if target is None else earlier_state(target, settings, overwrite=self.overwrite)
-        self.report.dry(make_plan(self.report.output, found.files, state, retry=self._retry(state)))
+    def _to_stdout(self, found: Inputs, folder: Path, model: str) -> None:
+        from ..run.job import stat, stream_files
+
+        encoder, files = self._load(folder, model), [stat(file) for file in found.files]
+        output, config = sys.stdout.buffer, self.config.for_output()
+        try:
+            steps = stream_files(files, output, self.form, encoder, config, self.whole)
+            self.report.summary.complete = self._follow(steps, files)
+        except KeyboardInterrupt:
+            rows = counted(self.report.summary.rows, "row")
+            raise Failure(f"interrupted after {rows}", EXIT_INTERRUPTED) from None
 
     def _to_file(self, found: Inputs, folder: Path, settings: dict[str, Any], width: int, target: Path) -> None:
-        from ..run.job import ErrorLog, make_plan
+        from ..run.job import make_plan
         from ..run.recorder import Recorder
 
         report, summary = self.report, self.report.summary
         with Recorder(target, settings, width, overwrite=self.overwrite) as recorder:
             plan = make_plan(report.output, found.files, recorder.state, retry=self._retry(recorder.state))
-            encoder = self._load(folder) if plan.todo else None
-            report.open_log(ErrorLog(target), found.missing, plan)
-            summary.skipped, summary.kept = len(plan.done), len(plan.kept)
+            encoder = self._load(folder, settings["model"]) if plan.todo else None
+            report.begin(found.missing, plan)
             if plan.todo or plan.moved or recorder.relisted or recorder.state.complete is None:
                 self._go_on(plan, recorder, encoder)
             else:
                 summary.rows = sum(entry.rows for entry in recorder.state.entries.values())
                 summary.complete = True
 
-    def _load(self, folder: Path) -> Encoder:
-        self.report.loading(self.weights.name(folder))
-        return self.weights.load(folder)
-
-    def _retry(self, state: State | None) -> bool:
-        """An interrupted run goes on as if it had not been; a finished one tries again what failed."""
-        return self.report.stop or state is None or state.complete is not None
-
     def _go_on(self, plan: Plan, recorder: Recorder, encoder: Encoder | None) -> None:
-        summary = self.report.summary
+        from ..run.job import embed_files
+
+        summary, config = self.report.summary, self.config.for_output()
+        summary.complete = True  # where nothing is to be embedded
         recorder.begin(plan.moved)
         try:
-            complete = encoder is None or self._embed(plan, recorder, encoder)
+            if encoder is not None:
+                steps = embed_files(plan, recorder, encoder, config, stop=self.report.stop, whole=self.whole)
+                summary.complete = self._follow(steps, plan.todo)
         except KeyboardInterrupt:
             rows = recorder.export(plan.order, complete=False)
             finished = sum(not entry.error for entry in recorder.state.entries.values())
             there = f"{finished} of {counted(len(plan.order), 'file')} in {self.report.output}"
             said = there if rows else "no file was finished"
             raise Failure(f"interrupted; {said}; the same command goes on from there", EXIT_INTERRUPTED) from None
-        summary.rows = recorder.export(plan.order, complete=complete)
-        summary.complete = complete
+        summary.rows = recorder.export(plan.order, complete=summary.complete)
 
-    def _embed(self, plan: Plan, recorder: Recorder, encoder: Encoder) -> bool:
-        """Embed what is to be done, and say whether nothing is left."""
-        from ..run.job import embed_files
+    def _load(self, folder: Path, model: str) -> Encoder:
+        if sys.stderr.isatty():
+            self.report.inform(f"loading {model} ...")
+        return self.weights.load(folder)
 
+    def _follow(self, steps: Iterator[Step], files: Sequence[FileStat]) -> bool:
+        """Have everything done and told; False where the first failure ended the run."""
         report, summary = self.report, self.report.summary
-        config = self.config.for_output()
-        with report.embedding(plan.todo) as progress:
-            for step in embed_files(plan, recorder, encoder, config, stop=report.stop, whole=self.whole):
-                finished = step.entry is not None or step.error is not None
+        with report.embedding(files) as progress:
+            for step in steps:
                 summary.audio_seconds += step.seconds
                 if step.error is not None:
                     report.skip(step.file.path, "decode", str(step.error))
                 elif step.entry is not None:
                     summary.done += 1
+                    summary.rows += step.entry.rows
                     report.warn(step.file.path, step.notes)
                     if report.verbose:
                         report.say(f"{step.entry.name}: {step.entry.seconds:.1f} s, rows {step.entry.rows}")
+                finished = step.entry is not None or step.error is not None
                 progress.advance(step.file.path, step.file.size, step.seconds, finished)
                 if step.error is not None and report.stop:
                     return False
         return True
-
-    def _to_stdout(self, found: Inputs, folder: Path) -> None:
-        from ..run.export import csv_lines, encode, jsonl_lines
-        from ..run.extract import Source, extract
-        from ..run.job import stat
-
-        report, summary = self.report, self.report.summary
-        encoder = self._load(folder)
-        lines: Callable[..., Iterable[str]] = csv_lines if self.form == "csv" else jsonl_lines
-        files = [stat(file) for file in found.files]
-        sources, config = (Source(file.path, whole=self.whole) for file in found.files), self.config.for_output()
-        try:
-            with report.embedding(files) as progress:
-                for result in extract(sources, encoder, config):
-                    file, seconds = files[result.index], float(result.spans[-1, 1]) if len(result.spans) else 0.0
-                    progress.advance(file.path, file.size, seconds, finished=True)
-                    summary.audio_seconds += seconds
-                    if result.error is not None:
-                        report.skip(file.path, "decode", str(result.error))
-                        if report.stop:
-                            return
-                        continue
-                    names = [file.name] * len(result.embeddings)
-                    data = encode(lines(names, result.embeddings, result.spans, header=summary.done == 0))
-                    sys.stdout.buffer.write(data)
-                    sys.stdout.buffer.flush()
-                    summary.done += 1
-                    report.warn(file.path, result.notes)
-                    summary.rows += len(names)
-        except KeyboardInterrupt:
-            raise Failure(f"interrupted after {counted(summary.rows, 'row')}", EXIT_INTERRUPTED) from None
-        summary.complete = True
 
 
 def find_inputs(arguments: Sequence[str], stdin: str, report: Report) -> Inputs:
@@ -213,7 +186,7 @@ def find_inputs(arguments: Sequence[str], stdin: str, report: Report) -> Inputs:
     return found
 
 
-def share_memory_pools() -> None:
+def _share_memory_pools() -> None:
     """Have all threads of this process allocate from two pools: glibc gives each its own, and keeps what all once held.
 
     Of the C library's allocators other ones have no such call, or ignore it.

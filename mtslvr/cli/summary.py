@@ -1,7 +1,8 @@
-"""What a run of `mtslvr-embed` tells while it runs and in the end; `run` counts by it."""
+"""What a run of `mtslvr-embed` tells: how far it is, what went wrong, what it did; `run` counts by it."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -14,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import EXIT_SOME_FAILED, Failure, counted, echo
-from .progress import Progress
+from .common import EXIT_SOME_FAILED, Failure, counted, echo, printable
 
 if TYPE_CHECKING:
     from ..audio.recordings import Notes
-    from ..run.job import ErrorLog, Plan
+    from ..run.job import Plan
     from ..run.shards import Shard
     from ..run.state import FileStat
+
+_EVERY = 10.0  # seconds between lines where stderr is no terminal
 
 
 @dataclass
@@ -50,16 +52,90 @@ class Summary:
         parts = [f"{counted(self.done, 'file')} embedded{incomplete}"]
         parts += [f"{self.skipped} already there"] if self.skipped else []
         parts += [f"{self.failed} failed"] if self.failed else []
-        parts += [f"{duration(self.audio_seconds)} of audio at {self.speed:.1f} s a second"] if self.done else []
+        parts += [f"{_duration(self.audio_seconds)} of audio at {self.speed:.1f} s a second"] if self.done else []
         return f"{', '.join(parts)}; {counted(self.rows, 'row')} in {output}"
 
 
-def duration(seconds: float) -> str:
-    """Hours, or minutes or seconds where that would be less than one."""
+def _duration(seconds: float) -> str:
     for unit, name in ((3600, "h"), (60, "min")):
         if seconds >= unit:
             return f"{seconds / unit:.1f} {name}"
     return f"{seconds:.1f} s"
+
+
+class Progress:
+    """How far a run over `files` files is: a bar on a terminal, else a line now and then.
+
+    The time left is estimated by the `size` of all files in bytes.
+    """
+
+    def __init__(self, files: int, size: int, quiet: bool = False) -> None:
+        self._total, self._size, self._quiet = counted(files, "file"), size, quiet
+        self._files, self._seconds = 0, 0.0
+        self._bytes, self._within = 0, 0.0  # of finished files; seconds of the file that goes on
+        self._started = time.monotonic()
+        self._due = self._started + _EVERY
+        self._said = ""
+        self._bar: Any = None
+        if not quiet and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            form = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/" + self._total + "{postfix}"
+            self._bar = tqdm(total=files, desc="embedding", file=sys.stderr, bar_format=form, dynamic_ncols=True)
+
+    def advance(self, path: str, size: int, seconds: float, finished: bool) -> None:
+        """Count `seconds` of audio of a file of `size` bytes, the one that goes on or else the next."""
+        self._seconds += seconds
+        self._within += seconds
+        if finished:
+            self._bytes += max(size, 0)
+            self._files, self._within = self._files + 1, 0.0
+        done = self._bytes + (size * min(self._within / _length(path), 1.0) if self._within else 0.0)
+        elapsed = max(time.monotonic() - self._started, 1e-6)
+        left = f", {clock(elapsed * max(self._size - done, 0) / done)} left" if done > 0 else ""
+        self._said = f"{self._seconds / elapsed:.1f} s of audio a second{left}"
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._said, refresh=False)
+            self._bar.update(finished)
+        elif (finished and self._files == 1) or time.monotonic() >= self._due:
+            self._line()
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        if self._bar is not None:
+            self._bar.write(printable(text), file=sys.stderr)
+        else:
+            echo(text, err=True)
+
+    def close(self) -> None:
+        """The last word."""
+        if self._bar is not None:
+            self._bar.close()
+        elif self._said:
+            self._line()
+
+    def _line(self) -> None:
+        self._due = time.monotonic() + _EVERY
+        if not self._quiet:
+            echo(f"embedding: {self._files}/{self._total}, {self._said}", err=True)
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+
+
+@functools.lru_cache(maxsize=1)
+def _length(path: str) -> float:
+    """Seconds of audio by the head of a file, for an estimate; endless where it does not tell."""
+    import soundfile
+
+    try:
+        # soundfile encodes text strictly, and a name on Linux may be any bytes.
+        return max(float(soundfile.info(os.fsencode(path) if os.name == "posix" else path).duration), 1e-6)
+    except (OSError, RuntimeError):
+        return float("inf")
 
 
 @dataclass
@@ -68,15 +144,15 @@ class Report:
 
     output: str
     target: Path | None  # None is standard output
-    shard: Shard | None
-    on_error: str
-    dry_run: bool
-    as_json: bool
-    quiet: bool
-    verbose: bool
+    shard: Shard | None = None
+    on_error: str = "skip"
+    dry_run: bool = False
+    as_json: bool = False
+    quiet: bool = False
+    verbose: bool = False
     summary: Summary = field(default_factory=Summary)
     _progress: Progress | None = field(default=None, init=False)
-    _log: ErrorLog | None = field(default=None, init=False)
+    _log: Path | None = field(default=None, init=False)
 
     @property
     def stop(self) -> bool:
@@ -92,16 +168,10 @@ class Report:
         if not self.quiet:
             self.say(line)
 
-    def loading(self, model: str) -> None:
-        """Tell a person what the next seconds are for."""
-        if sys.stderr.isatty():
-            self.inform(f"loading {model} ...")
-
     def skip(self, path: str, stage: str, message: str) -> None:
         """Count, note and tell an input that gets no embedding."""
         self.summary.failed += 1
-        if self._log is not None:
-            self._log.add(path, stage, message)
+        self._note(path, stage, message)
         self.say(f"{'stopped at' if self.stop else 'skipped'} {message}")
 
     def warn(self, path: str, notes: Notes) -> None:
@@ -109,20 +179,32 @@ class Report:
         self.summary.above_half += notes.above_half
         if notes.incomplete:
             self.summary.incomplete += 1
-            if self._log is not None:
-                self._log.add(path, "warning", notes.incomplete)
+            self._note(path, "warning", notes.incomplete)
             self.say(f"incomplete {path}: {notes.incomplete}")
 
-    def open_log(self, log: ErrorLog, missing: Sequence[tuple[str, str]], plan: Plan) -> None:
-        """Note what is known before the first file is read: inputs that are not there, and what earlier runs found."""
-        self._log = log
-        for path, message in missing:
-            log.add(path, "find", message)
-        for entry in plan.failed:
-            log.add(entry.path, "decode", entry.error)
-        for path, note in plan.noted:
-            log.add(path, "warning", note)
+    def begin(self, missing: Sequence[tuple[str, str]], plan: Plan) -> None:
+        """Count and note what is known before the first file is read: missing inputs, and what earlier runs found."""
+        from ..run.files import ERRORS, guarded
+
+        self._log = Path(f"{self.target}{ERRORS}")
+        with guarded(self._log):
+            self._log.unlink(missing_ok=True)
+        noted = [(path, "find", message) for path, message in missing]
+        noted += [(entry.path, "decode", entry.error) for entry in plan.failed]
+        noted += [(path, "warning", note) for path, note in plan.noted]
+        for note in noted:
+            self._note(*note)
         self.summary.failed += len(plan.failed)
+        self.summary.skipped, self.summary.kept = len(plan.done), len(plan.kept)
+
+    def _note(self, path: str, stage: str, message: str) -> None:
+        """A line of OUT.errors.jsonl, which is there only where an input failed or is incomplete."""
+        if self._log is not None:
+            from ..run.files import guarded
+
+            line = json.dumps({"file": path, "stage": stage, "message": message}) + "\n"
+            with guarded(self._log), open(self._log, "ab", buffering=0) as log:
+                log.write(line.encode())
 
     @contextmanager
     def embedding(self, files: Sequence[FileStat]) -> Iterator[Progress]:
@@ -150,8 +232,7 @@ class Report:
 
     def finish(self, settings: dict[str, Any], inputs: int) -> None:
         """Tell what was done with so many inputs; a Failure where some of them failed."""
-        log = f"{self.target}.errors.jsonl"
-        errors = log if self.target and not self.dry_run and os.path.exists(log) else None
+        errors = str(self._log) if self._log is not None and self._log.exists() else None
         if self.as_json:
             self._print_json(settings, errors)
         if not self.dry_run:

@@ -8,14 +8,14 @@ from typing import Any
 
 import click
 
-from .common import Command
+from .common import PATH, Command
 
 NONE = "none"
 
 
 @click.command("whiten", cls=Command, short_help="Give a trained encoder other heads, without training it anew.")
-@click.argument("run", type=click.Path(path_type=Path))
-@click.argument("out_dir", type=click.Path(path_type=Path))
+@click.argument("run", type=PATH)
+@click.argument("out_dir", type=PATH)
 @click.option("--power", type=float, help="0 only rotates, 1 evens out what differs within clips.  [default: 1]")
 @click.option("--ridge", type=float, help="Added to variances, share of their mean.  [default: 1]")
 @click.option("--variant-ridge", type=float, help="The same for the variant head.  [default: 0.1]")

@@ -32,92 +32,74 @@ class Source:
     skip: int = 0  # windows at its beginning that are decoded and left out, being embedded already
     whole: bool = False  # it is an error where audio is missing that its header claims
     notes: Notes = field(default_factory=Notes)  # complete with the last window
+    error: Exception | None = None  # why it cannot be read at all
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return self.label or audio_label(self.audio)
 
 
 def _windows(source: Source, encoder: Encoder, seconds: tuple[float, float], excerpt: Excerpt) -> Iterator[Window]:
     """The windows of one input, with start and end in seconds of the recording."""
+    if source.error is not None:
+        raise source.error
     if encoder.config.normalization is not Normalization.FILE:
         yield from itertools.islice(_cut(source, encoder.sample_rate, seconds, excerpt), source.skip, None)
         return
-    source = replace(source, audio=hold(source.audio, source.label or audio_label(source.audio)))
+    source = replace(source, audio=hold(source.audio, source.name))
     mean, std = moments(window for window, _, _ in _cut(source, encoder.sample_rate, seconds, excerpt))
     for window, start, end in itertools.islice(_cut(source, encoder.sample_rate, seconds, excerpt), source.skip, None):
         yield standardize(window, mean, std), start, end
 
 
 def _cut(source: Source, rate: int, seconds: tuple[float, float], excerpt: Excerpt) -> Iterator[Window]:
-    audio, label, notes, begin = source.audio, source.label, source.notes, excerpt.start or 0.0
-    blocks = iter_blocks(audio, rate, sample_rate=source.sample_rate, label=label, notes=notes, excerpt=excerpt)
+    label, notes, begin = source.name, source.notes, excerpt.start or 0.0
+    blocks = iter_blocks(source.audio, rate, sample_rate=source.sample_rate, label=label, notes=notes, excerpt=excerpt)
     for window, start, end in iter_windows(blocks, *seconds, rate):
         yield window, begin + start, begin + end
     if source.whole and notes.incomplete:
-        label = label or audio_label(audio)
         raise AudioError(f"{label}: {notes.incomplete}; repair it, or have what is there embedded")
 
 
 class _Decoder(threading.Thread):
-    """Decodes one source into a bounded queue."""
+    """Decodes one source, a bounded number of windows ahead."""
 
     def __init__(self, source: Source, windows: Iterator[Window]) -> None:
-        super().__init__(daemon=True, name=f"decode {source.label or audio_label(source.audio)}")
+        super().__init__(daemon=True, name=f"decode {source.name}")
         self.source, self._windows = source, windows
-        self._queue: queue.Queue[list[Window] | BaseException | None] = queue.Queue(_CHUNKS_AHEAD)
-        self._stopped = threading.Event()
+        self._decoded: queue.SimpleQueue[list[Window] | BaseException] = queue.SimpleQueue()
+        self._room = threading.Semaphore(_CHUNKS_AHEAD)
+        self._stopped = False
 
     def run(self) -> None:
         try:
-            chunk: list[Window] = []
-            for window in self._windows:
-                chunk.append(window)
-                if len(chunk) == _CHUNK:
-                    self._put(chunk)
-                    chunk = []
-                if self._stopped.is_set():
-                    return
-            self._put(chunk)
-            self._put(None)
+            chunk: list[Window] | None = None
+            while chunk != [] and self._room.acquire() and not self._stopped:
+                chunk = list(itertools.islice(self._windows, _CHUNK))
+                self._decoded.put(chunk)  # an empty one is the end
         except BaseException as error:  # handed to the reader, which raises it
-            self._put(error)
-
-    def _put(self, item: list[Window] | BaseException | None) -> None:
-        while not self._stopped.is_set():
-            try:
-                return self._queue.put(item, timeout=0.2)
-            except queue.Full:
-                continue
+            self._decoded.put(error)
 
     def stop(self) -> None:
-        self._stopped.set()
+        self._stopped = True
+        self._room.release()
 
     def windows(self) -> Iterator[Window]:
-        while True:
-            item = self._queue.get()
-            if item is None:
-                return
-            if isinstance(item, BaseException):
-                raise item
-            yield from item
+        while chunk := self._decoded.get():
+            if isinstance(chunk, BaseException):
+                raise chunk
+            self._room.release()
+            yield from chunk
 
 
 def decode_ahead(
-    sources: Iterable[Source],
-    encoder: Encoder,
-    seconds: tuple[float, float],
-    threads: int,
-    excerpt: Excerpt = WHOLE,
+    sources: Iterable[Source], encoder: Encoder, seconds: tuple[float, float], threads: int, excerpt: Excerpt = WHOLE
 ) -> Iterator[Iterator[Window]]:
-    """Decode as many inputs as there are threads side by side, a bounded number of windows ahead.
+    """The windows of each source, in order, as many sources as there are threads being decoded side by side.
 
-    Args:
-        sources: read lazily.
-        encoder: says rate and normalisation.
-        seconds: length of a window, and from one to the next.
-        threads: inputs at once.
-        excerpt: what is read of each.
-    Yields:
-        For each source, in order, its windows with start and end in seconds.
-    Raises:
-        AudioError: while the windows of a broken source are iterated.
+    Sources are read lazily; `seconds` are the length of a window, and from one to the next. What is wrong with a source
+    is raised while its windows are iterated.
     """
     running: deque[_Decoder] = deque()
     waiting = iter(sources)
@@ -128,7 +110,8 @@ def decode_ahead(
             source = held.pop() if held else next(waiting, None)
             if source is None:
                 return
-            if _is_read(source, running):
+            # An open file that is given twice has but one position.
+            if hasattr(source.audio, "read") and any(decoder.source.audio is source.audio for decoder in running):
                 held.append(source)
                 return
             decoder = _Decoder(source, _windows(source, encoder, seconds, excerpt))
@@ -144,8 +127,3 @@ def decode_ahead(
     finally:
         for decoder in running:
             decoder.stop()
-
-
-def _is_read(source: Source, running: Iterable[_Decoder]) -> bool:
-    """Whether it is an open file that is given twice, which has but one position."""
-    return hasattr(source.audio, "read") and any(decoder.source.audio is source.audio for decoder in running)

@@ -1,166 +1,130 @@
-"""Rows and settings to one file of any format, in blocks, so that memory does not grow with their number."""
+"""Rows and settings to one file of any format, in blocks: of embeddings, no more than one is in memory."""
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from .files import Format, atomic, sidecar
-from .table import INDEX, META, as_utf8
+from .files import INDEX, META, Format, atomic, sidecar
+from .table import as_utf8
 
-Array = npt.NDArray[Any]
-BLOCK = 1024  # rows at once
-
-
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """What an output is to hold, in its order."""
-
-    files: Sequence[tuple[str, int]]  # name and number of rows
-    spans: Array  # (n, 2) float64, seconds
-    width: int  # numbers a row
-    embeddings: Callable[[], Iterable[Array]]  # in blocks (k, width) float32, from the beginning at each call
-
-    def names(self) -> Iterator[str]:
-        """The file of each row."""
-        return itertools.chain.from_iterable(itertools.repeat(name, count) for name, count in self.files)
-
-    def blocks(self) -> Iterator[tuple[list[str], Array, Array]]:
-        """Names, embeddings and spans of up to `BLOCK` rows at a time."""
-        names, first = self.names(), 0
-        for block in self.embeddings():
-            last = first + len(block)
-            yield list(itertools.islice(names, len(block))), block, self.spans[first:last]
-            first = last
+Row: TypeAlias = tuple[str, float, float, bytes]  # file, start and end in seconds, little-endian float32
+Block: TypeAlias = tuple[list[str], npt.NDArray[np.float64], npt.NDArray[np.float32]]  # names, (k, 2), (k, D)
+_BLOCK = 1024  # rows at once
 
 
-def export(target: Path, form: Format, rows: Rows, settings: Mapping[str, Any]) -> None:
-    """Write an output with the settings it was made by; an older file stays until the new one is complete."""
-    write = {Format.NPZ: _npz, Format.NPY: _npy, Format.PARQUET: _parquet, Format.CSV: _csv, Format.JSONL: _jsonl}
-    with atomic(target, [sidecar(target, suffix) for suffix in (INDEX, META)]) as file:
-        write[form](file, rows, settings)
+def in_blocks(rows: Iterable[Row]) -> Iterator[Block]:
+    """Rows, some at a time, as names, spans and embeddings."""
+    rows = iter(rows)
+    while block := list(itertools.islice(rows, _BLOCK)):
+        names, start, end, embeddings = zip(*block, strict=True)
+        yield list(names), np.array([start, end]).T, np.frombuffer(b"".join(embeddings), "<f4").reshape(len(names), -1)
+
+
+def export(
+    target: Path, form: Format, rows: Iterable[Row], shape: tuple[int, int], settings: Mapping[str, Any]
+) -> None:
+    """Write an output with the settings it was made by; an older file stays until the new one is complete.
+
+    `shape` is the number of rows, which are read once, and of numbers in each.
+    """
+    index, meta = (sidecar(target, suffix) for suffix in (INDEX, META))
+    blocks = in_blocks(rows)
+    with atomic(target, [index, meta]) as file:
+        if form is Format.NPZ:
+            _write_npz(file, blocks, shape, settings)
+        elif form is Format.NPY:
+            names, spans = _write_matrix(file, blocks, shape)
+        elif form is Format.PARQUET:
+            _write_parquet(file, blocks, shape[1], settings)
+        else:
+            file.write(header(form, shape[1]))
+            file.writelines(lines(form, blocks))
     if form is Format.NPY:
-        _write_index(target, rows)
+        with atomic(index) as file:
+            file.writelines(_index(names, spans))
     if form in (Format.NPY, Format.CSV, Format.JSONL):
-        with atomic(sidecar(target, META)) as file:
+        with atomic(meta) as file:
             file.write(json.dumps(dict(settings), indent=2).encode() + b"\n")
 
 
-def in_blocks(array: Array) -> Iterator[Array]:
-    """An array, or what is indexed like one, in slices of `BLOCK` rows."""
-    return (array[first : first + BLOCK] for first in range(0, len(array), BLOCK))
+def _write_matrix(
+    file: Any, blocks: Iterable[Block], shape: tuple[int, int]
+) -> tuple[list[str], npt.NDArray[np.float64]]:
+    """Write the embeddings as an npy; gives what that does not hold, the name and the span of each row."""
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    names, spans = [], [np.empty((0, 2))]
+    for some, times, embeddings in blocks:
+        file.write(embeddings.tobytes())
+        names += some
+        spans.append(times)
+    return names, np.concatenate(spans)
 
 
-# Binary formats
-
-
-def _npz(file: BinaryIO, rows: Rows, settings: Mapping[str, Any]) -> None:
-    longest = max((len(name) for name, _ in rows.files), default=1)
-    count, names = len(rows.spans), f"<U{longest}"
-    members: list[tuple[str, Any, tuple[int, ...], Callable[[], Iterable[Array]]]] = [
-        ("embeddings", "<f4", (count, rows.width), rows.embeddings),
-        ("paths", names, (count,), lambda: (np.array([name]) for name in rows.names())),
-        ("start", "<f8", (count,), lambda: [rows.spans[:, 0]]),
-        ("end", "<f8", (count,), lambda: [rows.spans[:, 1]]),
-    ]
-    with zipfile.ZipFile(file, "w", allowZip64=True) as archive:
-        for key, kind, shape, blocks in members:
-            dtype = np.dtype(kind)
+def _write_npz(file: BinaryIO, blocks: Iterable[Block], shape: tuple[int, int], settings: Mapping[str, Any]) -> None:
+    with zipfile.ZipFile(file, "w") as archive:
+        with archive.open("embeddings.npy", "w", force_zip64=True) as member:
+            names, spans = _write_matrix(member, blocks, shape)
+        said = {key: settings.get(key, "") for key in ("features", "model")}
+        said["settings"] = json.dumps(dict(settings), ensure_ascii=False)
+        columns = {"paths": names, "start": spans[:, 0], "end": spans[:, 1], **said}
+        for key, column in columns.items():
             with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
-                member.write(npy_header(dtype, shape))
-                for block in blocks():
-                    member.write(np.ascontiguousarray(block, dtype).tobytes())
-        texts = {key: settings.get(key, "") for key in ("features", "model")}
-        for key, text in {**texts, "settings": json.dumps(dict(settings), ensure_ascii=False)}.items():
-            with archive.open(f"{key}.npy", "w") as member:
-                np.lib.format.write_array(member, np.asarray(str(text)), allow_pickle=False)
+                array = np.asarray(column) if key in ("start", "end") else np.asarray(column, np.str_)
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
-def _npy(file: BinaryIO, rows: Rows, settings: Mapping[str, Any]) -> None:
-    file.write(npy_header(np.dtype("<f4"), (len(rows.spans), rows.width)))
-    for block in rows.embeddings():
-        file.write(np.ascontiguousarray(block, "<f4").tobytes())
-
-
-def npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    """What a .npy file begins with."""
-    buffer = io.BytesIO()
-    fields = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(buffer, fields)
-    return buffer.getvalue()
-
-
-def _parquet(file: BinaryIO, rows: Rows, settings: Mapping[str, Any]) -> None:
+def _write_parquet(file: BinaryIO, blocks: Iterable[Block], width: int, settings: Mapping[str, Any]) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    kind = pa.list_(pa.float32(), rows.width)
+    kind = pa.list_(pa.float32(), width)
     fields = [("file", pa.string()), ("start", pa.float64()), ("end", pa.float64()), ("embedding", kind)]
     schema = pa.schema(fields, metadata={"mtslvr": json.dumps(dict(settings))})
     # Numbers that look random: compression and dictionaries cost time and save nothing.
     with parquet.ParquetWriter(file, schema, compression="none", use_dictionary=["file"]) as writer:
-        for names, embeddings, spans in rows.blocks():
-            flat = pa.array(np.ascontiguousarray(embeddings, np.float32).reshape(-1))
-            start, end = (pa.array(column) for column in spans.T)
-            columns = [pa.array(map(as_utf8, names)), start, end, pa.FixedSizeListArray.from_arrays(flat, type=kind)]
+        for names, spans, embeddings in blocks:
+            lists = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1)), type=kind)
+            columns = [pa.array(map(as_utf8, names)), *map(pa.array, spans.T), lists]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
 
-# Text formats
+def header(form: Format, width: int) -> bytes:
+    """What csv begins with; jsonl begins with its first row."""
+    columns = ["file", "start", "end", *(f"e{i}" for i in range(width))]
+    return ",".join(columns).encode() + b"\n" if form is Format.CSV else b""
 
 
-def _csv(file: BinaryIO, rows: Rows, settings: Mapping[str, Any]) -> None:
-    file.write(encode(csv_lines([], np.empty((0, rows.width)), rows.spans[:0], header=True)))
-    for block in rows.blocks():
-        file.write(encode(csv_lines(*block)))
+def lines(form: Format, blocks: Iterable[Block]) -> Iterator[bytes]:
+    """Rows as csv or jsonl, in which names may be any bytes."""
+    for names, spans, embeddings in blocks:
+        for name, (start, end), row in zip(names, spans.tolist(), embeddings, strict=True):
+            numbers = row.astype(str)  # the shortest text that reads back as the same float32
+            if form is Format.CSV:
+                line = f"{_csv_field(name)},{start!r},{end!r},{','.join(numbers)}"
+            else:
+                times = f'"start": {start!r}, "end": {end!r}'
+                line = f'{{"file": {json.dumps(name)}, {times}, "embedding": [{", ".join(numbers)}]}}'
+            yield _encode(line)
 
 
-def _jsonl(file: BinaryIO, rows: Rows, settings: Mapping[str, Any]) -> None:
-    for block in rows.blocks():
-        file.write(encode(jsonl_lines(*block)))
+def _index(names: list[str], spans: npt.NDArray[np.float64]) -> Iterator[bytes]:
+    """Lines that say of each row of an npy which file it is of, from where to where."""
+    yield b"row,file,start,end\n"
+    for row, (name, (start, end)) in enumerate(zip(names, spans.tolist(), strict=True)):
+        yield _encode(f"{row},{_csv_field(name)},{start!r},{end!r}")
 
 
-def encode(lines: Iterable[str]) -> bytes:
-    """Bytes of text in which names may be any bytes."""
-    return "".join(lines).encode("utf-8", "surrogateescape")
-
-
-def csv_lines(names: Sequence[str], embeddings: Array, spans: Array, *, header: bool = False) -> Iterator[str]:
-    """Lines of csv: file, start, end and one column a number."""
-    if header:
-        yield ",".join(["file", "start", "end", *(f"e{i}" for i in range(embeddings.shape[1]))]) + "\n"
-    # The shortest text that reads back as the same float32.
-    for name, span, row in zip(names, spans.tolist(), embeddings, strict=True):
-        yield f"{csv_field(name)},{span[0]!r},{span[1]!r},{','.join(np.asarray(row, np.float32).astype(str))}\n"
-
-
-def jsonl_lines(names: Sequence[str], embeddings: Array, spans: Array, *, header: bool = False) -> Iterator[str]:
-    """Lines of JSON objects with file, start, end and embedding."""
-    for name, span, row in zip(names, spans.tolist(), embeddings, strict=True):
-        numbers = ", ".join(np.asarray(row, np.float32).astype(str))
-        yield f'{{"file": {json.dumps(name)}, "start": {span[0]!r}, "end": {span[1]!r}, "embedding": [{numbers}]}}\n'
-
-
-def csv_field(text: str) -> str:
-    """Text quoted where csv needs it."""
+def _csv_field(text: str) -> str:
     return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\r\n') else text
 
 
-# Beside the output
-
-
-def _write_index(target: Path, rows: Rows) -> None:
-    """The index of an npy: row, file, start and end of each row."""
-    with atomic(sidecar(target, INDEX)) as file:
-        file.write(b"row,file,start,end\n")
-        for row, (name, span) in enumerate(zip(rows.names(), rows.spans, strict=True)):
-            file.write(encode([f"{row},{csv_field(name)},{float(span[0])!r},{float(span[1])!r}\n"]))
+def _encode(line: str) -> bytes:
+    return line.encode("utf-8", "surrogateescape") + b"\n"

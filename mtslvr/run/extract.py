@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import itertools
 import os
 import warnings
 from collections import deque
@@ -19,9 +20,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
-from ..audio.load import WHOLE, Excerpt, audio_label
+from ..audio.load import WHOLE, Excerpt
 from ..audio.recordings import Notes
 from ..audio.windows import Float32, Float64, Pool, Pooling, iter_windows
 from ..config import EncoderConfig, Features, Layer, Normalization, parse_enum
@@ -41,9 +43,8 @@ _PIECE = 16  # windows that a thread encodes at once: fewer cost more each, for 
 class ExtractConfig:
     """How files become embeddings.
 
-    With `fixed_batches` a window has the same numbers whatever comes with it, to the last bit, at the cost of silence
-    encoded with it. A GPU picks its kernels, and so its rounding, by the size of a batch, so a short one is filled; a
-    CPU by whether there is one window or more, so one that is alone gets another.
+    With `fixed_batches` a window has the same numbers whatever comes with it, to the last bit. A GPU picks its kernels,
+    and so its rounding, by the size of a batch, so a short one is filled; a CPU by whether there is one window or more.
 
     Raises:
         ConfigError: a value outside its range.
@@ -125,7 +126,7 @@ def extract(sources: Iterable[Source], encoder: Encoder, config: ExtractConfig) 
     """Embed inputs, read lazily, in their order; a broken one gives its error and the rest go on.
 
     Raises:
-        ConfigError: window or hop outside its range, or a batch that the device has no memory for.
+        ConfigError: window or hop outside its range, or a window that the device has no memory for.
     """
     pooling = Pooling(config.pool)
     for parts in encode_batches(sources, encoder, config):
@@ -138,15 +139,10 @@ def extract(sources: Iterable[Source], encoder: Encoder, config: ExtractConfig) 
 
 
 def encode_batches(sources: Iterable[Source], encoder: Encoder, config: ExtractConfig) -> Iterator[list[Part]]:
-    """Encode the windows of all inputs, `config.batch_size` at once, whatever file they come from.
+    """The windows of all inputs, `config.batch_size` encoded at once, whatever file they come from; see `extract`.
 
     Only the last part of a batch can be without `last`, so whoever stores each batch as it comes holds one
-    unfinished input at most. The windows of a batch depend on nothing but the windows that came before it.
-
-    Yields:
-        The parts of a batch, in the order of the inputs.
-    Raises:
-        ConfigError: see `extract`.
+    unfinished input at most.
     """
     running: deque[tuple[list[Part], list[Future[Float32]]]] = deque()
     encoding = _Encoding(encoder, config)
@@ -164,17 +160,11 @@ def _batches(
 ) -> Iterator[tuple[list[Float32], list[Part]]]:
     """The windows of each batch, and the parts that they belong to."""
     seconds = check_windows(encoder.config, config)
-    reading: deque[Source] = deque()
-
-    def remembered() -> Iterator[Source]:
-        for source in sources:
-            reading.append(source)
-            yield source
-
+    sources, read = itertools.tee(sources)
+    inputs = zip(decode_ahead(sources, encoder, seconds, config.threads, config.excerpt), read, strict=False)
     windows: list[Float32] = []
     parts: list[Part] = []
-    for index, decoded in enumerate(decode_ahead(remembered(), encoder, seconds, config.threads, config.excerpt)):
-        source = reading.popleft()
+    for index, (decoded, source) in enumerate(inputs):
         parts.append(Part(index, source.notes))
         try:
             for window, start, end in decoded:
@@ -189,7 +179,7 @@ def _batches(
             raise
         except Exception as error:  # of a file object or a library that the input comes from
             said = f"cannot be read ({type(error).__name__}: {error}); repair or leave it out"
-            parts[-1].error = AudioError(f"{source.label or audio_label(source.audio)}: {said}")
+            parts[-1].error = AudioError(f"{source.name}: {said}")
         parts[-1].last = True
         if len(parts) >= _INPUTS + config.batch_size:  # such as broken ones, which must not pile up unreported
             yield windows, parts
@@ -244,10 +234,9 @@ class _Encoding:
         return np.concatenate([np.empty((0, width), np.float32), *rows])
 
     def _encode(self, windows: list[Float32]) -> Float32:
-        missing = self._size(0) - len(windows) if self._filled else 0
-        batch = np.pad(np.stack(windows), ((0, max(0, missing)), (0, 0)))
+        batch = _filled(torch.from_numpy(np.stack(windows)), self._size(0) if self._filled else 1)
         try:
-            return _encode(self._encoder, batch, self._config)[: len(windows)]
+            return self._encode_batch(batch)[: len(windows)]
         except torch.cuda.OutOfMemoryError as error:
             where = f"{self._encoder.device} ({str(error).splitlines()[0]})"
         if len(batch) == 1:
@@ -258,13 +247,28 @@ class _Encoding:
         torch.cuda.empty_cache()  # does nothing where CUDA is not in use
         return self._joined(self._encode(windows[start : start + half]) for start in range(0, len(windows), half))
 
+    @torch.inference_mode()
+    def _encode_batch(self, batch: Tensor) -> Float32:
+        encoder, config = self._encoder, self._config
+        if encoder.device.type == "cuda":
+            batch = batch.pin_memory().to(encoder.device, non_blocking=True)
+        windows = _filled(batch.to(encoder.device), _FEWEST if config.fixed_batches else 1)
+        # Windows of `Normalization.FILE` come normalised from their decoder, which has seen the whole file.
+        normalized = encoder.config.normalization is Normalization.FILE
+        rows = encoder.embedding(windows, config.features, Layer.POOLED, normalized=normalized)
+        if config.layer is Layer.HEAD:  # always of so many rows, for a matrix product of fewer may round otherwise
+            rows = encoder.project(_filled(rows, _PIECE), config.features)
+        encoded: Float32 = rows[: len(batch)].float().cpu().numpy()
+        return encoded
+
+
+def _filled(rows: Tensor, count: int) -> Tensor:
+    """Rows with zeros behind them, so that there are `count` at least."""
+    return F.pad(rows, (0, 0, 0, count - len(rows))) if len(rows) < count else rows
+
 
 def check_windows(encoder: EncoderConfig, config: ExtractConfig) -> tuple[float, float]:
-    """The length of a window, and from one to the next, in seconds.
-
-    Raises:
-        ConfigError: one is outside its range.
-    """
+    """The length of a window, and from one to the next, in seconds; a ConfigError where one is outside its range."""
     window = encoder.window_seconds if config.window_seconds is None else config.window_seconds
     hop = window if config.hop_seconds is None else config.hop_seconds
     frontend = encoder.frontend
@@ -273,20 +277,3 @@ def check_windows(encoder: EncoderConfig, config: ExtractConfig) -> tuple[float,
     if window < shortest:
         raise ConfigError(f"window_seconds={window!r}: shorter than half an STFT frame; use at least {shortest:.4g} s")
     return window, hop
-
-
-def _encode(encoder: Encoder, windows: Float32, config: ExtractConfig) -> Float32:
-    batch = torch.from_numpy(windows)
-    if encoder.device.type == "cuda":
-        batch = batch.pin_memory().to(encoder.device, non_blocking=True)
-    # Windows of `Normalization.FILE` come normalised from their decoder, which has seen the whole file.
-    normalized = encoder.config.normalization is Normalization.FILE
-    with torch.inference_mode():
-        fewest = _FEWEST if config.fixed_batches else 1
-        filled = F.pad(batch.to(encoder.device), (0, 0, 0, max(0, fewest - len(windows))))
-        pooled = encoder.embedding(filled, config.features, Layer.POOLED, normalized=normalized)
-        rows = pooled
-        if config.layer is Layer.HEAD:  # always of so many rows, for a matrix product of fewer may round otherwise
-            rows = encoder.project(F.pad(pooled, (0, 0, 0, max(0, _PIECE - len(pooled)))), config.features)
-        encoded: Float32 = rows[: len(windows)].float().cpu().numpy()
-    return encoded

@@ -10,7 +10,7 @@ import secrets
 import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,8 +18,7 @@ from ..errors import ConfigError
 
 STDOUT = "-"
 STATE = "state.sqlite"  # in an output's folder of `state_folder`
-_LONGEST = 500  # bytes of its path: SQLite has room for 512, with what it puts behind it
-ERRORS = ".errors.jsonl"  # behind an output's name
+INDEX, META, ERRORS = ".index.csv", ".meta.json", ".errors.jsonl"  # behind an output's name
 
 
 class Format(str, enum.Enum):
@@ -33,11 +32,7 @@ class Format(str, enum.Enum):
 
 
 def parse_format(path: str | os.PathLike[str], given: str | None = None) -> Format:
-    """The format of an output by the suffix of its name, or as given.
-
-    Raises:
-        ConfigError: an unknown suffix or name, a format that stdout or this installation cannot take.
-    """
+    """The format of an output by the suffix of its name, or as given; a ConfigError where it cannot be written."""
     stdout = os.fspath(path) == STDOUT
     name = given or (Format.JSONL.value if stdout else Path(path).suffix.lower().removeprefix("."))
     known = [member.value for member in Format]
@@ -53,39 +48,19 @@ def parse_format(path: str | os.PathLike[str], given: str | None = None) -> Form
     return chosen
 
 
-def check_output(path: str | os.PathLike[str], given: str | None = None, *, dry_run: bool = False) -> Path:
-    """Find out before the work starts that `path` can be written: but in a dry run by making and removing a file there.
-
-    Returns:
-        The file that would be written, links resolved.
-    Raises:
-        ConfigError: see `parse_format`; a folder, a missing folder, no permission, too long a path.
-    """
-    parse_format(path, given)
-    target = resolve(path)
-    if (more := len(os.fsencode(state_folder(target) / STATE)) - _LONGEST) > 0:
-        raise ConfigError(
-            f"{path}: {more} bytes too long for the database beside it; choose a folder with a shorter path"
-        )
-    if not dry_run:
-        part = part_of(target)
-        with guarded(path):
-            part.touch(exist_ok=False)
-            part.unlink()
-    return target
-
-
-def resolve(path: str | os.PathLike[str]) -> Path:
+def resolve(path: str | os.PathLike[str], *, writable: bool = False) -> Path:
     """The file behind `path`: a link stays a link, and what it points to is replaced.
 
     Raises:
-        ConfigError: a folder, or in a missing folder.
+        ConfigError: a folder, or in a missing folder, or with `writable` in one that takes no file.
     """
     target = Path(os.path.realpath(path))
     if not os.path.isdir(target.parent):
         raise ConfigError(f"{path}: folder {str(Path(path).parent)!r} does not exist; make it with mkdir -p")
     if target.exists() and not target.is_file():
         raise ConfigError(f"{path}: exists and is not a file; choose another name")
+    if writable and not os.access(target.parent, os.W_OK):
+        raise ConfigError(f"{path}: cannot be written (Permission denied); choose a folder with write permission")
     return target
 
 
@@ -94,13 +69,8 @@ def sidecar(target: Path, suffix: str) -> Path:
     return target.with_name(target.name + suffix)
 
 
-def part_of(target: Path) -> Path:
-    """Where a file grows until it is complete: a new name beside it each time, which no earlier run can have left."""
-    return sidecar(target, f".{secrets.token_hex(8)}.part")
-
-
 def state_folder(target: Path) -> Path:
-    """Where the lock of an output lies, and what its runs have finished; see `store`."""
+    """Where the lock of an output lies, and what its runs have finished; see `state`."""
     return sidecar(target, ".journal")
 
 
@@ -108,11 +78,7 @@ def state_folder(target: Path) -> Path:
 def locked(target: Path) -> Iterator[Path]:
     """Be the only process that writes an output; the parts that killed ones left are deleted.
 
-    Yields:
-        The folder of `state_folder`, which is deleted at the end where it holds nothing but the lock.
-    Raises:
-        ConfigError: another process is writing it.
-        OSError: no lock can be made there.
+    Gives the folder of `state_folder`, which is deleted at the end where it holds nothing but the lock.
     """
     import filelock
 
@@ -121,21 +87,22 @@ def locked(target: Path) -> Iterator[Path]:
         told = "is a file, where a folder for what runs have finished goes; move it away, or choose another -o"
         raise ConfigError(f"{folder}: {told}")
     folder.mkdir(exist_ok=True)
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(filelock.FileLock(folder / "lock").acquire(timeout=0))
-        except filelock.Timeout:
-            told = "another run is writing it; wait for it, or choose another -o"
-            raise ConfigError(f"{target}: {told}") from None
-        try:
-            part = re.compile(re.escape(target.name) + r"(\.index\.csv|\.meta\.json|\.errors\.jsonl)?\.[0-9a-f]+\.part")
-            for path in target.parent.iterdir():
-                if part.fullmatch(path.name):
-                    path.unlink()
-            yield folder
-        finally:
-            if set(os.listdir(folder)) <= {"lock"}:
-                shutil.rmtree(folder, ignore_errors=True)
+    lock = filelock.FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise ConfigError(f"{target}: another run is writing it; wait for it, or choose another -o") from None
+    try:
+        suffixes = "|".join(map(re.escape, (INDEX, META, ERRORS)))
+        part = re.compile(rf"{re.escape(target.name)}({suffixes})?\.[0-9a-f]+\.part")
+        for path in target.parent.iterdir():
+            if part.fullmatch(path.name):
+                path.unlink()
+        yield folder
+    finally:
+        if set(os.listdir(folder)) <= {"lock"}:
+            shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
 
 
 @contextmanager
@@ -155,7 +122,7 @@ def atomic(target: Path, beside: Sequence[Path] = ()) -> Iterator[BinaryIO]:
 
     Files `beside` it describe the old one and are deleted just before, so that none describes the new one wrongly.
     """
-    part = part_of(target)
+    part = sidecar(target, f".{secrets.token_hex(8)}.part")  # a new name each time: no killed run has left it
     try:
         with open(part, "xb") as file:
             yield file

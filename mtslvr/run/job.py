@@ -5,13 +5,12 @@ What the command line does, without its terminal; joins `extract` and `recorder`
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..audio.load import FoundAudio
 from ..audio.recordings import Notes
@@ -19,34 +18,24 @@ from ..config import EncoderConfig
 from ..errors import AudioError, ConfigError
 from ..models import checkpoint
 from ..nn.encoder import Encoder
-from .extract import ExtractConfig, Source, encode_batches
-from .files import ERRORS, guarded, sidecar
+from .export import header, lines
+from .extract import ExtractConfig, Source, encode_batches, extract
+from .files import Format
 from .recorder import Recorder, guarded_rows
 from .state import DEFAULTS, FileEntry, FileStat, State
 from .table import FORMAT_VERSION
 
 
 def describe(
-    name: str,
-    folder: Path,
-    config: ExtractConfig,
-    encoder: EncoderConfig | None = None,
-    *,
-    dtype: str = "float32",
+    name: str, folder: Path, config: ExtractConfig, encoder: EncoderConfig | None = None, *, dtype: str = "float32"
 ) -> dict[str, Any]:
     """The settings that go with an output: everything that its rows depend on.
 
-    Args:
-        name: of the model, as given.
-        folder: of its checkpoint.
-        config: how files become embeddings.
-        encoder: None reads it from `folder`.
-        dtype: of `mtslvr.load`; stored where it is not float32.
-    Raises:
-        CheckpointError: no checkpoint.
+    The model is called `name`, lies in `folder`, and has the config `encoder` unless that is to be read there.
     """
     encoder = encoder or checkpoint.read_config(folder / checkpoint.CONFIG_NAME)
     window = encoder.window_seconds if config.window_seconds is None else config.window_seconds
+    others = {"dtype": dtype, "channel": config.excerpt.channel}
     return {
         "format_version": FORMAT_VERSION,
         "mtslvr": metadata.version("mtslvr"),
@@ -58,8 +47,7 @@ def describe(
         "window_seconds": window,
         "hop_seconds": window if config.hop_seconds is None else config.hop_seconds,
         "encoder": encoder.to_dict(),
-        **({} if dtype == DEFAULTS["dtype"] else {"dtype": dtype}),
-        **({} if config.excerpt.channel == DEFAULTS["channel"] else {"channel": config.excerpt.channel}),
+        **{key: value for key, value in others.items() if value != DEFAULTS[key]},
     }
 
 
@@ -78,11 +66,7 @@ class Plan:
 
 
 def make_plan(output: str, files: Sequence[FoundAudio], state: State | None, *, retry: bool) -> Plan:
-    """Compare the inputs with what earlier runs have finished; `retry` tries again what failed before.
-
-    Raises:
-        ConfigError: a name that two inputs would share in `output`.
-    """
+    """Compare the inputs with what earlier runs have finished; `retry` tries again what failed before."""
     entries = {} if state is None else state.entries
     by_name = {entry.name: entry for entry in entries.values()}
     plan = Plan()
@@ -146,25 +130,17 @@ class Step:
 
 
 def embed_files(
-    plan: Plan,
-    recorder: Recorder,
-    encoder: Encoder,
-    config: ExtractConfig,
-    *,
-    stop: bool = False,
-    whole: bool = False,
+    plan: Plan, recorder: Recorder, encoder: Encoder, config: ExtractConfig, *, stop: bool = False, whole: bool = False
 ) -> Iterator[Step]:
     """Embed what a plan has to do; every batch is committed before its steps are told.
 
     Args:
-        plan: from `make_plan`, of the recorder's state.
-        recorder: after `begin`.
+        plan: from `make_plan`, of the state of `recorder`, which has begun.
+        recorder: takes the rows.
         encoder: from `mtslvr.load`.
         config: how files become embeddings.
         stop: end after the first input that fails, which the next run tries again.
         whole: an input fails where audio is missing that its header claims.
-    Raises:
-        ConfigError: window or hop outside their range, disk full; what is finished is kept.
     """
     skip = recorder.resume(plan.todo[0] if plan.todo else None)
     sources = (Source(file.path, skip=skip if i == 0 else 0, whole=whole) for i, file in enumerate(plan.todo))
@@ -192,16 +168,16 @@ def embed_files(
             return
 
 
-class ErrorLog:
-    """OUT.errors.jsonl: a line for each input that failed or is incomplete; no file where none is."""
-
-    def __init__(self, target: Path) -> None:
-        self.path = sidecar(target, ERRORS)
-        with guarded(self.path):
-            self.path.unlink(missing_ok=True)
-
-    def add(self, file: str, stage: str, message: str) -> None:
-        """Note an input, where it failed ("find" or "decode"), or "warning" where it did not, and why."""
-        line = json.dumps({"file": file, "stage": stage, "message": message}) + "\n"
-        with guarded(self.path), open(self.path, "ab", buffering=0) as log:
-            log.write(line.encode())
+def stream_files(
+    files: Sequence[FileStat], output: BinaryIO, form: Format, encoder: Encoder, config: ExtractConfig, whole: bool
+) -> Iterator[Step]:
+    """Embed files, the rows of each written once it is finished, as csv or jsonl; see `embed_files`."""
+    output.write(header(form, encoder.embedding_dim(config.features, config.layer)))
+    for result in extract((Source(file.path, whole=whole) for file in files), encoder, config):
+        file, entry = files[result.index], None
+        seconds = float(result.spans[-1, 1]) if len(result.spans) else 0.0
+        if result.error is None:
+            output.writelines(lines(form, [([file.name] * len(result.spans), result.spans, result.embeddings)]))
+            output.flush()
+            entry = FileEntry(**vars(file), rows=len(result.spans), seconds=seconds)
+        yield Step(file, seconds, entry, result.error, result.notes)

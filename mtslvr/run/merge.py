@@ -5,35 +5,29 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from ..audio.windows import Float32
 from ..errors import ConfigError
-from .export import Rows, export, in_blocks
-from .files import ERRORS, STATE, atomic, check_output, guarded, locked, parse_format, sidecar, state_folder
+from .export import Row, export
+from .files import ERRORS, STATE, atomic, guarded, locked, parse_format, resolve, sidecar, state_folder
+from .recorder import delete_state
 from .shards import Shard, from_runs, part_outputs
 from .state import differences
-from .store import delete_store
 from .table import EmbeddingTable, read_table
-
-_NAMED = 10  # shards in a message
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class _Part:
     """The output of one shard."""
 
     path: Path
-    shard: Shard
-    listed: dict[str, Any]  # what its settings say of the list of files
-    failed: int  # files without rows; -1 where the mtslvr that wrote it did not say
     table: EmbeddingTable
-    files: list[tuple[str, int | None, int, int]]  # name, place among all or None, first row, number of rows
+    shard: Shard
+    listed: tuple[int, str]  # how many files all shards have together, and a digest of their names
+    failed: int  # files without rows
+    files: list[tuple[int | None, str, int, int]]  # place among all or None, name, first row, number of rows
 
 
 @dataclass(frozen=True)
@@ -55,44 +49,38 @@ def merge(
     allow_missing: bool = False,
     overwrite: bool = False,
 ) -> Merged:
-    """Join the outputs of shards.
+    """Join the outputs of shards, by default those beside `output` that are named after it.
 
     Rows, their order and the settings are those of a run over all files. Files that are no inputs any more come
     after the others, unless another shard has them now.
 
-    Args:
-        output: what to write.
-        parts: outputs of shards; none are those beside `output`, named after it.
-        form: see `check_output`.
-        allow_missing: go on without shards that are missing or unfinished.
-        overwrite: replace an output that is there.
     Raises:
         ConfigError: parts that are unreadable, no shards, of other settings, files or numbers of shards, of one shard
-            twice or missing; an output that is there or cannot be written.
+            twice or, unless that is allowed, missing; an output that is there or cannot be written.
     """
-    target, chosen = check_output(output, form), parse_format(output, form)
+    chosen, target = parse_format(output, form), resolve(output, writable=True)
     if target.exists() and not overwrite:
         raise ConfigError(f"{output}: exists; choose another name, or replace it with --overwrite")
     if (state_folder(target) / STATE).exists() and not overwrite:
         remedy = "choose another name, or forget what it has finished with --overwrite"
         raise ConfigError(f"{output}: begun by a run of mtslvr-embed that left {state_folder(target).name}; {remedy}")
     found = sorted(map(_read_part, parts or _beside(output)), key=lambda part: part.shard.index)
-    _check_parts(found)
-    count, files = found[0].shard.count, found[0].listed["files"]
-    missing = sorted({*range(1, min(count, files) + 1)} - {part.shard.index for part in found})
-    unfinished = [part for part in found if not part.table.settings.get("complete")]
-    if not allow_missing:
-        _refuse(found[0], missing, unfinished)
-    rows = _join(found)
-    if not rows.files:
+    missing = _check_parts(found)
+    complete = not missing and all(part.table.settings.get("complete") for part in found)
+    if not complete and not allow_missing:
+        _refuse(found, missing)
+    files = _join(found)
+    if not files:
         raise ConfigError(f"{output}: not written, for none of the parts has a row; see their {ERRORS[1:]}")
     settings = {key: value for key, value in found[0].table.settings.items() if key != "shard"}
-    settings |= {"format": chosen.value, "complete": not missing and not unfinished}
+    settings |= {"format": chosen.value, "complete": complete}
+    count = sum(count for _, _, count in files.values())
+    width = max(part.table.embeddings.shape[1] for part in found)  # text without rows does not say how wide they were
     with guarded(output), locked(target) as folder:
-        delete_store(folder)  # of a run that wrote what is replaced now
-        export(target, chosen, rows, settings)
+        delete_state(folder)  # of a run that wrote what is replaced now
+        export(target, chosen, _rows(files), (count, width), settings)
         failed = _join_errors(target, found)
-    return Merged(len(found), len(rows.files), len(rows.spans), failed, missing)
+    return Merged(len(found), len(files), count, failed, missing)
 
 
 def _beside(output: str | os.PathLike[str]) -> list[Path]:
@@ -104,32 +92,31 @@ def _beside(output: str | os.PathLike[str]) -> list[Path]:
     return parts
 
 
-def _read_part(path: str | os.PathLike[str]) -> Part:
+def _read_part(path: str | os.PathLike[str]) -> _Part:
     table = read_table(path)
     described = table.settings.get("shard")
     if not isinstance(described, dict):
         beside = "" if table.settings else f" ({Path(path).name}.meta.json is not beside it)"
         raise ConfigError(f"{path}: not the output of a shard{beside}; write parts with mtslvr-embed --shard i/n")
-    if "places" not in described:
-        raise ConfigError(f"{path}: its run was killed; give the same command again, then merge")
     try:
         shard = Shard(described["index"], described["count"])
-        places = from_runs(described["places"], shard.count)
-        counts = [(name, len(list(rows))) for name, rows in itertools.groupby(table.paths)]
-        ends = itertools.accumulate(count for _, count in counts)
-        files = [(name, place, end - n, n) for (name, n), place, end in zip(counts, places, ends, strict=True)]
-        listed = {key: described[key] for key in ("files", "names_sha256")}
-        return Part(Path(path), shard, listed, int(described.get("failed", -1)), table, files)
+        places, first, files = from_runs(described["places"], shard.count), 0, []
+        for place, (name, rows) in zip(places, itertools.groupby(table.paths), strict=True):
+            count = len(list(rows))
+            files.append((place, name, first, count))
+            first += count
+        listed = described["files"], described["names_sha256"]
+        return _Part(Path(path), table, shard, listed, described.get("failed", 0), files)
     except (KeyError, TypeError, ValueError):
         remedy = "embed that shard again with --overwrite"
         raise ConfigError(f"{path}: its rows are not those that its settings speak of; {remedy}") from None
 
 
-def _check_parts(parts: Sequence[Part]) -> None:
-    """See that parts belong together."""
+def _check_parts(parts: Sequence[_Part]) -> list[int]:
+    """See that parts belong together; gives the shards that are missing."""
     first = parts[0]
-    for part in parts[1:]:
-        theirs, ours = (f"shard {p.shard} of {p.listed['files']} files" for p in (part, first))
+    for one, part in itertools.pairwise(parts):
+        theirs, ours = (f"shard {p.shard} of {p.listed[0]} files" for p in (part, first))
         both = f"{part.path}: {theirs}, and {first.path} is {ours}"
         if part.shard.count != first.shard.count:
             remedy = "leave out the one that is not wanted; a single task of a job array run again takes every file, so"
@@ -139,45 +126,39 @@ def _check_parts(parts: Sequence[Part]) -> None:
             raise ConfigError(f"{both}, of another list; {remedy}")
         if different := differences(first.table.settings, part.table.settings, "here"):
             raise ConfigError(f"{part.path}: not made as {first.path}, with {'; '.join(different)}; merge them apart")
-    for one, other in itertools.pairwise(parts):
-        if one.shard == other.shard:
-            raise ConfigError(f"{other.path}: shard {one.shard}, which {one.path} is already; name it once")
+        if one.shard == part.shard:
+            raise ConfigError(f"{part.path}: shard {part.shard}, which {one.path} is already; name it once")
+    wanted = range(1, min(first.shard.count, first.listed[0]) + 1)
+    return sorted({*wanted} - {part.shard.index for part in parts})
 
 
-def _refuse(first: Part, missing: Sequence[int], unfinished: Sequence[Part]) -> None:
+def _refuse(parts: Sequence[_Part], missing: Sequence[int]) -> None:
     remedy = "run mtslvr-embed again with the same --shard, or leave out what is missing with --allow-missing"
-    if unfinished:
-        raise ConfigError(f"{unfinished[0].path}: its run was interrupted; {remedy}")
-    if missing:
-        named = ", ".join(map(str, missing[:_NAMED])) + (" ..." if len(missing) > _NAMED else "")
-        raise ConfigError(f"shard {named} of {first.shard.count}: missing beside {first.path}; {remedy}")
+    for part in parts:
+        if not part.table.settings.get("complete"):
+            raise ConfigError(f"{part.path}: its run was interrupted; {remedy}")
+    named = ", ".join(map(str, missing[:10])) + (" ..." if len(missing) > 10 else "")
+    raise ConfigError(f"shard {named} of {parts[0].shard.count}: missing beside {parts[0].path}; {remedy}")
 
 
-def _join(parts: Sequence[Part]) -> Rows:
-    """The rows of all parts, in the order of the files."""
-    offsets = np.cumsum([0, *(len(part.table.paths) for part in parts)])
-    files = [(place, i, name, first, count) for i, part in enumerate(parts) for name, place, first, count in part.files]
+def _join(parts: Sequence[_Part]) -> dict[str, tuple[EmbeddingTable, int, int]]:
+    """Table, first row and number of rows of each file, in the order of the files."""
+    files = [(*file, part.table) for part in parts for file in part.files]
     # Those without a place are no inputs any more; a file may have moved to another shard since.
     files.sort(key=lambda file: (file[0] is None, file[0] or 0))
-    ordered: dict[str, tuple[int, int, int]] = {}
-    for _, i, name, first, count in files:
-        ordered.setdefault(name, (i, first, count))
-    places = [np.arange(first, first + count) + offsets[i] for i, first, count in ordered.values()]
-    source = np.concatenate([np.empty(0, np.int64), *places])
-    spans = np.concatenate([np.stack([part.table.start, part.table.end], 1) for part in parts])
-    width = max(part.table.embeddings.shape[1] for part in parts)  # text without rows does not say how wide they were
-
-    def embeddings() -> Iterator[Float32]:
-        for wanted in in_blocks(source):
-            rows, of = np.empty((len(wanted), width), np.float32), np.searchsorted(offsets, wanted, side="right") - 1
-            for i in np.unique(of):
-                rows[of == i] = parts[i].table.embeddings[wanted[of == i] - offsets[i]]
-            yield rows
-
-    return Rows([(name, count) for name, (_, _, count) in ordered.items()], spans[source], width, embeddings)
+    ordered: dict[str, tuple[EmbeddingTable, int, int]] = {}
+    for _, name, first, count, table in files:
+        ordered.setdefault(name, (table, first, count))
+    return ordered
 
 
-def _join_errors(target: Path, parts: Sequence[Part]) -> int:
+def _rows(files: Mapping[str, tuple[EmbeddingTable, int, int]]) -> Iterator[Row]:
+    for name, (table, first, count) in files.items():
+        for i in range(first, first + count):
+            yield name, table.start[i], table.end[i], table.embeddings[i].tobytes()
+
+
+def _join_errors(target: Path, parts: Sequence[_Part]) -> int:
     """One error log of those of all parts; none where nothing failed. Gives how many inputs failed."""
     log, failed, lines = sidecar(target, ERRORS), 0, []
     for part in parts:

@@ -1,6 +1,6 @@
-"""The rows of a run, batch by batch, to the store and at the end to the output; `job` and the command line call it.
+"""The rows of a run, batch by batch, to the state and at the end to the output; `job` and the command line call it.
 
-A batch is a transaction of the store, so whatever ends a run, the next one goes on after the last whole batch.
+A batch is a transaction, so whatever ends a run, the next one goes on after the last whole batch.
 """
 
 from __future__ import annotations
@@ -8,8 +8,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +20,32 @@ import numpy as np
 
 from ..audio.windows import Float32, Float64, Pool, Pooling
 from ..errors import ConfigError
-from .export import export
-from .files import Format, guarded, locked, sidecar, state_folder
+from .export import Row, export, in_blocks
+from .files import INDEX, META, STATE, Format, guarded, locked, sidecar, state_folder
 from .shards import Shard, to_runs
-from .state import JOURNAL, FileEntry, FileStat, State, content_digest
-from .store import EARLIER, Store, delete_store, earlier_state, load_state, put_back, set_aside
-from .table import INDEX, META, as_utf8, read_table
+from .state import (
+    JOURNAL,
+    FileEntry,
+    FileStat,
+    State,
+    content_digest,
+    earlier_state,
+    insert,
+    load_state,
+    open_state,
+    update,
+)
+from .table import as_utf8, read_table
+
+_EARLIER = "earlier.sqlite"  # the state that belongs to the output while a run begins anew
+_SYNC_SECONDS = 5.0
 
 
 class Recorder(contextlib.AbstractContextManager["Recorder"]):
-    """Writes one output, taking up an earlier run where there is one; the only one to do so until it is closed.
+    """Writes one output of rows of `width`, going on with an earlier run; the only one to do so until it is closed.
 
-    Args:
-        target: see `check_output`.
-        settings: everything the rows depend on, and `format`.
-        width: numbers a row.
-        overwrite: forget earlier runs.
     Attributes:
+        settings: everything the rows depend on, and `format`.
         state: what was finished before, and after `export` what is.
         relisted: whether the inputs have other places among all than those that an earlier run of a shard saw.
     Raises:
@@ -50,34 +62,31 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
         self._anew = earlier is None
         self.state = earlier or State(self.settings)
         self.relisted = self.state.settings.get("shard") != self.settings.get("shard")
+        self._synced = time.monotonic()
 
     def __exit__(self, *_: object) -> None:
-        """Close the store and let other runs write."""
+        """Close the state and let other runs write."""
         self._stack.close()
 
     def begin(self, moved: Iterable[tuple[str, FileStat]] = ()) -> None:
-        """Open the store, needed before what follows; `moved` are old paths of finished inputs, and what they are now.
-
-        Raises:
-            ConfigError: an output that is not the one that was written.
-        """
+        """Open the state, needed for what follows; `moved` are old paths of finished inputs, and what they are now."""
         with guarded_rows(self.target):
             if self._anew:
-                set_aside(self._folder)
-            self._store = Store(self._folder, self.state)
-            self._stack.callback(self._store.db.close)
-            self.state = load_state(self._store.db)
+                _set_aside(self._folder)
+            self._db = open_state(self._folder, self.state)
+            self._stack.callback(self._db.close)
+            self.state = load_state(self._db)
             if self.state.complete is not None:
                 self._restore()
             for old, file in moved:
-                self._store.update(dataclasses.replace(self.state.entries[old], **vars(file)))
-            self._store.commit()
+                update(self._db, dataclasses.replace(self.state.entries[old], **vars(file)))
+            self.commit()
             (self._folder / JOURNAL).unlink(missing_ok=True)
         self._open: FileEntry | None = None
         self._pooling = Pooling(self.pool)
 
     def _restore(self) -> None:
-        """Bring the rows of a finished output back to the store."""
+        """Bring the rows of a finished output back to the state."""
         table, first = read_table(self.target), 0
         spans = np.stack([table.start, table.end], 1)
         encode = as_utf8 if self.format is Format.PARQUET else str
@@ -87,7 +96,7 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
             raise ConfigError(f"{self.target}: not the output of its journal; start anew with --overwrite")
         for name, count in found:
             rows = slice(first, first + count)
-            self._store.append(entries[name].id, 0, table.embeddings[rows], spans[rows])
+            self._append(entries[name], 0, table.embeddings[rows], spans[rows])
             first += count
 
     def resume(self, file: FileStat | None) -> int:
@@ -96,12 +105,12 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
         if held is None:
             return 0
         if held.stat != file:
-            self._store.remove(held.id)
+            self._db.execute("DELETE FROM files WHERE id = ?", (held.id,))
             return 0
         self._open = held
         if self.pool is Pool.MEAN:
-            for block in self._store.windows(held.id):
-                self._pooling.add(*block)
+            for _, spans, embeddings in in_blocks(self._rows([held])):
+                self._pooling.add(embeddings, spans)
         return held.rows
 
     def add(self, file: FileStat, embeddings: Float32, spans: Float64, last: bool, note: str = "") -> FileEntry | None:
@@ -109,64 +118,75 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
         held = self._open
         if held is None:
             held = FileEntry(**vars(file), finished=False)
-            held = dataclasses.replace(held, id=self._store.insert(held))
+            held = dataclasses.replace(held, id=insert(self._db, held))
             self._pooling = Pooling(self.pool)
         first, seconds = held.rows, float(spans[-1, 1]) if len(spans) else held.seconds
         if self.pool is Pool.MEAN:
             self._pooling.add(embeddings, spans)
             if last:
-                self._store.clear(held.id)
+                self._db.execute("DELETE FROM rows WHERE file = ?", (held.id,))
                 first, (embeddings, spans) = 0, self._pooling.result()
-        self._store.append(held.id, first, embeddings, spans)
+        self._append(held, first, embeddings, spans)
         entry = dataclasses.replace(held, rows=first + len(spans), seconds=seconds)
         if last:
             entry = dataclasses.replace(entry, note=note, digest=content_digest(file.path), finished=True)
-        self._store.update(entry)
+        update(self._db, entry)
         self._open = None if last else entry
         return entry if last else None
+
+    def _append(self, entry: FileEntry, first: int, embeddings: Float32, spans: Float64) -> None:
+        numbered = enumerate(zip(spans.tolist(), np.asarray(embeddings, "<f4"), strict=True), first)
+        rows = ((entry.id, number, *span, row.tobytes()) for number, (span, row) in numbered)
+        self._db.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?)", rows)
 
     def fail(self, file: FileStat, message: str) -> None:
         """Note that an input has no embeddings."""
         self._open = None
-        self._store.insert(FileEntry(**vars(file), error=message))
+        insert(self._db, FileEntry(**vars(file), error=message))
 
     def commit(self) -> None:
-        """Make what was added since the last time count, whatever happens from here on."""
-        self._store.commit()
+        """Have all that was done since the last time count, and on disk what is older than a few seconds."""
+        self._db.execute("UPDATE output SET complete = NULL")
+        self._db.commit()
+        if time.monotonic() - self._synced > _SYNC_SECONDS:
+            self._db.execute("PRAGMA wal_checkpoint")
+            self._synced = time.monotonic()
 
     def export(self, order: Sequence[str], *, complete: bool) -> int:
-        """Write the output from what was committed.
+        """Write the output from what was committed; gives the number of rows.
 
-        Args:
-            order: paths of inputs; their rows come in this order, those of other inputs after them.
-            complete: nothing is left to do; the store is given up.
-        Returns:
-            Rows written.
-        Raises:
-            ConfigError: cannot be written; what is finished is kept.
+        Those of inputs with the paths `order` come in this order, others after them. Where it is `complete`, nothing
+        being left to do, the output alone has the rows then.
         """
+        earlier = self._folder / _EARLIER
         with guarded_rows(self.target):
-            self._store.db.rollback()
-            self.state = load_state(self._store.db)
+            self._db.rollback()
+            self.state = load_state(self._db)
             place = {path: i for i, path in enumerate(order)}
             entries = [entry for entry in self.state.entries.values() if entry.rows]
             entries.sort(key=lambda entry: place.get(entry.path, len(place)))
+            count = sum(entry.rows for entry in entries)
             if entries or (complete and order and "shard" in self.settings):
                 settings = {**self._described(entries, place), "complete": complete}
-                export(self.target, self.format, self._store.rows(entries, self.width), settings)
-                shutil.rmtree(self._folder / EARLIER, ignore_errors=True)
+                export(self.target, self.format, self._rows(entries), (count, self.width), settings)
+                earlier.unlink(missing_ok=True)
                 if complete:
-                    self._store.complete(self.settings, self.target.stat().st_size)
-            elif self.state.open is None and (self._folder / EARLIER).exists():
-                self._store.db.close()
-                put_back(self._folder)
+                    self._finish()
+            elif earlier.exists() and self.state.open is None:
+                self._db.close()
+                delete_state(self._folder, keep=_EARLIER)
+                os.replace(earlier, self._folder / STATE)
             elif complete:
-                self._store.db.close()
-                delete_store(self._folder)
+                self._db.close()
+                delete_state(self._folder)
                 if not self._anew:  # of what is in the output nothing holds any more
                     for path in (self.target, sidecar(self.target, INDEX), sidecar(self.target, META)):
                         path.unlink(missing_ok=True)
-        return sum(entry.rows for entry in entries)
+        return count
+
+    def _rows(self, entries: Iterable[FileEntry]) -> Iterator[Row]:
+        select = "SELECT start, stop, embedding FROM rows WHERE file = ? ORDER BY number"
+        return ((entry.name, *row) for entry in entries for row in self._db.execute(select, (entry.id,)))
 
     def _described(self, entries: Sequence[FileEntry], place: Mapping[str, int]) -> dict[str, Any]:
         """The settings; of a shard with its files' places among all and how many of them failed, for `merge`."""
@@ -178,8 +198,32 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
         described = {"places": to_runs(places, shard.count), "failed": failed}
         return {**self.settings, "shard": {**self.settings["shard"], **described}}
 
+    def _finish(self) -> None:
+        self._db.execute("DELETE FROM rows")
+        complete = (json.dumps(self.settings), self.target.stat().st_size)
+        self._db.execute("UPDATE output SET settings = ?, complete = ?", complete)
+        self._db.commit()
+        with contextlib.suppress(sqlite3.OperationalError):  # someone is reading
+            self._db.execute("VACUUM")
+            self._db.execute("PRAGMA journal_mode = DELETE")
+
 
 def guarded_rows(target: Path) -> contextlib.AbstractContextManager[None]:
     """Errors of the file system become one that says that what is finished is kept."""
     remedy = f"what is finished is kept in {state_folder(target).name}: make space and run the same command again"
     return guarded(target, remedy)
+
+
+def _set_aside(folder: Path) -> None:
+    """Forget what runs have left, but for the state of a finished one, until another output takes the place of its."""
+    unfinished = (folder / f"{STATE}-wal").exists()
+    if (folder / STATE).is_file() and not unfinished and not (folder / _EARLIER).exists():
+        os.replace(folder / STATE, folder / _EARLIER)
+    delete_state(folder, keep=_EARLIER)
+
+
+def delete_state(folder: Path, keep: str = "") -> None:
+    """Forget what runs of any version have left in their folder, but for the lock and what has the name `keep`."""
+    for path in sorted(folder.iterdir(), reverse=True):  # the database last: without its -wal it is an older one
+        if path.name not in ("lock", keep):
+            path.unlink()

@@ -27,11 +27,7 @@ _REMEDY = "give i/n with i from 1 to n, such as 2/8, or slurm inside a Slurm job
 
 @dataclass(frozen=True)
 class Shard:
-    """Part `index` of `count`, counted from 1.
-
-    Raises:
-        ConfigError: outside that range.
-    """
+    """Part `index` of `count`, counted from 1."""
 
     index: int
     count: int
@@ -42,13 +38,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """The part that "i/n" or "slurm" names.
-
-        Args:
-            text: "slurm" is the task of an array job, or where there is no array, of a step started by srun.
-        Raises:
-            ConfigError: anything else, a part outside 1 to n, variables of Slurm that are missing or leave holes.
-        """
+        """The part that "i/n" names, or "slurm": the task of an array job, or without one of a step started by srun."""
         if text == SLURM:
             return _from_slurm()
         match = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
@@ -109,10 +99,8 @@ def _from_slurm() -> Shard:
         return _from_array()
     if "SLURM_PROCID" in os.environ:
         return Shard(_number("SLURM_PROCID") + 1, _number("SLURM_NTASKS"))
-    raise ConfigError(
-        "shard 'slurm': neither SLURM_ARRAY_TASK_ID nor SLURM_PROCID is set; start it with sbatch --array or srun, or "
-        "give i/n"
-    )
+    told = "neither SLURM_ARRAY_TASK_ID nor SLURM_PROCID is set"
+    raise ConfigError(f"shard 'slurm': {told}; start it with sbatch --array or srun, or give i/n")
 
 
 def _from_array() -> Shard:

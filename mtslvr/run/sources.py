@@ -23,13 +23,7 @@ Rates: TypeAlias = float | Sequence[float | None] | npt.NDArray[Any] | None
 
 
 def make_source(audio: Any, sample_rate: Any = None, index: int | None = None) -> Source:
-    """What there is to decode in one input.
-
-    Args:
-        audio: see `mtslvr.embed`; what is no audio is refused when it is decoded.
-        sample_rate: Hz, where the input does not say it.
-        index: its place in a list, for errors.
-    """
+    """One input of `mtslvr.embed`, number `index` of a list; what is no audio is refused when it is decoded."""
     name: object = None
     if (pair := as_pair(audio)) is not None:
         audio, sample_rate = pair
@@ -54,11 +48,7 @@ def is_single(audio: object) -> bool:
 
 
 def as_list(audio: Any) -> Sequence[Any]:
-    """The inputs of a collection that has an order and a length.
-
-    Raises:
-        AudioError: another one, such as a generator or a set.
-    """
+    """The inputs of a collection; an AudioError for one without order or length, such as a generator or a set."""
     if isinstance(audio, Sequence):
         return audio
     if hasattr(audio, "dtype"):
@@ -76,11 +66,7 @@ def as_pair(audio: object) -> tuple[Waveform, Any] | None:
 
 
 def list_rates(sample_rate: Any, count: int) -> list[Any]:
-    """A rate for each of `count` inputs.
-
-    Raises:
-        AudioError: rates for another number of inputs, or an encoder in their place.
-    """
+    """A rate for each of `count` inputs; an AudioError for another number of rates, or an encoder in their place."""
     if isinstance(sample_rate, Encoder):  # would be passed over beside a path, and another encoder used
         raise AudioError("sample_rate is an encoder; give it by name, encoder=...")
     rates = list(sample_rate) if np.ndim(sample_rate) == 1 else [sample_rate] * count

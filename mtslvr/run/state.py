@@ -1,10 +1,16 @@
-"""What earlier runs left of an output, and whether a new one may go on from there; next: `store`."""
+"""What runs have finished of an output, in an SQLite file beside it, and whether a new one may go on; next: `recorder`.
+
+SQLite keeps every transaction whole, whatever ends the process or the machine, so there is nothing to recover here.
+While a run is on, all rows are in the file; when it is finished, they are in the output alone.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +18,13 @@ from typing import Any
 
 from ..config import EncoderConfig
 from ..errors import ConfigError
+from .files import STATE, state_folder
 
 # The same in all runs that add to one output.
 FIXED = ("format", "features", "layer", "pool", "window_seconds", "hop_seconds", "dtype", "channel")
 DEFAULTS = {"dtype": "float32", "channel": "mix"}  # of settings that are stored only where they are others
 JOURNAL = "journal.jsonl"  # of mtslvr 0.2
+_VERSION = 2  # 1 was that journal
 _WHOLE = 64 << 20  # bytes of a file up to which all of its content is compared
 _PIECES, _PIECE = 4096, 2048  # of the content of a larger one, and bytes of each
 
@@ -37,7 +45,7 @@ class FileStat:
 class FileEntry(FileStat):
     """An input that was taken up: finished, or the one that is unfinished."""
 
-    id: int = 0  # in the store
+    id: int | None = None  # in the database
     rows: int = 0  # of an unfinished input, windows that are stored
     seconds: float = 0.0  # of audio
     error: str = ""  # why there are no rows
@@ -72,31 +80,90 @@ class State:
     complete: int | None = None  # the size of the output in bytes once all is in it
 
 
-def content_digest(path: str) -> bytes:
-    """A digest of a file's content, beyond 64 MiB of pieces evenly spaced; empty where it cannot be read."""
+_COLUMNS = tuple(name for name in FileEntry.__dataclass_fields__ if name != "id")
+_TEXTS = ("path", "name", "error", "note")  # stored as bytes, for a name on Linux need not be text
+_SCHEMA = (
+    "CREATE TABLE output (settings TEXT NOT NULL, complete INTEGER)",
+    f"CREATE TABLE files (id INTEGER PRIMARY KEY, {', '.join(f'{name} NOT NULL' for name in _COLUMNS)}, UNIQUE (path))",
+    "CREATE TABLE rows (file INTEGER NOT NULL REFERENCES files ON DELETE CASCADE, number INTEGER NOT NULL, "
+    "start REAL NOT NULL, stop REAL NOT NULL, embedding BLOB NOT NULL, PRIMARY KEY (file, number))",
+    f"PRAGMA user_version = {_VERSION}",
+)
+_INSERT = f"INSERT OR REPLACE INTO files ({', '.join(_COLUMNS)}) VALUES ({', '.join(f':{c}' for c in _COLUMNS)})"
+_UPDATE = f"UPDATE files SET {', '.join(f'{c} = :{c}' for c in _COLUMNS)} WHERE id = :id"
+
+
+def open_state(folder: Path, begin: State) -> sqlite3.Connection:
+    """The database of an output for writing, with `begin` in it where there was none; the caller holds the lock."""
+    db = sqlite3.connect(folder / STATE)
+    db.execute("PRAGMA foreign_keys = ON")
+    db.execute("PRAGMA page_size = 16384")  # of several rows
     try:
-        with open(path, "rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            digest = hashlib.blake2b(str(size).encode(), digest_size=16)
-            if size <= _WHOLE:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-            else:
-                for i in range(_PIECES):
-                    file.seek((size - _PIECE) * i // (_PIECES - 1))
-                    digest.update(file.read(_PIECE))
-    except OSError:
-        return b""
-    return digest.digest()
+        (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
+    except sqlite3.OperationalError:  # a file system without shared memory
+        (mode,) = db.execute("PRAGMA journal_mode = DELETE").fetchone()
+    db.execute(f"PRAGMA synchronous = {'NORMAL' if mode == 'wal' else 'FULL'}")
+    if db.execute("PRAGMA user_version").fetchone() == (0,):
+        db.execute("BEGIN")
+        for statement in _SCHEMA:
+            db.execute(statement)
+        db.execute("INSERT INTO output VALUES (?, ?)", (json.dumps(begin.settings), begin.complete))
+        for entry in begin.entries.values():
+            insert(db, entry)
+        db.commit()
+    return db
 
 
-def read_journal(folder: Path) -> State | None:
-    """What a run of mtslvr 0.2 left beside its output; None where there is no such thing.
+def insert(db: sqlite3.Connection, entry: FileEntry) -> int:
+    """Have an input in the place of what there is of its path, rows included; gives its id."""
+    return int(db.execute(_INSERT, _values(entry)).lastrowid or 0)
+
+
+def update(db: sqlite3.Connection, entry: FileEntry) -> None:
+    """Have an input in the place of what has its id; its rows stay."""
+    db.execute(_UPDATE, _values(entry))
+
+
+def _values(entry: FileEntry) -> dict[str, Any]:
+    return {**vars(entry), **{name: os.fsencode(getattr(entry, name)) for name in _TEXTS}}
+
+
+def load_state(db: sqlite3.Connection) -> State:
+    """Everything but the rows."""
+    settings, complete = db.execute("SELECT settings, complete FROM output").fetchone()
+    state = State(json.loads(settings), complete=complete)
+    for values in db.execute(f"SELECT id, {', '.join(_COLUMNS)} FROM files ORDER BY id"):
+        fields = dict(zip(("id", *_COLUMNS), values, strict=True))
+        entry = FileEntry(**{**fields, **{name: os.fsdecode(fields[name]) for name in _TEXTS}})
+        if entry.finished:
+            state.entries[entry.path] = entry
+        else:
+            state.open = entry
+    return state
+
+
+def read_state(target: Path) -> State | None:
+    """What earlier runs left of an output, without writing; None where there is nothing.
 
     Raises:
-        ConfigError: it did not come to its end.
+        ConfigError: not what a run has left, or a run of a later version.
     """
-    path = folder / JOURNAL
+    path = state_folder(target) / STATE
+    if not path.exists():
+        return _read_journal(path.with_name(JOURNAL))
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version > _VERSION:
+                raise ConfigError(f"{path}: version {version}, of a later mtslvr; upgrade mtslvr")
+            return load_state(db) if version else _read_journal(path.with_name(JOURNAL))  # killed as it began
+    except (sqlite3.Error, OSError, TypeError) as error:
+        remedy = "make it readable, or start anew with --overwrite"
+        raise ConfigError(f"{path}: cannot be read ({error}); {remedy}") from None
+
+
+def _read_journal(path: Path) -> State | None:
+    """What a finished run of mtslvr 0.2 left; None where there is no such thing."""
     if not path.exists():
         return None
     try:
@@ -107,6 +174,30 @@ def read_journal(folder: Path) -> State | None:
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
         remedy = "finish it with pip install mtslvr==0.2.0, or start anew with --overwrite"
         raise ConfigError(f"{path}: of a run of mtslvr 0.2 that was not finished; {remedy}") from None
+
+
+def earlier_state(target: Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> State | None:
+    """What a run with these settings goes on from; None where it begins anew.
+
+    Raises:
+        ConfigError: see `read_state`; an output that was made with others, or changed since. Not with `overwrite`.
+    """
+    if overwrite:
+        return None
+    state = read_state(target)
+    size = target.stat().st_size if target.exists() else None
+    remedy = "choose another -o, or start anew with --overwrite"
+    if state is None:
+        if size is not None:
+            raise ConfigError(f"{target}: exists, and no journal beside it says how it was made; {remedy}")
+        return None
+    if state.complete is not None and size is None:  # finished and gone, so it is wanted anew
+        return None
+    if different := differences(state.settings, settings):
+        raise ConfigError(f"{target}: begun with {'; '.join(different)}. Go on with the same, {remedy}")
+    if state.complete not in (None, size):
+        raise ConfigError(f"{target}: {size} bytes, and {state.complete} when its run ended; {remedy}")
+    return state
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], word: str = "now") -> list[str]:
@@ -130,29 +221,19 @@ def _encoder(settings: Mapping[str, Any]) -> Any:
         return settings.get("encoder")
 
 
-def check_earlier(target: Path, state: State | None, settings: Mapping[str, Any]) -> None:
-    """Refuse an output that cannot be gone on with.
-
-    Raises:
-        ConfigError: not made by a run with these settings, or changed since.
-    """
-    size = target.stat().st_size if target.exists() else None
-    if state is None:
-        if size is not None:
-            raise ConfigError(
-                f"{target}: exists, and no journal beside it says how it was made; choose another -o, or replace it "
-                "with --overwrite"
-            )
-        return
-    if state.complete is not None and size is None:
-        return
-    if different := differences(state.settings, settings):
-        raise ConfigError(
-            f"{target}: begun with {'; '.join(different)}. Go on with the same, choose another -o, or start anew "
-            "with --overwrite"
-        )
-    if state.complete not in (None, size):
-        raise ConfigError(
-            f"{target}: {size} bytes, and {state.complete} when its run ended; choose another -o, or start anew with "
-            "--overwrite"
-        )
+def content_digest(path: str) -> bytes:
+    """A digest of a file's content, beyond 64 MiB of pieces evenly spaced; empty where it cannot be read."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            digest = hashlib.blake2b(str(size).encode(), digest_size=16)
+            if size <= _WHOLE:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+            else:
+                for i in range(_PIECES):
+                    file.seek((size - _PIECE) * i // (_PIECES - 1))
+                    digest.update(file.read(_PIECE))
+    except OSError:
+        return b""
+    return digest.digest()

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ConfigError
-from .files import Format, sidecar
+from .files import INDEX, META, sidecar
 
 if TYPE_CHECKING:
     import pandas
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 KEYS = ("embeddings", "paths", "start", "end", "settings")
-INDEX, META = ".index.csv", ".meta.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,14 +71,8 @@ class EmbeddingTable:
             raise ConfigError("to_polars needs Polars; pip install polars") from None
         times = {"start": np.asarray(self.start), "end": np.asarray(self.end)}
         columns = {"file": list(map(as_utf8, self.paths)), **times, "embedding": np.asarray(self.embeddings)}
-        kind = polars.Array(polars.Float32, self.embeddings.shape[1])
-        schema: dict[str, Any] = {
-            "file": polars.String,
-            "start": polars.Float64,
-            "end": polars.Float64,
-            "embedding": kind,
-        }
-        return polars.DataFrame(columns, schema)
+        kinds = polars.String, polars.Float64, polars.Float64, polars.Array(polars.Float32, self.embeddings.shape[1])
+        return polars.DataFrame(columns, dict(zip(columns, kinds, strict=True)))
 
 
 def read_table(path: str | os.PathLike[str]) -> EmbeddingTable:
@@ -95,13 +88,7 @@ def read_table(path: str | os.PathLike[str]) -> EmbeddingTable:
         raise ConfigError(f"type {type(path).__name__}: pass the path of an output of mtslvr-embed")
     file = Path(path)
     try:
-        table = {
-            Format.NPZ: _read_npz,
-            Format.NPY: _read_npy,
-            Format.PARQUET: _read_parquet,
-            Format.CSV: _read_csv,
-            Format.JSONL: _read_jsonl,
-        }[_sniff(file)](file)
+        table = _reader(file)(file)
         counts = {len(table.embeddings), len(table.paths), len(table.start), len(table.end)}
         if len(counts) > 1 or table.embeddings.ndim != 2:
             raise ValueError(f"embeddings {table.embeddings.shape} of {len(table.paths)} rows")
@@ -122,29 +109,26 @@ _UNREADABLE = (
 )  # fmt: skip
 
 
-def _sniff(path: Path) -> Format:
-    """By the first bytes: a name may say anything with --format."""
+def _reader(path: Path) -> Callable[[Path], EmbeddingTable]:
+    """What reads a file, by its first bytes: a name may say anything with --format."""
     with open(path, "rb") as file:
         head = file.read(6)
-    if head[:4] == b"PK\x03\x04":
-        return Format.NPZ
-    if head == b"\x93NUMPY":
-        return Format.NPY
-    if head[:4] == b"PAR1":
-        return Format.PARQUET
-    return Format.JSONL if head[:1] == b"{" or _read_meta(path).get("format") == Format.JSONL else Format.CSV
+    for begin, read in ((b"PK\x03\x04", _read_npz), (b"\x93NUMPY", _read_npy), (b"PAR1", _read_parquet)):
+        if head.startswith(begin):
+            return read
+    return _read_jsonl if head[:1] == b"{" or _read_meta(path).get("format") == "jsonl" else _read_csv
 
 
 def _read_npz(path: Path) -> EmbeddingTable:
     with open(path, "rb") as binary, np.load(binary, allow_pickle=False) as file:
         arrays = {key: file[key] for key in KEYS}
         settings = json.loads(str(arrays["settings"]))
-    return EmbeddingTable(
-        arrays["embeddings"], tuple(arrays["paths"].tolist()), arrays["start"], arrays["end"], dict(settings)
-    )
+    paths = tuple(arrays["paths"].tolist())
+    return EmbeddingTable(arrays["embeddings"], paths, arrays["start"], arrays["end"], dict(settings))
 
 
 def _read_npy(path: Path) -> EmbeddingTable:
+    before = os.stat(path)
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     rows, names, start, end = [], [], [], []
     for row, name, first, last in _csv_rows(sidecar(path, INDEX), ["row", "file", "start", "end"]):
@@ -152,6 +136,8 @@ def _read_npy(path: Path) -> EmbeddingTable:
         names.append(sys.intern(name))  # one string for all rows of a file
         start.append(float(first))
         end.append(float(last))
+    if not os.path.samestat(before, os.stat(path)):
+        raise ValueError("replaced by another output while it was read; read it again")
     # Rows that the index does not list are those of files that have others now, or of a run that was killed.
     in_order = rows == list(range(len(rows)))
     embeddings = array[: len(rows)] if in_order else array[np.array(rows)]
@@ -204,9 +190,8 @@ def _csv_rows(path: Path, columns: list[str]) -> Iterator[list[str]]:
             raise ValueError(f"{path.name} does not begin with the columns {', '.join(columns)}")
         for row in rows:
             if len(row) != len(header):
-                raise ValueError(
-                    f"{path.name}, line {rows.line_num}: {len(row)} columns, where there are {len(header)}"
-                )
+                said = f"{len(row)} columns, where there are {len(header)}"
+                raise ValueError(f"{path.name}, line {rows.line_num}: {said}")
             yield row
 
 

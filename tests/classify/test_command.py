@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from mtslvr.classify import Classifier, read_labels
 from mtslvr.classify.examples import collect
 from mtslvr.cli.main import main
-from mtslvr.run.store import read_state
+from mtslvr.run.state import read_state
 from mtslvr.run.table import read_table
 
 RATE = 16_000

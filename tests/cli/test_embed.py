@@ -59,18 +59,6 @@ def test_a_folder_becomes_one_row_a_file_and_broken_files_are_told(folder, model
     assert "8 files embedded, 5 failed, 2.9 s of audio at " in result.stderr
 
 
-def test_a_row_a_window_of_one_half(audio, model, embed, load, tmp_path):
-    options = ["--pool", "none", "--window", 0.3, "--hop", 0.1, "--features", "invariant", "--threads", 1]
-    embed(audio / "deep", "-o", tmp_path / "x.npz", "--model", model, *options)
-    table = read_table(tmp_path / "x.npz")
-    np.testing.assert_allclose(np.stack([table.start, table.end], 1), [[0, 0.3], [0.1, 0.4], [0.2, 0.5]])
-    assert table.paths == ("a.wav",) * 3
-    windows, _ = mtslvr.embed_windows(
-        audio / "deep" / "a.wav", window_seconds=0.3, hop_seconds=0.1, features="invariant", encoder=load(model)
-    )
-    np.testing.assert_allclose(table.embeddings, windows, rtol=0, atol=1e-5 * np.abs(windows).max())
-
-
 def test_metadata_say_by_what_the_rows_were_made(audio, model, embed, tmp_path):
     embed(audio, "-o", tmp_path / "x.csv", "--model", model, "--hop", 0.2)
     found = json.loads((tmp_path / "x.csv.meta.json").read_text())
@@ -110,29 +98,26 @@ def test_nothing_to_embed(model, embed, tmp_path):
     assert not (tmp_path / "x.npz").exists()
 
 
-def test_lists_name_their_missing_files(audio, model, embed, tmp_path):
-    listed = [audio / "a.wav", "", tmp_path / "nowhere.wav", audio / "deep", audio / "a.wav"]
-    (tmp_path / "list.txt").write_text("\r\n".join(map(str, listed)))
-    result = embed(f"@{tmp_path}/list.txt", "-o", tmp_path / "x.npz", "--model", model, code=1)
+def test_windows_of_listed_files_and_what_is_missing_of_them(audio, model, embed, load, write, tmp_path):
+    write(tmp_path / "x.wav", 0.3)
+    os.replace(tmp_path / "x.wav", os.fsencode(tmp_path) + b"/caf\xe9.wav")
+    listed = [tmp_path / "caf\udce9.wav", "", tmp_path / "nowhere.wav", audio / "deep", tmp_path / "caf\udce9.wav"]
+    (tmp_path / "list.txt").write_bytes(os.fsencode("\r\n".join(map(str, listed))))
+    how = ["--pool", "none", "--window", 0.3, "--hop", 0.1, "--features", "invariant", "--batch-size", 2]
+    result = embed(f"@{tmp_path}/list.txt", "-o", tmp_path / "x.npz", "--model", model, *how, code=1)
     assert f"skipped {tmp_path}/list.txt, line 3: '{tmp_path}/nowhere.wav': no such file" in result.stderr
     assert "named more than once: 1 file;" in result.stderr
-    assert read_table(tmp_path / "x.npz").paths == (f"{audio.name}/a.wav", "deep/a.wav")
+    table = read_table(tmp_path / "x.npz")
+    assert table.paths == ("caf\udce9.wav", "a.wav", "a.wav", "a.wav")
+    np.testing.assert_allclose(np.stack([table.start, table.end], 1)[1:], [[0, 0.3], [0.1, 0.4], [0.2, 0.5]])
+    more = {"window_seconds": 0.3, "hop_seconds": 0.1, "features": "invariant", "encoder": load(model)}
+    windows, _ = mtslvr.embed_windows(audio / "deep" / "a.wav", **more)
+    np.testing.assert_allclose(table.embeddings[1:], windows, rtol=0, atol=1e-5 * np.abs(windows).max())
     [line] = (tmp_path / "x.npz.errors.jsonl").read_text().splitlines()
     assert json.loads(line)["file"] == str(tmp_path / "nowhere.wav") and json.loads(line)["stage"] == "find"
-
-
-def test_a_list_on_standard_input(audio, model, embed, tmp_path):
     names = b"\0".join(os.fsencode(audio / name) for name in ("a.wav", "b.wav"))
-    embed("-", "-o", tmp_path / "x.npz", "--model", model, input=names)
-    assert read_table(tmp_path / "x.npz").paths == ("a.wav", "b.wav")
-
-
-def test_a_long_file_whose_name_is_no_text(model, embed, write, tmp_path):
-    (tmp_path / "many").mkdir()
-    write(tmp_path / "x.wav", 2)
-    os.replace(tmp_path / "x.wav", os.fsencode(tmp_path / "many") + b"/caf\xe9.wav")
-    embed(tmp_path / "many", "-o", tmp_path / "x.npz", "--model", model, "--batch-size", 2)
-    assert read_table(tmp_path / "x.npz").paths == ("caf\udce9.wav",)
+    embed("-", "-o", tmp_path / "y.npz", "--model", model, input=names)
+    assert read_table(tmp_path / "y.npz").paths == ("a.wav", "b.wav")
 
 
 def test_the_summary_as_json_and_a_line_a_file(audio, model, embed, tmp_path):

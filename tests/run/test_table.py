@@ -3,35 +3,30 @@
 import json
 import os
 import sys
-import zipfile
 
 import numpy as np
 import pytest
 
 from mtslvr import read_table
 from mtslvr.errors import ConfigError
-from mtslvr.run.export import Rows, export
-from mtslvr.run.files import Format, check_output
-from mtslvr.run.recorder import Recorder
+from mtslvr.run.export import export
+from mtslvr.run.files import Format, parse_format, resolve
 from mtslvr.run.table import EmbeddingTable
 
 KEYS = ("embeddings", "paths", "start", "end", "settings")
 SETTINGS = {"features": "concat", "window_seconds": 5.0, "nested": {"größe": [1, None]}}
-needs_permissions = pytest.mark.skipif(
-    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="permissions do not bind this user"
-)
 
 
 def write(path, n=3):
     """n files with a row each."""
     embeddings = np.arange(n * 4, dtype=np.float32).reshape(n, 4)
     names, spans = [f"päth/{i} 音\udcff.wav" for i in range(n)], np.arange(2 * n).reshape(n, 2) * 0.1
-    rows = Rows([(name, 1) for name in names], spans, 4, lambda: [embeddings])
-    export(path, Format(path.suffix[1:]), rows, SETTINGS)
+    rows = ((name, *span, row.tobytes()) for name, span, row in zip(names, spans, embeddings, strict=True))
+    export(path, Format(path.suffix[1:]), rows, (n, 4), SETTINGS)
     return embeddings, names, spans
 
 
-@pytest.mark.parametrize("n", [0, 1, 3])
+@pytest.mark.parametrize("n", [0, 3])
 def test_what_is_written_is_read_and_plain_numpy_reads_it_too(tmp_path, n):
     embeddings, names, spans = write(tmp_path / "out.npz", n)
     back = read_table(tmp_path / "out.npz")
@@ -46,28 +41,21 @@ def test_what_is_written_is_read_and_plain_numpy_reads_it_too(tmp_path, n):
 
 
 @pytest.mark.extra("recipes")
-def test_a_frame_of_pandas_is_indexed_by_file_start_and_end(tmp_path):
-    pandas = pytest.importorskip("pandas")
-    embeddings, names, _ = write(tmp_path / "out.npz")
-    frame = read_table(tmp_path / "out.npz").to_pandas()
+@pytest.mark.parametrize("n", [3, 0])
+def test_frames_of_pandas_and_polars(tmp_path, n):
+    pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    embeddings, names, spans = write(tmp_path / "out.npy", n)
+    frame = read_table(tmp_path / "out.npy").to_pandas()
     np.testing.assert_array_equal(frame.to_numpy(), embeddings)
     assert list(frame.columns) == [0, 1, 2, 3] and frame.index.names == ["file", "start", "end"]
-    key = (names[1].replace("\udcff", "\\xff"), pandas.Timedelta(seconds=0.2), pandas.Timedelta(seconds=0.3))
-    assert frame.loc[key].tolist() == [4, 5, 6, 7]
-    write(tmp_path / "empty.npz", 0)
-    assert read_table(tmp_path / "empty.npz").to_pandas().shape == (0, 4)
-
-
-@pytest.mark.extra("recipes")
-def test_a_frame_of_polars_has_an_array_of_fixed_size(tmp_path):
-    polars = pytest.importorskip("polars")
-    for n in (3, 0):
-        embeddings, _, spans = write(tmp_path / "out.npy", n)
-        frame = read_table(tmp_path / "out.npy").to_polars()
-        kinds = [polars.String, polars.Float64, polars.Float64, polars.Array(polars.Float32, 4)]
-        assert dict(frame.schema) == dict(zip(["file", "start", "end", "embedding"], kinds, strict=True))
-        np.testing.assert_array_equal(frame["embedding"].to_numpy(), embeddings)
-        np.testing.assert_array_equal(frame.select("start", "end").to_numpy(), spans)
+    if n:
+        times = pandas.Timedelta(seconds=0.2), pandas.Timedelta(seconds=0.3)
+        assert frame.loc[(names[1].replace("\udcff", "\\xff"), *times)].tolist() == [4, 5, 6, 7]
+    frame = read_table(tmp_path / "out.npy").to_polars()
+    kinds = [polars.String, polars.Float64, polars.Float64, polars.Array(polars.Float32, 4)]
+    assert dict(frame.schema) == dict(zip(["file", "start", "end", "embedding"], kinds, strict=True))
+    np.testing.assert_array_equal(frame["embedding"].to_numpy(), embeddings)
+    np.testing.assert_array_equal(frame.select("start", "end").to_numpy(), spans)
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
@@ -78,15 +66,14 @@ def test_a_library_that_is_missing_is_named_with_the_way_to_install_it(monkeypat
         getattr(table, f"to_{library}")()
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, error):
+def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     write(tmp_path / "out.npz", 1)
 
     def fail(file):
-        raise error
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(type(error)):
+    with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "out.npz", 3)
     assert len(read_table(tmp_path / "out.npz").paths) == 1 and os.listdir(tmp_path) == ["out.npz"]
 
@@ -95,18 +82,10 @@ def test_a_link_stays_a_link_and_permissions_follow_the_umask(tmp_path):
     (tmp_path / "real").mkdir()
     link = tmp_path / "link.npz"
     link.symlink_to(tmp_path / "real" / "out.npz")
-    write(check_output(link))
+    write(resolve(link))
     (tmp_path / "plain").touch()
     assert link.is_symlink() and (tmp_path / "real" / "out.npz").is_file()
     assert link.stat().st_mode == (tmp_path / "plain").stat().st_mode
-
-
-def test_check_output_changes_nothing(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "old.NPZ").write_bytes(b"old")
-    assert check_output("out.npz") == (tmp_path / "out.npz").resolve()
-    check_output(tmp_path / "old.NPZ")
-    assert os.listdir(tmp_path) == ["old.NPZ"] and (tmp_path / "old.NPZ").read_bytes() == b"old"
 
 
 @pytest.mark.parametrize(
@@ -123,48 +102,23 @@ def test_bad_targets(tmp_path, name, message):
     (tmp_path / "folder.npz").mkdir()
     (tmp_path / "file.txt").touch()
     with pytest.raises(ConfigError, match=message) as caught:
-        check_output(tmp_path / name)
-    assert str(tmp_path / name) in str(caught.value) and sorted(os.listdir(tmp_path)) == ["file.txt", "folder.npz"]
+        parse_format(tmp_path / name), resolve(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
 
 
-def test_the_longest_path(tmp_path):
-    folder = tmp_path
-    while len(os.fsencode(folder)) < 450:
-        folder /= "d" * min(100, 469 - len(os.fsencode(folder)) - 1)
-    folder.mkdir(parents=True)
-    more = 500 - len(os.fsencode(folder / ".npz.journal" / "state.sqlite"))
-    with Recorder(check_output(folder / f"{'x' * more}.npz"), {"format": "npz", "pool": "mean"}, 4) as recorder:
-        recorder.begin()
-        recorder.commit()
-    with pytest.raises(ConfigError, match="npz: 1 bytes too long for the database beside it; choose a folder with a"):
-        check_output(folder / f"{'x' * (more + 1)}.npz")
-
-
-@needs_permissions
-def test_read_only_folder(tmp_path):
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="permissions do not bind this user")
+def test_a_folder_that_takes_no_file(tmp_path):
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(ConfigError, match="Permission denied"):
-            check_output(tmp_path / "out.npz")
+            resolve(tmp_path / "out.npz", writable=True)
     finally:
         tmp_path.chmod(0o700)
-
-
-@pytest.mark.skipif(not os.path.isdir("/proc"), reason="needs a folder that takes no file of any user")
-def test_a_dry_run_asks_for_no_folder_that_can_be_written():
-    with pytest.raises(ConfigError, match="cannot be written"):
-        check_output("/proc/out.npz")
-    assert str(check_output("/proc/out.npz", dry_run=True)) == "/proc/out.npz"
 
 
 def save(path, **arrays):
     with open(path, "wb") as file:
         np.savez(file, **arrays)
-
-
-def write_other_zip(path):
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("a.txt", "a")
 
 
 @pytest.mark.parametrize(
@@ -177,18 +131,31 @@ def write_other_zip(path):
         lambda path: path.write_bytes(b"\x93NUMPY broken"),
         lambda path: path.write_bytes(b"PAR1 broken"),
         lambda path: path.write_bytes(b"{broken"),
-        write_other_zip,
         lambda path: save(path, embeddings=np.zeros((1, 2))),
         lambda path: save(path, **{key: np.array([{}], dtype=object) for key in KEYS}),
         lambda path: save(path, **{key: np.zeros(1) for key in KEYS}),
         lambda path: path.mkdir(),
     ],
-    ids=["missing", "empty", "text", "zip", "npy", "parquet", "jsonl", "other", "keys", "pickle", "settings", "folder"],
+    ids=["missing", "empty", "text", "zip", "npy", "parquet", "jsonl", "keys", "pickle", "settings", "folder"],
 )
 def test_reading_something_else(tmp_path, make):
     make(tmp_path / "in.npz")
     with pytest.raises(ConfigError, match=r"in\.npz: not embeddings .*; write them with mtslvr-embed"):
         read_table(tmp_path / "in.npz")
+
+
+def test_an_npy_that_is_replaced_while_it_is_read_gives_no_rows_under_other_names(tmp_path, monkeypatch):
+    write(tmp_path / "out.npy", 2)
+    load = np.load
+
+    def load_late(path, **how):
+        found = load(path, **how)
+        write(path, 3)
+        return found
+
+    monkeypatch.setattr(np, "load", load_late)
+    with pytest.raises(ConfigError, match=r"out\.npy: .*replaced by another output while it was read; read it again"):
+        read_table(tmp_path / "out.npy")
 
 
 def test_another_type_than_a_path_is_named():

@@ -264,7 +264,6 @@ def training_settings(run: Run) -> dict[str, str]:
         else "none",
         "weight of augmentation prediction (lambda)": f"{config.augmentation_weight:g}"
         + (", on one of two views" if config.augmentation_weight and config.predicted_views == 1 else ""),
-        "augmentation prediction": config.prediction,
         "views of a clip": "2, each of its own crop" if config.crops == 2 else "2, of one crop",
         "background": f"another clip in {100 * config.mix_probability:g}% of the views, {config.mix_snr_db[0]:g} to "
         f"{config.mix_snr_db[1]:g} dB below"

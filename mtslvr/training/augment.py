@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -155,25 +154,6 @@ def labels_from_order(order: Tensor) -> Tensor:
     """(B, K) float32: 1 where a transformation occurs in `order` (B, K), whatever its place."""
     labels = torch.zeros(len(order), order.shape[1] + 1)
     return labels.scatter_(1, order.cpu() + 1, 1.0)[:, 1:]  # column 0 takes the -1
-
-
-def strengths(order: Tensor, parameters: AugmentParameters, length: int, config: AugmentConfig) -> Tensor:
-    """How much of each transformation views of `length` samples got: (B, K), about -1 to 1, 0 where it is absent."""
-    p, (low, high) = parameters, config.snr_db
-    semitones = p.pitch_semitones / max(config.pitch_semitones, 1e-6)
-    if config.pitch is Pitch.PUBLISHED_RATIOS:
-        semitones = torch.tensor([math.log2(up / down) for up, down in vocoder.PITCH_RATIOS])[p.pitch_index]
-    found = {
-        "pitch_shift": semitones,
-        "fade": (p.fade_in + p.fade_out) / (2 * max(1, config.fade_fraction * length)),
-        "white_noise": (high + 6 - p.white_snr_db) / (high + 6 - low),
-        "mixed_noise": (high + 6 - p.mixed_snr_db) / (high + 6 - low),
-        "time_stretch": p.stretch_rate.log2(),
-        "time_masking": p.mask_u1,
-        "time_shift": p.shift / max(1, config.shift_fraction * length),
-    }
-    columns = torch.stack([found[name].float() for name in config.transformations], dim=1)
-    return columns * labels_from_order(order)
 
 
 def draw_parameters(generator: torch.Generator, batch: int, length: int, config: AugmentConfig) -> AugmentParameters:

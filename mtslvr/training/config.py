@@ -14,11 +14,11 @@ from .augment import AugmentConfig, Pitch, check_ranges
 
 CHOICES = {
     "contrastive": ("simclr", "simsiam", "none"),
-    "prediction": ("presence", "difference"),
     "optimizer": ("adamw", "adam"),
     "dtype": ("auto", "bfloat16", "float32"),
 }
-IGNORED = {"sync_batch_norm"}  # of configs that 0.2 wrote: training in several processes is gone
+# Settings that earlier versions wrote, with the values that change nothing.
+GONE: dict[str, tuple[Any, ...]] = {"sync_batch_norm": (False, True), "prediction": ("presence",)}
 
 
 def own_augmentations(**changes: Any) -> AugmentConfig:
@@ -95,9 +95,6 @@ class TrainConfig:
     augment: AugmentConfig = field(default_factory=own_augmentations)  # the seven transformations
     contrastive: str = "simclr"  # or "simsiam"; "none" is augmentation prediction only
     augmentation_weight: float = 1.0  # lambda of the joint loss; 0 is the contrastive objective only
-    # What is read from the variant embedding: the "presence" of transformations, which both views of a clip share as
-    # published, or the "difference": each view has its own, and how much more of each has the first?
-    prediction: str = "presence"
     predicted_views: int = 1  # 2 as published; with 1 the variant path sees half as many views and a step is shorter
     temperature: float = 0.4  # of NT-Xent; the published 0.07 pushes other clips of the same kind away
     crops: int = 2  # each view has a crop of its own; 1 takes both from the same, as published
@@ -151,8 +148,6 @@ class TrainConfig:
             )
         if self.patience and not self.validate_every:
             raise ConfigError(f"patience={self.patience}: waits for validation; set validate_every and its fraction")
-        if self.prediction == "difference" and self.predicted_views == 1:
-            raise ConfigError("prediction='difference': compares both views; set predicted_views to 2")
         if self.augment.sample_rate != self.encoder.frontend.sample_rate:
             raise ConfigError(
                 f"augment.sample_rate={self.augment.sample_rate}: must equal the encoder's "
@@ -183,7 +178,7 @@ class TrainConfig:
             ConfigError: unknown key or a value outside its range.
         """
         _check_object(data)
-        values = {key: value for key, value in data.items() if key not in IGNORED}
+        values = {key: value for key, value in data.items() if value not in GONE.get(key, ())}
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
             told = ", ".join(map(repr, unknown))

@@ -1,4 +1,4 @@
-"""The three losses of MT-SLVR, and one on differences between views; next module: `objective`."""
+"""The three losses of MT-SLVR; next module: `objective`."""
 
 from __future__ import annotations
 
@@ -46,12 +46,3 @@ def augmentation_loss(logits: Tensor, augmentation_labels: Tensor) -> Tensor:
         Heggan et al. 2023, MT-SLVR, https://arxiv.org/abs/2305.17191
     """
     return F.binary_cross_entropy_with_logits(logits.float(), augmentation_labels.float())
-
-
-def difference_loss(predicted: Tensor, targets: Tensor) -> Tensor:
-    """Mean squared error of the predicted differences (B, K) between two views' transformations, see `strengths`.
-
-    Source:
-        Lee et al. 2021, AugSelf, https://arxiv.org/abs/2111.09613
-    """
-    return F.mse_loss(predicted.float(), targets.float())

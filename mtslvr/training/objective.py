@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..nn.encoder import Embeddings, Encoder, exact_float32
 from .config import TrainConfig
-from .losses import augmentation_loss, difference_loss, nt_xent_loss, simsiam_loss
+from .losses import augmentation_loss, nt_xent_loss, simsiam_loss
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,7 @@ class Objective(nn.Module):
         make = projectors.get(config.contrastive)
         self.projector = None if make is None else make(dim)
         self.predictor = simsiam_predictor() if config.contrastive == "simsiam" else None
-        read = 2 * dim if config.prediction == "difference" else dim
-        self.augmentation_head = augmentation_head(read, labels) if config.augmentation_weight else None
+        self.augmentation_head = augmentation_head(dim, labels) if config.augmentation_weight else None
 
     def forward(self, views: Tensor, targets: Tensor) -> Losses:
         """The losses of one batch.
@@ -94,8 +93,6 @@ class Objective(nn.Module):
         """How wrong the augmentation head is on the variant embeddings (`predicted_views`, B, D)."""
         if self.augmentation_head is None:
             return variant.new_zeros((), dtype=torch.float32)
-        if self.config.prediction == "difference":
-            return difference_loss(self.augmentation_head(torch.cat([variant[0], variant[1]], dim=1)), targets)
         return augmentation_loss(self.augmentation_head(variant.flatten(0, 1)), targets.repeat(len(variant), 1))
 
 

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from ..config import Normalization
 from ..errors import TrainingError
 from ..nn.frontend import standardize
-from .augment import augment, draw_parameters, draw_selection, labels_from_order, strengths
+from .augment import augment, draw_parameters, draw_selection, labels_from_order
 from .config import TrainConfig
 from .data import PackedClips
 
@@ -30,9 +30,7 @@ class Batch:
     """One step's input."""
 
     views: Tensor  # (2, B, crop_length) float32: two augmented views of each of B clips
-    # (B, K) float32: which of the K transformations both views had, or with prediction="difference" by how much more
-    # the first view had of each.
-    targets: Tensor
+    targets: Tensor  # (B, K) float32: which of the K transformations both views had
 
     def to(self, device: torch.device) -> Batch:
         """On another device."""
@@ -84,17 +82,14 @@ class StepBatches(Dataset[Batch]):
     def augmented(self, crops: Tensor, generator: torch.Generator) -> Batch:
         """Two views of each clip from its crops (2, B, N), which may be the same.
 
-        Nothing but the clip and, where their presence is predicted, the kinds of its transformations is common to both
-        views: whatever else they shared would tell them from all others.
+        Nothing but the clip and the kinds of its transformations is common to both views: whatever else they shared
+        would tell them from all others.
         """
         config, count, length = self.config.augment, crops.shape[1], crops.shape[2]
         if self.config.mix_probability:
             how = self.config.mix_probability, self.config.mix_snr_db
             crops = torch.stack([mix(crop, generator, *how) for crop in crops])
-        differences = self.config.prediction == "difference"
-        order = draw_selection(generator, 2 * count if differences else count, config)
-        if not differences:
-            order = order.repeat(2, 1)
+        order = draw_selection(generator, count, config).repeat(2, 1)
         parameters = draw_parameters(generator, 2 * count, length, config)
         curves = self.config.equalizer_db * torch.randn(2 * count, EQUALIZER_WAVES, generator=generator)
         views = augment(crops.flatten(0, 1), order, parameters, config)
@@ -102,12 +97,7 @@ class StepBatches(Dataset[Batch]):
             views = equalize(views, curves, config.sample_rate)
         if self.config.encoder.normalization in (Normalization.WINDOW, Normalization.FILE):
             views = standardize(views)  # as at use: a level would betray noise and fades
-        if differences:
-            first, second = strengths(order, parameters, length, config).chunk(2)
-            targets = first - second
-        else:
-            targets = labels_from_order(order[:count])
-        return Batch(views.view(2, count, length), targets.to(self.device))
+        return Batch(views.view(2, count, length), labels_from_order(order[:count]).to(self.device))
 
     def crops(self, clips: IntArray, generator: torch.Generator) -> Tensor:
         """(B, crop_length) float32: a random crop of each clip, normalised; a short clip repeats."""

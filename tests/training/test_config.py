@@ -33,7 +33,6 @@ def test_config_round_trips_through_json_and_refuses_unknown_keys():
         ({"contrastive": "moco"}, "contrastive='moco': unknown; use one of simclr, simsiam, none"),
         ({"validate_every": 5}, "validate_every=5 with validation_fraction=0.0: set both"),
         ({"patience": 3}, "patience=3: waits for validation; set validate_every"),
-        ({"prediction": "difference", "predicted_views": 1}, "compares both views; set predicted_views to 2"),
         ({"mix_probability": 1.5}, "mix_probability=1.5: must be a number from 0.0 to 1.0"),
         ({"contrastive": "none", "augmentation_weight": 0.0}, "nothing to train"),
     ],

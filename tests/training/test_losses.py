@@ -187,12 +187,3 @@ def test_autocast_leaves_the_contrastive_loss_in_float32():
     with torch.autocast("cpu", torch.bfloat16):
         found = nt_xent_loss(z, z + 2 * noise, 0.05)
     torch.testing.assert_close(found, exact, rtol=1e-6, atol=1e-7)
-
-
-def test_differences_are_told_from_both_variant_embeddings():
-    objective = Objective(published_objective(INFO["mtl"]["cases"][5]).encoder, config(prediction="difference"))
-    objective.augmentation_head = torch.nn.Linear(1000, 7, bias=False)
-    variant = torch.randn(2, 4, 500)
-    predicted = torch.cat([variant[0], variant[1]], dim=1) @ objective.augmentation_head.weight.T
-    assert objective.predictive_loss(variant, predicted).item() == pytest.approx(0.0, abs=1e-6)
-    assert objective.predictive_loss(variant, predicted + 2).item() == pytest.approx(4.0, rel=1e-4)

@@ -64,11 +64,7 @@ class Phase(str, enum.Enum):
 
 
 def parse_enum(kind: type[E], value: object, name: str) -> E:
-    """The member of `kind` that `value` names.
-
-    Raises:
-        ConfigError: unknown value; the message lists the valid ones.
-    """
+    """The member of `kind` that `value` names; a ConfigError that lists the valid ones where it names none."""
     try:
         return kind(value)
     except ValueError:
@@ -108,22 +104,16 @@ class FrontendConfig:
         _require(self.channels in (1, 3), "frontend.channels", self.channels, "1 or 3")
         _require(0 < self.epsilon < 1, "frontend.epsilon", self.epsilon, "in (0, 1)")
         nyquist = self.sample_rate / 2
-        fits = 0 <= self.f_min < self.f_max <= nyquist
-        said = f"0 <= f_min < f_max <= {nyquist:g} Hz"
-        _require(fits, "frontend.f_min, f_max", (self.f_min, self.f_max), said)
+        band, said = (self.f_min, self.f_max), f"0 <= f_min < f_max <= {nyquist:g} Hz"
+        _require(0 <= self.f_min < self.f_max <= nyquist, "frontend.f_min, f_max", band, said)
 
 
 @dataclass(frozen=True)
 class Rows:
     """Which rows, of low frequencies first, of the last two stages a path's features are maxima over time of.
 
-    With the default front end stage 3 has 8 rows and stage 4 has 4; a pair is the first row and the one after the last,
-    and two equal numbers are none.
-
-    Attributes:
-        layer3: rows of 256 numbers each.
-        layer4: rows of 512 numbers each.
-        means: also the means over time of the same rows.
+    With the default front end stage 3 has 8 rows of 256 numbers each and stage 4 has 4 of 512; a pair is the first row
+    and the one after the last, and two equal numbers are none. With `means` also the means over time of the same rows.
     """
 
     layer3: tuple[int, int] = (0, 0)
@@ -146,18 +136,13 @@ class Rows:
 
     @classmethod
     def parse(cls, text: str) -> Rows:
-        """Rows from text such as "layer3=2:4,layer4=1:3" or "layer4=0:4,means".
-
-        Raises:
-            ConfigError: another form, or see the class.
-        """
+        """Rows from text such as "layer3=2:4,layer4=1:3" or "layer4=0:4,means"."""
         parts = [part.strip() for part in text.split(",")]
-        means = "means" in parts
         found = [re.fullmatch(r"(layer[34])=(\d+):(\d+)", part) for part in parts if part != "means"]
         pairs = {match[1]: (int(match[2]), int(match[3])) for match in found if match is not None}
         if len(pairs) != len(found):
             raise ConfigError(f"rows={text!r}: expected a text such as 'layer3=2:4,layer4=1:3'")
-        return cls(**pairs, means=means)
+        return cls(**pairs, means="means" in parts)
 
 
 @dataclass(frozen=True)
@@ -199,8 +184,7 @@ class EncoderConfig:
         for name, single in (("tasks", (AdapterKind.NONE, AdapterKind.SPLIT)), ("heads", (AdapterKind.NONE,))):
             value = getattr(self, name)
             _require(value == 1 or self.adapter not in single, name, value, said)
-        two = self.tasks == self.heads == 2
-        statistics = self.spectral_statistics
+        two, statistics = self.tasks == self.heads == 2, self.spectral_statistics
         _require(two or not statistics, "spectral_statistics", statistics, "false without two tasks and two heads")
         _require(0.1 <= self.window_seconds <= 600, "window_seconds", self.window_seconds, "0.1 to 600")
         _require(self.global_std > 0, "global_std", self.global_std, "positive")
@@ -212,8 +196,7 @@ class EncoderConfig:
     def _check_size(self) -> None:
         """Each setting is in its range, and together they could still ask for terabytes of STFT and stem's output."""
         front = self.frontend
-        frames = 1 + self.window_length // front.hop_length
-        numbers = frames * (front.n_fft + 16 * front.n_mels)
+        numbers = (1 + self.window_length // front.hop_length) * (front.n_fft + 16 * front.n_mels)
         values = (self.window_seconds, front.sample_rate, front.hop_length, front.n_fft, front.n_mels)
         said = f"so small that a window takes {_LARGEST_WINDOW} numbers at most, not {numbers}"
         name = "window_seconds, frontend.(sample_rate, hop_length, n_fft, n_mels)"
@@ -261,12 +244,8 @@ class EncoderConfig:
         return {Features.INVARIANT: widths[0], Features.VARIANT: widths[-1], Features.CONCAT: sum(widths)}[features]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; the inverse of `from_dict`."""
-
-        def plain(items: list[tuple[str, Any]]) -> dict[str, Any]:
-            return {name: value.value if isinstance(value, enum.Enum) else value for name, value in items}
-
-        return dataclasses.asdict(self, dict_factory=plain)
+        """Plain JSON types, enums as their values; the inverse of `from_dict`."""
+        return dataclasses.asdict(self, dict_factory=lambda items: {k: getattr(v, "value", v) for k, v in items})
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> EncoderConfig:
@@ -275,9 +254,7 @@ class EncoderConfig:
         Raises:
             ConfigError: an unknown key, a missing `format_version`, or a value outside its range.
         """
-        if not isinstance(data, Mapping):
-            raise ConfigError(f"config: expected an object, got {type(data).__name__}")
-        if "format_version" not in data:
+        if not isinstance(data, Mapping) or "format_version" not in data:
             raise ConfigError("config: no key 'format_version'; this is not an mtslvr config.json")
         return _build(cls, data)
 

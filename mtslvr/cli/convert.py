@@ -32,15 +32,14 @@ def convert_command(
 
     from ..config import Normalization
     from ..errors import ConfigError
-    from ..models.official import convert_official, parse_official_name
+    from ..models.official import convert_official
 
     if (global_mean is None) != (global_std is None):
         raise ConfigError("--global-mean and --global-std belong together; give both or neither")
     statistics = None if global_mean is None or global_std is None else (global_mean, global_std)
     encoder = convert_official(checkpoint, normalization=Normalization(normalization), statistics=statistics)
     # Full precision: rounding to float16 would move the published embeddings.
-    card = model_card(checkpoint.name, parse_official_name(checkpoint.name))
-    encoder.save(out_dir, dtype=torch.float32, card=card)
+    encoder.save(out_dir, dtype=torch.float32, card=model_card(checkpoint.name))
     config = encoder.config
     click.echo(
         f"{out_dir}: adapter {config.adapter.value}, {config.frontend.channels} channels, {config.heads} heads of "
@@ -48,9 +47,8 @@ def convert_command(
     )
 
 
-def model_card(name: str, facts: dict[str, str]) -> str:
+def model_card(name: str) -> str:
     """README.md of a converted checkpoint."""
-    lines = "\n".join(f"- {key}: {value}" for key, value in facts.items()) or "- the file name tells nothing"
     return f"""---
 library_name: mtslvr
 pipeline_tag: feature-extraction
@@ -58,7 +56,4 @@ pipeline_tag: feature-extraction
 # {name}, converted
 
 Converted locally from an official MT-SLVR checkpoint, which carries no licence: for your own use.
-From its file name:
-
-{lines}
 """

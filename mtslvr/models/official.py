@@ -1,4 +1,4 @@
-"""An official .pt checkpoint, a bare state dict of the backbone, to an encoder; facts are in its file name."""
+"""An official .pt checkpoint, a bare state dict of the backbone, to an encoder."""
 
 from __future__ import annotations
 
@@ -19,13 +19,7 @@ from ..errors import CheckpointError, ConfigError, one_line
 from ..nn.encoder import Encoder
 from .checkpoint import LARGEST_WEIGHTS, build
 
-_NAME = re.compile(
-    r"^(?P<data>AS_BAL|FSD50K)_(?P<contrastive>simsiam|simclrv1|cpc)_(?P<predictive>trans|param)"
-    r"_(?P<weight>[0-9e_-]+?)_(?P<adapter>None|split|bn|series|parallel)_(?P<dims>[12])_(?P<channels>[13])"
-    r"_(?P<excluded>(?:[a-z]+(?:_[a-z]+)*__)*)_(?P<batch>[0-9]+)_(?P<rate>[0-9_]+(?:e-[0-9]+)?)"
-    r"_(?P<time>[0-9]{8}-[0-9]{6})(?:\.pt)?$"
-)
-# Mean and standard deviation of the training waveforms, by data set.
+# Mean and standard deviation of the training waveforms, by the data set, with which the names of files begin.
 _GLOBAL_STATISTICS = {"AS_BAL": (-0.00029522, 0.11652075), "FSD50K": (-4.8055477e-05, 0.068482772)}
 
 # Official names to ours, one substitution after the other.
@@ -49,12 +43,6 @@ _RENAMED = [
         (r"\.bns\.(\d)\.(?:1\.)?", r".norms.\1."),
     )
 ]
-
-
-def parse_official_name(name: str) -> dict[str, str]:
-    """The facts in the file name of an official checkpoint; empty where it has another form."""
-    match = _NAME.match(name)
-    return {k: v for k, v in match.groupdict().items() if v} if match else {}
 
 
 def official_config(state: Mapping[str, Tensor]) -> EncoderConfig:
@@ -123,7 +111,8 @@ def convert_official(
         config = official_config(state)
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from None
-    statistics = statistics or _GLOBAL_STATISTICS.get(parse_official_name(source.name).get("data", ""))
+    known = (values for data, values in _GLOBAL_STATISTICS.items() if source.name.startswith(f"{data}_"))
+    statistics = statistics or next(known, None)
     if normalization is Normalization.GLOBAL and statistics is None:
         raise ConfigError(
             f"{source.name}: normalization 'global' needs the mean and standard deviation of the training waveforms, "

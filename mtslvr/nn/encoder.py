@@ -235,9 +235,8 @@ class Encoder(nn.Module):
             ConfigError: `train()` of a folded encoder; a mode that the module around one passes on is taken.
         """
         if mode is None and self.folded:
-            raise ConfigError(
-                "this encoder is folded, so it cannot be trained; load it with mtslvr.load(..., fold=False)"
-            )
+            said = "load it with mtslvr.load(..., fold=False)"
+            raise ConfigError(f"this encoder is folded, so it cannot be trained; {said}")
         return super().train(mode is None or mode)
 
     def fold(self) -> Encoder:

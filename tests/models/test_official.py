@@ -104,28 +104,13 @@ def test_an_unknown_official_key_is_named(tmp_path, bn_state):
 # The file name
 
 
-def test_parse_official_names():
-    published = official.parse_official_name(PUBLISHED)
-    assert published == {
-        "data": "AS_BAL", "contrastive": "simsiam", "predictive": "trans", "weight": "1_0", "adapter": "parallel",
-        "dims": "2", "channels": "3", "batch": "100", "rate": "5e-05", "time": "21022023-145537",
-    }  # fmt: skip
-    begin, end = "FSD50K_simclrv1_trans", "01122022-000000"
-    split = official.parse_official_name(f"{begin}_5e-05_split_1_1__64_5e-05_{end}")
-    assert (split["data"], split["contrastive"], split["weight"], split["dims"]) == ("FSD50K", "simclrv1", "5e-05", "1")
-    excluding = official.parse_official_name(f"{begin}_1_0_series_2_3_fade__pitch_shift___100_5e-05_{end}")
-    assert excluding["excluded"] == "fade__pitch_shift__" and "excluded" not in split
-    for name in ("model.pt", "AS_BAL_simclrv1_2_3__100_5e-05_21022023-145537.pt"):
-        assert official.parse_official_name(name) == {}
-
-
-def test_the_tensors_count_and_the_card_has_what_the_name_says(tmp_path, bn_state):
+def test_the_tensors_count_and_the_card_has_the_name(tmp_path, bn_state):
     torch.save(bn_state(), tmp_path / PUBLISHED)
     result = invoke(tmp_path / PUBLISHED, tmp_path / "out")
     assert result.exit_code == 0
     assert "adapter bn, 3 channels, 1 heads of 1000, normalization window" in result.stdout
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "- contrastive: simsiam" in card and "no licence" in card
+    assert f"# {PUBLISHED}, converted" in card and "no licence" in card
 
 
 def test_global_statistics_come_from_the_name_or_the_caller(tmp_path, bn_state):

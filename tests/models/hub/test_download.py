@@ -109,6 +109,7 @@ def test_not_in_the_cache(hub, worker, offline_worker, files, cache):
 
 @pytest.mark.slow
 def test_a_hub_that_does_not_answer_fails_within_seconds(hub, worker):
+    worker.refused(REPO)  # its process has begun
     began = time.monotonic()
     with hub.down(), socket.create_server(("127.0.0.1", hub.port)):
         worker.refused(REPO, f"{REPO}@main", "cannot be reached (", "Timeout", *remedies(REPO))

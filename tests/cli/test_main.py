@@ -179,7 +179,8 @@ def test_pack_then_train_a_system_in_the_published_recipe(labelled, tmp_path):
     (labelled / "broken.wav").unlink()
     assert packed.exit_code == 0 and "broken.wav" in packed.output and "1 file left out" in packed.output
     assert "standard deviation 0." in packed.output
-    (tmp_path / "c.json").write_text(json.dumps({"heads": None}))
+    kept_out = {"heads": None, "validate_every": 0, "validation_fraction": 0.0, "patience": 0}
+    (tmp_path / "c.json").write_text(json.dumps(kept_out))
     options = ["--steps", 2, "--batch-size", 4, "--crop-seconds", 0.3, "--dtype", "float32", "--workers", 0]
     options += ["--config", tmp_path / "c.json", "--recipe", "published", "--contrastive", "simsiam"]
     train = ["train", "--data", tmp_path / "packed", "--out", tmp_path / "run", *options, "--system", "mt-bn"]

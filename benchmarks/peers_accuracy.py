@@ -230,12 +230,14 @@ def table(record: dict[str, Any], sets: Sequence[str]) -> str:
     for name, row in record.items():
         cells = [" / ".join(cell(row["sets"][s][str(n)]) for n in SHOTS) if s in row["sets"] else "-" for s in sets]
         lines.append([name, str(row["width"]), *cells])
+        on: dict[str, list[str]] = {}
         for s, found in row["sets"].items():
-            where.setdefault(found.get("measured", "not noted"), {}).setdefault(
-                f"{name} ({row['versions']})", []
-            ).append(s)
+            on.setdefault(found.get("measured", "Earlier, on a machine that was not noted"), []).append(s)
+        for at, measured_sets in on.items():
+            what = row["versions"] + ("" if len(on) == 1 else ", on " + " and ".join(measured_sets))
+            where.setdefault(at, {}).setdefault(what, []).append(name)
     measured = [
-        f"- {at}: {'; '.join(name + ' on ' + ', '.join(on) for name, on in rows.items())}."
+        f"- {at}: {'; '.join(', '.join(names) + f' ({what})' for what, names in rows.items())}."
         for at, rows in where.items()
     ]
     return PAGE.format(

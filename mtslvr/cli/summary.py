@@ -267,5 +267,5 @@ class Report:
             self.inform(f"rows of {kept} are kept (--overwrite leaves them out)")
         if summary.above_half:
             half = settings["encoder"]["frontend"]["sample_rate"] / 2000
-            loud = f"{counted(summary.above_half, 'file')} with sound above {half:g} kHz"
-            self.inform(f"{loud}, which the encoder does not hear: embeddings tell nothing of it")
+            loud = counted(summary.above_half, "file")
+            self.inform(f"{loud} with sound above {half:g} kHz, which the encoder does not hear")

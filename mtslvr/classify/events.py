@@ -88,12 +88,12 @@ def _outdone(scores: npt.NDArray[np.float32], spans: npt.NDArray[np.float64]) ->
     """Which windows (k,) share half of their length with one that has a higher score (k, C), of another class."""
     outdone = np.zeros(len(scores), dtype=bool)
     best, kind = scores.max(axis=1, initial=0), scores.argmax(axis=1)
+    length = np.diff(spans)[:, 0]
     for step in range(1, len(scores)):
-        shared = spans[:-step, 1] - spans[step:, 0]
-        length = np.minimum(*(np.diff(part)[:, 0] for part in (spans[:-step], spans[step:])))
-        rivals = (2 * shared >= length - 1e-6) & (kind[step:] != kind[:-step])
-        if not (2 * shared >= length - 1e-6).any():
+        shared = 2 * (spans[:-step, 1] - spans[step:, 0]) >= np.minimum(length[:-step], length[step:]) - 1e-6
+        if not shared.any():
             break
+        rivals = shared & (kind[step:] != kind[:-step])
         outdone[:-step] |= rivals & (best[step:] > best[:-step])
         outdone[step:] |= rivals & (best[:-step] > best[step:])
     return outdone

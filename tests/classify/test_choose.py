@@ -72,6 +72,20 @@ def test_a_row_far_from_all_examples_is_none_of_the_classes(first):
     assert classifier.probabilities(opposite, reject=False)[:, :positive].any()
 
 
+def test_sounds_of_another_kind_are_none_of_the_classes():
+    classifier = Classifier.fit(*table())
+    known, other = (table(seed=1)[0].embeddings.copy() for _ in range(2))
+    other[:, :8] = np.roll(other[:, :8], 4, axis=1)  # what tells the classes is elsewhere
+    assert classifier.probabilities(known).any(axis=1).mean() > 0.8
+    assert classifier.probabilities(other).any(axis=1).mean() < 0.3
+
+
+def test_every_example_is_held_out_whose_class_has_another_recording():
+    rows, labels = table(n=41)
+    labels = ["rare" if i in (0, 20) else "alone" if i == 40 else label for i, label in enumerate(labels)]
+    assert sum(map(sum, Classifier.choose(rows, labels)["confusion"])) == 40
+
+
 def test_negative_examples_are_no_class_to_label():
     rows, labels = table()
     for name in ("Background", "_noise"):

@@ -7,6 +7,7 @@ import io
 import math
 import os
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -117,6 +118,16 @@ def _ends_in(path: PurePath, parts: Sequence[str]) -> bool:
     return any(whole.parts[-len(parts) :] == tuple(parts) for whole in (path, path.with_suffix("")))
 
 
+def is_track_or_selections(table: Path) -> bool:
+    """Whether a file is a label track or a selection table, by its first line: these lie beside their recordings."""
+    try:
+        with open(table, encoding="utf-8-sig") as file:
+            first = file.readline(1000)
+    except (OSError, UnicodeDecodeError):
+        return False
+    return _is_track(first) or (RAVEN_BEGIN in first and "\t" in first)
+
+
 def _is_track(line: str) -> bool:
     parts = line.split("\t")
     try:
@@ -139,7 +150,7 @@ def _table_rows(path: Path, text: str, elsewhere: Elsewhere) -> Iterator[Label]:
     if missing:
         has = ", ".join(map(repr, names)) or "none"
         raise ConfigError(f"{path}: its columns are {has}: no column for {', and none for '.join(missing)}")
-    start, end = _time_columns(path, names, {file, label})
+    start, end = _time_columns(path, names, {file, label, scored})
     alone = None if file else _recording_of(path, elsewhere)
     for row in rows:
         numbers = [row.get(name or "") or None for name in (start, end, scored, RAVEN_OFFSET)]
@@ -154,20 +165,26 @@ def _column(names: Sequence[str], known: Sequence[str]) -> str | None:
     return next((lower[name] for name in known if name in lower), None)
 
 
-def _time_columns(path: Path, names: Sequence[str], others: Collection[str | None]) -> list[str | None]:
+def _time_columns(path: Path, names: Sequence[str], used: Collection[str | None]) -> list[str | None]:
     """The columns of start and end; None for one that is not there.
 
     Raises:
         ConfigError: one is not there, and another column may be it.
     """
-    left = [name for name in names if name not in others]
+    left = [name for name in names if name not in used]
     times = [next((x for x in left if known.fullmatch(x.lower())), None) for known in (_START, _END)]
-    perhaps = [name for name in left if name not in times and _PERHAPS_TIME.search(name.lower())]
-    if perhaps and not all(times):
+    others = [name for name in left if name not in times]
+    perhaps = [name for name in others if _PERHAPS_TIME.search(name.lower())]
+    told = ", ".join(map(repr, perhaps or others))
+    if not all(times) and (any(times) or perhaps):
+        lacking = " and ".join(what for what, name in zip(("start", "end"), times, strict=True) if name is None)
+        among = f" among {told}" if told else ""
         raise ConfigError(
-            f"{path}: {', '.join(map(repr, perhaps))} may be times, and are not known; name the columns of times "
-            "'start' and 'end', in seconds, or take the others out to have whole recordings"
+            f"{path}: no column is known as its {lacking}{among}; name the columns of times 'start' and 'end', in "
+            "seconds, or take them out to have whole recordings"
         )
+    if told and not any(times):
+        warnings.warn(f"{path}: has no start and end, so whole recordings are meant; not used: {told}", stacklevel=2)
     return times
 
 

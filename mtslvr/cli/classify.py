@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import ConfigError
-from .common import Command, choice, echo
+from .common import Command, counted, echo, embedding_options
 from .learn import from_audio, from_table, learn
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ examples, 3 weights unavailable, 4 no audio found, 130 interrupted (the same com
     "stored",
     type=_PATH,
     metavar="FILE",
-    help="Where the windows' embeddings are kept for the next call.  [default: OUT.embeddings.npy]",
+    help="Where the windows' embeddings are kept.  [default: OUT.embeddings.npy, or another such file beside it that "
+    "has all RECORDINGS]",
 )
 @click.option(
     "--audio",
@@ -67,11 +68,8 @@ examples, 3 weights unavailable, 4 no audio found, 130 interrupted (the same com
     metavar="DIR",
     help="Where the recordings of an embeddings file are now.  [default: where they were embedded]",
 )
-@click.option("--model", help="Bundled name, checkpoint folder or hub id.  [default: the bundled weights]")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
+@embedding_options
 @click.option("--overwrite", is_flag=True, help="Embed everything anew.")
-@choice("--on-error", ["skip", "stop"], "As in mtslvr-embed.")
-@choice("--on-truncated", ["embed", "error"], "As in mtslvr-embed.")
 @click.option("-q", "--quiet", is_flag=True, help="Errors only.")
 def classify_command(**options: Any) -> None:
     """Learn classes of sound from a few labelled EXAMPLES, and label RECORDINGS with start, end, class and score.
@@ -102,6 +100,7 @@ def classify_command(**options: Any) -> None:
         return
     if call.output is None:
         raise click.UsageError("no OUT for the labels; give -o labels.csv")
+    _check_inputs(call)
     call.suggest_to = call.suggest_to or call.output.with_name(f"{call.output.name}.suggestions")
     form = _check_outputs(call)
     classifier, table, path_of, names, failure = (from_table if _is_table(call) else from_audio)(call, form)
@@ -114,8 +113,17 @@ def classify_command(**options: Any) -> None:
 
 
 def _is_table(call: SimpleNamespace) -> bool:
-    [first, *more] = call.recordings
-    return not more and Path(first).suffix.lower() in _TABLES and not os.path.isdir(first)
+    return Path(call.recordings[0]).suffix.lower() in _TABLES and not os.path.isdir(call.recordings[0])
+
+
+def _check_inputs(call: SimpleNamespace) -> None:
+    absent = [x for x in call.recordings if x != "-" and not x.startswith("@") and not os.path.lexists(x)]
+    if not call.examples.exists():
+        named = ", ".join([f"EXAMPLES {str(call.examples)!r}", *(f"RECORDINGS {x!r}" for x in absent)])
+        raise ConfigError(f"{named}: no such file or folder; check the path{'s' if absent else ''}")
+    tables = [x for x in call.recordings if Path(x).suffix.lower() in _TABLES and not os.path.isdir(x)]
+    if tables and len(call.recordings) > 1:
+        raise ConfigError(f"{tables[0]}: an embeddings file among several RECORDINGS; give it alone")
 
 
 def _check_outputs(call: SimpleNamespace) -> LabelFormat:
@@ -138,6 +146,10 @@ def _check_outputs(call: SimpleNamespace) -> LabelFormat:
         raise ConfigError(f"--embeddings {call.stored}: is for audio; the embeddings of RECORDINGS are there already")
     if call.suggest is not None:
         check_folder(call.suggest_to)
+        if any(os.path.realpath(x) in map(str, call.suggest_to.resolve().parents) for x in call.recordings):
+            raise ConfigError(
+                f"{call.suggest_to}: is within RECORDINGS, whose part it would be next time; give --suggest-to"
+            )
         if any(call.suggest_to.glob("*.wav")):
             raise ConfigError(
                 f"{call.suggest_to}: has clips already; move them to their classes or away, or give --suggest-to"
@@ -159,10 +171,13 @@ def _write(call: SimpleNamespace, form: LabelFormat, found: Found, classifier: C
 
     if call.per_file:
         write_rows(call.output, form, *file_rows(found, call.top_k))
-        say(f"{len(found.recordings)} rows, one a recording; {call.output} has them")
+        say(f"{counted(len(found.recordings), 'row')}, one a recording; {call.output} has them")
     else:
         write_labels(call.output, form, found.events, found.recordings)
-        say(f"{len(found.events)} events in {len(found.recordings)} recordings; {call.output} has them")
+        events, recordings = counted(len(found.events), "event"), counted(len(found.recordings), "recording")
+        say(f"{events} in {recordings}; {call.output} has them")
+    if not found.events:
+        say("nothing is labelled: lower --threshold, try --no-reject, or give more examples; --report shows the scores")
     if call.page is not None:
         write_file(call.page, page(classifier, found, call.threshold))
         say(f"wrote {call.page}")
@@ -171,4 +186,4 @@ def _write(call: SimpleNamespace, form: LabelFormat, found: Found, classifier: C
         clips = write_clips(spread(found.doubts, call.suggest), by_name, call.suggest_to)
         for clip in clips:
             say(f"  {clip}")
-        say(f"{len(clips)} windows to label are in {call.suggest_to}: move each into its class's folder and run again")
+        say(f"windows to label: {len(clips)}, in {call.suggest_to}; move each into its class's folder and run again")

@@ -34,6 +34,38 @@ def choice(name: str, values: list[str], help: str) -> Callable[[FC], FC]:
     return click.option(name, type=click.Choice(values), default=values[0], show_default=True, help=help)
 
 
+def _channel(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
+
+
+_EMBEDDING = (
+    click.option("--model", help="Bundled name, checkpoint folder or hub id.  [default: the bundled weights]"),
+    click.option(
+        "--channel",
+        type=_channel,
+        metavar="mix|N",
+        help="The mean over channels, or one, counted from 0.  [default: mix]",
+    ),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ..."),
+    click.option(
+        "--dtype",
+        type=click.Choice(["float32", "bfloat16"]),
+        help="bfloat16 is faster where the processor has it, and rounded to 8 bits.  [default: float32]",
+    ),
+    click.option("--batch-size", default=32, show_default=True, help="Windows at once through the encoder."),
+    click.option("--threads", default=2, show_default=True, help="Files decoded side by side."),
+    choice("--on-error", ["skip", "stop"], "Go on after a file that cannot be read, or end there."),
+    choice("--on-truncated", ["embed", "error"], "Embed what is there of a recording cut short, or call it broken."),
+)
+
+
+def embedding_options(command: FC) -> FC:
+    """The options of every command that embeds recordings; channel and dtype are None where they are not given."""
+    for option in reversed(_EMBEDDING):
+        command = option(command)
+    return command
+
+
 def printable(line: str) -> str:
     """The line with control characters, which file names may hold and a terminal would obey, as Python writes them."""
     return line.translate(_CONTROLS)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .common import FORMATS, Command, check_stdout, choice
+from .common import FORMATS, Command, check_stdout, choice, embedding_options
 from .process import embed as main  # noqa: F401  # the program
 from .run import Run, Weights, find_inputs
 from .summary import Report
@@ -36,19 +36,12 @@ Exit codes: 0 every file embedded, 1 some files failed and the rest is written, 
     help="Where to write; - is standard output.",
 )
 @click.option("--format", "form", type=FORMATS, help="[default: the suffix of OUT; jsonl to standard output]")
-@click.option("--model", help="Bundled name, checkpoint folder or hub id.  [default: the bundled weights]")
 @choice("--features", ["concat", "invariant", "variant"], "Both, contrastive, or augmentation-prediction features.")
 @choice("--layer", ["head", "pooled"], "Read after the linear head (500 a task) or before it (512 as published).")
 @click.option("--window", type=float, metavar="SECONDS", help="Length of a window.  [default: the model's, 5]")
 @click.option("--hop", type=float, metavar="SECONDS", help="From one window to the next.  [default: the window]")
-@click.option(
-    "--channel", default="mix", metavar="mix|N", help="The mean over channels, or one, counted from 0.  [default: mix]"
-)
 @choice("--pool", ["mean", "none"], "One row a file (mean over windows) or one row a window.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
-@choice("--dtype", ["float32", "bfloat16"], "bfloat16 is faster where the processor has it, and rounded to 8 bits.")
-@click.option("--batch-size", default=32, show_default=True, help="Windows at once through the encoder.")
-@click.option("--threads", default=2, show_default=True, help="Files decoded side by side.")
+@embedding_options
 @click.option(
     "--shard",
     metavar="I/N",
@@ -57,8 +50,6 @@ Exit codes: 0 every file embedded, 1 some files failed and the rest is written, 
 )
 @choice("--stdin", ["auto", "audio", "list"], "What the input - is; auto tells audio by its first bytes.")
 @click.option("--overwrite", is_flag=True, help="Start anew, whatever an earlier run left.")
-@choice("--on-error", ["skip", "stop"], "Go on after a file that cannot be read, or end there.")
-@choice("--on-truncated", ["embed", "error"], "Embed what is there of a recording cut short, or call it broken.")
 @click.option("--dry-run", is_flag=True, help="List the files that would be embedded, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary; errors only.")
@@ -90,11 +81,11 @@ def embed_command(inputs: tuple[str, ...], output: str, form: str | None, shard:
     chosen = parse_format(output, form)
     target = None if output == STDOUT else resolve(output, writable=not call.dry_run)
     kinds = Features(call.features), Layer(call.layer), Pool(call.pool)
-    excerpt = Excerpt(int(call.channel) if call.channel.isdecimal() else call.channel)
+    excerpt = Excerpt("mix" if call.channel is None else call.channel)
     config = ExtractConfig(*kinds, call.window, call.hop, call.batch_size, call.threads, excerpt=excerpt)
     report = Report(output, target, part, call.on_error, call.dry_run, call.as_json, call.quiet, call.verbose)
     if target is None or call.dry_run or call.as_json:
         check_stdout()
     found = find_inputs(inputs, call.stdin, report)
-    weights = Weights(call.model, call.device, call.dtype)
+    weights = Weights(call.model, call.device, call.dtype or "float32")
     Run(weights, config, chosen, call.overwrite, call.on_truncated == "error", report).start(found)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from ..classify.examples import Examples
     from ..classify.output import LabelFormat
     from ..run.table import EmbeddingTable
+    from .inputs import Inputs
+
+_STORED = {"window": "window_seconds", "hop": "hop_seconds", "channel": "channel", "dtype": "dtype"}
 
 
 class Windows(NamedTuple):
@@ -52,7 +57,7 @@ def from_table(call: SimpleNamespace, form: LabelFormat) -> Windows:
         raise ConfigError(f"{source}: has a row a file; write a row a window with mtslvr-embed --pool none")
     names = list(dict.fromkeys(table.paths))
     check_one_track(call.output, form, len(names))
-    for option in ("window", "hop"):
+    for option in _STORED:
         _check_given(call, option, table.settings, source)
     path_of = _path_of(source, call.audio)
     classifier = learn(call, table.settings, map(path_of, names))
@@ -77,14 +82,22 @@ def from_audio(call: SimpleNamespace, form: LabelFormat) -> Windows:
     inputs = find_inputs(call.recordings, "auto", report)
     check_one_track(call.output, form, len(inputs.files))
     state = None if call.overwrite else read_state(target)
+    if state is not None and state.complete is not None and not target.exists():  # finished, and then deleted
+        state = None
     earlier = {} if state is None else state.settings
     classifier = learn(call, earlier, [str(file.path) for file in inputs.files])
     ours = classifier.settings
     hop = earlier.get("hop_seconds", ours["hop_seconds"]) if call.hop is None else call.hop
     kinds, excerpt = (Features(ours["features"]), Layer(ours["layer"])), Excerpt(ours.get("channel", "mix"))
-    config = ExtractConfig(*kinds, Pool.NONE, ours["window_seconds"], hop, excerpt=excerpt)
-    weights = Weights(call.model or ours["model"], call.device, "float32")
-    classifier.check_settings(weights.describe(weights.find(False), config), ", ".join(call.recordings))
+    sizes = ours["window_seconds"], hop, call.batch_size, call.threads
+    config = ExtractConfig(*kinds, Pool.NONE, *sizes, excerpt=excerpt)
+    weights = Weights(call.model or ours["model"], call.device, call.dtype or earlier.get("dtype", "float32"))
+    settings = weights.describe(weights.find(False), config)
+    classifier.check_settings(settings, ", ".join(call.recordings))
+    if state is None and call.stored is None and not call.overwrite:
+        stored = _embedded_beside(stored, settings, inputs)
+        target = resolve(stored, writable=True)
+        report.output, report.target = str(stored), target
     run = Run(weights, config, stored_form, call.overwrite, call.on_truncated == "error", report)
     failure = None
     try:
@@ -95,6 +108,21 @@ def from_audio(call: SimpleNamespace, form: LabelFormat) -> Windows:
         failure = error
     names = {file.name for file in inputs.files}
     return Windows(classifier, read_table(stored), _path_of(stored), names, failure)
+
+
+def _embedded_beside(stored: Path, settings: Mapping[str, Any], inputs: Inputs) -> Path:
+    """Finished embeddings of all inputs that a call with another output has left in the same folder, else `stored`."""
+    from ..run.files import resolve
+    from ..run.job import make_plan
+    from ..run.state import earlier_state
+
+    for other in sorted(stored.parent.glob("*.embeddings.npy")):
+        with contextlib.suppress(ConfigError):  # made otherwise
+            state = earlier_state(resolve(other), {**settings, "format": "npy"})
+            finished = state is not None and state.complete is not None
+            if finished and not make_plan(str(other), inputs.files, state, retry=False).todo:
+                return other
+    return stored
 
 
 def _path_of(source: Path, audio: Path | None = None) -> Callable[[str], str]:
@@ -121,6 +149,8 @@ def learn(call: SimpleNamespace, stored: Mapping[str, Any], recordings: Iterable
     if _is_classifier(call.examples):
         classifier = Classifier.load(call.examples)
         _check_given(call, "window", classifier.settings, call.examples)
+        if call.channel is not None:  # which one is a matter of the recordings
+            classifier = replace(classifier, settings={**classifier.settings, "channel": call.channel})
     else:
         classifier = fit_examples(_collect(call, stored, recordings))
     if not call.quiet:
@@ -136,13 +166,14 @@ def _collect(call: SimpleNamespace, stored: Mapping[str, Any], recordings: Itera
 
     window = stored.get("window_seconds") if call.window is None else call.window
     hop = stored.get("hop_seconds") if call.hop is None else call.hop
+    channel = stored.get("channel", "mix") if call.channel is None else call.channel
     features, layer = stored.get("features", "concat"), stored.get("layer", "head")
     model = call.model or stored.get("model")
     try:
         with warnings_as_lines():
             return collect(
                 call.examples, None, model, window, hop, call.device, features=features, layer=layer,
-                channel=stored.get("channel", "mix"), recordings=recordings,
+                channel=channel, recordings=recordings,
             )  # fmt: skip
     except ConfigError as error:
         summary, *faults = str(error).split("\n")
@@ -153,11 +184,14 @@ def _collect(call: SimpleNamespace, stored: Mapping[str, Any], recordings: Itera
 
 
 def _check_given(call: SimpleNamespace, name: str, settings: Mapping[str, Any], source: Path) -> None:
-    """Refuse an option --window or --hop that says other than what is there already."""
-    given, there = getattr(call, name), settings.get(f"{name}_seconds")
+    """Refuse an option that says other than what is there already."""
+    from ..run.state import DEFAULTS
+
+    given, there = getattr(call, name), settings.get(_STORED[name], DEFAULTS.get(name))
     if given is not None and there is not None and given != there:
+        told, of = (f"{given:g}", f"{there:g} s") if isinstance(given, float) else (given, there)
         raise ConfigError(
-            f"--{name} {given:g}: {source} is made with a {name} of {there:g} s; leave --{name} out, or make it anew"
+            f"--{name} {told}: {source} is made with a {name} of {of}; leave --{name} out, or make it anew"
         )
 
 
@@ -172,6 +206,9 @@ def _described(classifier: Classifier) -> Iterator[str]:
         mark = "  <- chosen" if found["share"] == classifier.share else ""
         yield f"{found['features']:32} {found['accuracy']:7.1%} {found['log_loss']:9.3f}{mark}"
     yield f"features: {figures['features']} ({figures['reason']})"
+    alone = [name for name, row in zip(classifier.classes, figures["confusion"], strict=True) if not any(row)]
+    if alone:
+        yield f"not measured: {', '.join(alone)}; give examples of two or more recordings"
     measured, given = sum(map(sum, figures["confusion"])), sum(figures["classes"].values())
     worth = f"calibrated on {measured} examples" if measured else "not calibrated, there being nothing to do it on"
     if 0 < measured < given:

@@ -89,15 +89,43 @@ def test_calls_are_found_where_they_are(done):
     assert "<- chosen" in result.stderr and "scores: calibrated on 9 examples" in result.stderr
 
 
+def copied(root, folder):
+    """The recordings as they were embedded, and the embeddings in a folder of their own."""
+    for path in root.glob("labels.csv.embeddings.npy*"):
+        (shutil.copytree if path.is_dir() else shutil.copy)(path, folder / path.name)
+    return root / "nights"
+
+
 def test_the_next_call_embeds_nothing_again(done, again, tmp_path):
     root, _ = done
-    stored = ["--embeddings", root / "labels.csv.embeddings.npy"]
-    result = run(root / "tones.mtslvr", root / "nights", "-o", tmp_path / "x.jsonl", "--threshold", 0.9, *stored)
-    assert result.exit_code == 0 and "0 files embedded, 2 already there" in result.stderr, result.output
+    nights, there = copied(root, tmp_path), "0 files embedded, 2 already there; 30 rows in "
+    examples = shutil.copytree(root / "examples", tmp_path / "examples")
+    soundfile.write(examples / "low" / "longer.wav", tone(HERTZ["low"], 1.5, 4), RATE)
+    for options in (["--threshold", 0.9], ["--suggest", 2, "--report", tmp_path / "x.html"]):
+        result = run(examples, nights, "-o", tmp_path / "labels.csv", *options)
+        assert result.exit_code == 0 and there in result.stderr, result.output
+    for out, *options in (["x.jsonl", "--threshold", 0.9], ["tracks", "--format", "raven"], ["y.csv", "--per-file"]):
+        result = run(
+            root / "examples", nights / "one.wav", nights / "deep" / "two.flac", "-o", tmp_path / out, *options
+        )
+        assert result.exit_code == 0 and there in result.stderr, result.output
+        assert not (tmp_path / f"{out}.embeddings.npy").exists()
     assert all(json.loads(line)["score"] >= 0.9 for line in (tmp_path / "x.jsonl").read_text().splitlines())
     table = again("-o", tmp_path / "y.csv", "-q")
     assert table.exit_code == 0 and table.output == ""
     assert rows(tmp_path / "y.csv") == rows(root / "labels.csv")
+
+
+def test_another_window_or_more_recordings_have_embeddings_of_their_own(done, tmp_path):
+    root, _ = done
+    nights = copied(root, tmp_path)
+    before = (tmp_path / "labels.csv.embeddings.npy").read_bytes()
+    shutil.copy(nights / "one.wav", tmp_path / "more.wav")
+    for number, given in enumerate((["--hop", 0.5], [tmp_path / "more.wav"], ["--overwrite"])):
+        out = tmp_path / f"{number}.csv"
+        result = run(root / "tones.mtslvr", nights / "one.wav", *given, "-o", out)
+        assert result.exit_code == 0 and f"{out}.embeddings.npy" in result.stderr, result.output
+    assert (tmp_path / "labels.csv.embeddings.npy").read_bytes() == before
 
 
 def test_suggestions_are_clips_named_by_recording_time_and_guess(done, tmp_path):
@@ -167,6 +195,17 @@ def test_parquet_holds_the_same(done, again, tmp_path):
     assert result.exit_code == 0, result.output
     found, expected = parquet.read_table(tmp_path / "x.parquet").to_pylist(), rows(done[0] / "labels.csv")
     assert [(row["label"], row["start"]) for row in found] == [(x["label"], float(x["start"])) for x in expected]
+
+
+def test_recordings_are_embedded_with_the_options_of_the_embed_command(made, done, tmp_path):
+    options = ["--threads", 1, "--batch-size", 4, "--dtype", "bfloat16"]
+    kept, nights = done[0] / "tones.mtslvr", made / "nights"
+    result = run(kept, nights, "-o", tmp_path / "x.csv", *options)
+    assert result.exit_code == 0, result.output
+    assert read_table(tmp_path / "x.csv.embeddings.npy").settings["dtype"] == "bfloat16"
+    again = run(kept, nights, "-o", tmp_path / "x.csv")
+    assert again.exit_code == 0 and "0 files embedded, 2 already there" in again.stderr, again.output
+    assert "batch_size=0" in run(kept, nights, "-o", tmp_path / "x.csv", "--batch-size", 0).output
 
 
 def test_per_file_gives_each_recording_a_row(again, tmp_path):
@@ -283,6 +322,36 @@ def test_a_file_beside_class_folders_that_is_no_table_is_passed_over(made, tmp_p
     assert "warning: passed over: " in result.stderr and "notes.txt: its columns are" in result.stderr
 
 
+def test_what_is_in_no_class_is_told(made, tmp_path):
+    examples = shutil.copytree(made / "examples", tmp_path / "examples")
+    (examples / "empty").mkdir()
+    shutil.copy(made / "nights" / "one.wav", examples)
+    with pytest.warns(UserWarning) as told:
+        assert Classifier.fit(examples).classes == ("high", "low", "background")
+    lines = [str(warning.message) for warning in told]
+    assert lines[0].endswith("empty: no audio in it") and "in no class's folder" in lines[1]
+
+
+def test_recordings_with_tracks_beside_them_are_no_classes(made, tmp_path):
+    examples = shutil.copytree(made / "nights", tmp_path / "site" / "nights").parent
+    (examples / "nights" / "one.txt").write_text("1.0\t1.5\tlow\n2.5\t3\tbackground\n")
+    (examples / "nights" / "deep" / "two.txt").write_text("2.0\t2.5\thigh\n")
+    assert Classifier.fit(examples).classes == ("high", "low", "background")
+
+
+def test_windows_much_longer_than_the_examples_are_told(made):
+    with pytest.warns(UserWarning, match=r"windows of 6 s, and examples of 0.5 s \(median\)"):
+        Classifier.fit(made / "examples", window_seconds=6)
+
+
+def test_classes_of_one_recording_are_told(made, tmp_path):
+    examples = shutil.copytree(made / "examples", tmp_path / "examples")
+    for number in (1, 2):
+        (examples / "low" / f"{number}.wav").unlink()
+    result = run(examples, "--save", tmp_path / "x.mtslvr")
+    assert "not measured: low; give examples of two or more recordings" in result.stderr
+
+
 def test_a_short_tail_of_a_long_example_is_no_example(tmp_path):
     for name, seconds in (("low", 1.1), ("high", 0.3)):
         (tmp_path / "examples" / name).mkdir(parents=True)
@@ -342,6 +411,27 @@ def test_an_output_that_cannot_be_told_or_hold_it(made, refused):
         )
     assert "give --save alone" in run(made / "examples").output
     assert "give -o labels.csv" in run(made / "examples", made / "nights").output
+
+
+def test_examples_that_are_none(made, refused, tmp_path):
+    layout = "a folder with a folder a class, as calls/owl/1.wav"
+    told = refused(examples=made / "examples" / "low")
+    assert "no examples (audio in no class's folder, " in told and " and 2 more): " in told and layout in told
+    assert "one.wav: is one sound, and examples are " + layout in refused(examples=made / "nights" / "one.wav")
+    (tmp_path / "empty").mkdir()
+    assert "no examples (an empty folder): " in refused(examples=tmp_path / "empty")
+    for night in ("a", "b"):
+        (tmp_path / "long" / night).mkdir(parents=True)
+        soundfile.write(tmp_path / "long" / night / "x.flac", noise(61, ord(night)), RATE)
+    told = refused(examples=tmp_path / "long", recordings=made / "examples")
+    assert "examples of 61 s and recordings of 0 s (median)" in told and "they come first" in told
+
+
+def test_what_is_not_there(made, refused):
+    both = refused(examples="calls", recordings="nights")
+    assert "EXAMPLES 'calls', RECORDINGS 'nights': no such file or folder; check the paths" in both
+    assert "EXAMPLES 'calls': no such file or folder; check the path" in refused(examples="calls")
+    assert "x.npz: an embeddings file among several RECORDINGS" in refused("y.npz", recordings="x.npz")
 
 
 def test_all_examples_that_cannot_be_used_are_told_at_once(made, refused, tmp_path):
@@ -426,8 +516,14 @@ def test_examples_and_recordings_are_of_the_channel_that_was_embedded(done, tmp_
     there = soundfile.read(tmp_path / "nights" / "one.wav")[0][round(start * RATE) :, 1]
     wave = soundfile.read(clip)[0]
     assert np.abs(wave - there[: len(wave)]).max() < 1e-4
-    again = run(kept, tmp_path / "nights", "-o", tmp_path / "y.csv")
-    assert again.exit_code == 0 and [row["label"] for row in rows(tmp_path / "y.csv")] == ["low"], again.output
+    for name, examples, *options in (
+        ("y", kept), ("one", tmp_path / "examples", "--channel", 1), ("other", root / "tones.mtslvr", "--channel", 1)
+    ):  # fmt: skip
+        out = tmp_path / f"{name}.csv"
+        again = run(examples, tmp_path / "nights", "-o", out, "--embeddings", tmp_path / f"{name}.npy", *options)
+        assert again.exit_code == 0 and [row["label"] for row in rows(out)] == ["low"], again.output
+    wrong = run(root / "examples", tmp_path / "x.npz", "-o", tmp_path / "w.csv", "--channel", "mix")
+    assert wrong.exit_code == 2 and "--channel mix: " in wrong.output and "is made with a channel of 1" in wrong.output
     assert [event.label for event in Classifier.load(kept).predict_windows(tmp_path / "nights" / "one.wav")] == ["low"]
     refused = run(kept, root / "labels.csv.embeddings.npy", "-o", tmp_path / "z.csv")
     assert refused.exit_code == 2 and "made with channel=mix, and the classifier with 1" in refused.output

@@ -30,8 +30,9 @@ def test_a_csv_is_read_as_it_was_written(tmp_path):
     ]
 
 
-def test_a_csv_needs_no_times(tmp_path):
-    [label] = read(tmp_path, "labels.csv", "file,label\nsub/b.wav,owl\n")
+def test_a_csv_needs_no_times_and_names_columns_that_are_not_used(tmp_path):
+    with pytest.warns(UserWarning, match="so whole recordings are meant; not used: 't0', 't1'"):
+        [label] = read(tmp_path, "labels.csv", "file,t0,t1,label,score\nsub/b.wav,1,2,owl,0.5\n")
     assert (label.file, label.start, label.end) == (str(tmp_path / "sub" / "b.wav"), None, None)
 
 
@@ -99,8 +100,10 @@ def test_a_raven_table_with_two_views_has_each_selection_once(tmp_path, recordin
     ("text", "told"),
     [
         ("path,when\na.wav,1\n", "its columns are 'path', 'when': no column for the class; name one 'label'"),
-        ("file,start_ms,end_ms,label\na.wav,1,2,owl\n", "'start_ms', 'end_ms' may be times"),
-        ("file,start,duration,label\na.wav,1,2,owl\n", "'duration' may be times"),
+        ("file,start_ms,end_ms,label\na.wav,1,2,owl\n", "as its start and end among 'start_ms', 'end_ms'; name"),
+        ("file,start,duration,label\na.wav,1,2,owl\n", "as its end among 'duration'"),
+        ("file,begin,ende,label\na.wav,1,2,owl\n", "as its end among 'ende'"),
+        ("file,end,label\na.wav,2,owl\n", "no column is known as its start; name"),
         ("file,start,end,label\na.wav,2,1,owl\n", "line 2: end 1 s is not after start 2 s"),
         ("file,start,end,label\na.wav,x,1,owl\n", "line 2: start 'x'"),
         ("file,start,end,label\na.wav,-1,1,owl\n", "line 2: start '-1'"),

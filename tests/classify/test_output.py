@@ -6,7 +6,7 @@ import pytest
 from mtslvr.classify import Classifier, EventConfig, Label
 from mtslvr.classify.examples import clip_name, recording_of
 from mtslvr.classify.output import LabelFormat, Recording, check_labels_output, write_labels
-from mtslvr.classify.predict import Doubt, predict_table, spread
+from mtslvr.classify.predict import Doubt, Found, predict_table, spread
 from mtslvr.errors import ConfigError
 from mtslvr.run.table import EmbeddingTable
 
@@ -64,3 +64,20 @@ def test_only_the_recordings_asked_for_are_classified():
     found = predict_table(made, table, EventConfig(threshold=0), path_of=str, only={"b"}, reject=False, doubts=2)
     assert [x.name for x in found.recordings] == ["b"] and {x.file for x in found.events} == {"b"}
     assert len(found.doubts[0]) == 2 and found.histogram.sum() == 6
+
+
+def test_the_page_has_a_hit_of_every_class_whatever_it_is_called():
+    pytest.importorskip("matplotlib")
+    from mtslvr.analysis.labels_page import page
+
+    names = [f'owl <{i}> & "' for i in range(30)]
+    rows = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
+    settings = {"features": "variant", "window_seconds": 1.0, "hop_seconds": 0.5, "model": "x", "model_sha256": "0"}
+    table = EmbeddingTable(rows, tuple(map(str, range(60))), np.zeros(60), np.ones(60), settings)
+    events = [Label("a <b>.wav", i, i + 1, name, 0.9) for i, name in enumerate(names * 2)]
+    found = Found([recording("a <b>.wav")], events, doubts=[[Doubt(Label("a <b>.wav", 5, 6, names[0], 0.4), 0.1)]])
+    html = page(Classifier.fit(table, names * 2), found, 0.5)
+    best = html.split("<h2>Best hits</h2>")[1].split("<h2>")[0]
+    assert all(f"<b>owl &lt;{i}&gt; &amp; &quot;</b>" in best for i in range(30))
+    assert "<b>.wav" not in html and "a &lt;b&gt;.wav" in html and "not there to be played" in best
+    assert "<h2>To label next</h2>" in html and "5.00 to 6.00 s" in html

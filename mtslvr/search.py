@@ -60,11 +60,14 @@ class Query(NamedTuple):
         """Read `call.wav`, or `call.wav:12.5-14` for a part, unless a file has that name.
 
         Raises:
-            ConfigError: an end that is not after the start.
+            ConfigError: an end that is not after the start, or another form of times.
         """
         path = os.fspath(text)
         found = None if os.path.exists(path) else _PART.fullmatch(path)
         if found is None:
+            file = path.partition(":")[0]
+            if file != path and os.path.isfile(file) and not os.path.exists(path):
+                raise ConfigError(f"{path}: not a part of {file}; give it in seconds, as {file}:12.5-14")
             return cls(path)
         start, end = float(found[2]), float(found[3])
         if not start < end:

@@ -94,6 +94,10 @@ def test_a_part_of_a_file_as_query(tmp_path, monkeypatch):
     assert Query.parse("a.wav:1-2") == ("a.wav:1-2", None, None)
     with pytest.raises(ConfigError, match="end 12 s is not after start 14 s"):
         Query.parse("call.wav:14-12")
+    (tmp_path / "call.wav").touch()
+    for part in ("5", "5-", "1:05-1:06"):
+        with pytest.raises(ConfigError, match="give it in seconds, as call.wav:12.5-14"):
+            Query.parse(f"call.wav:{part}")
 
 
 def test_cosine_of_zeros_is_0():
@@ -119,12 +123,15 @@ def test_similar_lists_the_query_itself_first(folder):
     assert [hit["score"] for hit in found] == sorted((hit["score"] for hit in found), reverse=True)
 
 
-def test_similar_finds_the_place_of_a_part_of_a_file(folder):
+def test_similar_finds_the_place_of_a_part_of_a_file(folder, tmp_path):
     part = f"{folder / 'audio' / 'high' / 'c.wav'}:0.25-0.5"
     found = mtslvr.search.similar(folder / "x.npz", part, k=1, per_file=True)[0]
     assert found.file == "high/c.wav" and found.score == pytest.approx(1, abs=1e-3)
     several = run("similar", folder / "x.npz", part, folder / "audio" / "low" / "a.wav", "--threshold", 0.999, "--json")
     assert {"high/c.wav", "low/a.wav"} <= {hit["file"] for hit in json.loads(several.stdout)}
+    soundfile.write(tmp_path / "noise.wav", np.random.default_rng(0).normal(0, 0.1, 8000), 16000)
+    none = run("similar", folder / "x.npz", tmp_path / "noise.wav", "--threshold", 0.999)
+    assert none.exit_code == 0 and "no place has a cosine of 0.999 or more; lower --threshold" in none.stderr
     for start in ("7", "0.25"):
         beyond = run("similar", folder / "x.npz", f"{folder / 'audio' / 'high' / 'c.wav'}:{start}-8")
         assert beyond.exit_code == 2

@@ -52,10 +52,12 @@ def similar_command(
     else:
         for line in format_hits(hits):
             echo(line)
+    if not hits:
+        echo(f"no place has a cosine of {threshold:g} or more; lower --threshold", err=True)
 
 
 def format_hits(hits: list[Hit]) -> list[str]:
-    """A heading, and a line a file."""
+    """A heading, and a line a place."""
     width = len(str(len(hits)))
     lines = [f"{'#':>{width}}  cosine  seconds          file"]
     for hit in hits:

@@ -96,7 +96,7 @@ def test_a_part_of_a_file_as_query(tmp_path, monkeypatch):
         Query.parse("call.wav:14-12")
     (tmp_path / "call.wav").touch()
     for part in ("5", "5-", "1:05-1:06"):
-        with pytest.raises(ConfigError, match="give it in seconds, as call.wav:12.5-14"):
+        with pytest.raises(ConfigError, match=r"give it in seconds, as call\.wav:12\.5-14"):
             Query.parse(f"call.wav:{part}")
 
 

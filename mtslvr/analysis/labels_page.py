@@ -19,7 +19,7 @@ import numpy.typing as npt
 import soxr
 
 from ..classify.classifier import Classifier
-from ..classify.clips import read_clip, wav_bytes
+from ..classify.clips import audio_bytes, read_clip
 from ..classify.labels import Label
 from ..classify.output import Recording, check_file
 from ..classify.predict import BINS, Found, spread
@@ -59,7 +59,7 @@ def check_page(path: Path) -> None:
 
 
 def page(classifier: Classifier, found: Found, threshold: float) -> str:
-    """HTML with its pictures and sounds inside, some 10 MB at most.
+    """HTML with its pictures and sounds inside, some 12 MB at most.
 
     Args:
         classifier: with the figures of its cross-validation.
@@ -170,10 +170,10 @@ def _hit(event: Label, recording: Recording) -> str:
     if rate > _RATE:
         samples, rate = soxr.resample(samples, rate, _RATE), _RATE
     image = base64.b64encode(_spectrogram(samples, rate, first, (start, end))).decode()
-    sound = base64.b64encode(wav_bytes(samples, rate)).decode()
+    sound = base64.b64encode(audio_bytes(samples, rate, "FLAC")).decode()
     return (
         f'<figure><img alt="Spectrogram, 0 to {rate / 2000:g} kHz" src="data:image/jpeg;base64,{image}">'
-        f'<audio controls preload="none" src="data:audio/wav;base64,{sound}"></audio>'
+        f'<audio controls preload="none" src="data:audio/flac;base64,{sound}"></audio>'
         f"<figcaption>{caption}</figcaption></figure>"
     )
 

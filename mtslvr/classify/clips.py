@@ -38,10 +38,10 @@ def read_clip(recording: Recording, start: float, end: float) -> tuple[npt.NDArr
     return samples, recording.sample_rate
 
 
-def wav_bytes(samples: npt.NDArray[np.float32], rate: int) -> bytes:
-    """A wav file of 16 bits."""
+def audio_bytes(samples: npt.NDArray[np.float32], rate: int, form: str) -> bytes:
+    """A file of 16 bits in the format WAV or FLAC."""
     out = io.BytesIO()
-    soundfile.write(out, np.clip(samples, -1, 1), rate, format="WAV", subtype="PCM_16")
+    soundfile.write(out, np.clip(samples, -1, 1), rate, format=form, subtype="PCM_16")
     return out.getvalue()
 
 
@@ -53,5 +53,5 @@ def write_clips(places: Sequence[Label], recordings: Mapping[str, Recording], fo
         samples, rate = read_clip(recordings[place.file], start, end)
         stem = os.path.splitext(place.file)[0]
         paths.append(folder / clip_name(stem, start, place.label, place.score))
-        write_file(paths[-1], wav_bytes(samples, rate))
+        write_file(paths[-1], audio_bytes(samples, rate, "WAV"))
     return paths

@@ -172,7 +172,7 @@ def test_recordings_that_have_moved_are_found_with_audio(done, tmp_path):
 
 def test_the_page_stands_alone_with_pictures_and_sounds(done):
     page = (done[0] / "page.html").read_text(encoding="utf-8")
-    assert 'src="http' not in page and "data:audio/wav;base64," in page and "data:image/jpeg;base64," in page
+    assert 'src="http' not in page and "data:audio/flac;base64," in page and "data:image/jpeg;base64," in page
     assert "What examples are taken for" in page and "Least certain hits" in page
     assert "windows of 0.5 s every 0.25 s, model parallel-simclr" in page
     assert 'name="viewport"' in page

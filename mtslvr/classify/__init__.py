@@ -1,8 +1,8 @@
 """Labelled examples in, a classifier out, labels with times of any recordings; `mtslvr classify` on the command line.
 
-`labels` reads and writes tables of labels, `examples` cuts and embeds what they name, `choose` finds the features that
-the task wants, `classifier` is what stands in a file, `events` joins windows. `predict` goes
-over stored embeddings, `output` writes labels, `clips` and `page` are what a person listens to and looks at.
+`folders` finds examples, `labels` reads tables of them, `examples` cuts and embeds what they name, `choose` finds the
+features that the task wants, `classifier` is what stands in a file, `events` joins windows. `predict` goes over stored
+embeddings, `output` writes labels, `clips` are what a person listens to.
 """
 
 from .choose import Candidate, Choice

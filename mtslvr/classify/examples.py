@@ -1,8 +1,7 @@
-"""Labelled examples, in class folders or as parts of recordings, to embeddings of windows; next: `choose`."""
+"""Labelled examples, whole files or parts of recordings, to embeddings of windows; next: `choose`."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
@@ -16,10 +15,8 @@ from typing import Any, TypeAlias, Union
 
 import numpy as np
 import numpy.typing as npt
-import soundfile
 
 from ..api import embed, embed_files
-from ..audio.find import AUDIO_SUFFIXES, search
 from ..audio.load import Excerpt, load_parts
 from ..audio.windows import Pool
 from ..config import EncoderConfig, Features, Layer
@@ -31,7 +28,8 @@ from ..run.extract import ExtractConfig
 from ..run.job import describe
 from ..run.table import EmbeddingTable
 from ..search import check_times, table_encoder
-from .labels import Label, by_name, is_track_or_selections, read_labels
+from .folders import check_order, find_examples
+from .labels import Label
 
 Float32 = npt.NDArray[np.float32]
 PathLike: TypeAlias = Union[str, "os.PathLike[str]"]
@@ -39,13 +37,7 @@ PathLike: TypeAlias = Union[str, "os.PathLike[str]"]
 SHORTEST = 0.1  # seconds of an example
 _SHORTEST_WINDOW = 0.5
 _LONGER = 1.5  # times the examples' median, from which windows are told to be too long
-_LIKE_RECORDINGS = 60  # seconds of examples, from which they may be recordings
-_TABLES = (".csv", ".tsv", ".txt")
 _CUT_OUT = re.compile(r"(.+)@\d+\.\d+s_.*\.wav")  # see `clip_name`
-_EXPECTED = (
-    "examples are a folder with a folder a class, as calls/owl/1.wav, calls/fox/1.wav and calls/background/1.wav, or a "
-    "table of labels; they come first, then the recordings"
-)
 _NEGATIVES = ("background", "noise", "_noise")
 
 
@@ -85,58 +77,6 @@ class Clip:
     recording: str
     name: str
     waveform: Float32
-
-
-def find_examples(examples: PathLike, recordings: Iterable[str] = ()) -> list[Label]:
-    """List the examples of a folder with a folder a class, of a table that `read_labels` reads, or of a folder of such.
-
-    Args:
-        examples: one of these. Beside folders of audio, what is no such table is passed over with a warning.
-        recordings: paths of recordings that tables may name without their folder.
-    """
-    path, elsewhere = Path(examples), by_name(recordings)
-    if path.suffix.lower() in AUDIO_SUFFIXES and not path.is_dir():
-        raise ConfigError(f"{path}: is one sound, and {_EXPECTED}")
-    if not path.is_dir():
-        return read_labels(path, elsewhere)
-    children = sorted(child for child in path.iterdir() if not child.name.startswith("."))
-    found, tables, told = _in_folders(child for child in children if child.is_dir())
-    in_folders = bool(found)
-    tables += [file for file in (children if found or tables else sorted(path.rglob("*"))) if _is_table(file)]
-    for table in tables:
-        try:
-            found += read_labels(table, elsewhere, empty=True)
-        except ConfigError as error:
-            if not in_folders:
-                raise
-            told.append(str(error))
-    labelled = {label.file for label in found}
-    if beside := [x for x in children if x.suffix.lower() in AUDIO_SUFFIXES and str(x) not in labelled]:
-        told.append(f"audio in no class's folder, {beside[0]}" + (f" and {len(beside) - 1} more" if beside[1:] else ""))
-    if not found:
-        raise ConfigError(f"{path}: no examples ({'; '.join(told) or 'an empty folder'}): {_EXPECTED}")
-    if in_folders:
-        for line in told:
-            warnings.warn(f"passed over: {line}", stacklevel=2)
-    return found
-
-
-def _in_folders(folders: Iterable[Path]) -> tuple[list[Label], list[Path], list[str]]:
-    """Examples that are whole files, the class being their folder; tables beside recordings; and what is neither."""
-    found, tables, told = [], [], []
-    for folder in folders:
-        inside = search(folder)
-        beside = [file for file in sorted(folder.rglob("*")) if _is_table(file) and is_track_or_selections(file)]
-        tables += beside
-        if not beside:
-            found += [Label(str(file.path), None, None, folder.name) for file in inside.files]
-            if inside.left_out or not inside.files:
-                told.append(f"{folder}: {inside.left_out_text or 'no audio in it'}")
-    return found, tables, told
-
-
-def _is_table(file: Path) -> bool:
-    return file.suffix.lower() in _TABLES
 
 
 def cut_examples(labels: Sequence[Label], sample_rate: int, channel: int | str = "mix") -> list[Clip]:
@@ -254,7 +194,7 @@ def collect(
     else:
         raise ConfigError("paths without labels: give labels=[...], one for each, or a folder with a folder a class")
     class_names(label.label for label in found)
-    _check_order(found, tuple(recordings))
+    check_order(found, tuple(recordings))
     folder = find(model)
     about = checkpoint.read_config(folder / checkpoint.CONFIG_NAME)
     clips = cut_examples(found, about.frontend.sample_rate, channel)
@@ -287,23 +227,6 @@ def _from_table(table: EmbeddingTable, labels: Sequence[str] | None) -> Examples
     except MTSLVRError:  # the weights are not here
         silence = np.zeros(table.embeddings.shape[1], np.float32)
     return Examples(np.asarray(table.embeddings), list(labels or ()), list(table.paths), names, table.settings, silence)
-
-
-def _check_order(examples: Sequence[Label], recordings: Sequence[str]) -> None:
-    """Refuse what looks like recordings in place of examples, and the other way round, before they are read."""
-    theirs, ours = _median_seconds([x.file for x in examples if x.start is x.end is None]), _median_seconds(recordings)
-    if theirs > _LIKE_RECORDINGS and 0 < ours < theirs / 4:
-        told = f"examples of {theirs:.0f} s and recordings of {ours:.0f} s (median)"
-        raise ConfigError(f"{told}: {_EXPECTED}; cut long examples, or mark their parts in a table")
-
-
-def _median_seconds(files: Sequence[str]) -> float:
-    """By their heads, over twenty of the files; 0 where these do not tell."""
-    found = []
-    for file in files[:: len(files) // 20 + 1]:
-        with contextlib.suppress(OSError, RuntimeError, UnicodeError):
-            found.append(float(soundfile.info(file).duration))
-    return statistics.median(found) if found else 0.0
 
 
 def _fitting_window(median: float, about: EncoderConfig) -> float:

@@ -1,0 +1,92 @@
+"""Where examples are: a folder with a folder a class, or tables of labels; next: `examples`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import soundfile
+
+from ..audio.find import AUDIO_SUFFIXES, search
+from ..errors import ConfigError
+from .labels import Label, by_name, is_track_or_selections, read_labels
+
+_TABLES = (".csv", ".tsv", ".txt")
+_LIKE_RECORDINGS = 60  # seconds of examples, from which they may be recordings
+_EXPECTED = (
+    "examples are a folder with a folder a class, as calls/owl/1.wav, calls/fox/1.wav and calls/background/1.wav, or a "
+    "table of labels; they come first, then the recordings"
+)
+
+
+def find_examples(examples: str | os.PathLike[str], recordings: Iterable[str] = ()) -> list[Label]:
+    """List the examples of a folder with a folder a class, of a table that `read_labels` reads, or of a folder of such.
+
+    Args:
+        examples: one of these. Beside folders of audio, what is no such table is passed over with a warning.
+        recordings: paths of recordings that tables may name without their folder.
+    """
+    path, elsewhere = Path(examples), by_name(recordings)
+    if path.suffix.lower() in AUDIO_SUFFIXES and not path.is_dir():
+        raise ConfigError(f"{path}: is one sound, and {_EXPECTED}")
+    if not path.is_dir():
+        return read_labels(path, elsewhere)
+    children = sorted(child for child in path.iterdir() if not child.name.startswith("."))
+    found, tables, told = _in_folders(child for child in children if child.is_dir())
+    in_folders = bool(found)
+    tables += [file for file in (children if found or tables else sorted(path.rglob("*"))) if _is_table(file)]
+    for table in tables:
+        try:
+            found += read_labels(table, elsewhere, empty=True)
+        except ConfigError as error:
+            if not in_folders:
+                raise
+            told.append(str(error))
+    labelled = {label.file for label in found}
+    if beside := [x for x in children if x.suffix.lower() in AUDIO_SUFFIXES and str(x) not in labelled]:
+        told.append(f"audio in no class's folder, {beside[0]}" + (f" and {len(beside) - 1} more" if beside[1:] else ""))
+    if not found:
+        raise ConfigError(f"{path}: no examples ({'; '.join(told) or 'an empty folder'}): {_EXPECTED}")
+    if in_folders:
+        for line in told:
+            warnings.warn(f"passed over: {line}", stacklevel=2)
+    return found
+
+
+def _in_folders(folders: Iterable[Path]) -> tuple[list[Label], list[Path], list[str]]:
+    """Examples that are whole files, the class being their folder; tables beside recordings; and what is neither."""
+    found, tables, told = [], [], []
+    for folder in folders:
+        inside = search(folder)
+        beside = [file for file in sorted(folder.rglob("*")) if _is_table(file) and is_track_or_selections(file)]
+        tables += beside
+        if not beside:
+            found += [Label(str(file.path), None, None, folder.name) for file in inside.files]
+            if inside.left_out or not inside.files:
+                told.append(f"{folder}: {inside.left_out_text or 'no audio in it'}")
+    return found, tables, told
+
+
+def _is_table(file: Path) -> bool:
+    return file.suffix.lower() in _TABLES
+
+
+def check_order(examples: Sequence[Label], recordings: Sequence[str]) -> None:
+    """Refuse what looks like recordings in place of examples, and the other way round, before they are read."""
+    theirs, ours = _median_seconds([x.file for x in examples if x.start is x.end is None]), _median_seconds(recordings)
+    if theirs > _LIKE_RECORDINGS and 0 < ours < theirs / 4:
+        told = f"examples of {theirs:.0f} s and recordings of {ours:.0f} s (median)"
+        raise ConfigError(f"{told}: {_EXPECTED}; cut long examples, or mark their parts in a table")
+
+
+def _median_seconds(files: Sequence[str]) -> float:
+    """By their heads, over twenty of the files; 0 where these do not tell."""
+    found = []
+    for file in files[:: len(files) // 20 + 1]:
+        with contextlib.suppress(OSError, RuntimeError, UnicodeError):
+            found.append(float(soundfile.info(file).duration))
+    return statistics.median(found) if found else 0.0

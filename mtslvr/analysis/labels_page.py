@@ -77,8 +77,8 @@ def page(classifier: Classifier, found: Found, threshold: float) -> str:
         html_table([["class", "events"], *([name, str(counts[name])] for name in classifier.positive)]),
         f'<p class="small">{escape(_made_with(classifier.settings))}</p>',
         *_examples(classifier.figures),
-        "<h2>Scores of windows</h2><p>How many windows had which probability of their likeliest class; those far from "
-        "all examples, and silence, count as 0. Where two hills stand apart, the threshold belongs between them.</p>",
+        "<h2>Scores of windows</h2><p>How many windows had which probability of their likeliest class; those near none "
+        "of the classes, and silence, count as 0. Where two hills stand apart, the threshold belongs between them.</p>",
         html_picture(_histogram(found.histogram, threshold), "Histogram of window scores"),
         "<h2>Best hits</h2><p>The events with the highest scores, all classes in turn. What is found is between the "
         f"white lines, with {AROUND:g} s before and after; of an event longer than {LONGEST:g} s, its beginning.</p>",

@@ -48,7 +48,7 @@ examples, 3 weights unavailable, 4 no audio found, 130 interrupted (the same com
 @click.option("--top-k", default=1, show_default=True, metavar="K", help="Classes that a window, or file, may have.")
 @click.option("--min-duration", default=0.0, metavar="SECONDS", help="Leave out shorter events.  [default: 0]")
 @click.option("--merge-gap", default=0.0, metavar="SECONDS", help="Join events no further apart.  [default: 0]")
-@click.option("--no-reject", is_flag=True, help="Label also windows that are far from all examples.")
+@click.option("--no-reject", is_flag=True, help="Label also windows that resemble no class.")
 @click.option("--per-file", is_flag=True, help="A row a recording with its best classes, in place of events.")
 @click.option("--save", type=_PATH, metavar="FILE", help="Keep the classifier, as birds.mtslvr.")
 @click.option("--suggest", type=click.IntRange(min=1), metavar="N", help="Cut out the N windows to label next.")

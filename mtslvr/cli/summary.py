@@ -92,7 +92,7 @@ class Progress:
             self._files, self._within = self._files + 1, 0.0
         done = self._bytes + (size * min(self._within / _length(path), 1.0) if self._within else 0.0)
         elapsed = max(time.monotonic() - self._started, 1e-6)
-        left = f", {clock(elapsed * max(self._size - done, 0) / done)} left" if done > 0 else ""
+        left = f", {clock(elapsed * max(self._size - done, 0) / done)} left" if done > 0 and self._seconds else ""
         self._said = f"{self._seconds / elapsed:.1f} s of audio a second{left}"
         if self._bar is not None:
             self._bar.set_postfix_str(self._said, refresh=False)

@@ -96,7 +96,8 @@ def train_command(
             raise click.UsageError("--minutes: sets the steps of a new run; leave out --resume and --steps")
         how = {"device": options["device"], "workers": options["workers"]}
         changed = dataclasses.replace(changed, steps=steps_in(minutes, changed, data, **how))
-    click.echo(f"checkpoint: {train(changed, out, data, resume=resume, **options)}")
+    made = train(changed, out, data, resume=resume, **options)
+    click.echo(f"checkpoint: {made}" if made.exists() else f"{out}: no checkpoint yet; go on with --resume")
 
 
 def steps_in(minutes: float, config: TrainConfig, data: tuple[Path, ...], **how: Any) -> int:

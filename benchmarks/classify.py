@@ -203,7 +203,7 @@ def main() -> None:
 def page(given: argparse.Namespace, tables: Sequence[list[Line]], speed: tuple[int, float]) -> str:
     """The whole file, with the tables of episodes, of scores and of events."""
     episodes, worth, events = tables
-    machine = ", ".join(f"{name} {value}" for name, value in environment().items())
+    machine = ", ".join(f"{name} {value}" for name, value in environment().items() if value)
     machine += f", scikit-learn {metadata.version('scikit-learn')}, {torch.get_num_threads()} threads"
     heads = [f"{name} at {threshold:g}" for threshold in SHOWN for name in ("precision", "recall")]
     return f"""# Classification from a few examples

@@ -163,6 +163,9 @@ class Classifier:
             threshold: probability from which a window counts; None is returned for a file where none does.
             device: see `mtslvr.load`.
         """
+        if isinstance(files, str | bytes | os.PathLike):
+            raise ConfigError(f"files={files!r}: is one; give a list of paths")
+        EventConfig(threshold)  # in its range
         found: list[str | None] = []
         for file in files:
             scores = self.probabilities(self._embed(file, device)[0])[:, : len(self.positive)].max(axis=0)

@@ -36,8 +36,8 @@ def find_examples(examples: str | os.PathLike[str], recordings: Iterable[str] = 
     if not path.is_dir():
         return read_labels(path, elsewhere)
     children = sorted(child for child in path.iterdir() if not child.name.startswith("."))
-    found, tables, told = _in_folders(child for child in children if child.is_dir())
-    in_folders = bool(found)
+    found, tables, marked, told = _in_folders(child for child in children if child.is_dir())
+    in_folders, whole = bool(found), set(found)
     tables += [file for file in (children if found or tables else sorted(path.rglob("*"))) if _is_table(file)]
     for table in tables:
         try:
@@ -46,7 +46,17 @@ def find_examples(examples: str | os.PathLike[str], recordings: Iterable[str] = 
             if not in_folders:
                 raise
             told.append(str(error))
-    labelled = {label.file for label in found}
+    labelled = {label.file for label in found if label not in whole}
+    recordings_in = {Path(file).parent for file in labelled}
+    for folder in sorted({Path(label.file).parent for label in whole} & recordings_in):
+        told.append(f"{folder}: has recordings that a table names, so it is not the folder of a class")
+        found = [label for label in found if label not in whole or Path(label.file).parent != folder]
+    if left := [file for file in marked if file not in labelled]:
+        told.append(
+            f"audio in folders with tables but in no table, {left[0]}"
+            + (f" and {len(left) - 1} more" if left[1:] else "")
+        )
+    labelled |= {label.file for label in found}
     if beside := [x for x in children if x.suffix.lower() in AUDIO_SUFFIXES and str(x) not in labelled]:
         told.append(f"audio in no class's folder, {beside[0]}" + (f" and {len(beside) - 1} more" if beside[1:] else ""))
     if not found:
@@ -57,18 +67,20 @@ def find_examples(examples: str | os.PathLike[str], recordings: Iterable[str] = 
     return found
 
 
-def _in_folders(folders: Iterable[Path]) -> tuple[list[Label], list[Path], list[str]]:
-    """Examples that are whole files, the class being their folder; tables beside recordings; and what is neither."""
-    found, tables, told = [], [], []
+def _in_folders(folders: Iterable[Path]) -> tuple[list[Label], list[Path], list[str], list[str]]:
+    """Examples that are whole files, the class being their folder; tables, audio beside them; and what is neither."""
+    found, tables, marked, told = [], [], [], []
     for folder in folders:
         inside = search(folder)
         beside = [file for file in sorted(folder.rglob("*")) if _is_table(file) and is_track_or_selections(file)]
         tables += beside
-        if not beside:
+        if beside:
+            marked += [str(file.path) for file in inside.files]
+        else:
             found += [Label(str(file.path), None, None, folder.name) for file in inside.files]
             if inside.left_out or not inside.files:
                 told.append(f"{folder}: {inside.left_out_text or 'no audio in it'}")
-    return found, tables, told
+    return found, tables, marked, told
 
 
 def _is_table(file: Path) -> bool:

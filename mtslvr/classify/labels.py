@@ -11,7 +11,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import TypeAlias
 
 from ..audio.load import AUDIO_SUFFIXES
@@ -105,6 +105,10 @@ def _place(table: Path, file: str, elsewhere: Elsewhere) -> str:
     beside = table.parent / file
     if beside.exists():
         return str(beside)
+    if PurePath(file).is_absolute() or PureWindowsPath(file).is_absolute():  # moved since, or of another machine
+        file = PureWindowsPath(file).name
+        if (table.parent / file).exists():
+            return str(table.parent / file)
     parts = PurePath(file).parts
     found = [x for x in elsewhere.get(parts[-1] if parts else "", ()) if _ends_in(PurePath(x), parts)]
     if len(found) > 1:
@@ -153,6 +157,11 @@ def _table_rows(path: Path, text: str, elsewhere: Elsewhere) -> Iterator[Label]:
     start, end = _time_columns(path, names, {file, label, scored})
     alone = None if file else _recording_of(path, elsewhere)
     for row in rows:
+        if any(surplus := row.get(None) or ()):
+            raise ConfigError(
+                f"{path}, line {rows.line_num}: {len(names) + len(surplus)} fields under {len(names)} columns; put "
+                "labels with commas in quotes, or part the fields by semicolons"
+            )
         numbers = [row.get(name or "") or None for name in (start, end, scored, RAVEN_OFFSET)]
         if delimiter == ";":  # where numbers may have a decimal comma
             numbers = [number and number.replace(",", ".") for number in numbers]

@@ -93,6 +93,7 @@ def classify_command(**options: Any) -> None:
     parse_device(call.device)
     if call.save is not None:
         check_file(call.save)
+    _check_written(call)
     if not call.recordings:
         if call.save is None or call.output is not None:
             raise click.UsageError("no RECORDINGS to label; without them give --save alone, to keep the classifier")
@@ -126,20 +127,32 @@ def _check_inputs(call: SimpleNamespace) -> None:
         raise ConfigError(f"{tables[0]}: an embeddings file among several RECORDINGS; give it alone")
 
 
+def _check_written(call: SimpleNamespace) -> None:
+    """Refuse to write over examples, recordings or any audio, and into the folder of the examples."""
+    from ..audio.find import AUDIO_SUFFIXES
+
+    written = [x for x in (call.output, call.save, call.page, call.stored) if x is not None]
+    places = [os.path.realpath(x) for x in written]
+    read = [os.path.realpath(x) for x in (call.examples, *call.recordings)]
+    for path, place in zip(written, places, strict=True):
+        audio = path.is_file() and path.suffix.lower() in AUDIO_SUFFIXES
+        if audio or place in read or places.count(place) > 1:
+            told = (
+                "is audio" if audio else "is both read and to be written" if place in read else "is to be written twice"
+            )
+            raise ConfigError(f"{path}: {told}; choose another name")
+    for path in (*written, *([call.suggest_to] if call.suggest_to else [])):
+        if call.examples.resolve() in path.resolve().parents:
+            raise ConfigError(f"{path}: is within EXAMPLES, whose part it would be next time; choose another place")
+
+
 def _check_outputs(call: SimpleNamespace) -> LabelFormat:
     from ..analysis.labels_page import check_page
     from ..classify.output import check_folder, check_labels_output
 
     form = check_labels_output(call.output, call.form, per_file=call.per_file)
-    written = [os.path.realpath(x) for x in (call.output, call.save, call.page, call.stored) if x is not None]
-    read = [os.path.realpath(x) for x in (call.examples, *call.recordings)]
-    for place in written:
-        if place in read or written.count(place) > 1:
-            told = "is both read and to be written" if place in read else "is to be written twice"
-            raise ConfigError(f"{place}: {told}; choose another name")
-    within = [x for x in (call.output, call.suggest_to) if call.examples.resolve() in x.resolve().parents]
-    if within:
-        raise ConfigError(f"{within[0]}: is within EXAMPLES, whose part it would be next time; choose another place")
+    if call.output.is_dir() and call.output.resolve() in call.examples.resolve().parents:
+        raise ConfigError(f"{call.output}: has EXAMPLES in it, which tracks may replace; choose another folder")
     if call.audio is not None and not _is_table(call):
         raise ConfigError(f"--audio {call.audio}: is for an embeddings file; RECORDINGS are where they are")
     if call.stored is not None and _is_table(call):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -60,6 +61,9 @@ def from_table(call: SimpleNamespace, form: LabelFormat) -> Windows:
     for option in _STORED:
         _check_given(call, option, table.settings, source)
     path_of = _path_of(source, call.audio)
+    if changed := _changed(source):
+        others = f" and {len(changed) - 1} more" if changed[1:] else ""
+        echo(f"warning: {changed[0]}{others} changed after being embedded: times are of the old audio", err=True)
     classifier = learn(call, table.settings, map(path_of, names))
     classifier.check_settings(table.settings, str(source))
     return Windows(classifier, table, path_of)
@@ -133,6 +137,17 @@ def _path_of(source: Path, audio: Path | None = None) -> Callable[[str], str]:
     state = read_state(resolve(source))
     paths = {} if state is None else {entry.name: entry.path for entry in state.entries.values()}
     return lambda name: paths.get(name, name) if audio is None else str(audio / name)
+
+
+def _changed(source: Path) -> list[str]:
+    """Recordings whose content is known to be another than when the embeddings `source` were made."""
+    from ..run.files import resolve
+    from ..run.state import content_digest, read_state
+
+    state = read_state(resolve(source))
+    entries = [] if state is None else [x for x in state.entries.values() if x.digest and os.path.isfile(x.path)]
+    touched = [x for x in entries if (x.size, x.mtime_ns) != ((s := os.stat(x.path)).st_size, s.st_mtime_ns)]
+    return [x.path for x in touched if content_digest(x.path) != x.digest]
 
 
 def learn(call: SimpleNamespace, stored: Mapping[str, Any], recordings: Iterable[str] = ()) -> Classifier:

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from mtslvr.classify import Classifier, read_labels
 from mtslvr.classify.examples import collect
 from mtslvr.cli.main import main
+from mtslvr.errors import ConfigError
 from mtslvr.run.state import read_state
 from mtslvr.run.table import read_table
 
@@ -305,6 +306,10 @@ def test_silence_is_none_of_the_classes(made, tmp_path, silent_example):
     files = [tmp_path / "silence.wav", made / "nights" / "one.wav"]
     assert classifier.predict(files, threshold=0.01)[0] is None
     assert classifier.predict(files) == [None, "low"]
+    with pytest.raises(ConfigError, match="is one; give a list of paths"):
+        classifier.predict(files[0])
+    with pytest.raises(ConfigError, match="threshold=2: must be a probability"):
+        classifier.predict(files, threshold=2)
 
 
 def test_silence_is_none_of_the_classes_of_stored_embeddings(done, tmp_path):
@@ -330,6 +335,29 @@ def test_what_is_in_no_class_is_told(made, tmp_path):
         assert Classifier.fit(examples).classes == ("high", "low", "background")
     lines = [str(warning.message) for warning in told]
     assert lines[0].endswith("empty: no audio in it") and "in no class's folder" in lines[1]
+
+
+def test_recordings_that_a_table_names_are_no_class_and_clips_beside_a_track_are_told(made, tmp_path):
+    examples = shutil.copytree(made / "examples", tmp_path / "examples")
+    (examples / "marked").mkdir()
+    shutil.copy(made / "nights" / "one.wav", examples / "marked")
+    (examples / "labels.csv").write_text("file,start,end,label\nmarked/one.wav,1.0,1.5,low\n")
+    with pytest.warns(UserWarning, match="marked: has recordings that a table names"):
+        found = Classifier.fit(examples)
+    assert dict(found.figures["classes"]) == {"high": 3, "low": 4, "background": 3}
+    (examples / "low" / "0.txt").write_text("0.1\t0.4\tlow\n")
+    with pytest.warns(UserWarning, match="audio in folders with tables but in no table, .*1.wav and 1 more"):
+        assert Classifier.fit(examples).figures["classes"]["low"] == 2
+
+
+def test_recordings_changed_since_they_were_embedded_are_told(made, tmp_path):
+    nights = shutil.copytree(made / "nights", tmp_path / "nights")
+    assert run(made / "examples", nights, "-o", tmp_path / "x.csv").exit_code == 0
+    again = [made / "examples", tmp_path / "x.csv.embeddings.npy", "-o", tmp_path / "y.csv"]
+    os.utime(nights / "one.wav")
+    assert "changed after" not in run(*again).stderr
+    soundfile.write(nights / "one.wav", noise(4, 3), RATE)
+    assert "one.wav changed after being embedded" in run(*again).stderr
 
 
 def test_recordings_with_tracks_beside_them_are_no_classes(made, tmp_path):
@@ -398,7 +426,7 @@ def test_wrong_options(refused, options, told):
     assert told in refused(*options)
 
 
-def test_an_output_that_cannot_be_told_or_hold_it(made, refused):
+def test_an_output_that_cannot_be_told_or_hold_it(made, refused, tmp_path):
     assert "no format by the suffix '.txt'" in refused(out="labels.txt")
     one_track = refused("--format", "audacity", out="x.txt")
     assert "a label track is of one recording, and there are 2" in one_track and "examples:" not in one_track
@@ -409,6 +437,14 @@ def test_an_output_that_cannot_be_told_or_hold_it(made, refused):
         assert (
             "is to be written twice" in run(made / "examples", made / "nights", "-o", "x.csv", option, "x.csv").output
         )
+    table = tmp_path / "t.csv"
+    table.write_text(f"file,label\n{made}/nights/one.wav,low\n")
+    assert "is both read and to be written" in run(table, "--save", table).output
+    for taken in (made / "nights" / "one.wav", made / "examples" / "low" / "0.wav"):
+        for given in ((made / "nights", "-o", taken, "--format", "csv"), ("--save", taken)):
+            before = taken.read_bytes()
+            assert f"{taken}: is audio" in run(made / "examples", *given).output and taken.read_bytes() == before
+    assert "has EXAMPLES in it" in run(table, made / "nights", "-o", tmp_path, "--format", "audacity").output
     assert "give --save alone" in run(made / "examples").output
     assert "give -o labels.csv" in run(made / "examples", made / "nights").output
 

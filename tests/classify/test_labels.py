@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from mtslvr.classify.labels import Label, read_labels
+from mtslvr.classify.labels import Label, by_name, read_labels
 from mtslvr.classify.output import Recording, audacity_text, csv_text, label_row, raven_text
 from mtslvr.errors import ConfigError
 
@@ -96,6 +96,14 @@ def test_a_raven_table_with_two_views_has_each_selection_once(tmp_path, recordin
     assert len(read(tmp_path, "a.Table.1.selections.txt", head + rows)) == 1
 
 
+@pytest.mark.parametrize("place", ["/gone/{}", "C:\\gone\\{}", "D:/gone/{}"])
+def test_recordings_of_another_machine_are_found_by_their_names(tmp_path, recording, place):
+    given = by_name([str(tmp_path / "nights" / "b.wav")])
+    (tmp_path / "t.csv").write_text(f"file,label\n{place.format('a.wav')},owl\n{place.format('b.wav')},owl\n")
+    beside, elsewhere = read_labels(tmp_path / "t.csv", given)
+    assert (beside.file, elsewhere.file) == (str(tmp_path / "a.wav"), str(tmp_path / "nights" / "b.wav"))
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -108,6 +116,7 @@ def test_a_raven_table_with_two_views_has_each_selection_once(tmp_path, recordin
         ("file,start,end,label\na.wav,x,1,owl\n", "line 2: start 'x'"),
         ("file,start,end,label\na.wav,-1,1,owl\n", "line 2: start '-1'"),
         ("file,label\na.wav,\n", "line 2: no label"),
+        ("file,start,end,label\na.wav,1,5,2,5,owl\n", "line 2: 6 fields under 4 columns; put labels with commas in"),
         ("file,label\n", "no labels in it"),
         ("1.0\t2.0\towl\n", "names no recording, and no recording of the name"),
     ],

@@ -99,7 +99,7 @@ def shell(tmp_path, monkeypatch, request):
         shutil.copytree(ROOT / "examples" / "audio" / folder, tmp_path / "work" / "calls" / label)
     (tmp_path / "work" / "nights").mkdir()
     shutil.copy(ROOT / "examples" / "audio" / "bells" / "church.ogg", tmp_path / "work" / "nights" / "one.ogg")
-    for name, seconds in (("dog.wav", 1), ("night.flac", 12)):
+    for name, seconds in (("dog.wav", 1), ("cat.wav", 2), ("night.flac", 12)):
         soundfile.write(tmp_path / "work" / name, np.random.default_rng(0).normal(0, 0.1, seconds * 16000), 16000)
     (tmp_path / "work" / "broken.wav").write_bytes(b"RIFF of nothing")
     monkeypatch.chdir(tmp_path / "work")

@@ -169,7 +169,7 @@ class Classifier:
         found: list[str | None] = []
         for file in files:
             scores = self.probabilities(self._embed(file, device)[0])[:, : len(self.positive)].max(axis=0)
-            found.append(self.positive[int(scores.argmax())] if scores.max() >= threshold else None)
+            found.append(self.positive[int(scores.argmax())] if scores.max() >= threshold and scores.any() else None)
         return found
 
     def _embed(self, file: PathLike, device: str) -> tuple[Float32, Float64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,10 @@ class EventConfig:
     merge_gap: float = 0.0
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, bool) or not isinstance(value, Integral if name == "top_k" else Real):
+                kind = "a whole number" if name == "top_k" else "a number"
+                raise ConfigError(f"{name}={value!r}: must be {kind}")
         if not 0 <= self.threshold <= 1:
             raise ConfigError(f"threshold={self.threshold!r}: must be a probability from 0 to 1")
         if not self.top_k >= 1:

@@ -188,6 +188,8 @@ def collect(
     if labels is not None:
         paths = [examples] if isinstance(examples, (str, os.PathLike)) else [*examples]
         _check_labels(labels, len(paths), "paths")
+        if others := [path for path in paths if not isinstance(path, (str, os.PathLike))]:
+            raise ConfigError(f"examples: {type(others[0]).__name__} is no path; give paths, or a table of embeddings")
         found = [Label(os.fspath(path), None, None, label) for path, label in zip(paths, labels, strict=True)]
     elif isinstance(examples, (str, os.PathLike)):
         found = find_examples(examples, recordings := tuple(recordings))
@@ -217,6 +219,8 @@ def _check_labels(labels: Sequence[str] | None, count: int, what: str) -> None:
     if labels is None or isinstance(labels, str) or len(labels) != count:
         told = f"labels={labels!r}" if labels is None or isinstance(labels, str) else f"{len(labels)} labels"
         raise ConfigError(f"{told} for {count} {what}; give a list, one for each")
+    if others := [label for label in labels if not isinstance(label, str)]:
+        raise ConfigError(f"labels: {others[0]!r} is no name of a class; give strings")
 
 
 def _from_table(table: EmbeddingTable, labels: Sequence[str] | None) -> Examples:

@@ -98,7 +98,9 @@ def _recording(name: str, path: str, seconds: float, rate: int, channel: int | s
 
 
 def _best(name: str, scores: Float32, classes: Sequence[str], config: EventConfig) -> list[Label]:
-    order = [i for i in np.argsort(-scores, kind="stable")[: config.top_k] if scores[i] >= config.threshold]
+    order = [
+        i for i in np.argsort(-scores, kind="stable")[: config.top_k] if scores[i] >= config.threshold and scores[i]
+    ]
     return [Label(name, None, None, classes[i], float(scores[i])) for i in order]
 
 

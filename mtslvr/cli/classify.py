@@ -102,6 +102,8 @@ def classify_command(**options: Any) -> None:
     if call.output is None:
         raise click.UsageError("no OUT for the labels; give -o labels.csv")
     _check_inputs(call)
+    if call.suggest_to is not None and call.suggest is None:
+        raise click.UsageError(f"--suggest-to {call.suggest_to}: is for --suggest N; give both")
     call.suggest_to = call.suggest_to or call.output.with_name(f"{call.output.name}.suggestions")
     form = _check_outputs(call)
     classifier, table, path_of, names, failure = (from_table if _is_table(call) else from_audio)(call, form)

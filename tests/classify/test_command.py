@@ -310,6 +310,13 @@ def test_silence_is_none_of_the_classes(made, tmp_path, silent_example):
         classifier.predict(files[0])
     with pytest.raises(ConfigError, match="threshold=2: must be a probability"):
         classifier.predict(files, threshold=2)
+    for examples, labels, told in (
+        (files, [0, 1], "0 is no name of a class"),
+        ([np.ones(3)], ["a"], "ndarray is no path"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            Classifier.fit(examples, labels)
+    assert classifier.predict(files, threshold=0)[0] is None
 
 
 def test_silence_is_none_of_the_classes_of_stored_embeddings(done, tmp_path):
@@ -413,6 +420,7 @@ def refused(made, tmp_path):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
+        (["--suggest-to", "x"], "is for --suggest N; give both"),
         (["--threshold", "1.5"], "threshold=1.5: must be a probability from 0 to 1"),
         (["--top-k", "0"], "top_k=0"),
         (["--window", "0"], "window_seconds=0.0"),

@@ -16,6 +16,21 @@ def events(owl, config=None, fox=None):
     return [(x.label, x.start, x.end, round(x.score, 2)) for x in found]
 
 
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ({"threshold": "0.5"}, "threshold='0.5': must be a number"),
+        ({"threshold": 1.5}, "threshold=1.5: must be a probability"),
+        ({"top_k": 1.5}, "top_k=1.5: must be a whole number"),
+        ({"merge_gap": float("nan")}, "merge_gap=nan: must be a number of seconds"),
+    ],
+)
+def test_settings_of_events_are_numbers_in_their_ranges(setting, told):
+    with pytest.raises(ConfigError, match=told):
+        EventConfig(**setting)
+    assert EventConfig(threshold=np.float32(0.5), top_k=np.int64(2)).top_k == 2
+
+
 def test_neighbouring_windows_of_a_class_are_one_event_with_the_highest_score():
     assert events([0.6, 0.9, 0.1, 0.0, 0.7]) == [("owl", 0, 3, 0.9), ("owl", 6, 8, 0.7)]
 

@@ -12,9 +12,9 @@ from .common import PATH, Command, counted, echo
 @click.command("pack", cls=Command, short_help="Decode folders of audio once, for training.")
 @click.argument("folders", nargs=-1, required=True, type=PATH)
 @click.option("-o", "--out", required=True, type=PATH, help="Folder for the packed clips.")
-@click.option("--sample-rate", type=int, default=16000, show_default=True, help="Hz.")
+@click.option("--sample-rate", type=click.IntRange(min=1), default=16000, show_default=True, help="Hz.")
 @click.option("--max-seconds", type=float, help="Cut longer files into clips of this length.  [default: keep whole]")
-@click.option("--threads", type=int, default=2, show_default=True, help="Files decoded side by side.")
+@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="Files decoded side by side.")
 def pack_command(
     folders: tuple[Path, ...], out: Path, sample_rate: int, max_seconds: float | None, threads: int
 ) -> None:

@@ -161,9 +161,9 @@ def pack(
                 names.extend([name] if len(pieces) == 1 else [f"{name}#{i}" for i in range(len(pieces))])
                 lengths.extend(pieces)
         if not names:
+            told = f" ({len(failed)} unreadable, the first: {failed[0]})" if failed else ""
             raise TrainingError(
-                f"no readable audio in {', '.join(map(str, sources))} ({len(failed)} unreadable files); "
-                "--data takes folders of audio files"
+                f"no readable audio in {', '.join(map(str, sources))}{told}; give folders of audio files"
             )
         index.write_text(json.dumps({"sample_rate": sample_rate, "names": names, "lengths": lengths}))
     return failed

@@ -170,7 +170,7 @@ def test_files_that_are_no_embeddings_or_of_a_later_version(folder, tmp_path, mo
     result = run(name, "x.npz", *rest)
     assert result.exit_code == 2 and "x.npz: not embeddings" in result.output and "mtslvr-embed" in result.output
     absent = run(name, "absent.npz", *rest)
-    assert absent.exit_code == 2 and "absent.npz: not embeddings" in absent.output
+    assert absent.exit_code == 2 and "absent.npz: no such file; check the path" in absent.output
     columns = {"embeddings": np.ones((2, 3)), "paths": ["a", "b"], "start": [0, 0], "end": [1, 1]}
     np.savez("later.npz", **columns, settings=json.dumps({"format_version": 2, "mtslvr": "9.9"}))
     later = run(name, "later.npz", *rest)

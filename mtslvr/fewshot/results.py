@@ -98,6 +98,8 @@ def read_json(path: str | os.PathLike[str], kind: str | None = None, version: in
     """Read an object with a kind from a JSON file, of any kind or of this one in this format; else a ConfigError."""
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; check the path") from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: no file of results ({error}); write one with `mtslvr fewshot -o x.json`") from None
     if not isinstance(data, dict) or "kind" not in data:

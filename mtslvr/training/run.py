@@ -49,7 +49,8 @@ def read_config(folder: Path) -> TrainConfig:
     try:
         return TrainConfig.from_dict(json.loads((folder / CONFIG).read_text()))
     except (OSError, ValueError) as error:
-        raise TrainingError(f"{folder / CONFIG}: no training run ({error}); give a run directory") from None
+        told = "there is no such file" if isinstance(error, FileNotFoundError) else error
+        raise TrainingError(f"{folder / CONFIG}: no training run ({told}); give a run directory") from None
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

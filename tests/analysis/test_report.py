@@ -92,7 +92,7 @@ def test_a_page_of_both_kinds_is_whole_and_needs_nothing_else(fewshot, measured,
 def test_bad_input_is_named(fewshot, tmp_path):
     with pytest.raises(ConfigError, match="no files of results given"):
         report([])
-    with pytest.raises(ConfigError, match=r"nowhere\.json: no file of results"):
+    with pytest.raises(ConfigError, match=r"nowhere\.json: no such file; check the path"):
         report([tmp_path / "nowhere.json"])
     data = json.loads(fewshot.read_text())
     fewshot.write_text(json.dumps({**data, "kind": "recipe"}))

@@ -164,4 +164,4 @@ def test_merging_takes_patterns_formats_and_what_is_there(audio, model, embed, t
     assert table.paths == ("c.wav", "d.wav", "deep/b.wav")
     assert "exists; choose another name, or replace it with --overwrite" in merge(out, pattern, code=2).stderr
     shutil.rmtree(tmp_path / "parts")
-    assert "*.npy: not embeddings" in merge(out, pattern, "--overwrite", code=2).stderr
+    assert "*.npy: no such file; check the path" in merge(out, pattern, "--overwrite", code=2).stderr

@@ -124,7 +124,6 @@ def save(path, **arrays):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda path: None,
         lambda path: path.write_bytes(b""),
         lambda path: path.write_bytes(b"text\n"),
         lambda path: path.write_bytes(b"PK\x03\x04 broken"),
@@ -136,9 +135,11 @@ def save(path, **arrays):
         lambda path: save(path, **{key: np.zeros(1) for key in KEYS}),
         lambda path: path.mkdir(),
     ],
-    ids=["missing", "empty", "text", "zip", "npy", "parquet", "jsonl", "keys", "pickle", "settings", "folder"],
+    ids=["empty", "text", "zip", "npy", "parquet", "jsonl", "keys", "pickle", "settings", "folder"],
 )
 def test_reading_something_else(tmp_path, make):
+    with pytest.raises(ConfigError, match=r"in\.npz: no such file; check the path"):
+        read_table(tmp_path / "in.npz")
     make(tmp_path / "in.npz")
     with pytest.raises(ConfigError, match=r"in\.npz: not embeddings .*; write them with mtslvr-embed"):
         read_table(tmp_path / "in.npz")

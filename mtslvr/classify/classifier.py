@@ -18,6 +18,7 @@ from safetensors.numpy import save
 from ..api import embed_windows
 from ..errors import ConfigError
 from ..nn.encoder import Encoder
+from ..run.files import atomic, resolve
 from ..run.state import DEFAULTS
 from ..run.table import EmbeddingTable
 from ..search import table_encoder
@@ -201,7 +202,8 @@ class Classifier:
         about = {name: getattr(self, name) for name in _ABOUT}
         header = {_KEY: json.dumps({"format_version": FORMAT_VERSION, **about})}
         try:
-            Path(path).write_bytes(save({name: getattr(self, name) for name in _ARRAYS}, header))
+            with atomic(resolve(Path(path))) as file:  # what was there stays until the new one is whole
+                file.write(save({name: getattr(self, name) for name in _ARRAYS}, header))
         except (OSError, SafetensorError) as error:
             raise ConfigError(f"{path}: the classifier cannot be written ({error}); choose another place") from None
 

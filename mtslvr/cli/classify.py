@@ -137,12 +137,13 @@ def _check_written(call: SimpleNamespace) -> None:
     places = [os.path.realpath(x) for x in written]
     read = [os.path.realpath(x) for x in (call.examples, *call.recordings)]
     for path, place in zip(written, places, strict=True):
-        audio = path.is_file() and path.suffix.lower() in AUDIO_SUFFIXES
-        if audio or place in read or places.count(place) > 1:
-            told = (
-                "is audio" if audio else "is both read and to be written" if place in read else "is to be written twice"
-            )
-            raise ConfigError(f"{path}: {told}; choose another name")
+        faults = {
+            "is audio": path.is_file() and path.suffix.lower() in AUDIO_SUFFIXES,
+            "is both read and to be written": place in read,
+            "is to be written twice": places.count(place) > 1,
+        }
+        if told := [fault for fault, there in faults.items() if there]:
+            raise ConfigError(f"{path}: {told[0]}; choose another name")
     for path in (*written, *([call.suggest_to] if call.suggest_to else [])):
         if call.examples.resolve() in path.resolve().parents:
             raise ConfigError(f"{path}: is within EXAMPLES, whose part it would be next time; choose another place")

@@ -1,14 +1,15 @@
 r"""Measure a checkpoint and write its model card.
 
-    python benchmarks/model_card.py weights/NAME --run runs/final \
+    python benchmarks/model_card.py weights/NAME --run runs/final --corpus CORPUS/REPORT.md \
         --eval esc50-val=FOLDER --eval fsdd-digit=FOLDER --eval fsdd-speaker=FOLDER:1 \
-        --held-back benchmarks/runs/heldback-VERSION.json
+        --eval letters=CORPUS/report-sets/letters ... --held-back benchmarks/runs/heldback-VERSION.json
 
 Without --run and --eval it only puts the figures of held-back sets into the card that is there. Every figure in both
 files comes from here: few-shot accuracies are measured, facts of the training are read from the run directory, the
-sources of its audio from pretraining_sources.md. What is read of the run is kept in benchmarks/runs, so that the card
-can be written again when the run is gone; the figures of held-back sets, which are measured elsewhere, once a release,
-lie there too. The records of the weights of 0.2 are of that version's settings: its own script wrote their card.
+sources of its audio from the report of the corpus. What is read of the run is kept in benchmarks/runs; the figures of
+held-back sets, which are measured elsewhere, once a release, lie there too. Beside the model stand the same network
+without training, under heads made alike, and the heads without spectral statistics. The records of the weights of 0.2
+are of that version's settings: its own script wrote their card.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 import warnings
@@ -37,24 +39,40 @@ from mtslvr.fewshot.table import markdown as table
 from mtslvr.models.checkpoint import CONFIG_NAME, read_config
 from mtslvr.nn.encoder import Encoder
 from mtslvr.run.machine import environment
+from mtslvr.training import run as run_directory
 from mtslvr.training.augment import Pitch
 from mtslvr.training.config import TrainConfig
+from mtslvr.training.whiten import whiten
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = Path(__file__).resolve().parent / "pretraining_sources.md"
 
-# What the validation sets of the bundled weights are; another name stands for itself.
+# What the sets are that the recipe was chosen by, and the report sets of the corpus; another name stands for itself.
 TITLES = {
     "esc50-val": "ESC-50, the five validation classes of MetaAudio's split",
     "fsdd-digit": "Free Spoken Digit Dataset, digits",
     "fsdd-speaker": "Free Spoken Digit Dataset, speakers",
+    "callers": "Telephone calls with a wake-up word, by caller",
+    "keywords": "Spoken keywords, by keyword",
+    "languages": "Words and phrases of a learning game, by language",
+    "letters": "Spoken letters and syllables, by language",
+    "materials": "Impacts, by material",
+    "programs": "Notes rendered with a soundfont, by instrument",
 }
 # By accuracies on these the settings of the recipe were chosen; others only report.
 CHOOSING = ("esc50-val", "fsdd-digit", "fsdd-speaker")
 CLASSIFIERS = {"logistic": "logistic regression", "sgd": "published classifier (SGD)"}
 EMBEDDINGS = ("invariant", "variant", "concat")
-BASELINES = ("untrained", "log-mel")
-FEATURES = (*EMBEDDINGS, *BASELINES)
+MODEL, PLAIN, UNTRAINED = "model", "without statistics", "untrained"
+UNTRAINED_PLAIN = f"{UNTRAINED}, {PLAIN}"
+MEASURED = {  # of each model, which features
+    MODEL: EMBEDDINGS,
+    PLAIN: ("variant", "concat"),
+    UNTRAINED: EMBEDDINGS,
+    UNTRAINED_PLAIN: ("variant",),
+    "": ("log-mel",),
+}
+BASELINES = ("untrained", "log-mel")  # of the held-back sets
+SHOTS = (1, 5)
 HELD_BACK = "held-back"
 
 
@@ -89,12 +107,12 @@ class EvalSet:
 
 @dataclass(frozen=True)
 class Measured:
-    """One set's accuracies, results[classifier][features]."""
+    """One set's accuracies, results[classifier, shots][label]; a label names features, and a model before them."""
 
     eval_set: EvalSet
     classes: int
     clips: int
-    results: dict[str, dict[str, FewShotResult]]
+    results: dict[tuple[str, int], dict[str, FewShotResult]]
 
 
 @dataclass(frozen=True)
@@ -111,12 +129,10 @@ class Run:
 
     @classmethod
     def read(cls, folder: Path) -> Run:
-        """From a run directory, or from the record of one in benchmarks/runs."""
-        if folder.suffix == ".json":
-            record = json.loads(folder.read_text())
-            return cls(**{**record, "config": TrainConfig.from_dict(record["config"])})
+        """From a run directory."""
         config = TrainConfig.from_dict(json.loads((folder / "config.json").read_text()))
         environment = json.loads((folder / "environment.json").read_text())
+        environment["data"] = [Path(data).name for data in environment.get("data", [])]
         with open(folder / "losses.csv", newline="") as file:
             rows = [row for row in csv.DictReader(file) if all(row.values())]
         last = rows[-50:]
@@ -134,35 +150,53 @@ class Run:
         )
 
 
-def measure(eval_set: EvalSet, checkpoint: Path, untrained: Path, config: EpisodeConfig, device: str) -> Measured:
-    """All features with each classifier, on the same episodes."""
+def measure(eval_set: EvalSet, models: dict[str, Path], config: EpisodeConfig, device: str) -> Measured:
+    """All features of all models with each classifier, on the same episodes."""
     labelled = read_set(eval_set.folder, label_field=eval_set.label_field, name=eval_set.name)
     settings = CompareConfig(
-        ("invariant", "variant", "concat", "log-mel"), tuple(CLASSIFIERS), config.n_way, (config.n_shot,),
-        config.n_query, config.episodes, config.seed,
+        ("invariant", "variant", "concat", "log-mel"), tuple(CLASSIFIERS), config.n_way, SHOTS, config.n_query,
+        config.episodes, config.seed,
     )  # fmt: skip
-    encoders = {name: mtslvr.load(path, device=device) for name, path in (("", checkpoint), ("untrained", untrained))}
+    encoders = {name: mtslvr.load(path, device=device) for name, path in models.items()}
     found = compare([labelled], encoders, settings)
-    results: dict[str, dict[str, FewShotResult]] = {classifier: {} for classifier in CLASSIFIERS}
+    results: dict[tuple[str, int], dict[str, FewShotResult]] = {}
     for row in found:
-        if row.model != "untrained" or row.features == "concat":
-            results[row.classifier][row.model or row.features] = row.result
-            print(f"{eval_set.name}  {row.classifier:8}  {row.label:9}  {row.result}", file=sys.stderr)
+        if row.features in MEASURED[row.model]:
+            label = row.features if row.model in (MODEL, "") else f"{row.features}, {row.model}"
+            results.setdefault((row.classifier, row.n_shot), {})[label] = row.result
+            print(f"{eval_set.name}  {row.classifier:8}  {row.n_shot}  {label:40}  {row.result}", file=sys.stderr)
     facts = found.datasets[eval_set.name]
     return Measured(eval_set, facts["classes"], facts["clips"], results)
 
 
-def save_untrained(folder: Path, config: EncoderConfig) -> Path:
-    """The same network with random weights, seed 0; without statistics, which need no training."""
+def compared(checkpoint: Path, run: Path, folder: Path) -> dict[str, Path]:
+    """The model, and those of `MEASURED` beside it, whose heads are made in `folder` of the run's clips."""
+    config = run_directory.read_config(run)
+    models = {MODEL: checkpoint}
+    if config.heads is None:
+        return models
+    plain = dataclasses.replace(config.heads, spectral_statistics=False)
+    random = folder / "run"
+    random.mkdir()
+    shutil.copy(run / run_directory.CONFIG, random)
+    facts = run_directory.recorded(run)
+    clips = (run / facts.get("clips", run_directory.CLIPS)).resolve()
+    run_directory.write_json(random / run_directory.ENVIRONMENT, {**facts, "clips": str(clips)})
     torch.manual_seed(0)
-    return Encoder(dataclasses.replace(config, spectral_statistics=False)).save(folder)
+    Encoder(config.encoder).eval().save(random / run_directory.EXPORT)
+    models[UNTRAINED] = whiten(random, folder / "untrained", config.heads)
+    if config.heads.spectral_statistics:
+        models[PLAIN] = whiten(run, folder / "plain", plain)
+        models[UNTRAINED_PLAIN] = whiten(random, folder / "untrained-plain", plain)
+    return models
 
 
 def scalings(measured: Measured) -> str:
     """What was done to the rows before the classifiers."""
     said = {"l2": "brought to length 1", "none": "taken as they are", "standard": "standardised by the supports"}
     told = []
-    for classifier, by_name in measured.results.items():
+    for classifier in CLASSIFIERS:
+        by_name = measured.results[classifier, SHOTS[0]]
         ours, baseline = (by_name[name].settings["scaling"] for name in ("concat", "log-mel"))
         if ours == baseline:
             told.append(f"{CLASSIFIERS[classifier]}: all rows {said[ours]}")
@@ -176,11 +210,12 @@ def measured_with(config: EpisodeConfig, first: Measured) -> str:
     here = environment()
     revision = here["git_revision"]
     parts = [
-        f"{config.n_way}-way {config.n_shot}-shot, {config.n_query} query a class, {config.episodes:,} episodes, "
-        f"seed {config.seed}; accuracy in % ± 95% interval over clips",
+        f"{config.n_way}-way {'- and '.join(map(str, SHOTS))}-shot, {config.n_query} query a class, "
+        f"{config.episodes:,} episodes, seed {config.seed}; accuracy in % ± 95% interval over clips",
         scalings(first),
         "log-mel: mean and standard deviation of each mel band over time, no training",
-        "untrained: the network with random weights, concat",
+        "untrained: the network with random weights (seed 0), under heads made of the same clips in the same way",
+        "without statistics: heads that read what was learned alone, not how loud each mel band is",
         f"measured with mtslvr {here['mtslvr']}, torch {here['torch']}, NumPy {here['numpy']}, "
         f"Python {here['python']} on {here['cpu']}, "
         f"{here['cores']} cores" + (f", {here['cuda']}" if here["cuda"] else ", no GPU"),
@@ -191,13 +226,11 @@ def measured_with(config: EpisodeConfig, first: Measured) -> str:
 
 
 def results_of_set(measured: Measured) -> str:
-    """One set: features down, classifiers across."""
-    names = [name for name in FEATURES if name in measured.results["logistic"]]
-    rows = [["features", *CLASSIFIERS.values()]]
-    rows += [
-        [name + (" (baseline)" if name in BASELINES else ""), *(str(measured.results[c][name]) for c in CLASSIFIERS)]
-        for name in names
-    ]
+    """One set: features down, classifiers and shots across."""
+    columns = list(measured.results)
+    names = dict.fromkeys(name for column in columns for name in measured.results[column])
+    rows = [["features", *(f"{CLASSIFIERS[classifier]}, {shots}-shot" for classifier, shots in columns)]]
+    rows += [[name, *(str(measured.results[column][name]) for column in columns)] for name in names]
     heading = f"### {measured.eval_set.title}\n\n`{measured.eval_set.name}`: {measured.classes} classes, "
     role = "Settings were chosen by it." if measured.eval_set.name in CHOOSING else "No setting was chosen by it."
     return f"{heading}{measured.clips:,} clips. {role}\n\n{table(rows)}"
@@ -306,23 +339,24 @@ def reproduce(run: Run) -> str:
 
 
 def write_record(name: str, run: Run) -> None:
-    """What `Run.read` takes when the run is gone."""
+    """What the card says of the run, without the folders of the machine it ran on."""
     record = {f.name: getattr(run, f.name) for f in dataclasses.fields(run)}
     path = ROOT / "benchmarks" / "runs" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     write(path, json.dumps({**record, "config": run.config.to_dict()}, indent=2) + "\n")
 
 
-def sources_table() -> list[str]:
-    """The lines of pretraining_sources.md that are its table."""
-    return [line for line in SOURCES.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+def sources_table(report: Path) -> list[str]:
+    """The lines of a corpus's report that are its table of sources."""
+    _, heading, rest = report.read_text(encoding="utf-8").partition("| source |")
+    return (heading + rest.partition("\n\n")[0]).splitlines()
 
 
 def limits_of_results(all_measured: Sequence[Measured]) -> list[str]:
     """A sentence for each set where no embedding does better than the baseline."""
     limits = []
     for measured in all_measured:
-        by_name = measured.results["logistic"]
+        by_name = measured.results["logistic", 1]
         best = max(result.mean for features, result in by_name.items() if features in EMBEDDINGS)
         if best <= by_name["log-mel"].mean:
             limits.append(
@@ -332,20 +366,19 @@ def limits_of_results(all_measured: Sequence[Measured]) -> list[str]:
     return limits
 
 
-def front_matter(name: str, all_measured: Sequence[Measured], config: EpisodeConfig) -> str:
+def front_matter(name: str, all_measured: Sequence[Measured], config: EpisodeConfig, sources: list[str]) -> str:
     """The YAML block that the hub reads."""
-    task = f"{config.n_way}-way {config.n_shot}-shot classification"
     return ModelCardData(
-        license="cc-by-nc-4.0",
+        license="cc-by-sa-4.0",
         library_name="mtslvr",
         pipeline_tag="feature-extraction",
         tags=["audio", "audio-embeddings", "self-supervised-learning", "contrastive-learning", "few-shot", "mt-slvr"],
-        datasets=[line.split("|")[1].strip() for line in sources_table()[2:]],
+        datasets=[line.split("|")[1].strip() for line in sources[2:]],
         model_name=name,
         eval_results=[
             EvalResult(
                 task_type="audio-classification",
-                task_name=task,
+                task_name=f"{config.n_way}-way {shots}-shot classification",
                 dataset_type=measured.eval_set.name,
                 dataset_name=measured.eval_set.title,
                 metric_type="accuracy",
@@ -353,7 +386,7 @@ def front_matter(name: str, all_measured: Sequence[Measured], config: EpisodeCon
                 metric_value=round(result.mean, 2),
             )
             for measured in all_measured
-            for classifier, by_name in measured.results.items()
+            for (classifier, shots), by_name in measured.results.items()
             for features, result in by_name.items()
             if features in EMBEDDINGS
         ],
@@ -401,14 +434,15 @@ def model_card(
     config: EpisodeConfig,
     note: str,
     encoder: EncoderConfig,
+    sources: list[str],
 ) -> str:
     """README.md of the checkpoint folder."""
     frontend = run.config.encoder.frontend
     results = "\n\n".join(results_of_set(m) for m in all_measured)
     limits = "".join(f"\n- {limit}" for limit in limits_of_results(all_measured))
-    sources = "\n".join(sources_table())
+    listed = "\n".join(sources)
     return f"""---
-{front_matter(name, all_measured, config).strip()}
+{front_matter(name, all_measured, config, sources).strip()}
 ---
 
 # {name}
@@ -443,9 +477,10 @@ Few-shot classification on frozen embeddings, on audio that was not trained on. 
 
 ## Sources of the training audio
 
-None of it is distributed here.
+`python -m benchmarks.corpus` collects it; none of it is distributed here. All of it may be used for anything, under the
+licences below.
 
-{sources}
+{listed}
 
 ## Known limits
 
@@ -454,9 +489,8 @@ None of it is distributed here.
 - {frontend.sample_rate / 1000:g} kHz: nothing above {frontend.sample_rate / 2000:g} kHz is heard.
 - Windows of {run.config.encoder.window_seconds:g} s, trained on crops of {run.config.crop_seconds:g} s: an
   embedding tells nothing of changes over a longer time.
-- Most of the speech in the pool is short commands and keywords.
+- Most of the speech in the pool is single words and short commands, letters and numbers among them.
 - Accuracy was measured on the sets above only; measure it on your own audio with `mtslvr fewshot`.{limits}
-- Non-commercial: CC BY-NC 4.0, because some of the training audio, ESC-50 among it, is non-commercial.
 """
 
 
@@ -482,7 +516,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="folder with config.json and model.safetensors")
-    parser.add_argument("--run", type=Path, help="run directory that the checkpoint comes from, or the record of one")
+    parser.add_argument("--run", type=Path, help="run directory that the checkpoint comes from")
     parser.add_argument(
         "--eval",
         dest="sets",
@@ -492,6 +526,7 @@ def main() -> None:
         metavar="NAME=FOLDER[:FIELD]",
         help="labelled audio, one folder a class, or the class in a field of the file names; may be repeated",
     )
+    parser.add_argument("--corpus", type=Path, help="REPORT.md of the audio that the run was trained on")
     parser.add_argument("--held-back", type=Path, help="figures of sets that only report, a file of benchmarks/runs")
     parser.add_argument("--name", help="of the model; default: the name of the checkpoint folder")
     parser.add_argument("--episodes", type=int, default=10_000)
@@ -504,8 +539,8 @@ def main() -> None:
     if record and not options.run:
         write(card_path, with_held_back(card_path.read_text(encoding="utf-8"), record))
         return
-    if not (options.run and options.sets):
-        parser.error("give --run and --eval, or --held-back alone")
+    if not (options.run and options.sets and options.corpus):
+        parser.error("give --run, --corpus and --eval, or --held-back alone")
 
     run = Run.read(options.run)
     encoder = read_config(options.checkpoint / CONFIG_NAME)
@@ -514,10 +549,10 @@ def main() -> None:
     name = options.name or options.checkpoint.resolve().name
     config = EpisodeConfig(n_way=5, n_shot=1, n_query=1, episodes=options.episodes, seed=options.seed)
     with tempfile.TemporaryDirectory() as temporary:
-        untrained = save_untrained(Path(temporary) / "untrained", encoder)
-        measured = [measure(s, options.checkpoint, untrained, config, options.device) for s in options.sets]
+        models = compared(options.checkpoint, options.run, Path(temporary))
+        measured = [measure(s, models, config, options.device) for s in options.sets]
     note = measured_with(config, measured[0])
-    card = model_card(name, run, measured, config, note, encoder)
+    card = model_card(name, run, measured, config, note, encoder, sources_table(options.corpus))
     write(card_path, with_held_back(card, record) if record else card)
     write_record(name, run)
 

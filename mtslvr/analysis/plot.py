@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ConfigError
-from ..run.files import atomic, guarded, resolve
+from ..run.files import atomic, guarded, resolve, wrong_suffix
 from ..run.table import EmbeddingTable
 from .pictures import COLOURS, SUFFIXES, literal, new_figure
 
@@ -89,7 +89,7 @@ def check_plot(path: str | os.PathLike[str], method: str, clusters: bool) -> Non
     """
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES + PAGES:
-        raise ConfigError(f"{path}: unknown format {suffix!r}; end the name in {', '.join(SUFFIXES + PAGES)}")
+        raise wrong_suffix(path, SUFFIXES + PAGES)
     needed = [("plotly", "plot")] if suffix in PAGES else [("matplotlib", "plot")]
     needed += [("umap", "umap")] if method == "umap" else []
     needed += [("sklearn", "plot")] if clusters else []
@@ -116,8 +116,9 @@ def read_labels(table: EmbeddingTable, labels: str) -> list[str]:
         with open(labels, encoding="utf-8", newline="") as file:
             found = {row["file"]: row["label"] for row in csv.DictReader(file)}
     except (OSError, ValueError, KeyError) as error:
-        said = f"no column {error}" if isinstance(error, KeyError) else str(error)
-        raise ConfigError(f"{labels}: not a csv with the columns file and label ({said})") from None
+        said = f"no column {error}" if isinstance(error, KeyError) else getattr(error, "strerror", None) or error
+        remedy = "give by-folder, none, or the csv"
+        raise ConfigError(f"labels={labels}: no csv with the columns file and label ({said}); {remedy}") from None
     missing = sorted(set(table.paths) - set(found))
     if missing:
         first = ", ".join(missing[:3])

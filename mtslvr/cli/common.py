@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -94,10 +97,33 @@ def check_stdout() -> None:
         raise ConfigError("standard output is closed, and the result goes there; redirect it to a file")
 
 
-class Command(click.Command):
-    """A command whose mtslvr errors become one line on stderr and an exit code."""
+@contextmanager
+def warnings_as_lines(translate: Callable[[str], str] = str) -> Iterator[None]:
+    """Each warning once, as a line on stderr without its place in the code."""
+    seen: set[str] = set()
 
-    def __init__(self, name: str, *, epilog: str = EXIT_CODES, **kwargs: Any) -> None:
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        text = translate(str(message))
+        if text not in seen:
+            seen.add(text)
+            echo(f"warning: {text}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = show  # catch_warnings restores it
+        yield
+
+
+class Command(click.Command):
+    """A command whose mtslvr errors become one line on stderr and an exit code; so do warnings, without one.
+
+    Where `checkpoint_is_input`, one that cannot be read is wrong input, and not weights that are unavailable.
+    """
+
+    def __init__(
+        self, name: str, *, epilog: str = EXIT_CODES, checkpoint_is_input: bool = False, **kwargs: Any
+    ) -> None:
+        self._no_weights = EXIT_USAGE if checkpoint_is_input else EXIT_NO_WEIGHTS
         # --out was called --output before 0.3, which is still understood.
         renamed = {"token_normalize_func": lambda token: "out" if token == "output" else token}
         kwargs["context_settings"] = {**kwargs.get("context_settings", {}), **renamed}
@@ -114,10 +140,25 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         try:
-            return super().invoke(ctx)
+            with warnings_as_lines(self.in_options):
+                return super().invoke(ctx)
         except (HubError, CheckpointError) as error:
-            raise Failure(str(error), EXIT_NO_WEIGHTS) from error
+            raise Failure(self.in_options(str(error)), self._no_weights) from error
         except MTSLVRError as error:
-            raise Failure(str(error), EXIT_USAGE) from error
+            raise Failure(self.in_options(str(error)), EXIT_USAGE) from error
         except KeyboardInterrupt:
             raise Failure("interrupted", EXIT_INTERRUPTED) from None
+
+    def in_options(self, message: str) -> str:
+        """The message with options in the place of Python's names: `--window -1` for `window_seconds=-1.0`."""
+        named = [name for option in self.params for name in option.opts if name.startswith("--")]
+        options = {name[2:].replace("-", "_"): name for name in named}
+        options |= {f"{name}_seconds": option for name, option in options.items()}
+
+        def translated(found: re.Match[str]) -> str:
+            name, value = found["name"], found["value"]
+            if name not in options or (value is None and "_" not in name):
+                return found[0]
+            return options[name] + ("" if value is None else f" {value.strip(chr(39)).removesuffix('.0')}")
+
+        return re.sub(r"(?<![^\s(])(?P<name>[a-z_]+)\b(=(?P<value>'[^']*'|[^\s:;,)]+))?", translated, message)

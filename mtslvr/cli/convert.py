@@ -9,7 +9,7 @@ import click
 from .common import PATH, Command, choice
 
 
-@click.command("convert", cls=Command, short_help="Convert an official .pt checkpoint.")
+@click.command("convert", cls=Command, checkpoint_is_input=True, short_help="Convert an official .pt checkpoint.")
 @click.argument("checkpoint", type=PATH)
 @click.argument("out_dir", type=PATH)
 @choice(

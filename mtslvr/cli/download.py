@@ -33,23 +33,23 @@ def copy(folder: Path, to: Path) -> None:
     """Copy the files of a checkpoint into a folder of their own.
 
     Raises:
-        CheckpointError: `to` holds another checkpoint, or cannot be written.
+        ConfigError: `to` holds another checkpoint, or cannot be written.
     """
     import os
     import shutil
 
-    from ..errors import CheckpointError
+    from ..errors import ConfigError
     from ..models.checkpoint import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, sha256
 
     names = [name for name in (CONFIG_NAME, WEIGHTS_NAME, CARD_NAME) if (folder / name).exists()]
     try:
         for name in names:
             if (to / name).exists() and sha256(to / name) != sha256(folder / name):
-                raise CheckpointError(f"{to / name}: of another checkpoint; choose an empty folder")
+                raise ConfigError(f"{to / name}: of another checkpoint; choose an empty folder")
         to.mkdir(parents=True, exist_ok=True)
         for name in names:
             part = to / f"{name}.{os.getpid()}.part"  # of its own, where two processes copy
             shutil.copyfile(folder / name, part)
             os.replace(part, to / name)
     except OSError as error:
-        raise CheckpointError(f"{to}: cannot be written ({error}); choose another folder") from None
+        raise ConfigError(f"{to}: cannot be written ({error}); choose another folder") from None

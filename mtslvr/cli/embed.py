@@ -36,7 +36,11 @@ Exit codes: 0 every file embedded, 1 some files failed and the rest is written, 
     help="Where to write; - is standard output.",
 )
 @click.option("--format", "form", type=FORMATS, help="[default: the suffix of OUT; jsonl to standard output]")
-@choice("--features", ["concat", "invariant", "variant"], "Both, contrastive, or augmentation-prediction features.")
+@choice(
+    "--features",
+    ["concat", "invariant", "variant"],
+    "Both, invariant (contrastive) or variant (augmentation prediction).",
+)
 @choice("--layer", ["head", "pooled"], "Read after the linear head (500 a task) or before it (512 as published).")
 @click.option("--window", type=float, metavar="SECONDS", help="Length of a window.  [default: the model's, 5]")
 @click.option("--hop", type=float, metavar="SECONDS", help="From one window to the next.  [default: the window]")

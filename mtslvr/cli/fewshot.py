@@ -69,7 +69,7 @@ def fewshot_command(
         config = CompareConfig(
             features=split_list(options["features"]) or FEATURES,
             classifiers=split_list(options["classifiers"]) or ("sgd", "logistic"),
-            shots=integers(options["shots"], "--shots"),
+            shots=integers(options["shots"], "--n-shot"),
             **{name: options[name] for name in drawn},
         )
         results = compare(

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ..errors import ConfigError
-from ..run.files import atomic, guarded, resolve
-from .common import echo
+from ..run.files import atomic, guarded, resolve, wrong_suffix
+from .common import warnings_as_lines as warnings_as_lines
 
 OUTPUTS = (".json", ".csv", ".md", ".txt")  # of results
 
@@ -29,38 +27,20 @@ def integers(text: str, option: str) -> tuple[int, ...]:
     try:
         return tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
-        raise ConfigError(f"{option}={text!r}: must be whole numbers parted by commas, like 1,5,10") from None
+        raise ConfigError(f"{option} {text}: must be whole numbers parted by commas, like 1,5,10") from None
 
 
-def progress_bar(quiet: bool) -> Callable[[Iterable[Any], int, str], Iterable[Any]] | None:
+def progress_bar(quiet: bool) -> Callable[[Iterable[Any], int, str], Iterable[Any]]:
     """Progress on a terminal, nothing elsewhere."""
-    if quiet or not sys.stderr.isatty():
-        return None
 
     def wrap(items: Iterable[Any], total: int, description: str) -> Iterable[Any]:
         from tqdm import tqdm
 
-        wrapped: Iterable[Any] = tqdm(items, total=total, desc=description, file=sys.stderr, leave=False)
+        off = True if quiet else None  # None is off where there is no terminal
+        wrapped: Iterable[Any] = tqdm(items, description, total, file=sys.stderr, leave=False, disable=off)
         return wrapped
 
     return wrap
-
-
-@contextmanager
-def warnings_as_lines() -> Iterator[None]:
-    """Each warning once, as a line on stderr without its place in the code."""
-    seen: set[str] = set()
-
-    def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        text = str(message)
-        if text not in seen:
-            seen.add(text)
-            echo(f"warning: {text}", err=True)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = show  # catch_warnings restores it
-        yield
 
 
 def check_outputs(outputs: Sequence[Path], plot: Path | None = None, suffixes: Sequence[str] = OUTPUTS) -> None:
@@ -71,7 +51,7 @@ def check_outputs(outputs: Sequence[Path], plot: Path | None = None, suffixes: S
     """
     for path in outputs:
         if path.suffix.lower() not in suffixes:
-            raise ConfigError(f"{path}: unknown format {path.suffix!r}; end the name in {', '.join(suffixes)}")
+            raise wrong_suffix(path, suffixes)
         target = resolve(path)
         if not os.access(target if target.exists() else target.parent, os.W_OK):
             raise ConfigError(f"{path}: cannot be written; choose another place")

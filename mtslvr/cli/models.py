@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ import click
 
 from .common import PATH, Command, check_stdout, echo
 
-HINT = """
-FEW-SHOT is the accuracy in % of both features by logistic regression, or the first figure of a card without it.
+HINT = """\
+few-shot: accuracy in % of both embeddings by logistic regression, or the first figure of a card.
 `mtslvr models NAME` shows all figures of a model and its card."""
 
 
@@ -35,7 +36,8 @@ def models_command(name: str | None, as_json: bool, cache_dir: Path | None) -> N
     elif as_json:
         shown = json.dumps([{key: row[key] for key in row if key != "card"} for row in rows], indent=2)
     else:
-        shown = table(rows) if rows else "no models; get one with `mtslvr download org/name`"
+        blocks = ["\n".join(facts(row, most=2)) for row in rows]
+        shown = "\n\n".join([*blocks, HINT]) if rows else "no models; get one with `mtslvr download org/name`"
     for line in shown.split("\n"):  # cards come from hubs
         echo(line)
 
@@ -54,38 +56,32 @@ def find_model(name: str, cache_dir: Path | None, rows: Sequence[dict[str, Any]]
     return read_model(name, sources.get(folder.resolve(), "folder"), folder)
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """A line a model, and below what is wrong with any."""
-    cells = [summary(row) for row in rows]
-    lines = [[key.upper() for key in cells[0]], *(list(cell.values()) for cell in cells)]
-    columns = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ["  ".join(cell.ljust(n) for cell, n in zip(line, columns, strict=True)).rstrip() for line in lines]
-    return "\n".join([*text, *(f"\n{row['name']}: {row['problem']}" for row in rows if row["problem"]), HINT])
-
-
-def summary(row: dict[str, Any], most: int = 2) -> dict[str, str]:
-    """The cells of a model, by heading, with `most` names of its training data."""
+def facts(row: dict[str, Any], most: int) -> list[str]:
+    """Lines of what is known of a model, with `most` names of its training data."""
     trained = row["training_data"]
     more = f" and {len(trained) - most} more" if len(trained) > most else ""
-    return {
-        "name": row["name"],
+    told = {
         "source": row["source"],
         "adapter": row["adapter"] or "-",
         "features": ", ".join(f"{name} {width}" for name, width in row["dims"].items()) or "-",
         "size": f"{row['size_bytes'] / 1e6:.1f} MB",
         "licence": row["licence"] or "none given",
         "trained on": ", ".join(trained[:most]) + more or "not told",
+        "problem": row["problem"],
         "few-shot": headline(row["few_shot"]),
     }
+    lines = [row["name"]]
+    for key, value in told.items():
+        lines += textwrap.wrap(f"  {key:10}  {value}", 100, subsequent_indent=" " * 14) if value else []
+    return lines
 
 
 def details(row: dict[str, Any]) -> str:
     """All that is known of one model, its card last."""
-    facts = {**summary(row, most=len(row["training_data"])), "folder": row["folder"], "problem": row["problem"]}
+    lines = facts(row, most=len(row["training_data"]))
+    lines.insert(2, f"  folder      {row['folder']}")
     if row["sample_rate"]:
-        facts["input"] = f"{row['sample_rate']} Hz, windows of {row['window_seconds']:g} s"
-    facts["few-shot"] = facts.pop("few-shot")  # Last, above the single figures.
-    lines = [facts.pop("name"), *(f"  {key:10}  {value}" for key, value in facts.items() if value)]
+        lines.insert(3, f"  input       {row['sample_rate']} Hz, windows of {row['window_seconds']:g} s")
     longest = max((len(figure["metric"]) for figure in row["few_shot"]), default=0)
     for figure in row["few_shot"]:
         known_as = f" ({figure['dataset_id']})" if figure["dataset_id"] not in ("", figure["dataset"]) else ""

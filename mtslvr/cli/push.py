@@ -9,7 +9,9 @@ import click
 from .common import PATH, Command
 
 
-@click.command("push", cls=Command, short_help="Check a checkpoint folder before it is published.")
+@click.command(
+    "push", cls=Command, checkpoint_is_input=True, short_help="Check a checkpoint folder before it is published."
+)
 @click.argument("folder", type=PATH)
 @click.argument("repo", metavar="org/name")
 @click.option("--private", is_flag=True, help="Make a new repository private.")

@@ -161,8 +161,8 @@ class Run:
                     report.warn(step.file.path, step.notes)
                     if report.verbose:
                         report.say(f"{step.entry.name}: {step.entry.seconds:.1f} s, rows {step.entry.rows}")
-                finished = step.entry is not None or step.error is not None
-                progress.advance(step.file.path, step.file.size, step.seconds, finished)
+                length = step.entry.seconds if step.entry is not None else None if step.error is None else 0.0
+                progress.advance(step.file, step.seconds, length)
                 if step.error is not None and report.stop:
                     return False
         return True
@@ -172,6 +172,9 @@ def find_inputs(arguments: Sequence[str], stdin: str, report: Report) -> Inputs:
     """The audio files of all arguments, or the shard's part of them; what is not there is told."""
     everything = gather(arguments, stdin)
     found = everything if report.shard is None else everything.part(report.shard)
+    if everything.missing and not everything.files:
+        others = f" (and {len(everything.missing) - 1} more)" if everything.missing[1:] else ""
+        raise Failure(f"no audio found: {everything.missing[0][1]}{others}", EXIT_NO_AUDIO)
     for path, message in found.missing:
         if report.stop:
             raise Failure(f"{message}; nothing is embedded (--on-error stop)", EXIT_SOME_FAILED)
@@ -179,8 +182,8 @@ def find_inputs(arguments: Sequence[str], stdin: str, report: Report) -> Inputs:
     if everything.left_out:
         report.inform(everything.left_out)
     if not everything.files:
-        suffixes = "" if everything.missing else ": no file with a known suffix (wav, flac, ogg, opus, mp3, aiff ...)"
-        raise Failure(f"{', '.join(arguments)}: no audio found{suffixes}", EXIT_NO_AUDIO)
+        suffixes = "no file with a known suffix (wav, flac, ogg, opus, mp3, aiff ...)"
+        raise Failure(f"{', '.join(arguments)}: no audio found: {suffixes}", EXIT_NO_AUDIO)
     if found.repeated:
         report.inform(f"named more than once: {counted(found.repeated, 'file')}; each is embedded once")
     return found

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -64,15 +64,22 @@ def _duration(seconds: float) -> str:
 
 
 class Progress:
-    """How far a run over `files` files is: a bar on a terminal, else a line now and then.
+    """How far a run over these files is: a bar on a terminal, else a line now and then.
 
-    The time left is estimated by the `size` of all files in bytes.
+    The time left is that of the audio left, by how many seconds a byte has in files of the same suffix: the first, by
+    its head, and those that are done. It is not told while that is not known of a suffix.
     """
 
-    def __init__(self, files: int, size: int, quiet: bool = False) -> None:
-        self._total, self._size, self._quiet = counted(files, "file"), size, quiet
-        self._files, self._seconds = 0, 0.0
-        self._bytes, self._within = 0, 0.0  # of finished files; seconds of the file that goes on
+    def __init__(self, files: Sequence[FileStat], quiet: bool = False) -> None:
+        self._total, self._quiet = counted(len(files), "file"), quiet
+        self._files, self._seconds, self._within = 0, 0.0, 0.0  # done; of audio done, and of the file that goes on
+        self._left: Counter[str] = Counter()  # bytes by suffix, the file that goes on included
+        self._known: dict[str, tuple[float, int]] = {}  # seconds and bytes by suffix
+        for file in files:
+            suffix = _suffix(file)
+            if suffix not in self._left:
+                self._known[suffix] = _length(file.path), file.size
+            self._left[suffix] += max(file.size, 0)
         self._started = time.monotonic()
         self._due = self._started + _EVERY
         self._said = ""
@@ -81,23 +88,28 @@ class Progress:
             from tqdm import tqdm
 
             form = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/" + self._total + "{postfix}"
-            self._bar = tqdm(total=files, desc="embedding", file=sys.stderr, bar_format=form, dynamic_ncols=True)
+            self._bar = tqdm(total=len(files), desc="embedding", file=sys.stderr, bar_format=form, dynamic_ncols=True)
 
-    def advance(self, path: str, size: int, seconds: float, finished: bool) -> None:
-        """Count `seconds` of audio of a file of `size` bytes, the one that goes on or else the next."""
+    def advance(self, file: FileStat, seconds: float, length: float | None) -> None:
+        """Count `seconds` of audio of a file, the one that goes on or else the next; it is done with a `length`."""
         self._seconds += seconds
         self._within += seconds
-        if finished:
-            self._bytes += max(size, 0)
+        if length is not None:
+            suffix = _suffix(file)
+            self._left[suffix] -= max(file.size, 0)
+            if length > 0:
+                known, size = self._known[suffix]
+                self._known[suffix] = (known + length, size + file.size) if known else (length, file.size)
             self._files, self._within = self._files + 1, 0.0
-        done = self._bytes + (size * min(self._within / _length(path), 1.0) if self._within else 0.0)
-        elapsed = max(time.monotonic() - self._started, 1e-6)
-        left = f", {clock(elapsed * max(self._size - done, 0) / done)} left" if done > 0 and self._seconds else ""
-        self._said = f"{self._seconds / elapsed:.1f} s of audio a second{left}"
+        speed = self._seconds / max(time.monotonic() - self._started, 1e-6)
+        rates = {suffix: known / max(size, 1) for suffix, (known, size) in self._known.items() if self._left[suffix]}
+        left = max(sum(rate * self._left[suffix] for suffix, rate in rates.items()) - self._within, 0)
+        told = f", {clock(left / speed)} left" if speed and all(rates.values()) else ""
+        self._said = f"{speed:.1f} s of audio a second{told}"
         if self._bar is not None:
             self._bar.set_postfix_str(self._said, refresh=False)
-            self._bar.update(finished)
-        elif (finished and self._files == 1) or time.monotonic() >= self._due:
+            self._bar.update(length is not None)
+        elif (length is not None and self._files == 1) or time.monotonic() >= self._due:
             self._line()
 
     def say(self, text: str) -> None:
@@ -126,16 +138,19 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
-@functools.lru_cache(maxsize=1)
+def _suffix(file: FileStat) -> str:
+    return os.path.splitext(file.path)[1].lower()
+
+
 def _length(path: str) -> float:
-    """Seconds of audio by the head of a file, for an estimate; endless where it does not tell."""
+    """Seconds of audio by the head of a file; 0 where it does not tell."""
     import soundfile
 
     try:
         # soundfile encodes text strictly, and a name on Linux may be any bytes.
-        return max(float(soundfile.info(os.fsencode(path) if os.name == "posix" else path).duration), 1e-6)
+        return float(soundfile.info(os.fsencode(path) if os.name == "posix" else path).duration)
     except (OSError, RuntimeError):
-        return float("inf")
+        return 0.0
 
 
 @dataclass
@@ -210,7 +225,7 @@ class Report:
     def embedding(self, files: Sequence[FileStat]) -> Iterator[Progress]:
         """Show progress on these files, and take the time."""
         started = time.monotonic()
-        self._progress = Progress(len(files), sum(max(file.size, 0) for file in files), self.quiet)
+        self._progress = Progress(files, self.quiet)
         try:
             yield self._progress
         finally:

@@ -68,8 +68,9 @@ def draw_episodes(labels: npt.ArrayLike, config: EpisodeConfig) -> IntArray:
     usable = usable_classes(labels, config)
     if len(usable) < config.n_way:
         raise ConfigError(
-            f"{config.n_way}-way episodes from {len(usable)} classes with at least {config.files_per_class} "
-            f"files ({len(np.unique(labels))} classes in all): lower n_way, n_shot or n_query, or add files"
+            f"n_way={config.n_way} takes {config.n_way} classes, n_shot={config.n_shot} and n_query={config.n_query} "
+            f"take {config.files_per_class} files of each; here are {len(np.unique(labels))} classes, and "
+            f"{len(usable)} of them have so many files. Ask for less, or add files: a folder a class, its clips in it"
         )
     files, sizes = _padded_members(labels, usable)
     n_way, depth = config.n_way, config.files_per_class
@@ -109,8 +110,9 @@ def published_tasks(labels: npt.ArrayLike, config: EpisodeConfig) -> IntArray:
     smallest = min(len(files) for files in members)
     if len(usable) < config.n_way or smallest < config.files_per_class:
         raise ConfigError(
-            f"{config.n_way}-way {config.n_shot}-shot tasks from {len(usable)} classes of {smallest} files "
-            "or more: lower n_way or n_shot, or add files"
+            f"n_way={config.n_way} takes {config.n_way} classes, n_shot={config.n_shot} takes "
+            f"{config.files_per_class} files of each with one to classify; here are {len(usable)} classes of "
+            f"{smallest} files or more. Ask for less, or add files: a folder a class, its clips in it"
         )
     rng = np.random.RandomState(config.seed)
     tasks = np.empty((config.episodes, config.n_way, config.files_per_class), dtype=np.int64)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import ConfigError
+from ..run.files import wrong_suffix
 from .results import Results, Row
 
 FORMATS = {".csv": "csv", ".md": "md", ".json": "json", ".txt": "txt"}
@@ -135,7 +135,7 @@ def render(results: Results, path: Path) -> str:
     """
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
-        raise ConfigError(f"{path}: unknown format {path.suffix!r}; end the name in {', '.join(FORMATS)}")
+        raise wrong_suffix(path, list(FORMATS))
     if kind == "csv":
         return to_csv(results.rows)
     if kind == "json":

@@ -37,15 +37,20 @@ def parse_format(path: str | os.PathLike[str], given: str | None = None) -> Form
     name = given or (Format.JSONL.value if stdout else Path(path).suffix.lower().removeprefix("."))
     known = [member.value for member in Format]
     if name not in known:
-        suffixes = ", ".join(f".{value}" for value in known)
-        found = f"format {given!r}" if given else f"format {Path(path).suffix!r}"
-        raise ConfigError(f"{path}: unknown {found}; end the name in one of {suffixes}, or give --format")
+        raise wrong_suffix(path, [f".{value}" for value in known], ", or give --format")
     chosen = Format(name)
     if stdout and chosen not in (Format.CSV, Format.JSONL):
         raise ConfigError(f"stdout cannot take {chosen.value}; use --format csv or jsonl, or a file")
     if chosen is Format.PARQUET and importlib.util.find_spec("pyarrow") is None:
         raise ConfigError(f"{path}: parquet needs pyarrow; pip install 'mtslvr[parquet]'")
     return chosen
+
+
+def wrong_suffix(path: str | os.PathLike[str], suffixes: Sequence[str], else_: str = "") -> ConfigError:
+    """The error for a name that does not say what to write."""
+    suffix = Path(path).suffix
+    fault = f"unknown format {suffix!r}" if suffix else "the name of a file is expected, with a suffix"
+    return ConfigError(f"{os.fspath(path)}: {fault}; end the name in one of {', '.join(suffixes)}{else_}")
 
 
 def resolve(path: str | os.PathLike[str], *, writable: bool = False) -> Path:

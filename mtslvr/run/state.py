@@ -172,7 +172,7 @@ def _read_journal(path: Path) -> State | None:
         entries = {values["path"]: FileEntry(**{k: v for k, v in values.items() if k != "first"}) for values in files}
         return State(head["settings"], entries, None, int(lines[-1]["complete"]))
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
-        remedy = "finish it with pip install mtslvr==0.2.0, or start anew with --overwrite"
+        remedy = "choose another -o, or start anew with --overwrite"
         raise ConfigError(f"{path}: of a run of mtslvr 0.2 that was not finished; {remedy}") from None
 
 

@@ -113,9 +113,10 @@ def test_labels_from_a_table(folder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("-o", "map.gif"), "unknown format '.gif'; end the name in .png, .svg, .pdf, .html"),
+        (("-o", "map.gif"), "unknown format '.gif'; end the name in one of .png, .svg, .pdf, .html"),
         (("-o", "nowhere/map.png"), "make it with mkdir -p"),
-        (("-o", "map.png", "--labels", "nowhere.csv"), "nowhere.csv: not a csv with the columns"),
+        (("-o", "map.png", "--labels", "nowhere.csv"), "--labels nowhere.csv: no csv with the columns file and label"),
+        (("-o", "map.png", "--labels", "byfolder"), "; give by-folder, none, or the csv"),
         (("-o", "map.png", "--labels", "none", "--clusters", "2"), "colours tell one of them"),
         (("-o", "map.png", "--offline"), "for a page; end the name in .html"),
         pytest.param(
@@ -123,7 +124,7 @@ def test_labels_from_a_table(folder):
             "nowhere: holds none of the 5 files, low/a.wav for one",
             marks=pytest.mark.extra("plot"),
         ),
-        (("-o", "map.png", "--clusters", "11"), "clusters=11: must be from 2 to the number of rows, 10"),
+        (("-o", "map.png", "--clusters", "11"), "--clusters 11: must be from 2 to the number of rows, 10"),
     ],
 )
 def test_plot_names_what_is_wrong(folder, monkeypatch, arguments, message):

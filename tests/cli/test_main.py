@@ -151,9 +151,12 @@ def test_fewshot_of_a_published_dataset(tmp_path):
         ((), "nothing to measure: give a folder"),
         (("--dataset", "esc50"), "1 --dataset and 0 --root"),
         (("--dataset", "esc50", "--root", "x", "--window", "1"), "--window 1 with --dataset esc50"),
-        (("FOLDER", "--shots", "1,many"), "--shots='1,many': must be whole numbers"),
-        (("FOLDER", "--n-way", 3, "--shots", "1,10"), "from 0 classes with at least 11 files"),
-        (("FOLDER", "-o", "x.xls"), "unknown format '.xls'; end the name in .json"),
+        (("FOLDER", "--shots", "1,many"), "--n-shot 1,many: must be whole numbers"),
+        (
+            ("FOLDER", "--n-way", 3, "--shots", "1,10"),
+            "--n-shot 10 and --n-query 1 take 11 files of each; here are 3 classes, and 0 of",
+        ),
+        (("FOLDER", "-o", "x.xls"), "unknown format '.xls'; end the name in one of .json"),
         (("FOLDER", "-o", "nowhere/x.json"), "folder 'nowhere' does not exist"),
         (("FOLDER", "--plot", "x.bmp"), "unknown picture format '.bmp'"),
         (("FOLDER", "FOLDER", "--labels", "x.csv"), "with 2 folders; give the one"),
@@ -169,7 +172,7 @@ def test_report_names_what_is_no_result(tmp_path):
     result = run("report", tmp_path / "x.json", "-o", tmp_path / "x.html")
     assert result.exit_code == 2 and "no results of mtslvr in it" in result.output
     result = run("report", tmp_path / "x.json", "-o", tmp_path / "x.pdf")
-    assert result.exit_code == 2 and "end the name in .html" in result.output
+    assert result.exit_code == 2 and "end the name in one of .html" in result.output
 
 
 @pytest.mark.slow

@@ -11,10 +11,11 @@ import time
 
 import numpy as np
 import pytest
+import soundfile
 
 from mtslvr.cli.embed import embed_command
 from mtslvr.cli.summary import Progress, clock
-from mtslvr.run.state import read_state
+from mtslvr.run.state import FileStat, read_state
 from mtslvr.run.table import read_table
 
 COMMAND = [sys.executable, "-c", "from mtslvr.cli.embed import main; main()"]
@@ -146,15 +147,37 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(audio, write, model
         assert "4/4 files" in last and " s of audio a second, 0:00:00 left" in last
 
 
+def planned(folder, *names):
+    return [FileStat(str(folder / name), name, (folder / name).stat().st_size, 0) for name in names]
+
+
 def test_the_time_left_counts_what_is_done_of_a_long_file(write, tmp_path, monkeypatch):
     write(tmp_path / "long.wav", 20)
     monkeypatch.setattr(sys, "stderr", Terminal())
-    progress = Progress(2, 200)
+    [file] = planned(tmp_path, "long.wav")
+    progress = Progress([file, file])
     time.sleep(0.5)
-    progress.advance(str(tmp_path / "long.wav"), 100, 0.2, finished=False)
+    progress.advance(file, 0.2, None)
     progress.close()
     assert re.search(r"0:0[1-9]:\d\d left", sys.stderr.getvalue())  # a two hundredth in half a second
     assert clock(3725.4) == "1:02:05"
+
+
+def test_the_time_left_knows_that_a_byte_of_flac_is_more_audio_than_one_of_wav(tmp_path, monkeypatch):
+    tone = np.sin(np.arange(160_000) / 9).astype(np.float32)
+    for name in ("a.wav", "b.flac", "c.flac"):
+        soundfile.write(tmp_path / name, tone, 16000)
+    (tmp_path / "d.m4a").write_bytes(b"its length is not known by its head")
+    wav, flac, last, other = planned(tmp_path, "a.wav", "b.flac", "c.flac", "d.m4a")
+    assert 2 * flac.size < wav.size
+    told = []
+    for files in ([wav, flac, last], [wav, other]):
+        monkeypatch.setattr(sys, "stderr", io.StringIO())
+        progress = Progress(files)
+        time.sleep(1)
+        progress.advance(wav, 10, 10)  # a third, where bytes would say a half or more
+        told.append(sys.stderr.getvalue())
+    assert re.search(r"0:00:0[2-4] left", told[0]) and " left" not in told[1]
 
 
 @pytest.mark.parametrize("name", ["mtslvr-embed", "mtslvr"])

@@ -83,9 +83,9 @@ def test_a_shard_that_was_stopped_goes_on(audio, model, embed, tmp_path, monkeyp
     options = [audio, "-o", tmp_path / "out.npz", "--model", model, "--batch-size", 1, "-q"]
     advance, seen = Progress.advance, []
 
-    def interrupting(self, path, size, seconds, finished):
-        advance(self, path, size, seconds, finished)
-        seen.append(path)
+    def interrupting(self, file, seconds, length):
+        advance(self, file, seconds, length)
+        seen.append(file)
         if len(seen) == 4:
             raise KeyboardInterrupt
 

@@ -47,7 +47,7 @@ def test_published_rule_brings_all_classes_back_with_one_query():
 @pytest.mark.parametrize("sizes", [[9, 9, 9, 9], [1, 9, 9, 9, 9]])
 def test_published_tasks_refuse_what_they_cannot_fill(sizes):
     labels = np.repeat(np.arange(len(sizes)), sizes)
-    with pytest.raises(ConfigError, match=rf"from {len(sizes)} classes of {min(sizes)} files.*lower n_way"):
+    with pytest.raises(ConfigError, match=rf"here are {len(sizes)} classes of {min(sizes)} files.*Ask for less"):
         published_tasks(labels, EpisodeConfig(5, 1, 5))
 
 
@@ -101,7 +101,9 @@ def test_string_labels_and_dropped_classes():
 @pytest.mark.filterwarnings("ignore")
 def test_too_few_classes_name_counts_and_remedy():
     labels = np.repeat(np.arange(6), [9, 9, 9, 9, 2, 2])
-    with pytest.raises(ConfigError, match=r"5-way episodes from 4 classes with at least 3 files \(6 classes.*add"):
+    with pytest.raises(
+        ConfigError, match=r"n_way=5 takes 5 .* take 3 files of each; here are 6 classes, and 4 of.*add"
+    ):
         draw_episodes(labels, EpisodeConfig(n_query=2))
 
 

@@ -37,15 +37,14 @@ def folder(made, tmp_path, monkeypatch):
 # The table
 
 
-def test_the_table_has_every_column(folder, models):
+def test_the_list_has_all_facts_in_100_columns(folder, models):
     result = models()
     assert result.exit_code == 0, result.output
-    heading, tiny, blank, _, hint = result.output.splitlines()
-    assert heading.split("  ")[0] == "NAME" and heading.endswith("FEW-SHOT") and "mtslvr models NAME" in hint
-    assert not blank
+    name, *lines, blank, _, hint = result.output.splitlines()
+    assert name == "tiny" and not blank and "mtslvr models NAME" in hint and all(len(line) <= 100 for line in lines)
     size = f"{(folder / 'model.safetensors').stat().st_size / 1e6:.1f} MB"
-    assert [cell.strip() for cell in tiny.split("  ") if cell] == [
-        "tiny", "bundled", "none", "invariant 8, variant 8, concat 8", size, "cc-by-4.0",
+    assert [line[14:] for line in lines] == [
+        "bundled", "none", "invariant 8, variant 8, concat 8", size, "cc-by-4.0",
         "made-up tones, made-up noise and 1 more", "bells 63.25",
     ]  # fmt: skip
 
@@ -97,8 +96,7 @@ def test_a_broken_checkpoint_is_listed_with_its_problem(folder, models):
     (folder / "config.json").write_text("{}")
     [row] = json.loads(models("--json").output)
     assert "no key 'format_version'" in row["problem"] and row["dims"] == {} and row["adapter"] is None
-    _, line, _, problem, *_ = models().output.splitlines()
-    assert len(line) < 150 and problem.startswith("tiny: ") and "no key 'format_version'" in problem
+    assert "no key 'format_version'" in " ".join(models().output.split())
 
 
 # Cards from anywhere
@@ -175,12 +173,12 @@ def test_push_wants_a_whole_card(folder):
     ]:
         (folder / "README.md").write_text(changed)
         result = run("push", folder, "org/name")
-        assert result.exit_code == 3 and "hf upload" not in result.output
+        assert result.exit_code == 2 and "hf upload" not in result.output
         assert f"README.md: the model card lacks {missing}" in result.output
 
 
 @pytest.mark.parametrize("repo", ["name", "org/../name", "org/na me"])
 def test_push_wants_a_repository_id(folder, repo):
     result = run("push", folder, "--", repo)  # before the folder is looked at
-    assert result.exit_code == 3
+    assert result.exit_code == 2
     assert f"Error: {repo!r}: not a repository id (" in result.output and "give 'org/name'" in result.output

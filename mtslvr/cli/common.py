@@ -44,10 +44,7 @@ def _channel(text: str) -> int | str:
 _EMBEDDING = (
     click.option("--model", help="Bundled name, checkpoint folder or hub id.  [default: the bundled weights]"),
     click.option(
-        "--channel",
-        type=_channel,
-        metavar="mix|N",
-        help="The mean over channels, or one, counted from 0.  [default: mix]",
+        "--channel", type=_channel, metavar="mix|N", help="Of channels: their mean, or one, from 0.  [default: mix]"
     ),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ..."),
     click.option(
@@ -88,11 +85,7 @@ def counted(number: int, thing: str) -> str:
 
 
 def check_stdout() -> None:
-    """See that what is asked for on standard output has somewhere to go.
-
-    Raises:
-        ConfigError: it is closed.
-    """
+    """Raise a ConfigError where standard output, to which the result is to go, is closed."""
     if sys.stdout is None:
         raise ConfigError("standard output is closed, and the result goes there; redirect it to a file")
 

@@ -13,11 +13,10 @@ from .common import PATH, Command, choice
 @click.argument("checkpoint", type=PATH)
 @click.argument("out_dir", type=PATH)
 @choice(
-    "--normalization",
-    ["window", "file", "global", "none"],
+    "--normalization", ["window", "file", "global", "none"],
     "Kept with the weights: by each window, by the file (published evaluation of 2023-08), by the statistics "
     "of the training data (published training), or not at all.",
-)
+)  # fmt: skip
 @click.option("--global-mean", type=float, help="Of the training waveforms, where the file name does not tell.")
 @click.option("--global-std", type=float, help="Of the training waveforms, where the file name does not tell.")
 def convert_command(

@@ -35,7 +35,6 @@ def copy(folder: Path, to: Path) -> None:
     Raises:
         ConfigError: `to` holds another checkpoint, or cannot be written.
     """
-    import os
     import shutil
 
     from ..errors import ConfigError
@@ -48,8 +47,6 @@ def copy(folder: Path, to: Path) -> None:
                 raise ConfigError(f"{to / name}: of another checkpoint; choose an empty folder")
         to.mkdir(parents=True, exist_ok=True)
         for name in names:
-            part = to / f"{name}.{os.getpid()}.part"  # of its own, where two processes copy
-            shutil.copyfile(folder / name, part)
-            os.replace(part, to / name)
+            shutil.copyfile(folder / name, to / name)
     except OSError as error:
         raise ConfigError(f"{to}: cannot be written ({error}); choose another folder") from None

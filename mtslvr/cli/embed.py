@@ -19,22 +19,14 @@ Exit codes: 0 every file embedded, 1 some files failed and the rest is written, 
 
 
 @click.command(
-    "embed",
-    cls=Command,
-    epilog=EXIT_CODES,
-    short_help="Embed files and folders of audio.",
+    "embed", cls=Command, epilog=EXIT_CODES, short_help="Embed files and folders of audio.",
     context_settings={"help_option_names": ["-h", "--help"]},
-)
+)  # fmt: skip
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=click.Path())
 @click.option(
-    "-o",
-    "--out",
-    "output",
-    required=True,
-    type=click.Path(),
-    metavar="OUT",
+    "-o", "--out", "output", required=True, type=click.Path(), metavar="OUT",
     help="Where to write; - is standard output.",
-)
+)  # fmt: skip
 @click.option("--format", "form", type=FORMATS, help="[default: the suffix of OUT; jsonl to standard output]")
 @choice(
     "--features",
@@ -47,11 +39,10 @@ Exit codes: 0 every file embedded, 1 some files failed and the rest is written, 
 @choice("--pool", ["mean", "none"], "One row a file (mean over windows) or one row a window.")
 @embedding_options
 @click.option(
-    "--shard",
-    metavar="I/N",
+    "--shard", metavar="I/N",
     help="Embed part I of N of the files only, into OUT-0000I-of-0000N; slurm takes both from a Slurm job. "
     "`mtslvr merge OUT` joins the parts.",
-)
+)  # fmt: skip
 @choice("--stdin", ["auto", "audio", "list"], "What the input - is; auto tells audio by its first bytes.")
 @click.option("--overwrite", is_flag=True, help="Start anew, whatever an earlier run left.")
 @click.option("--dry-run", is_flag=True, help="List the files that would be embedded, and write nothing.")

@@ -13,13 +13,9 @@ from .common import PATH, Command, choice
 @click.argument("model")
 @click.argument("out", metavar="OUT.onnx", type=PATH)
 @click.option(
-    "--input",
-    "kind",
-    type=click.Choice(["waveform", "spectrogram"]),
-    default="waveform",
-    show_default=True,
+    "--input", "kind", type=click.Choice(["waveform", "spectrogram"]), default="waveform", show_default=True,
     help="What the file takes: mono float32 samples, or the front end's output.",
-)
+)  # fmt: skip
 @choice("--layer", ["head", "pooled"], "Read after the linear head (500 a task) or before it (512 as published).")
 @click.option("--window", type=float, metavar="SECONDS", help="The length that it takes.  [default: the model's]")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.onnx where it exists.")

@@ -8,26 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import Command
-from .measuring import check_outputs, integers, progress_bar, split_list, warnings_as_lines, write_text
+from .common import PATH, Command
+from .measuring import check_outputs, integers, measuring_options, progress_bar, split_list, write_text
 
 if TYPE_CHECKING:
     from ..fewshot import LabelledSet, Results
 
 
 @click.command("fewshot", cls=Command, short_help="Few-shot accuracy on folders of labelled audio.")
-@click.argument("folders", nargs=-1, type=click.Path(path_type=Path), metavar="[FOLDER]...")
-@click.option("--model", "models", multiple=True, help="Bundled name, checkpoint folder or hub id; may be repeated.")
-@click.option("--labels", type=click.Path(path_type=Path), help="csv or tsv with the columns file and label.")
+@click.argument("folders", nargs=-1, type=PATH, metavar="[FOLDER]...")
+@click.option("--labels", type=PATH, help="csv or tsv with the columns file and label.")
 @click.option(
     "--label-field",
     type=int,
     help="Take the class from this field of the file name (0 is the first, parted by '_') instead of its folder.",
 )
 @click.option("--dataset", "datasets", multiple=True, metavar="NAME", help="A dataset of the paper; see --root.")
-@click.option("--root", "roots", multiple=True, type=click.Path(path_type=Path), help="Where it is, one a --dataset.")
+@click.option("--root", "roots", multiple=True, type=PATH, help="Where it is, one a --dataset.")
 @click.option("--split", default="test", show_default=True, help="train, val, test or all classes of a --dataset.")
-@click.option("--split-file", type=click.Path(path_type=Path), help="Its class lists: npy, json, csv or txt.")
+@click.option("--split-file", type=PATH, help="Its class lists: npy, json, csv or txt.")
 @click.option("--window", type=float, metavar="SECONDS", help="Length of the windows.  [default: the model's, 5]")
 @click.option("--features", multiple=True, help="invariant, variant, concat, pooled, log-mel.  [default: all]")
 @click.option("--classifier", "classifiers", multiple=True, help="sgd (published), logistic, centroid, cosine.")
@@ -40,17 +39,10 @@ if TYPE_CHECKING:
 @click.option("--sampler", default="uniform", show_default=True, help="uniform, or published: the paper's own draws.")
 @click.option("--weights", is_flag=True, help="Also the share of the classifier's weights on each branch.")
 @click.option("--per-class", "show_classes", is_flag=True, help="Also the accuracy of each class.")
-@click.option(
-    "-o", "--out", "outputs", multiple=True, type=click.Path(path_type=Path), metavar="OUT",
-    help="Where to write the results, .json, .csv, .md or .txt; may be repeated.",
-)  # fmt: skip
-@click.option("--plot", type=click.Path(path_type=Path), help="Bars with intervals, or curves: png, svg or pdf.")
-@click.option("--cache", type=click.Path(path_type=Path), help="Folder of computed features.  [default: the user's]")
+@click.option("--cache", type=PATH, help="Folder of computed features.  [default: the user's]")
 @click.option("--no-cache", is_flag=True, help="Neither read nor keep features.")
 @click.option("--on-error", default="stop", show_default=True, help="stop or skip, at a file that cannot be read.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
-@click.option("--batch-size", default=16, show_default=True, help="Windows at once through the encoder.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@measuring_options
 def fewshot_command(
     outputs: tuple[Path, ...], plot: Path | None, cache: Path | None, no_cache: bool, quiet: bool, **options: Any
 ) -> None:
@@ -63,32 +55,31 @@ def fewshot_command(
     from ..fewshot import CompareConfig, compare, table
     from ..fewshot.features import FEATURES
 
-    with warnings_as_lines():
-        check_outputs(outputs, plot)
-        drawn = ("n_way", "n_query", "episodes", "seed", "scaling", "sampler", "weights", "on_error")
-        config = CompareConfig(
-            features=split_list(options["features"]) or FEATURES,
-            classifiers=split_list(options["classifiers"]) or ("sgd", "logistic"),
-            shots=integers(options["shots"], "--n-shot"),
-            **{name: options[name] for name in drawn},
-        )
-        results = compare(
-            _sets(SimpleNamespace(**options)),
-            split_list(options["models"]) or (None,),
-            config,
-            device=options["device"],
-            batch_size=options["batch_size"],
-            cache=False if no_cache else cache or True,
-            progress=progress_bar(quiet),
-        )
-        _show(results, config.weights, options["show_classes"])
-        for path in outputs:
-            write_text(path, table.render(results, path))
-        if plot is not None:
-            from ..analysis import pictures
+    check_outputs(outputs, plot)
+    drawn = ("n_way", "n_query", "episodes", "seed", "scaling", "sampler", "weights", "on_error")
+    config = CompareConfig(
+        features=split_list(options["features"]) or FEATURES,
+        classifiers=split_list(options["classifiers"]) or ("sgd", "logistic"),
+        shots=integers(options["shots"], "--n-shot"),
+        **{name: options[name] for name in drawn},
+    )
+    results = compare(
+        _sets(SimpleNamespace(**options)),
+        split_list(options["models"]) or (None,),
+        config,
+        device=options["device"],
+        batch_size=options["batch_size"],
+        cache=False if no_cache else cache or True,
+        progress=progress_bar(quiet),
+    )
+    _show(results, config.weights, options["show_classes"])
+    for path in outputs:
+        write_text(path, table.render(results, path))
+    if plot is not None:
+        from ..analysis import pictures
 
-            pictures.save(pictures.accuracy(results.rows), plot)
-            click.echo(f"wrote {plot}", err=True)
+        pictures.save(pictures.accuracy(results.rows), plot)
+        click.echo(f"wrote {plot}", err=True)
 
 
 def _sets(call: SimpleNamespace) -> list[LabelledSet]:

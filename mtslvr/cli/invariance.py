@@ -7,27 +7,19 @@ from typing import Any
 
 import click
 
-from .common import Command
-from .measuring import check_outputs, progress_bar, split_list, warnings_as_lines, write_text
+from .common import PATH, Command
+from .measuring import check_outputs, measuring_options, progress_bar, split_list, write_text
 
 
 @click.command("invariance", cls=Command, short_help="How far transformations move each embedding.")
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--model", "models", multiple=True, help="Bundled name, checkpoint folder or hub id; may be repeated.")
+@click.argument("folder", type=PATH)
 @click.option("--clips", default=500, show_default=True, help="At most so many files, drawn at random.")
 @click.option("--draws", default=1, show_default=True, help="Transformed copies of each, by each transformation.")
 @click.option("--seed", default=42, show_default=True, help="Of the draws of files and transformations.")
 @click.option("--layer", default="head", show_default=True, help="head, or pooled: before it.")
 @click.option("--shrinkage", type=float, help="Share of the identity in the covariance.  [default: Ledoit-Wolf's]")
 @click.option("--published", is_flag=True, help="Pitch shift through the published fine STFT, much slower.")
-@click.option(
-    "-o", "--out", "outputs", multiple=True, type=click.Path(path_type=Path), metavar="OUT",
-    help="Where to write the results, .json, .csv, .md or .txt; may be repeated.",
-)  # fmt: skip
-@click.option("--plot", type=click.Path(path_type=Path), help="Heat map: png, svg or pdf.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
-@click.option("--batch-size", default=16, show_default=True, help="Windows at once through the encoder.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@measuring_options
 def invariance_command(
     folder: Path,
     models: tuple[str, ...],
@@ -46,24 +38,23 @@ def invariance_command(
     from ..analysis import InvarianceConfig, invariance
     from ..fewshot.table import aligned, markdown
 
-    with warnings_as_lines():
-        check_outputs(outputs, plot)
-        config = InvarianceConfig(**settings)
-        found = invariance(folder, split_list(models) or (None,), config, device=device, progress=progress_bar(quiet))
-        click.echo(
-            f"{folder}: {found.settings['clips']} clips, {config.draws} copies by each transformation, seed "
-            f"{config.seed}, {config.layer} features"
-        )
-        click.echo("means; Mahalanobis ± 95% interval over clips")
-        click.echo(aligned(found.table()))
-        for line in found.conclusions():
-            click.echo(line)
-        texts = {".json": found.to_json, ".csv": found.to_csv}
-        texts |= {".md": lambda: markdown(found.table()) + "\n", ".txt": lambda: aligned(found.table()) + "\n"}
-        for path in outputs:
-            write_text(path, texts[path.suffix.lower()]())
-        if plot is not None:
-            from ..analysis import pictures
+    check_outputs(outputs, plot)
+    config = InvarianceConfig(**settings)
+    found = invariance(folder, split_list(models) or (None,), config, device=device, progress=progress_bar(quiet))
+    click.echo(
+        f"{folder}: {found.settings['clips']} clips, {config.draws} copies by each transformation, seed "
+        f"{config.seed}, {config.layer} features"
+    )
+    click.echo("means; Mahalanobis ± 95% interval over clips")
+    click.echo(aligned(found.table()))
+    for line in found.conclusions():
+        click.echo(line)
+    texts = {".json": found.to_json, ".csv": found.to_csv}
+    texts |= {".md": lambda: markdown(found.table()) + "\n", ".txt": lambda: aligned(found.table()) + "\n"}
+    for path in outputs:
+        write_text(path, texts[path.suffix.lower()]())
+    if plot is not None:
+        from ..analysis import pictures
 
-            pictures.save(pictures.heat_map(found), plot)
-            click.echo(f"wrote {plot}", err=True)
+        pictures.save(pictures.heat_map(found), plot)
+        click.echo(f"wrote {plot}", err=True)

@@ -12,9 +12,32 @@ import click
 
 from ..errors import ConfigError
 from ..run.files import atomic, guarded, resolve, wrong_suffix
+from .common import FC, PATH
 from .common import warnings_as_lines as warnings_as_lines
 
 OUTPUTS = (".json", ".csv", ".md", ".txt")  # of results
+
+
+_OPTIONS = (
+    click.option(
+        "--model", "models", multiple=True, help="Bundled name, checkpoint folder or hub id; may be repeated."
+    ),
+    click.option(
+        "-o", "--out", "outputs", multiple=True, type=PATH, metavar="OUT",
+        help="Where to write the results, .json, .csv, .md or .txt; may be repeated.",
+    ),
+    click.option("--plot", type=PATH, help="A picture of them: png, svg or pdf."),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ..."),
+    click.option("--batch-size", default=16, show_default=True, help="Windows at once through the encoder."),
+    click.option("-q", "--quiet", is_flag=True, help="No progress."),
+)  # fmt: skip
+
+
+def measuring_options(command: FC) -> FC:
+    """The options of every command that measures models."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
 
 
 def split_list(values: Sequence[str]) -> tuple[str, ...]:

@@ -13,7 +13,11 @@ from .common import PATH, Command, counted, echo
 @click.argument("folders", nargs=-1, required=True, type=PATH)
 @click.option("-o", "--out", required=True, type=PATH, help="Folder for the packed clips.")
 @click.option("--sample-rate", type=click.IntRange(min=1), default=16000, show_default=True, help="Hz.")
-@click.option("--max-seconds", type=float, help="Cut longer files into clips of this length.  [default: keep whole]")
+@click.option(
+    "--max-seconds",
+    type=click.FloatRange(min=0.5),
+    help="Cut longer files into clips of this length.  [default: keep whole]",
+)
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="Files decoded side by side.")
 def pack_command(
     folders: tuple[Path, ...], out: Path, sample_rate: int, max_seconds: float | None, threads: int
@@ -24,9 +28,6 @@ def pack_command(
     folder below each of FOLDERS names the source of a clip.
     """
     from ..training.data import PackedClips, pack
-
-    if max_seconds is not None and not max_seconds >= 0.5:
-        raise click.UsageError(f"--max-seconds {max_seconds:g}: must be at least 0.5")
 
     failed = pack(folders, out, sample_rate, threads, max_seconds)
     for message in failed:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from .common import Command, choice, counted, echo
+from .common import PATH, Command, choice, counted, echo
 
 
 @click.command("plot", cls=Command, short_help="Draw a map of an embeddings file.")
-@click.argument("embeddings", type=click.Path(path_type=Path))
+@click.argument("embeddings", type=PATH)
 @click.option(
-    "-o", "--out", "output", required=True, type=click.Path(path_type=Path), metavar="MAP",
+    "-o", "--out", "output", required=True, type=PATH, metavar="MAP",
     help="A picture (.png, .svg, .pdf), or a page (.html) that names the files under the pointer.",
 )  # fmt: skip
 @click.option(
@@ -23,7 +23,7 @@ from .common import Command, choice, counted, echo
 @click.option("--clusters", type=int, metavar="N", help="Colour N groups of rows that sound alike, found by k-means.")
 @choice("--method", ["pca", "umap"], "Principal components, or UMAP, which keeps neighbours together.")
 @click.option(
-    "--audio", type=click.Path(path_type=Path), metavar="FOLDER",
+    "--audio", type=PATH, metavar="FOLDER",
     help="The folder that was embedded: a click on a point of a page plays its sound.",
 )  # fmt: skip
 @click.option("--offline", is_flag=True, help="Put plotly into the page, which opens without network then; 5 MB more.")

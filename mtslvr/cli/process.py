@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import importlib
 import io
 import os
 import signal
@@ -19,24 +20,12 @@ from typing import Any, NoReturn
 
 def mtslvr() -> NoReturn:
     """Entry point of `mtslvr`."""
-
-    def command() -> Any:
-        from .main import main
-
-        return main.main()
-
-    run(command)
+    run(lambda: importlib.import_module(".main", __package__).main.main())
 
 
 def embed() -> NoReturn:
     """Entry point of `mtslvr-embed`."""
-
-    def command() -> Any:
-        from .embed import embed_command
-
-        return embed_command.main()
-
-    run(command)
+    run(lambda: importlib.import_module(".embed", __package__).embed_command.main())
 
 
 def run(command: Callable[[], Any]) -> NoReturn:

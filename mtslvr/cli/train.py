@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import ConfigError
-from .common import Command
+from .common import PATH, Command
 
 if TYPE_CHECKING:
     from ..training.config import TrainConfig
@@ -20,19 +20,11 @@ SYSTEMS = ("contrastive-only", "prediction-only", "mt-simple", "mt-split", "mt-b
 
 
 @click.command("train", cls=Command, short_help="Train an encoder on folders of audio.")
-@click.option(
-    "--data", multiple=True, type=click.Path(path_type=Path), help="Folder of audio or packed clips; may be repeated."
-)
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Run directory.")
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    help="JSON with changes to the recipe: any field of the training config.",
-)
+@click.option("--data", multiple=True, type=PATH, help="Folder of audio or packed clips; may be repeated.")
+@click.option("-o", "--out", required=True, type=PATH, help="Run directory.")
+@click.option("--config", type=PATH, help="JSON with changes to the recipe: any field of the training config.")
 @click.option("--resume", is_flag=True, help="Go on from the last saved state of --out.")
-@click.option(
-    "--init", type=click.Path(path_type=Path), help="Run directory or checkpoint folder to start the weights from."
-)
+@click.option("--init", type=PATH, help="Run directory or checkpoint folder to start the weights from.")
 @click.option("--stop-after", type=int, metavar="N", help="End after N steps of the schedule.  [default: all]")
 @click.option("--system", type=click.Choice(SYSTEMS), help="Which of the paper's systems.  [default: mt-parallel]")
 @click.option(
@@ -109,7 +101,7 @@ def steps_in(minutes: float, config: TrainConfig, data: tuple[Path, ...], **how:
     from ..training.loop import StepReport, train
 
     if len(data) != 1 or not is_packed(data[0]) or not minutes > 0:
-        raise click.UsageError("--minutes: takes more than 0, and one folder from `mtslvr pack` as --data")
+        raise click.UsageError(f"--minutes {minutes:g}: takes more than 0, and one folder from `mtslvr pack` as --data")
     seconds: list[float] = []
 
     def note(report: StepReport) -> None:
@@ -132,7 +124,8 @@ def read_config(path: Path | None, options: dict[str, str | None]) -> TrainConfi
     try:
         changes = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: not a readable JSON file ({error})") from None
+        said = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: not a readable JSON file ({said}); check the path, or correct it") from None
     changed = base.changed(changes)
     for option, same in (
         ("system", changed.encoder.adapter is base.encoder.adapter),

@@ -29,19 +29,17 @@ NONE = "none"
     help="Let the variant head read statistics of the mel bands, too.  [default: on]",
 )
 @click.option(
-    "--invariant-rows",
-    metavar="ROWS",
+    "--invariant-rows", metavar="ROWS",
     help="What the invariant head reads: maxima over time of these rows of stages 3 and 4, such as "
     "layer3=2:4,layer4=1:3, with ,means also their means; none is what it read in training.  "
     "[default: layer3=2:4,layer4=1:3]",
-)
+)  # fmt: skip
 @click.option("--variant-rows", metavar="ROWS", help="The same for the variant head.  [default: none]")
 @click.option(
-    "--disturb/--no-disturb",
-    default=None,
+    "--disturb/--no-disturb", default=None,
     help="Shrink for the invariant head what a whisper, another microphone and a background change, too.  "
     "[default: on]",
-)
+)  # fmt: skip
 def whiten_command(run: Path, out_dir: Path, **options: Any) -> None:
     """Write the checkpoint of the training run RUN into OUT_DIR with other heads than it has.
 
@@ -62,9 +60,13 @@ def whiten_command(run: Path, out_dir: Path, **options: Any) -> None:
 def changes(options: dict[str, Any]) -> dict[str, Any]:
     """Settings of `HeadsConfig` from the options that are given."""
     from ..config import Rows
+    from ..errors import ConfigError
 
     given = {name: value for name, value in options.items() if value is not None}
     for name in ("invariant_rows", "variant_rows"):
         if name in given:
-            given[name] = None if given[name] == NONE else Rows.parse(given[name])
+            try:
+                given[name] = None if given[name] == NONE else Rows.parse(given[name])
+            except ConfigError as error:
+                raise ConfigError(str(error).replace("rows=", f"{name}=")) from None
     return given

@@ -20,16 +20,7 @@ from .classifiers import Classifier
 from .dataset import LabelledSet
 from .episodes import EpisodeConfig, draw_episodes, published_tasks
 from .evaluate import Scaling, evaluate
-from .features import (
-    LOG_MEL,
-    FileRows,
-    Progress,
-    check_names,
-    from_pooled,
-    log_mel_rows,
-    pooled_rows,
-    raise_errors,
-)
+from .features import LOG_MEL, FileRows, Progress, check_names, from_pooled, log_mel_rows, pooled_rows, raise_errors
 from .linear import FloatArray
 from .results import Results, Row
 

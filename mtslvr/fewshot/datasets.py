@@ -191,10 +191,7 @@ DATASETS = {
 
 
 def prepare(
-    name: str,
-    root: str | os.PathLike[str],
-    split: str = "test",
-    split_file: str | os.PathLike[str] | None = None,
+    name: str, root: str | os.PathLike[str], split: str = "test", split_file: str | os.PathLike[str] | None = None
 ) -> LabelledSet:
     """Read a dataset of the paper from the folder that its archive unpacks to; nothing is copied or converted.
 

@@ -95,6 +95,8 @@ def test_nothing_to_embed(model, embed, tmp_path):
     (tmp_path / "bad.wav").write_bytes(b"nothing")
     assert "no audio found" in embed(tmp_path / "empty", "-o", tmp_path / "x.npz", "--model", model, code=4).stderr
     assert embed("-", "-o", tmp_path / "x.npz", "--model", model, input=b"\n", code=4)
+    [line] = embed("nowhere", "-o", tmp_path / "x.npz", "--model", model, code=4).stderr.splitlines()
+    assert line == "Error: no audio found: 'nowhere': no such file or folder; check the path"
     embed(tmp_path / "bad.wav", "-o", tmp_path / "x.npz", "--model", model, code=1)
     assert not (tmp_path / "x.npz").exists()
 

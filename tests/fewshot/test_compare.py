@@ -189,9 +189,7 @@ def test_bad_input_is_named_before_any_work(tones):
     labelled = read_set(tones, name="tones")
     with pytest.raises(ConfigError, match=r"tones: n_way=5 takes 5 classes, .*; here are 2 classes"):
         compare([labelled], ["nowhere/at/all"])
-    with pytest.raises(
-        ConfigError, match=r"tones: n_way=2 .*take 11 files of each; here are 2 classes, and 0 of"
-    ):
+    with pytest.raises(ConfigError, match=r"tones: n_way=2 .*take 11 files of each; here are 2 classes, and 0 of"):
         compare([labelled], ["nowhere/at/all"], two_way(shots=(1, 10)))
     with pytest.raises(ConfigError, match="datasets tones, tones: each needs a name of its own"):
         compare([labelled, labelled], [None], two_way())

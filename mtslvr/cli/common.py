@@ -117,6 +117,7 @@ class Command(click.Command):
         self, name: str, *, epilog: str = EXIT_CODES, checkpoint_is_input: bool = False, **kwargs: Any
     ) -> None:
         self._no_weights = EXIT_USAGE if checkpoint_is_input else EXIT_NO_WEIGHTS
+        epilog = epilog.replace(" 3 weights unavailable,", "") if checkpoint_is_input else epilog
         # --out was called --output before 0.3, which is still understood.
         renamed = {"token_normalize_func": lambda token: "out" if token == "output" else token}
         kwargs["context_settings"] = {**kwargs.get("context_settings", {}), **renamed}

@@ -48,6 +48,8 @@ def fewshot_command(
 ) -> None:
     """Few-shot accuracy on each FOLDER, one folder a class, with 95% intervals over clips.
 
+    At least --n-way of the classes need --n-shot and --n-query files together, so 2 each by default.
+
     Invariant, variant and concatenated embeddings, the features before the heads and a log-mel baseline (mean and
     standard deviation of each mel band) stand side by side, all on the same episodes. Features are computed once and
     kept for the next call. Options that take names may be repeated or hold several parted by commas.

@@ -78,7 +78,8 @@ class Progress:
         for file in files:
             suffix = _suffix(file)
             if suffix not in self._left:
-                self._known[suffix] = _length(file.path), file.size
+                head = _length(file.path) / file.size if file.size > 0 else 0.0  # a pipe can be read once
+                self._known[suffix] = head, 1  # as one byte: what is measured counts for more
             self._left[suffix] += max(file.size, 0)
         self._started = time.monotonic()
         self._due = self._started + _EVERY
@@ -99,10 +100,10 @@ class Progress:
             self._left[suffix] -= max(file.size, 0)
             if length > 0:
                 known, size = self._known[suffix]
-                self._known[suffix] = (known + length, size + file.size) if known else (length, file.size)
+                self._known[suffix] = known + length, size + file.size
             self._files, self._within = self._files + 1, 0.0
         speed = self._seconds / max(time.monotonic() - self._started, 1e-6)
-        rates = {suffix: known / max(size, 1) for suffix, (known, size) in self._known.items() if self._left[suffix]}
+        rates = {suffix: known / size for suffix, (known, size) in self._known.items() if self._left[suffix]}
         left = max(sum(rate * self._left[suffix] for suffix, rate in rates.items()) - self._within, 0)
         told = f", {clock(left / speed)} left" if speed and all(rates.values()) else ""
         self._said = f"{speed:.1f} s of audio a second{told}"

@@ -93,7 +93,7 @@ def test_a_link_stays_a_link_and_permissions_follow_the_umask(tmp_path):
     [
         ("missing/out.npz", r"missing.* does not exist; make it"),
         ("out.xlsx", r"unknown format '\.xlsx'; end the name in one of \.npz, \.npy, \.parquet, \.csv, \.jsonl, or"),
-        ("out", r"unknown format ''"),
+        ("out", "the name of a file is expected, with a suffix; end the name in one of"),
         ("folder.npz", "exists and is not a file"),
         ("file.txt/out.npz", "does not exist"),
     ],

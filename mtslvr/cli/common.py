@@ -37,14 +37,15 @@ def choice(name: str, values: list[str], help: str) -> Callable[[FC], FC]:
     return click.option(name, type=click.Choice(values), default=values[0], show_default=True, help=help)
 
 
-def _channel(text: str) -> int | str:
+def channel(text: str) -> int | str:
+    """The value of --channel."""
     return int(text) if text.isdecimal() else text
 
 
 _EMBEDDING = (
     click.option("--model", help="Bundled name, checkpoint folder or hub id.  [default: the bundled weights]"),
     click.option(
-        "--channel", type=_channel, metavar="mix|N", help="Of channels: their mean, or one, from 0.  [default: mix]"
+        "--channel", type=channel, metavar="mix|N", help="Of channels: their mean, or one, from 0.  [default: mix]"
     ),
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ..."),
     click.option(

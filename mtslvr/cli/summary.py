@@ -43,7 +43,7 @@ class Summary:
 
     @property
     def speed(self) -> float:
-        """Seconds of audio a second."""
+        """Seconds of audio embedded in one second."""
         return self.audio_seconds / self.seconds if self.seconds else 0.0
 
     def text(self, output: str) -> str:
@@ -52,7 +52,7 @@ class Summary:
         parts = [f"{counted(self.done, 'file')} embedded{incomplete}"]
         parts += [f"{self.skipped} already there"] if self.skipped else []
         parts += [f"{self.failed} failed"] if self.failed else []
-        parts += [f"{_duration(self.audio_seconds)} of audio at {self.speed:.1f} s a second"] if self.done else []
+        parts += [f"{_duration(self.audio_seconds)} of audio at {self.speed:.1f} times real time"] if self.done else []
         return f"{', '.join(parts)}; {counted(self.rows, 'row')} in {output}"
 
 
@@ -106,7 +106,7 @@ class Progress:
         rates = {suffix: known / size for suffix, (known, size) in self._known.items() if self._left[suffix]}
         left = max(sum(rate * self._left[suffix] for suffix, rate in rates.items()) - self._within, 0)
         told = f", {clock(left / speed)} left" if speed and all(rates.values()) else ""
-        self._said = f"{speed:.1f} s of audio a second{told}"
+        self._said = f"{speed:.1f} times real time{told}"
         if self._bar is not None:
             self._bar.set_postfix_str(self._said, refresh=False)
             self._bar.update(length is not None)

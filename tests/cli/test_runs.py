@@ -144,7 +144,7 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(audio, write, model
         assert "bad.wav: not an audio file" in text
         assert ("\r" in text) is (f"loading {model} ..." in text) is stream.isatty()
         last = [line for line in text.replace("\r", "\n").splitlines() if "/4 files" in line][-1]
-        assert "4/4 files" in last and " s of audio a second, 0:00:00 left" in last
+        assert "4/4 files" in last and " times real time, 0:00:00 left" in last
 
 
 def planned(folder, *names):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .api import embed
-from .audio.load import channel_of, iter_blocks, load_parts
+from .audio.load import Excerpt, channel_of, iter_blocks, load_parts
 from .config import EncoderConfig
-from .errors import ConfigError
+from .errors import AudioError, ConfigError
 from .models import checkpoint
 from .models.hub import find, load
 from .nn.encoder import Encoder
@@ -23,6 +23,7 @@ from .run.table import EmbeddingTable, read_table
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
+SHORTEST = 0.1  # seconds of a sound that is compared, or an example
 _BLOCK = 8192  # rows at once
 _TOUCHING = 1e-6  # seconds
 _BEYOND = 0.1  # seconds by which a part may end after its file, whose length people round
@@ -39,6 +40,7 @@ class Hit:
         file: its name in the table.
         start: in seconds, of the nearest row, or of all that were joined.
         end: likewise.
+        query: which of several queries it is nearest to, from 0.
     """
 
     rank: int
@@ -46,6 +48,7 @@ class Hit:
     file: str
     start: float
     end: float
+    query: int = 0
 
 
 class Query(NamedTuple):
@@ -97,7 +100,7 @@ def similar(
         device: see `mtslvr.load`.
 
     Raises:
-        AudioError: a query that cannot be read.
+        AudioError: a query that cannot be read, is silent, or shorter than a tenth of a second.
         ConfigError: see `nearest` and `table_encoder`; a part outside its file.
     """
     path = "table" if isinstance(table, EmbeddingTable) else table
@@ -107,7 +110,11 @@ def similar(
     if not parsed:
         raise ConfigError("no queries; give at least one sound")
     for query in parsed:
-        next(iter_blocks(query.path, 16_000))  # raises where it is no audio
+        if query.start is None:
+            channel = channel_of(query.path, found.settings.get("channel", "mix"))
+            _check_sound(query.path, iter_blocks(query.path, 16_000, excerpt=Excerpt(channel)), 16_000)
+        else:
+            next(iter_blocks(query.path, 16_000))  # raises where it is no audio
     encoder = table_encoder(path, found.settings, model, device)
     rows = np.stack([_embed_query(query, found.settings, encoder) for query in parsed])
     return nearest(found, rows, k, threshold, per_file=per_file)
@@ -126,10 +133,13 @@ def nearest(
         per_file: each file once, by its nearest row.
 
     Raises:
-        ConfigError: `k` below 1, no rows, another width, or a threshold that is no cosine.
+        ConfigError: `k` below 1, no rows, another width, a threshold that is no cosine, or rows that are no numbers.
     """
     _check(table, queries, k, threshold)
-    scores: Float64 = np.max([cosine(table.embeddings, query) for query in np.atleast_2d(queries)], axis=0)
+    each = np.stack([cosine(table.embeddings, query) for query in np.atleast_2d(queries)])
+    scores: Float64 = each.max(axis=0)
+    if (wrong := np.flatnonzero(~np.isfinite(scores))).size:
+        raise ConfigError(f"{table.paths[wrong[0]]}: {wrong.size} of {len(scores)} rows are no numbers; embed it again")
     taken, files = np.zeros(len(scores), dtype=bool), set()
     hits: list[Hit] = []
     for row in np.argsort(-scores, kind="stable"):
@@ -142,7 +152,7 @@ def nearest(
         taken[joined] = True
         shown = [row] if per_file or threshold is None else joined
         start, end = float(table.start[shown].min()), float(table.end[shown].max())
-        hits.append(Hit(len(hits) + 1, float(scores[row]), table.paths[row], start, end))
+        hits.append(Hit(len(hits) + 1, float(scores[row]), table.paths[row], start, end, int(each[:, row].argmax())))
     return hits
 
 
@@ -200,6 +210,18 @@ def check_times(what: str, start: float | None, end: float | None, seconds: floa
         raise ConfigError(f"{what} is at {told}, and the recording is {seconds:.1f} s long; correct the times")
 
 
+def _check_sound(name: str, blocks: Iterable[Float32], sample_rate: int) -> None:
+    """See that a query, read no further than that takes, is neither silent nor too short."""
+    count, low, high = 0, np.inf, -np.inf
+    for block in blocks:
+        count, low, high = count + block.size, min(low, block.min()), max(high, block.max())
+        if low < high and count >= SHORTEST * sample_rate:
+            return
+    if count < SHORTEST * sample_rate:
+        raise AudioError(f"{name}: a query of {count / sample_rate:.3f} s; give one of at least {SHORTEST} s")
+    raise AudioError(f"{name}: a silent query; give one with a sound, as call.wav, or call.wav:12.5-14 for a part")
+
+
 def _embed_query(query: Query, settings: Mapping[str, Any], encoder: Encoder) -> Float32:
     """Embed a sound as the rows of a table were: same features, layer, windows and channel, mean over the windows."""
     audio: Any = query.path
@@ -207,6 +229,7 @@ def _embed_query(query: Query, settings: Mapping[str, Any], encoder: Encoder) ->
     if query.start is not None:
         [waveform], seconds = load_parts(query.path, encoder.sample_rate, [(query.start, query.end)], channel)
         check_times(f"{query.path}: the query", query.start, query.end, seconds)
+        _check_sound(f"{query.path}:{query.start:g}-{query.end:g}", [waveform], encoder.sample_rate)
         audio, channel = (waveform, encoder.sample_rate), "mix"
     defaults = {"features": "concat", "layer": "head", "window_seconds": None, "hop_seconds": None}
     options = {name: settings.get(name, default) for name, default in defaults.items()}

@@ -78,7 +78,27 @@ def test_windows_apart_and_of_other_files_are_places_of_their_own():
 
 def test_of_several_queries_the_nearest_counts():
     hits = nearest(table([[1, 0], [0, 1], [-1, -1]]), np.eye(2, dtype=np.float32), 2)
-    assert [round(hit.score, 3) for hit in hits] == [1, 1]
+    assert [(round(hit.score, 3), hit.query) for hit in hits] == [(1, 0), (1, 1)]
+
+
+def test_rows_that_are_no_numbers_are_told():
+    with pytest.raises(ConfigError, match=r"1\.wav: 1 of 2 rows are no numbers; embed it again"):
+        nearest(table([[1, 0], [np.nan, 1]]), X)
+
+
+def test_a_query_in_which_nothing_can_be_heard_is_refused(folder, tmp_path):
+    t = np.arange(16000) / 16000
+    soundfile.write(tmp_path / "a.wav", np.where(t < 0.5, 0, np.sin(3000 * t)), 16000)
+    soundfile.write(tmp_path / "short.wav", np.sin(3000 * t[:800]), 16000)
+    soundfile.write(tmp_path / "silent.wav", np.zeros(16000), 16000)
+    for query, told in (
+        ("silent.wav", "silent.wav: a silent query; give one with a sound"),
+        ("a.wav:0-0.4", "a.wav:0-0.4: a silent query"),
+        ("short.wav", "short.wav: a query of 0.050 s; give one of at least 0.1 s"),
+        ("a.wav:0.5-0.55", "a.wav:0.5-0.55: a query of 0.050 s"),
+    ):
+        result = run("similar", folder / "x.npz", tmp_path / "a.wav", tmp_path / query)
+        assert result.exit_code == 2 and told in result.output, result.output
 
 
 def test_a_threshold_that_is_no_cosine_is_named():
@@ -128,7 +148,10 @@ def test_similar_finds_the_place_of_a_part_of_a_file(folder, tmp_path):
     found = mtslvr.search.similar(folder / "x.npz", part, k=1, per_file=True)[0]
     assert found.file == "high/c.wav" and found.score == pytest.approx(1, abs=1e-3)
     several = run("similar", folder / "x.npz", part, folder / "audio" / "low" / "a.wav", "--threshold", 0.999, "--json")
-    assert {"high/c.wav", "low/a.wav"} <= {hit["file"] for hit in json.loads(several.stdout)}
+    found = {hit["file"]: hit["query"] for hit in json.loads(several.stdout)}
+    assert found["high/c.wav"] == part and found["low/a.wav"] == str(folder / "audio" / "low" / "a.wav")
+    lines = run("similar", folder / "x.npz", part, folder / "audio" / "low" / "a.wav", "-k", 1).stdout.splitlines()
+    assert lines[0].endswith("file  (nearest query)") and lines[1].endswith("low/a.wav)")
     soundfile.write(tmp_path / "noise.wav", np.random.default_rng(0).normal(0, 0.1, 8000), 16000)
     none = run("similar", folder / "x.npz", tmp_path / "noise.wav", "--threshold", 0.999)
     assert none.exit_code == 0 and "no place has a cosine of 0.999 or more; lower --threshold" in none.stderr

@@ -27,14 +27,13 @@ from ..nn.encoder import Encoder
 from ..run.extract import ExtractConfig
 from ..run.job import describe
 from ..run.table import EmbeddingTable
-from ..search import check_times, table_encoder
+from ..search import SHORTEST, check_times, table_encoder
 from .folders import check_order, find_examples
 from .labels import Label
 
 Float32 = npt.NDArray[np.float32]
 PathLike: TypeAlias = Union[str, "os.PathLike[str]"]
 
-SHORTEST = 0.1  # seconds of an example
 _SHORTEST_WINDOW = 0.5
 _LONGER = 1.5  # times the examples' median, from which windows are told to be too long
 _CUT_OUT = re.compile(r"(.+)@\d+\.\d+s_.*\.wav")  # see `clip_name`

@@ -22,7 +22,7 @@ LABEL_COLUMNS = ("label", "class", "species", "annotation", "common name", "spec
 _TIME = r"(?:[ _]?time)?[ _]?(?:\(?(?:s|sec|seconds)\)?)?"
 _START, _END = (re.compile(f"(?:{names}){_TIME}") for names in ("start|begin|onset", "end|stop|offset"))
 _PERHAPS_TIME = re.compile(r"start|begin|onset|offset|duration|(?<![a-z])(?:end|stop|time)(?![a-z])|(?:end|stop)time")
-_SCORED = re.compile(r"(.+) ([01]\.\d\d)")  # a label of `audacity_text`
+_SCORED = re.compile(r"(.+) (0\.\d\d|1\.00)")  # a label of `audacity_text`
 _NO_TEXT = re.compile("[\0\udc80-\udcff]")  # bytes that are not UTF-8, as Python reads them, and UTF-16's
 RAVEN_BEGIN, RAVEN_OFFSET = "Begin Time (s)", "File Offset (s)"
 
@@ -57,6 +57,12 @@ def by_name(paths: Iterable[str]) -> Elsewhere:
         for key in (name, os.path.splitext(name)[0]):
             found[key].append(path)
     return dict(found)
+
+
+def first_bytes(name: str, most: int) -> str:
+    """A name, cut to `most` bytes where it is longer."""
+    encoded = os.fsencode(name)
+    return name if len(encoded) <= most else encoded[:most].decode("utf-8", "ignore")
 
 
 def read_labels(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import enum
+import hashlib
 import importlib.util
 import io
 import itertools
 import json
 import os
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
@@ -18,7 +21,7 @@ from typing import Any, TypeAlias
 from ..errors import ConfigError
 from ..run.files import atomic, guarded, resolve
 from ..run.table import as_utf8
-from .labels import RAVEN_BEGIN, RAVEN_OFFSET, Label
+from .labels import RAVEN_BEGIN, RAVEN_OFFSET, Label, first_bytes
 
 CSV_COLUMNS = ("file", "start", "end", "label", "score")
 _RAVEN_COLUMNS = (
@@ -50,6 +53,8 @@ class LabelFormat(str, enum.Enum):
 
 
 TABLES = (LabelFormat.CSV, LabelFormat.JSONL, LabelFormat.PARQUET)
+_WRITTEN = ".mtslvr-classify.json"  # in a folder of labels: digests of what calls have written there
+_LONGEST = 230  # bytes of a file's name, which is longer by some while it is written
 _TRACK_SUFFIX = {LabelFormat.AUDACITY: ".txt", LabelFormat.RAVEN: ".Table.1.selections.txt"}
 
 
@@ -70,10 +75,40 @@ def check_labels_output(out: Path, given: str | None, *, per_file: bool = False)
     return form
 
 
-def check_one_track(out: Path, form: LabelFormat, recordings: int) -> None:
-    """Refuse one label track for several recordings."""
-    if form is LabelFormat.AUDACITY and recordings > 1 and not _is_folder(out, form):
-        raise ConfigError(f"{out}: a label track is of one recording, and there are {recordings}; name a folder")
+def check_labels_kept(out: Path, form: LabelFormat, names: Sequence[str], *, overwrite: bool) -> None:
+    """Refuse one track for several recordings `names`, and to write over labels that are not as a call wrote them."""
+    if form is LabelFormat.AUDACITY and len(names) > 1 and not _is_folder(out, form):
+        raise ConfigError(f"{out}: a label track is of one recording, and there are {len(names)}; name a folder")
+    if overwrite:
+        return
+    folder, files = (out, _places(form, names)) if _is_folder(out, form) else (out.parent, [out.name])
+    written, changed = _written(folder), []
+    for name in files:
+        there = _digest_of(folder / name)
+        if there is not None and there not in written.get(name, ()):
+            changed.append(folder / name)
+    if changed:
+        others = f" and {len(changed) - 1} more" if changed[1:] else ""
+        raise ConfigError(
+            f"{changed[0]}{others}: changed since mtslvr classify wrote it, or not written by it; move it away, choose "
+            "another -o, or have it written over with --overwrite"
+        )
+
+
+def _written(folder: Path) -> dict[str, list[str]]:
+    """Digests of what the files in a folder of labels may hold as calls have written them."""
+    with contextlib.suppress(OSError, ValueError):
+        return dict(json.loads((folder / _WRITTEN).read_bytes()))
+    return {}
+
+
+def _digest_of(file: Path) -> str | None:
+    with guarded(file):
+        return _digest(file.read_bytes()) if file.is_file() else None
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def check_file(path: Path) -> None:
@@ -96,11 +131,15 @@ def _is_folder(out: Path, form: LabelFormat) -> bool:
 
 def write_file(path: Path, data: str | bytes) -> None:
     """Write a file whole or not at all; folders above it are made."""
-    content = data if isinstance(data, bytes) else data.encode("utf-8", "surrogateescape")
+    content = _as_bytes(data)
     with guarded(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(resolve(path)) as file:
             file.write(content)
+
+
+def _as_bytes(data: str | bytes) -> bytes:
+    return data if isinstance(data, bytes) else data.encode("utf-8", "surrogateescape")
 
 
 def write_labels(out: Path, form: LabelFormat, labels: Sequence[Label], recordings: Sequence[Recording]) -> None:
@@ -109,31 +148,47 @@ def write_labels(out: Path, form: LabelFormat, labels: Sequence[Label], recordin
         return write_rows(out, form, [label_row(label) for label in labels], CSV_COLUMNS)
     text = audacity_text if form is LabelFormat.AUDACITY else raven_text
     if not _is_folder(out, form):
-        return write_file(out, text(labels, recordings))
+        return _write_known(out.parent, {out.name: text(labels, recordings)})
     of_recording: dict[str, list[Label]] = defaultdict(list)
     for label in labels:
         of_recording[label.file].append(label)
-    for recording, place in zip(recordings, _places(recordings, _TRACK_SUFFIX[form]), strict=True):
-        write_file(out / place, text(of_recording[recording.name], [recording]))
-
-
-def _places(recordings: Sequence[Recording], suffix: str) -> list[str]:
-    """Where in the folder each recording's file goes: named as the recording, in its folder."""
-    names = [
-        PurePosixPath(*(part for part in PurePosixPath(x.name).parts if part not in ("/", ".."))) for x in recordings
-    ]
-    stems = Counter(name.with_suffix("") for name in names)
-    return [f"{name if stems[name.with_suffix('')] > 1 else name.with_suffix('')}{suffix}" for name in names]
+    places = _places(form, [recording.name for recording in recordings])
+    _write_known(out, {p: text(of_recording[x.name], [x]) for p, x in zip(places, recordings, strict=True)})
 
 
 def write_rows(out: Path, form: LabelFormat, rows: Sequence[Row], columns: Sequence[str]) -> None:
     """Write a table."""
     if form is LabelFormat.PARQUET:
-        write_file(out, parquet_bytes(rows, columns))
+        content: str | bytes = parquet_bytes(rows, columns)
     elif form is LabelFormat.CSV:
-        write_file(out, csv_text(rows, columns))
+        content = csv_text(rows, columns)
     else:
-        write_file(out, "".join(json.dumps(row) + "\n" for row in rows))
+        content = "".join(json.dumps(row) + "\n" for row in rows)
+    _write_known(out.parent, {out.name: content})
+
+
+def _write_known(folder: Path, files: Mapping[str, str | bytes]) -> None:
+    """Write files, having noted the old and the new content of each, one of which is there whenever a call ends."""
+    contents = {name: _as_bytes(content) for name, content in files.items()}
+    there = {name: _digest_of(folder / name) for name in files}
+    known = {name: [x for x in (there[name], _digest(content)) if x] for name, content in contents.items()}
+    write_file(folder / _WRITTEN, json.dumps({**_written(folder), **known}))
+    for name, content in contents.items():
+        write_file(folder / name, content)
+
+
+def _places(form: LabelFormat, recordings: Sequence[str]) -> list[str]:
+    """Where in the folder the file of each recording goes: named as the recording, in its folder."""
+    names = [PurePosixPath(*(part for part in PurePosixPath(x).parts if part not in ("/", ".."))) for x in recordings]
+    stems = Counter(name.with_suffix("") for name in names)
+    suffix, taken = _TRACK_SUFFIX[form], dict[str, None]()
+    for name in names:
+        stem = name.name if stems[name.with_suffix("")] > 1 else name.stem
+        place = name.with_name(first_bytes(stem, _LONGEST - len(suffix)))
+        while f"{place}{suffix}" in taken:
+            place = place.with_name(f"{place.name}_")
+        taken[f"{place}{suffix}"] = None
+    return list(taken)
 
 
 def label_row(label: Label) -> Row:
@@ -177,7 +232,8 @@ def raven_text(labels: Iterable[Label], recordings: Sequence[Recording]) -> str:
         begin, recording = places[x.file]
         start, end, top = x.start or 0.0, x.end or 0.0, recording.sample_rate / 2
         row = [str(number), "Spectrogram 1", "1", f"{begin + start:.6f}", f"{begin + end:.6f}", "0.0", f"{top:.1f}"]
-        row += [os.path.abspath(recording.path), os.path.basename(recording.path), f"{start:.6f}"]
+        path = re.sub(r"[\t\r\n]", " ", os.path.abspath(recording.path))
+        row += [path, os.path.basename(path), f"{start:.6f}"]
         lines.append("\t".join([*row, _one_field(x.label), f"{x.score:.4f}"]))
     return "\n".join(lines) + "\n"
 

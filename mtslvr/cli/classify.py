@@ -69,7 +69,7 @@ examples, 3 weights unavailable, 4 no audio found, 130 interrupted (the same com
     help="Where the recordings of an embeddings file are now.  [default: where they were embedded]",
 )
 @embedding_options
-@click.option("--overwrite", is_flag=True, help="Embed everything anew.")
+@click.option("--overwrite", is_flag=True, help="Embed everything anew, and write over labels changed since.")
 @click.option("-q", "--quiet", is_flag=True, help="Errors only.")
 def classify_command(**options: Any) -> None:
     """Learn classes of sound from a few labelled EXAMPLES, and label RECORDINGS with start, end, class and score.
@@ -178,13 +178,14 @@ def _check_outputs(call: SimpleNamespace) -> LabelFormat:
 def _write(call: SimpleNamespace, form: LabelFormat, found: Found, classifier: Classifier) -> None:
     from ..analysis.labels_page import page
     from ..classify.clips import write_clips
-    from ..classify.output import write_file, write_labels, write_rows
+    from ..classify.output import check_labels_kept, write_file, write_labels, write_rows
     from ..classify.predict import file_rows, spread
 
     def say(line: str) -> None:
         if not call.quiet:
             echo(line, err=True)
 
+    check_labels_kept(call.output, form, [x.name for x in found.recordings], overwrite=call.overwrite)
     if call.per_file:
         write_rows(call.output, form, *file_rows(found, call.top_k))
         say(f"{counted(len(found.recordings), 'row')}, one a recording; {call.output} has them")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..classify import Classifier
     from ..classify.examples import Examples
     from ..classify.output import LabelFormat
+    from ..run.state import FileEntry
     from ..run.table import EmbeddingTable
     from .inputs import Inputs
 
@@ -47,7 +48,7 @@ class Windows(NamedTuple):
 
 def from_table(call: SimpleNamespace, form: LabelFormat) -> Windows:
     """What RECORDINGS has, one file of embeddings."""
-    from ..classify.output import check_one_track
+    from ..classify.output import check_labels_kept
     from ..run.table import read_table
 
     source = Path(call.recordings[0])
@@ -57,11 +58,12 @@ def from_table(call: SimpleNamespace, form: LabelFormat) -> Windows:
     if table.settings.get("pool") != "none":
         raise ConfigError(f"{source}: has a row a file; write a row a window with mtslvr-embed --pool none")
     names = list(dict.fromkeys(table.paths))
-    check_one_track(call.output, form, len(names))
+    check_labels_kept(call.output, form, names, overwrite=call.overwrite)
     for option in _STORED:
         _check_given(call, option, table.settings, source)
-    path_of = _path_of(source, call.audio)
-    if changed := _changed(source):
+    entries = _entries(source)
+    path_of = _path_of(entries, call.audio)
+    if changed := _changed(entries):
         others = f" and {len(changed) - 1} more" if changed[1:] else ""
         echo(f"warning: {changed[0]}{others} changed after being embedded: times are of the old audio", err=True)
     classifier = learn(call, table.settings, map(path_of, names))
@@ -73,7 +75,7 @@ def from_audio(call: SimpleNamespace, form: LabelFormat) -> Windows:
     """Embed all windows of the recordings, but for those that an earlier call has embedded."""
     from ..audio.load import Excerpt
     from ..audio.windows import Pool
-    from ..classify.output import check_one_track
+    from ..classify.output import check_labels_kept
     from ..config import Features, Layer
     from ..run.extract import ExtractConfig
     from ..run.files import parse_format, resolve
@@ -84,7 +86,7 @@ def from_audio(call: SimpleNamespace, form: LabelFormat) -> Windows:
     target, stored_form = resolve(stored, writable=True), parse_format(stored)
     report = Report(str(stored), target, on_error=call.on_error, quiet=call.quiet)
     inputs = find_inputs(call.recordings, "auto", report)
-    check_one_track(call.output, form, len(inputs.files))
+    check_labels_kept(call.output, form, [file.name for file in inputs.files], overwrite=call.overwrite)
     state = None if call.overwrite else read_state(target)
     if state is not None and state.complete is not None and not target.exists():  # finished, and then deleted
         state = None
@@ -111,7 +113,7 @@ def from_audio(call: SimpleNamespace, form: LabelFormat) -> Windows:
             raise
         failure = error
     names = {file.name for file in inputs.files}
-    return Windows(classifier, read_table(stored), _path_of(stored), names, failure)
+    return Windows(classifier, read_table(stored), _path_of(_entries(stored)), names, failure)
 
 
 def _embedded_beside(stored: Path, settings: Mapping[str, Any], inputs: Inputs) -> Path:
@@ -129,24 +131,27 @@ def _embedded_beside(stored: Path, settings: Mapping[str, Any], inputs: Inputs) 
     return stored
 
 
-def _path_of(source: Path, audio: Path | None = None) -> Callable[[str], str]:
-    """What gives the path of a recording by its name in the embeddings `source`."""
+def _entries(source: Path) -> Iterable[FileEntry]:
+    """The recordings of the embeddings `source`, as they were embedded; none where that is not known."""
     from ..run.files import resolve
     from ..run.state import read_state
 
     state = read_state(resolve(source))
-    paths = {} if state is None else {entry.name: entry.path for entry in state.entries.values()}
+    return () if state is None else state.entries.values()
+
+
+def _path_of(entries: Iterable[FileEntry], audio: Path | None = None) -> Callable[[str], str]:
+    """What gives the path of a recording by its name."""
+    paths = {entry.name: entry.path for entry in entries}
     return lambda name: paths.get(name, name) if audio is None else str(audio / name)
 
 
-def _changed(source: Path) -> list[str]:
-    """Recordings whose content is known to be another than when the embeddings `source` were made."""
-    from ..run.files import resolve
-    from ..run.state import content_digest, read_state
+def _changed(entries: Iterable[FileEntry]) -> list[str]:
+    """Recordings whose content is known to be another than when they were embedded."""
+    from ..run.state import content_digest
 
-    state = read_state(resolve(source))
-    entries = [] if state is None else [x for x in state.entries.values() if x.digest and os.path.isfile(x.path)]
-    touched = [x for x in entries if (x.size, x.mtime_ns) != ((s := os.stat(x.path)).st_size, s.st_mtime_ns)]
+    there = [x for x in entries if x.digest and os.path.isfile(x.path)]
+    touched = [x for x in there if (x.size, x.mtime_ns) != ((s := os.stat(x.path)).st_size, s.st_mtime_ns)]
     return [x.path for x in touched if content_digest(x.path) != x.digest]
 
 

@@ -11,6 +11,8 @@ import click
 from .common import Command, check_stdout, echo
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..search import Hit
 
 
@@ -38,8 +40,8 @@ def similar_command(
     """List the places of EMBEDDINGS nearest to the audio file QUERY by cosine similarity, nearest first.
 
     QUERY is embedded as EMBEDDINGS was, with the same weights; call.wav:12.5-14 is the part from 12.5 to 14 s. Of
-    several queries the nearest counts. Where EMBEDDINGS has a row a window, windows that touch or overlap a nearer one
-    are the same place.
+    several queries the nearest counts, and is named. Where EMBEDDINGS has a row a window, windows that touch or
+    overlap a nearer one are the same place.
     """
     from ..models.hub import parse_device
     from ..search import similar
@@ -48,19 +50,20 @@ def similar_command(
     parse_device(device)
     hits = similar(embeddings, queries, k=count, threshold=threshold, per_file=per_file, model=model, device=device)
     if as_json:
-        click.echo(json.dumps([vars(hit) for hit in hits], indent=2))
+        click.echo(json.dumps([{**vars(hit), "query": queries[hit.query]} for hit in hits], indent=2))
     else:
-        for line in format_hits(hits):
+        for line in format_hits(hits, queries):
             echo(line)
     if not hits:
         echo(f"no place has a cosine of {threshold:g} or more; lower --threshold", err=True)
 
 
-def format_hits(hits: list[Hit]) -> list[str]:
-    """A heading, and a line a place."""
-    width = len(str(len(hits)))
-    lines = [f"{'#':>{width}}  cosine  seconds          file"]
+def format_hits(hits: list[Hit], queries: Sequence[str]) -> list[str]:
+    """A heading, and a line a place; of several queries, with the one that it is nearest to."""
+    width, several = len(str(len(hits))), len(queries) > 1
+    lines = [f"{'#':>{width}}  cosine  seconds          file{'  (nearest query)' * several}"]
     for hit in hits:
         seconds = f"{hit.start:.2f} to {hit.end:.2f}"
-        lines.append(f"{hit.rank:>{width}}  {hit.score:6.3f}  {seconds:15}  {hit.file}")
+        query = f"  ({queries[hit.query]})" * several
+        lines.append(f"{hit.rank:>{width}}  {hit.score:6.3f}  {seconds:15}  {hit.file}{query}")
     return lines

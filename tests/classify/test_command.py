@@ -190,6 +190,19 @@ def test_tracks_and_selection_tables_a_recording_are_read_again(done, again, tmp
     assert {line.split("\t")[8] for line in one.read_text().splitlines()[1:]} == {"one.wav", "two.flac"}
 
 
+def test_a_track_that_a_person_has_corrected_stays_as_it_is(done, again, tmp_path):
+    root, _ = done
+    nights, command = copied(root, tmp_path), ["-o", tmp_path / "tracks", "--format", "audacity"]
+    assert again(*command).exit_code == 0 and again(*command, "--threshold", 0.9).exit_code == 0
+    (tmp_path / "tracks" / "one.txt").write_text("0.1\t0.2\tby hand\n")
+    for call in (lambda *options: run(root / "tones.mtslvr", nights, *command, *options, "-q"), again):
+        refused = call(*command)
+        assert refused.exit_code == 2 and "tracks/one.txt: changed since" in refused.output, refused.output
+        assert (tmp_path / "tracks" / "one.txt").read_text() == "0.1\t0.2\tby hand\n"
+    assert again(*command, "--overwrite").exit_code == 0
+    assert "by hand" not in (tmp_path / "tracks" / "one.txt").read_text()
+
+
 def test_parquet_holds_the_same(done, again, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     result = again("-o", tmp_path / "x.parquet")
@@ -229,12 +242,12 @@ def test_a_broken_recording_costs_its_own_labels_only(done, tmp_path):
     assert len(read_table(tmp_path / "labels.csv.embeddings.npy").paths) > 0
 
 
-def test_labels_of_an_earlier_call_outlive_one_that_fails(done, tmp_path):
-    (tmp_path / "labels.csv").write_text("file,start,end,label,score\n")
+def test_labels_of_an_earlier_call_outlive_one_that_fails(done, again, tmp_path):
+    assert again("-o", tmp_path / "labels.csv").exit_code == 0
     (tmp_path / "broken.wav").write_bytes(b"no audio")
     result = run(done[0] / "tones.mtslvr", tmp_path / "broken.wav", "-o", tmp_path / "labels.csv")
     assert result.exit_code == 1 and "1 of 1 input failed" in result.output
-    assert (tmp_path / "labels.csv").read_text() == "file,start,end,label,score\n"
+    assert rows(tmp_path / "labels.csv") == rows(done[0] / "labels.csv")
 
 
 @pytest.mark.slow

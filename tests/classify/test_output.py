@@ -5,7 +5,7 @@ import pytest
 
 from mtslvr.classify import Classifier, EventConfig, Label
 from mtslvr.classify.examples import clip_name, recording_of
-from mtslvr.classify.output import LabelFormat, Recording, check_labels_output, write_labels
+from mtslvr.classify.output import LabelFormat, Recording, check_labels_kept, check_labels_output, write_labels
 from mtslvr.classify.predict import Doubt, Found, predict_table, spread
 from mtslvr.errors import ConfigError
 from mtslvr.run.table import EmbeddingTable
@@ -23,10 +23,31 @@ def test_each_recording_has_a_track_of_its_own_within_the_folder(tmp_path):
     assert found == {f"out/{name}.txt" for name in ("a.wav", "a.flac", "deep/b", "c", "abs/d")}
 
 
-def test_a_recording_without_events_has_an_empty_track(tmp_path):
-    (tmp_path / "a.txt").write_text("1.0\t2.0\tof an earlier run\n")
-    write_labels(tmp_path, LabelFormat.AUDACITY, [], [recording("a.wav")])
-    assert (tmp_path / "a.txt").read_text() == ""
+def test_recordings_of_like_names_have_tracks_of_their_own_and_long_names_are_cut(tmp_path):
+    names = ["a.wav", "a.flac", "a.wav.ogg", "c.wav", "../c.wav", "x" * 250 + ".wav"]
+    write_labels(tmp_path, LabelFormat.RAVEN, [], [recording(name) for name in names])
+    found = [path.name for path in tmp_path.glob("*.txt")]
+    assert len(found) == 6 and f"{'x' * 207}.Table.1.selections.txt" in found
+
+
+@pytest.mark.parametrize("form", [LabelFormat.AUDACITY, LabelFormat.CSV])
+def test_labels_that_a_person_has_changed_or_made_are_not_written_over(tmp_path, form):
+    out, names = (tmp_path, ["a.wav", "b.wav"]) if form is LabelFormat.AUDACITY else (tmp_path / "x.csv", ["a.wav"])
+    found = [recording(name) for name in names]
+    for labels in ([], [Label("a.wav", 1.0, 2.0, "owl", 0.5)]):
+        check_labels_kept(out, form, names, overwrite=False)
+        write_labels(out, form, labels, found)
+    file = tmp_path / ("a.txt" if out == tmp_path else "x.csv")
+    file.write_text(file.read_text().replace("owl", "fox"))
+    (tmp_path / "b.txt").unlink(missing_ok=True)
+    with pytest.raises(ConfigError, match=f"{file}: changed since mtslvr classify wrote it, or not .* --overwrite"):
+        check_labels_kept(out, form, names, overwrite=False)
+    check_labels_kept(out, form, names, overwrite=True)
+    write_labels(out, form, [], found)
+    check_labels_kept(out, form, names, overwrite=False)
+    (tmp_path / ".mtslvr-classify.json").write_text("no longer JSON")
+    with pytest.raises(ConfigError, match="not written by it"):
+        check_labels_kept(out, form, names, overwrite=False)
 
 
 def test_the_format_is_that_of_the_suffix(tmp_path):

@@ -189,7 +189,8 @@ def cosine(embeddings: npt.NDArray[np.float32], query: npt.NDArray[np.float32]) 
     scores = np.empty(len(embeddings))
     for first in range(0, len(embeddings), _BLOCK):
         rows = np.asarray(embeddings[first : first + _BLOCK], np.float64)
-        scores[first : first + _BLOCK] = rows @ unit / np.maximum(np.linalg.norm(rows, axis=1), 1e-30)
+        with np.errstate(invalid="ignore"):  # infinite numbers, whose cosine is none
+            scores[first : first + _BLOCK] = rows @ unit / np.maximum(np.linalg.norm(rows, axis=1), 1e-30)
     return scores
 
 

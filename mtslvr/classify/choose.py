@@ -82,7 +82,8 @@ def unit_rows(embeddings: npt.NDArray[Any], share: float, invariant: int) -> Flo
     rows = np.array(embeddings, np.float64)
     for part, weight in ((rows[:, :invariant], share), (rows[:, invariant:], 1 - share)):
         weight = 1.0 if invariant == rows.shape[1] else weight
-        part *= math.sqrt(weight) / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12)
+        with np.errstate(invalid="ignore"):  # infinite numbers, which become none
+            part *= math.sqrt(weight) / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12)
     return rows
 
 
@@ -162,7 +163,7 @@ def _best(candidates: Sequence[Candidate], losses: Float64) -> tuple[int, str]:
     means = losses.mean(axis=1).round(3)  # as they are shown
     best = min(range(len(means)), key=lambda i: (means[i], _unevenness(candidates[i].share)))
     alone, other = (0, len(means) - 1) if means[0] <= means[-1] else (len(means) - 1, 0)
-    over = f"over {losses.shape[1]} windows of examples, each held out with its recording"
+    over = "of examples held out with their recording"
     if best != alone and _is_lower(losses[alone], losses[other]) and not _is_lower(losses[best], losses[alone]):
         return alone, f"one embedding alone within a standard error of the lowest log loss {over}"
     equal = "; of equal ones the most even mixture" if (means == means.min()).sum() > 1 else ""

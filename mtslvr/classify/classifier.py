@@ -120,16 +120,16 @@ class Classifier:
             is far from.
 
         Raises:
-            ConfigError: another width.
+            ConfigError: another width, or rows that are no numbers.
         """
         found, near = self.judge(embeddings)
         return found * near if reject else found
 
-    def judge(self, embeddings: npt.NDArray[Any]) -> tuple[Float32, npt.NDArray[np.bool_]]:
+    def judge(self, embeddings: npt.NDArray[Any], name: str = "rows") -> tuple[Float32, npt.NDArray[np.bool_]]:
         """The probabilities (n, C) of windows, zeros for silence alone, and whether each (n, C) is near the class."""
         width = self.means.shape[1]
         if embeddings.ndim != 2 or embeddings.shape[1] != width:
-            raise ConfigError(f"embeddings of shape {embeddings.shape}: this classifier takes (n, {width})")
+            raise ConfigError(f"{name}: embeddings of shape {embeddings.shape}, and this classifier takes (n, {width})")
         found = np.empty((len(embeddings), len(self.classes)), np.float32)
         near = np.ones(found.shape, dtype=bool)
         invariant = invariant_width(self.settings, width)
@@ -139,6 +139,8 @@ class Classifier:
             scores = (rows @ self.weights[:-1] + self.weights[-1]).astype(np.float64)
             found[block] = softmax(scores / self.temperature) * (rows @ self.silence < _SILENT)[:, None]
             near[block, : len(self.positive)] = rows @ self.means.T >= self.least_similarity
+        if wrong := np.count_nonzero(~np.isfinite(found).all(axis=1)):
+            raise ConfigError(f"{name}: {wrong} of {len(found)} embeddings are no numbers; embed it again")
         return found, near
 
     def predict_windows(
@@ -191,6 +193,7 @@ class Classifier:
                 raise ConfigError(
                     f"{name}: made with {key.removesuffix('_sha256')}={theirs}, and the classifier with {ours}; embed "
                     "the recordings anew, or make the classifier with the settings of these embeddings"
+                    + (f", or give --channel {theirs}" if key == "channel" else "")
                 )
 
     def save(self, path: PathLike) -> None:

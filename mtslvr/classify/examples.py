@@ -28,8 +28,8 @@ from ..run.extract import ExtractConfig
 from ..run.job import describe
 from ..run.table import EmbeddingTable
 from ..search import SHORTEST, check_times, table_encoder
-from .folders import check_order, find_examples
-from .labels import Label
+from .folders import check_order, find_examples, raise_all
+from .labels import Label, first_bytes
 
 Float32 = npt.NDArray[np.float32]
 PathLike: TypeAlias = Union[str, "os.PathLike[str]"]
@@ -47,7 +47,8 @@ def is_negative(name: str) -> bool:
 
 def clip_name(recording: str, start: float, label: str, score: float) -> str:
     """Name of a clip of a recording, by which people see what it is, and `recording_of` where it is from."""
-    flat, guess = (re.sub(r"[^\w.-]+", "_", part).strip("_") for part in (recording, label))
+    flat, guess = (re.sub(r"[^\w.-]+", "_", part).strip("_") or "_" for part in (recording, label))
+    flat, guess = first_bytes(flat, 140), first_bytes(guess, 60)
     return f"{flat}@{start:.2f}s_{guess}_{score:.2f}.wav"
 
 
@@ -91,11 +92,7 @@ def cut_examples(labels: Sequence[Label], sample_rate: int, channel: int | str =
                 (clips if isinstance(found, Clip) else faults).append(found)  # type: ignore[arg-type]
         except AudioError as error:
             faults.append(error)
-    faults += _in_two_classes(clips)
-    if len(faults) == 1:
-        raise faults[0]
-    if faults:
-        raise ConfigError("\n".join([f"{len(faults)} faults of examples:", *map(str, faults)]))
+    raise_all([*faults, *_in_two_classes(clips)])
     return clips
 
 

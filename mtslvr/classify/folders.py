@@ -12,7 +12,7 @@ from pathlib import Path
 import soundfile
 
 from ..audio.find import AUDIO_SUFFIXES, search
-from ..errors import ConfigError
+from ..errors import ConfigError, MTSLVRError
 from .labels import Label, by_name, is_track_or_selections, read_labels
 
 _TABLES = (".csv", ".tsv", ".txt")
@@ -39,13 +39,15 @@ def find_examples(examples: str | os.PathLike[str], recordings: Iterable[str] = 
     found, tables, marked, told = _in_folders(child for child in children if child.is_dir())
     in_folders, whole = bool(found), set(found)
     tables += [file for file in (children if found or tables else sorted(path.rglob("*"))) if _is_table(file)]
+    faults: list[MTSLVRError] = []
     for table in tables:
         try:
             found += read_labels(table, elsewhere, empty=True)
         except ConfigError as error:
-            if not in_folders:
-                raise
-            told.append(str(error))
+            faults.append(error)
+    if not in_folders:
+        raise_all(faults)
+    told += map(str, faults)
     labelled = {label.file for label in found if label not in whole}
     recordings_in = {Path(file).parent for file in labelled}
     for folder in sorted({Path(label.file).parent for label in whole} & recordings_in):
@@ -65,6 +67,14 @@ def find_examples(examples: str | os.PathLike[str], recordings: Iterable[str] = 
         for line in told:
             warnings.warn(f"passed over: {line}", stacklevel=2)
     return found
+
+
+def raise_all(faults: Sequence[MTSLVRError]) -> None:
+    """Raise what is wrong with examples, several faults together with a line each."""
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        raise ConfigError("\n".join([f"{len(faults)} faults of examples:", *map(str, faults)]))
 
 
 def _in_folders(folders: Iterable[Path]) -> tuple[list[Label], list[Path], list[str], list[str]]:

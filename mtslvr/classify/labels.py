@@ -85,12 +85,13 @@ def read_labels(
     path, elsewhere = Path(table), elsewhere or {}
     try:
         # The names of recordings may be any bytes.
-        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            text = file.read()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     if empty and not text.strip():
         return []
-    first = text.split("\n", 1)[0]
+    first = text.partition("\n")[0]
     _check_text(path, 1, first)
     labels = list((_track_rows if _is_track(first) else _table_rows)(path, text, elsewhere))
     if not labels and not empty:
@@ -147,7 +148,7 @@ def _is_track(line: str) -> bool:
 
 
 def _table_rows(path: Path, text: str, elsewhere: Elsewhere) -> Iterator[Label]:
-    first = text.split("\n", 1)[0]
+    first = text.partition("\n")[0]
     raven = RAVEN_BEGIN in first and "\t" in first
     delimiter = max("\t,;", key=first.count)
     lines = io.StringIO(text, newline="")
@@ -219,6 +220,8 @@ def _recording_of(table: Path, elsewhere: Elsewhere) -> str:
     stem = table.name.split(".Table.")[0] if ".Table." in table.name else table.stem
     beside = [p for p in sorted(table.parent.glob("*")) if stem in (p.stem, p.name)]
     found = [p.name for p in beside if p.suffix.lower() in AUDIO_SUFFIXES] or elsewhere.get(stem, ())
+    if len(found) > 1:  # those in a folder of the same name
+        found = [x for x in found if Path(x).parent.name == table.parent.name] or found
     if len(found) != 1:
         told = f"{len(found)} recordings" if found else "no recording"
         raise ConfigError(

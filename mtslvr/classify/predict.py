@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from ..errors import ConfigError
 from ..run.table import EmbeddingTable
 from .classifier import Classifier, Float32
 from .events import EventConfig, find_events
@@ -69,16 +70,22 @@ def predict_table(
         only: names of the recordings; None is all.
         reject: see `Classifier.probabilities`.
         doubts: how many windows to suggest for labelling.
+
+    Raises:
+        ConfigError: rows in another order, of another width, or that are no numbers.
     """
     found, spans = Found(), np.stack([table.start, table.end], axis=1)
     rate = (table.settings.get("encoder") or {}).get("frontend", {}).get("sample_rate", 16_000)
-    channel, first = table.settings.get("channel", "mix"), 0
+    channel, first, seen = table.settings.get("channel", "mix"), 0, set[str]()
     for name, group in itertools.groupby(table.paths):
         last = first + sum(1 for _ in group)
         part, first = slice(first, last), last
         if only is not None and name not in only:
             continue
-        probabilities, near = classifier.judge(table.embeddings[part])
+        if name in seen or (np.diff(table.start[part]) < 0).any():
+            raise ConfigError(f"{name}: its windows do not follow each other in the table by start; embed it again")
+        seen.add(name)
+        probabilities, near = classifier.judge(table.embeddings[part], name)
         shown = probabilities * near if reject else probabilities
         positive = len(classifier.positive)
         found.recordings.append(_recording(name, path_of(name), float(spans[part, 1].max()), rate, channel))

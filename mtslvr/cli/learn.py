@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ConfigError
-from .common import EXIT_SOME_FAILED, Failure, echo
+from .common import EXIT_SOME_FAILED, Failure, counted, echo
 from .measuring import warnings_as_lines
 from .run import Run, Weights, find_inputs
 from .summary import Report
@@ -55,7 +55,10 @@ def from_table(call: SimpleNamespace, form: LabelFormat) -> Windows:
     table = read_table(source)
     if not len(table.paths):
         raise ConfigError(f"{source}: holds no windows; embed recordings with mtslvr-embed --pool none")
-    if table.settings.get("pool") != "none":
+    if "pool" not in table.settings:
+        told = "does not say how it was made; keep beside it what mtslvr-embed wrote there, or embed again"
+        raise ConfigError(f"{source}: {told} with --pool none")
+    if table.settings["pool"] != "none":
         raise ConfigError(f"{source}: has a row a file; write a row a window with mtslvr-embed --pool none")
     names = list(dict.fromkeys(table.paths))
     check_labels_kept(call.output, form, names, overwrite=call.overwrite)
@@ -174,7 +177,9 @@ def learn(call: SimpleNamespace, stored: Mapping[str, Any], recordings: Iterable
     else:
         classifier = fit_examples(_collect(call, stored, recordings))
     if not call.quiet:
-        for line in (*_described(classifier), _window_line(call, classifier.settings, stored)):
+        kept = f"classifier: {call.examples}, {', '.join(classifier.classes)}, {classifier.figures['features']}"
+        lines = [kept] if _is_classifier(call.examples) else _described(classifier)
+        for line in (*lines, _window_line(call, classifier.settings, stored)):
             echo(line, err=True)
     if call.save is not None:
         classifier.save(call.save)
@@ -218,22 +223,21 @@ def _check_given(call: SimpleNamespace, name: str, settings: Mapping[str, Any], 
 def _described(classifier: Classifier) -> Iterator[str]:
     """Lines for people: classes, which features were tried and how they did, and what scores are worth."""
     figures = classifier.figures
-    counts = ", ".join(f"{name} ({count})" for name, count in figures["classes"].items())
-    yield f"examples: {counts}, of {figures['recordings']} recordings"
+    counts = ", ".join(f"{name} {count}" for name, count in figures["classes"].items())
+    yield f"examples: {counts}; from {counted(figures['recordings'], 'recording')}"
     if figures["candidates"]:
         yield f"{'features':32} accuracy  log loss"
     for found in figures["candidates"]:
         mark = "  <- chosen" if found["share"] == classifier.share else ""
         yield f"{found['features']:32} {found['accuracy']:7.1%} {found['log_loss']:9.3f}{mark}"
     yield f"features: {figures['features']} ({figures['reason']})"
-    alone = [name for name, row in zip(classifier.classes, figures["confusion"], strict=True) if not any(row)]
-    if alone:
-        yield f"not measured: {', '.join(alone)}; give examples of two or more recordings"
-    measured, given = sum(map(sum, figures["confusion"])), sum(figures["classes"].values())
-    worth = f"calibrated on {measured} examples" if measured else "not calibrated, there being nothing to do it on"
-    if 0 < measured < given:
-        worth += f" of {given}, those that can be held out (at most 400, of classes with a second recording)"
-    yield f"scores: {worth}"
+    rows = zip(figures["classes"].items(), figures["confusion"], strict=True)
+    left = {name: count - sum(row) for (name, count), row in rows if sum(row) < count}
+    if not figures["candidates"]:
+        yield "scores: not calibrated, there being nothing to do it on"
+    elif left:
+        told = ", ".join(f"{count} of {name}" for name, count in left.items())
+        yield f"not held out: {told}; of each class two recordings are needed, and 400 windows in all are measured"
 
 
 def _window_line(call: SimpleNamespace, ours: Mapping[str, Any], stored: Mapping[str, Any]) -> str:

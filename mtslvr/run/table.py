@@ -94,6 +94,10 @@ def read_table(path: str | os.PathLike[str]) -> EmbeddingTable:
         counts = {len(table.embeddings), len(table.paths), len(table.start), len(table.end)}
         if len(counts) > 1 or table.embeddings.ndim != 2:
             raise ValueError(f"embeddings {table.embeddings.shape} of {len(table.paths)} rows")
+        if table.embeddings.dtype.kind != "f" or not {str}.issuperset(map(type, table.paths)):
+            raise ValueError(f"embeddings of type {table.embeddings.dtype}, names {table.paths[:1]}")
+        if not np.all((table.start >= 0) & (table.end >= table.start) & (table.end < np.inf)):
+            raise ValueError("a start or an end that is no time in seconds")
     except ConfigError:
         raise
     except _UNREADABLE as error:

@@ -56,6 +56,14 @@ def test_of_features_that_do_equally_well_the_most_even_mixture_is_chosen():
     assert figures["features"] == "concat" and figures["reason"].endswith("of equal ones the most even mixture")
 
 
+@pytest.mark.parametrize(("seed", "alone"), [(20, True), (15, False)])
+def test_one_embedding_alone_is_chosen_where_no_mixture_is_better_by_a_standard_error(seed, alone):
+    figures = Classifier.choose(*table(n=16, classes=2, seed=seed))
+    loss = {found["features"]: found["log_loss"] for found in figures["candidates"]}
+    assert min(loss.values()) < loss["invariant"] < loss["variant"]  # a mixture has the lowest loss
+    assert (figures["features"] == "invariant") == figures["reason"].startswith("one embedding alone") == alone
+
+
 def test_one_example_a_class_leaves_nothing_to_choose():
     classifier = Classifier.fit(*table(n=3))
     assert classifier.figures["features"] == "concat"
@@ -134,8 +142,10 @@ def test_what_cannot_be_learned_from_is_said():
         Classifier.fit(rows, ["owl"] * len(labels))
     with pytest.raises(ConfigError, match="2 labels for 60 rows of embeddings; give a list"):
         Classifier.fit(rows, ["owl", "fox"])
-    with pytest.raises(ConfigError, match=r"shape \(4, 3\): this classifier takes \(n, 16\)"):
+    with pytest.raises(ConfigError, match=r"shape \(4, 3\), and this classifier takes \(n, 16\)"):
         Classifier.fit(rows, labels).probabilities(np.zeros((4, 3)))
+    with pytest.raises(ConfigError, match="rows: 1 of 2 embeddings are no numbers"):
+        Classifier.fit(rows, labels).probabilities(np.array([[1.0] * 16, [np.inf] * 16]))
 
 
 def test_embeddings_made_otherwise_are_refused():

@@ -85,9 +85,9 @@ def test_calls_are_found_where_they_are(done):
     for key, start in ((("one.wav", "low"), 1.0), (("deep/two.flac", "high"), 2.0)):
         assert float(found[key]["start"]) <= start + 0.25 and float(found[key]["end"]) >= start + 0.25
         assert 0.5 <= float(found[key]["score"]) <= 1
-    assert "examples: high (3), low (3), background (3), of 9 recordings" in result.stderr
+    assert "examples: high 3, low 3, background 3; from 9 recordings" in result.stderr
     assert "window: 0.5 s (the examples' median), hop: 0.25 s (half the window)" in result.stderr
-    assert "<- chosen" in result.stderr and "scores: calibrated on 9 examples" in result.stderr
+    assert "<- chosen" in result.stderr and "not held out" not in result.stderr
 
 
 def copied(root, folder):
@@ -115,6 +115,9 @@ def test_the_next_call_embeds_nothing_again(done, again, tmp_path):
     table = again("-o", tmp_path / "y.csv", "-q")
     assert table.exit_code == 0 and table.output == ""
     assert rows(tmp_path / "y.csv") == rows(root / "labels.csv")
+    kept = again("-o", tmp_path / "y.csv")  # whose features were chosen once
+    assert f"classifier: {root / 'tones.mtslvr'}, high, low, background, " in kept.stderr
+    assert "accuracy" not in kept.stderr and "examples:" not in kept.stderr
 
 
 def test_another_window_or_more_recordings_have_embeddings_of_their_own(done, tmp_path):
@@ -397,7 +400,7 @@ def test_classes_of_one_recording_are_told(made, tmp_path):
     for number in (1, 2):
         (examples / "low" / f"{number}.wav").unlink()
     result = run(examples, "--save", tmp_path / "x.mtslvr")
-    assert "not measured: low; give examples of two or more recordings" in result.stderr
+    assert "not held out: 1 of low; of each class two recordings are needed" in result.stderr
 
 
 def test_a_short_tail_of_a_long_example_is_no_example(tmp_path):
@@ -505,6 +508,16 @@ def test_all_examples_that_cannot_be_used_are_told_at_once(made, refused, tmp_pa
     assert told.endswith("Error: 4 faults of examples, told above; nothing is labelled")
 
 
+def test_all_tables_that_cannot_be_read_are_told_at_once(refused, tmp_path):
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "a.csv").write_text("file,label\nx.wav,\n")
+    (tmp_path / "tables" / "b.csv").write_text("file,label\nx.wav,owl\n")
+    (tmp_path / "tables" / "c.txt").write_text("1.0\t2.0\towl\n")
+    told = refused(examples=tmp_path / "tables")
+    assert "a.csv, line 2: no label" in told and "c.txt: names no recording" in told
+    assert told.endswith("Error: 2 faults of examples, told above; nothing is labelled")
+
+
 def test_a_table_that_names_what_is_not_there(made, refused, tmp_path):
     shutil.copy(made / "nights" / "one.wav", tmp_path)
     lines = "one.wav,9,10,owl\ngone.wav,1,2,owl\none.wav,1,2,fox\n"
@@ -529,6 +542,15 @@ def test_embeddings_made_otherwise(done, refused, tmp_path):
     ):
         np.savez(tmp_path / "x.npz", **columns, settings=json.dumps({**table.settings, **setting}))
         assert told in refused(examples=root / "tones.mtslvr", recordings=tmp_path / "x.npz")
+    for change, told in (
+        ({"start": table.start[::-1], "end": table.end[::-1]}, "its windows do not follow each other"),
+        ({"paths": table.paths[::2] + table.paths[1::2]}, "its windows do not follow each other"),
+        ({"embeddings": np.where(table.embeddings > 0, table.embeddings, np.nan)}, "embeddings are no numbers"),
+    ):
+        np.savez(tmp_path / "x.npz", **{**columns, **change}, settings=json.dumps(table.settings))
+        assert told in refused(examples=root / "tones.mtslvr", recordings=tmp_path / "x.npz")
+    np.savez(tmp_path / "x.npz", **columns, settings="{}")
+    assert "does not say how it was made; keep beside it" in refused(recordings=tmp_path / "x.npz")
     columns = {"embeddings": np.empty((0, 1000), np.float32), "paths": [], "start": [], "end": []}
     np.savez(tmp_path / "x.npz", **columns, settings=json.dumps({"pool": "none"}))
     assert "holds no windows; embed recordings" in refused(recordings=tmp_path / "x.npz")
@@ -584,3 +606,4 @@ def test_examples_and_recordings_are_of_the_channel_that_was_embedded(done, tmp_
     assert [event.label for event in Classifier.load(kept).predict_windows(tmp_path / "nights" / "one.wav")] == ["low"]
     refused = run(kept, root / "labels.csv.embeddings.npy", "-o", tmp_path / "z.csv")
     assert refused.exit_code == 2 and "made with channel=mix, and the classifier with 1" in refused.output
+    assert "or give --channel mix" in refused.output

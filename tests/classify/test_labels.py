@@ -79,6 +79,30 @@ def test_an_audacity_track_is_of_the_recording_beside_it(tmp_path, recording):
     assert (by_hand.label, by_hand.score) == ("owl 2", 1.0)
 
 
+def test_names_and_labels_of_any_characters_are_read_as_they_were_written(tmp_path):
+    names = ["a\tb.wav", "a\nb.wav", "a\rb.wav", "a,b;c.wav", 'it\'s "a".wav', "-a.wav", "a  b.wav", "\udce4.wav"]
+    for name in names:
+        (tmp_path / name).touch()
+    labels = [Label(name, 0.5, 1.0, 'two\nwords, -"x"', 0.25) for name in names]
+    text = csv_text([label_row(x) for x in labels])
+    (tmp_path / "labels.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert [(x.file, x.label) for x in read_labels(tmp_path / "labels.csv")] == [
+        (str(tmp_path / name), labels[0].label) for name in names
+    ]
+    recordings = [Recording(name, str(tmp_path / name), 5.0, 16_000) for name in names]
+    (tmp_path / "all.txt").write_bytes(raven_text(labels, recordings).encode("utf-8", "surrogateescape"))
+    found = read_labels(tmp_path / "all.txt")  # where the first three names are one
+    assert [x.file for x in found[1:]] == [str(tmp_path / name) for name in names[3:]]
+    assert {x.label for x in found} == {'two words, -"x"'}
+
+
+def test_a_track_in_a_folder_is_of_the_recording_in_a_folder_of_that_name(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "x.txt").write_text(audacity_text(LABELS[:1]))
+    [label] = read_labels(tmp_path / "b" / "x.txt", by_name(["nights/a/x.wav", "nights/b/x.wav"]))
+    assert label.file == "nights/b/x.wav"
+
+
 def test_a_raven_table_names_its_recordings_in_the_order_of_time(tmp_path):
     recordings = [Recording(name, str(tmp_path / name), 10.0, 48_000) for name in ("a.wav", "b.wav")]
     text = raven_text([Label("a.wav", 1.0, 2.0, "owl", 0.5), Label("b.wav", 1.0, 2.5, "fox", 0.25)], recordings)

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import soundfile
 
 from mtslvr.classify import Classifier, EventConfig, Label
+from mtslvr.classify.clips import write_clips
 from mtslvr.classify.examples import clip_name, recording_of
 from mtslvr.classify.output import LabelFormat, Recording, check_labels_kept, check_labels_output, write_labels
 from mtslvr.classify.predict import Doubt, Found, predict_table, spread
@@ -64,6 +66,15 @@ def test_a_clip_tells_the_recording_that_it_is_of():
     assert name == "day_1_night_3@12.50s_barn_owl_0.50.wav"
     assert recording_of(f"folder/{name}") == "day_1_night_3"
     assert recording_of("folder/night.wav") == "folder/night.wav"
+
+
+def test_clips_of_recordings_of_like_or_long_names_are_all_written(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).normal(0, 0.1, 16_000), 16_000)
+    names = ["a/b.wav", "a b.wav", "a_b.wav", "???.wav", "\u00e4" * 200 + ".wav"]
+    recordings = {name: Recording(name, str(tmp_path / "a.wav"), 1.0, 16_000) for name in names}
+    clips = write_clips([Label(name, 0.0, 0.5, "owl", 0.5) for name in names], recordings, tmp_path / "clips")
+    assert {clip.name for clip in (tmp_path / "clips").iterdir()} == {clip.name for clip in clips} and len(clips) == 5
+    assert [recording_of(str(clip)) for clip in clips[:4]] == ["a_b", "a_b", "a_b", "_"]
 
 
 def test_suggestions_take_all_recordings_in_turn():

@@ -145,6 +145,23 @@ def test_reading_something_else(tmp_path, make):
         read_table(tmp_path / "in.npz")
 
 
+@pytest.mark.parametrize(
+    ("column", "values", "told"),
+    [
+        ("embeddings", np.ones((2, 3), np.complex64), "embeddings of type complex64"),
+        ("paths", [1, 2], "names (1,)"),
+        ("start", [0.0, np.nan], "no time in seconds"),
+        ("end", [1.0, 0.0], "no time in seconds"),
+    ],
+)
+def test_columns_that_are_damaged_are_told(tmp_path, column, values, told):
+    columns = {"embeddings": np.ones((2, 3)), "paths": ["a", "a"], "start": [0.0, 1.0], "end": [1.0, 2.0]}
+    np.savez(tmp_path / "x.npz", **{**columns, column: values}, settings="{}")
+    with pytest.raises(ConfigError) as error:
+        read_table(tmp_path / "x.npz")
+    assert "x.npz: not embeddings (" in str(error.value) and told in str(error.value)
+
+
 def test_an_npy_that_is_replaced_while_it_is_read_gives_no_rows_under_other_names(tmp_path, monkeypatch):
     write(tmp_path / "out.npy", 2)
     load = np.load

@@ -70,7 +70,7 @@ def page(classifier: Classifier, found: Found, threshold: float) -> str:
     seconds = sum(recording.seconds for recording in found.recordings)
     length = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
     counts = Counter(event.label for event in found.events)
-    said = f"Events: {len(found.events)}, recordings: {len(found.recordings)} of {length} in all."
+    said = f"Events: {len(found.events)}. Recordings: {len(found.recordings)}, {length} in all."
     best, worst = _best(found.events), sorted(found.events, key=lambda event: event.score)[:MOST_HITS]
     body = [
         f"<h1>Labels</h1><p>{said} A window is labelled where a class has a probability of {threshold:g} or more.</p>",
@@ -115,7 +115,7 @@ def _examples(figures: Mapping[str, Any]) -> Iterator[str]:
     if figures["doubtful"]:
         yield "<h3>Examples that look mislabelled</h3><p>The surest errors first; listen to these.</p>"
         rows = [[x["clip"], x["label"], x["taken_for"], f"{100 * x['probability']:.0f}"] for x in figures["doubtful"]]
-        yield html_table([["example", "labelled", "taken for", "probability, %"], *rows])
+        yield html_table([["example", "labelled", "taken for", "sure, %"], *rows])
 
 
 def _confusion(names: Sequence[str], counts: npt.NDArray[np.int64]) -> str:

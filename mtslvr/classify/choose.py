@@ -38,40 +38,24 @@ _USUAL_TEMPERATURE, _TRUSTED = 0.7, 20
 
 @dataclass(frozen=True)
 class Candidate:
-    """What the cross-validation says of one choice of features.
+    """What the cross-validation says of one choice of features."""
 
-    Attributes:
-        features: invariant, variant, concat, or both with the weight of each.
-        share: of the invariant embedding, see `SHARES`.
-        accuracy: of examples held out, 0 to 1, the mean over classes.
-        log_loss: of examples held out, in nats, at the best temperature.
-        temperature: by which decision values are divided for calibrated probabilities.
-    """
-
-    features: str
-    share: float
-    accuracy: float = math.nan
-    log_loss: float = math.nan
-    temperature: float = _USUAL_TEMPERATURE
+    features: str  # invariant, variant, concat, or both with the weight of each
+    share: float  # of the invariant embedding, see `SHARES`
+    accuracy: float = math.nan  # of examples held out, 0 to 1, the mean over classes
+    log_loss: float = math.nan  # of examples held out, in nats, at the best temperature
+    temperature: float = _USUAL_TEMPERATURE  # by which decision values are divided for calibrated probabilities
 
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """The features for a task.
+    """The features for a task."""
 
-    Attributes:
-        chosen: the features; its figures are NaN where nothing could be measured.
-        candidates: all that were tried.
-        rows: (m,) which of the examples were held out in turn.
-        probabilities: (m, C) of these by classifiers that had not seen their recording.
-        reason: for people.
-    """
-
-    chosen: Candidate
-    candidates: tuple[Candidate, ...]
-    rows: Int64
-    probabilities: Float64
-    reason: str
+    chosen: Candidate  # whose figures are NaN where nothing could be measured
+    candidates: tuple[Candidate, ...]  # all that were tried
+    rows: Int64  # (m,) which of the examples were held out in turn
+    probabilities: Float64  # (m, C) of these by classifiers that had not seen their recording
+    reason: str  # for people
 
 
 def unit_rows(embeddings: npt.NDArray[Any], share: float, invariant: int) -> Float64:
@@ -90,9 +74,8 @@ def unit_rows(embeddings: npt.NDArray[Any], share: float, invariant: int) -> Flo
 def fit_linear(kernels: Float64, targets: Int64, classes: int) -> tuple[Float64, Float64]:
     """Fit logistic regressions with L2 penalty for several kernels (E, n, n) of the same examples.
 
-    Returns:
-        Factors (E, n, classes), the weights being the sum of the examples times these, and intercepts (E, classes).
-        Intercepts are for classes that are equally frequent, however many examples each has.
+    Gives factors (E, n, classes), the weights being the sum of the examples times these, and intercepts (E, classes)
+    for classes that are equally frequent, however many examples each has.
     """
     one_hot = torch.eye(classes, dtype=torch.float64)[torch.from_numpy(targets)]
     point = fit_dual(INVERSE_PENALTY * torch.from_numpy(kernels), one_hot).numpy()
@@ -143,9 +126,9 @@ def choose(
     x = np.stack([unit_rows(embeddings[rows], share, invariant) for share in shares])
     scores, measured = _held_out(x @ x.transpose(0, 2, 1), targets, [recordings[row] for row in rows], classes)
     if not measured.any():
-        share = min(shares, key=_unevenness)
+        even = Candidate(shares[share := min(shares, key=_unevenness)], share)
         told = "no class has examples of two recordings, so nothing can be measured"
-        return Choice(Candidate(shares[share], share), (), np.empty(0, np.int64), np.empty((0, classes)), told)
+        return Choice(even, (), np.empty(0, np.int64), np.empty((0, classes)), told)
     scores, targets = scores[:, measured], targets[measured]
     tried = [_candidate(*pair, s, targets) for pair, s in zip(shares.items(), scores, strict=True)]
     candidates = tuple(candidate for candidate, _ in tried)
@@ -217,9 +200,8 @@ def figures(
 ) -> dict[str, Any]:
     """What people are told of n examples: what `choose` found, and how clips, their windows together, were taken.
 
-    Returns:
-        Beside the choice: confusion, clips held out, a row a class and a column what it was taken for; and doubtful,
-        those that were taken for another class, the surest first: perhaps mislabelled.
+    In "confusion" a class is a row and a column what its clips held out were taken for; "doubtful" are those that were
+    taken for another class, the surest first: perhaps mislabelled.
     """
     keys = list(zip(clips, targets.tolist(), strict=True))
     row = {key: i for i, key in enumerate(dict.fromkeys(keys))}

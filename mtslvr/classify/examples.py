@@ -129,23 +129,14 @@ def _in_two_classes(clips: Iterable[Clip]) -> Iterator[ConfigError]:
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Windows of the examples, embedded.
+    """Windows of the examples, embedded."""
 
-    Attributes:
-        embeddings: (n, D).
-        labels: n names of classes.
-        recordings: n names of the recordings they come from.
-        names: n, what people know each by, see `Clip`.
-        settings: what the rows were made with, as `read_table` has them.
-        silence: (D,) embedding of a window of constant samples; zeros where the weights are not here.
-    """
-
-    embeddings: Float32
-    labels: list[str]
-    recordings: list[str]
-    names: list[str]
-    settings: Mapping[str, Any]
-    silence: Float32
+    embeddings: Float32  # (n, D)
+    labels: list[str]  # n names of classes
+    recordings: list[str]  # n names of the recordings they come from
+    names: list[str]  # n, what people know each by, see `Clip`
+    settings: Mapping[str, Any]  # what the rows were made with, as `read_table` has them
+    silence: Float32  # (D,) embedding of a window of constant samples; zeros where the weights are not here
 
     def thinned(self, most: int) -> Examples:
         """No more than `most` rows, evenly from all."""
@@ -221,6 +212,8 @@ def _check_labels(labels: Sequence[str] | None, count: int, what: str) -> None:
 
 def _from_table(table: EmbeddingTable, labels: Sequence[str] | None) -> Examples:
     _check_labels(labels, len(table.paths), "rows of embeddings")
+    if wrong := np.count_nonzero(~np.isfinite(table.embeddings).all(axis=1)):
+        raise ConfigError(f"{wrong} of {len(table.paths)} embeddings are no numbers; leave them out, or embed again")
     names = [f"{path} from {start:g} s" for path, start in zip(table.paths, table.start, strict=True)]
     try:
         silence = _embed_silence(table_encoder("examples", table.settings, local_files_only=True), table.settings)

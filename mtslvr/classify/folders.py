@@ -26,9 +26,8 @@ _EXPECTED = (
 def find_examples(examples: str | os.PathLike[str], recordings: Iterable[str] = ()) -> list[Label]:
     """List the examples of a folder with a folder a class, of a table that `read_labels` reads, or of a folder of such.
 
-    Args:
-        examples: one of these. Beside folders of audio, what is no such table is passed over with a warning.
-        recordings: paths of recordings that tables may name without their folder.
+    Beside folders of audio, what is no such table is passed over with a warning. Tables may name `recordings`, given as
+    paths, without their folder.
     """
     path, elsewhere = Path(examples), by_name(recordings)
     if path.suffix.lower() in AUDIO_SUFFIXES and not path.is_dir():
@@ -53,14 +52,12 @@ def find_examples(examples: str | os.PathLike[str], recordings: Iterable[str] = 
     for folder in sorted({Path(label.file).parent for label in whole} & recordings_in):
         told.append(f"{folder}: has recordings that a table names, so it is not the folder of a class")
         found = [label for label in found if label not in whole or Path(label.file).parent != folder]
-    if left := [file for file in marked if file not in labelled]:
-        told.append(
-            f"audio in folders with tables but in no table, {left[0]}"
-            + (f" and {len(left) - 1} more" if left[1:] else "")
-        )
+    left = [file for file in marked if file not in labelled]
     labelled |= {label.file for label in found}
-    if beside := [x for x in children if x.suffix.lower() in AUDIO_SUFFIXES and str(x) not in labelled]:
-        told.append(f"audio in no class's folder, {beside[0]}" + (f" and {len(beside) - 1} more" if beside[1:] else ""))
+    beside = [str(x) for x in children if x.suffix.lower() in AUDIO_SUFFIXES and str(x) not in labelled]
+    for where, files in (("folders with tables but in no table", left), ("no class's folder", beside)):
+        if files:
+            told.append(f"audio in {where}, {files[0]}" + (f" and {len(files) - 1} more" if files[1:] else ""))
     if not found:
         raise ConfigError(f"{path}: no examples ({'; '.join(told) or 'an empty folder'}): {_EXPECTED}")
     if in_folders:

@@ -82,16 +82,12 @@ def check_labels_kept(out: Path, form: LabelFormat, names: Sequence[str], *, ove
     if overwrite:
         return
     folder, files = (out, _places(form, names)) if _is_folder(out, form) else (out.parent, [out.name])
-    written, changed = _written(folder), []
-    for name in files:
-        there = _digest_of(folder / name)
-        if there is not None and there not in written.get(name, ()):
-            changed.append(folder / name)
-    if changed:
+    written, there = _written(folder), {name: _digest_of(folder / name) for name in files}
+    if changed := [name for name, digest in there.items() if digest and digest not in written.get(name, ())]:
         others = f" and {len(changed) - 1} more" if changed[1:] else ""
         raise ConfigError(
-            f"{changed[0]}{others}: changed since mtslvr classify wrote it, or not written by it; move it away, choose "
-            "another -o, or have it written over with --overwrite"
+            f"{folder / changed[0]}{others}: changed since mtslvr classify wrote it, or not written by it; move it "
+            "away, choose another -o, or have it written over with --overwrite"
         )
 
 
@@ -131,15 +127,10 @@ def _is_folder(out: Path, form: LabelFormat) -> bool:
 
 def write_file(path: Path, data: str | bytes) -> None:
     """Write a file whole or not at all; folders above it are made."""
-    content = _as_bytes(data)
     with guarded(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(resolve(path)) as file:
-            file.write(content)
-
-
-def _as_bytes(data: str | bytes) -> bytes:
-    return data if isinstance(data, bytes) else data.encode("utf-8", "surrogateescape")
+            file.write(data if isinstance(data, bytes) else data.encode("utf-8", "surrogateescape"))
 
 
 def write_labels(out: Path, form: LabelFormat, labels: Sequence[Label], recordings: Sequence[Recording]) -> None:
@@ -147,33 +138,33 @@ def write_labels(out: Path, form: LabelFormat, labels: Sequence[Label], recordin
     if form in TABLES:
         return write_rows(out, form, [label_row(label) for label in labels], CSV_COLUMNS)
     text = audacity_text if form is LabelFormat.AUDACITY else raven_text
-    if not _is_folder(out, form):
-        return _write_known(out.parent, {out.name: text(labels, recordings)})
-    of_recording: dict[str, list[Label]] = defaultdict(list)
-    for label in labels:
-        of_recording[label.file].append(label)
-    places = _places(form, [recording.name for recording in recordings])
-    _write_known(out, {p: text(of_recording[x.name], [x]) for p, x in zip(places, recordings, strict=True)})
+    if _is_folder(out, form):
+        of_recording: dict[str, list[Label]] = defaultdict(list)
+        for label in labels:
+            of_recording[label.file].append(label)
+        places = _places(form, [recording.name for recording in recordings])
+        files = {name: text(of_recording[x.name], [x]) for name, x in zip(places, recordings, strict=True)}
+    else:
+        out, files = out.parent, {out.name: text(labels, recordings)}
+    _write_known(out, {name: content.encode("utf-8", "surrogateescape") for name, content in files.items()})
 
 
 def write_rows(out: Path, form: LabelFormat, rows: Sequence[Row], columns: Sequence[str]) -> None:
     """Write a table."""
     if form is LabelFormat.PARQUET:
-        content: str | bytes = parquet_bytes(rows, columns)
+        content = parquet_bytes(rows, columns)
     elif form is LabelFormat.CSV:
-        content = csv_text(rows, columns)
+        content = csv_text(rows, columns).encode("utf-8", "surrogateescape")
     else:
-        content = "".join(json.dumps(row) + "\n" for row in rows)
+        content = "".join(json.dumps(row) + "\n" for row in rows).encode()
     _write_known(out.parent, {out.name: content})
 
 
-def _write_known(folder: Path, files: Mapping[str, str | bytes]) -> None:
+def _write_known(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files, having noted the old and the new content of each, one of which is there whenever a call ends."""
-    contents = {name: _as_bytes(content) for name, content in files.items()}
-    there = {name: _digest_of(folder / name) for name in files}
-    known = {name: [x for x in (there[name], _digest(content)) if x] for name, content in contents.items()}
-    write_file(folder / _WRITTEN, json.dumps({**_written(folder), **known}))
-    for name, content in contents.items():
+    digests = {name: [_digest_of(folder / name) or "", _digest(content)] for name, content in files.items()}
+    write_file(folder / _WRITTEN, json.dumps({**_written(folder), **digests}))
+    for name, content in files.items():
         write_file(folder / name, content)
 
 

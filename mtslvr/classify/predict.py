@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +24,7 @@ Float64 = npt.NDArray[np.float64]
 BINS = 20  # of the histogram of scores
 
 
-@dataclass(frozen=True)
-class Doubt:
+class Doubt(NamedTuple):
     """A window whose label would help, with its likeliest class, and the margin between the two likeliest ones."""
 
     place: Label
@@ -33,20 +33,14 @@ class Doubt:
 
 @dataclass
 class Found:
-    """What a classifier says of recordings.
-
-    Attributes:
-        recordings: all, in the order of the table.
-        events: of one recording after the other.
-        best: for each recording its likeliest classes over the threshold, each with the highest probability.
-        doubts: for each recording the windows whose label would help most, that first.
-        histogram: (20,) of windows by the probability of their likeliest class to be labelled.
-    """
+    """What a classifier says of recordings, in the order of the table."""
 
     recordings: list[Recording] = field(default_factory=list)
     events: list[Label] = field(default_factory=list)
+    # For each recording its likeliest classes over the threshold, and the windows whose label would help most.
     best: list[list[Label]] = field(default_factory=list)
     doubts: list[list[Doubt]] = field(default_factory=list)
+    # (20,) of windows by the probability of their likeliest class to be labelled.
     histogram: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
 
 
@@ -64,15 +58,12 @@ def predict_table(
 
     Args:
         classifier: made with the table's settings.
-        table: a row a window, those of a recording one after the other.
+        table: a row a window, those of a recording one after the other; else, or where they are no numbers, refused.
         config: threshold and how windows are joined.
         path_of: gives the path of a recording by its name in the table.
         only: names of the recordings; None is all.
         reject: see `Classifier.probabilities`.
         doubts: how many windows to suggest for labelling.
-
-    Raises:
-        ConfigError: rows in another order, of another width, or that are no numbers.
     """
     found, spans = Found(), np.stack([table.start, table.end], axis=1)
     rate = (table.settings.get("encoder") or {}).get("frontend", {}).get("sample_rate", 16_000)
@@ -105,10 +96,9 @@ def _recording(name: str, path: str, seconds: float, rate: int, channel: int | s
 
 
 def _best(name: str, scores: Float32, classes: Sequence[str], config: EventConfig) -> list[Label]:
-    order = [
-        i for i in np.argsort(-scores, kind="stable")[: config.top_k] if scores[i] >= config.threshold and scores[i]
-    ]
-    return [Label(name, None, None, classes[i], float(scores[i])) for i in order]
+    first = np.argsort(-scores, kind="stable")[: config.top_k]
+    counted = [i for i in first if scores[i] >= config.threshold and scores[i] > 0]
+    return [Label(name, None, None, classes[i], float(scores[i])) for i in counted]
 
 
 def _doubts(name: str, probabilities: Float32, spans: Float64, classes: Sequence[str], count: int) -> Iterator[Doubt]:
@@ -129,16 +119,12 @@ def _doubts(name: str, probabilities: Float32, spans: Float64, classes: Sequence
 
 def spread(doubts: Iterable[Sequence[Doubt]], count: int) -> list[Label]:
     """The `count` windows to label: the first of each recording, then the second of each, the least certain first."""
-    ranked = [(turn, doubt.margin, doubt.place) for mine in doubts for turn, doubt in enumerate(mine)]
+    ranked = [(turn, margin, place) for mine in doubts for turn, (place, margin) in enumerate(mine)]
     return [place for *_, place in sorted(ranked, key=lambda entry: entry[:2])[:count]]
 
 
 def file_rows(found: Found, top_k: int) -> tuple[list[Row], tuple[str, ...]]:
-    """A row a recording with its best classes, those after the first in columns label_2, score_2 and so on.
-
-    Returns:
-        Rows, and the names of the columns.
-    """
+    """A row a recording with its best classes, those after the first in label_2, score_2 ...; and all columns."""
     numbers = ["", *(f"_{i}" for i in range(2, top_k + 1))]
     columns = ("file", "start", "end", *(f"{name}{n}" for n in numbers for name in ("label", "score")))
     rows = []

@@ -106,7 +106,7 @@ def classify_command(**options: Any) -> None:
         raise click.UsageError(f"--suggest-to {call.suggest_to}: is for --suggest N; give both")
     call.suggest_to = call.suggest_to or call.output.with_name(f"{call.output.name}.suggestions")
     form = _check_outputs(call)
-    classifier, table, path_of, names, failure = (from_table if _is_table(call) else from_audio)(call, form)
+    classifier, table, path_of, names, failure = (from_table if _tables(call) else from_audio)(call, form)
     found = predict_table(
         classifier, table, config, path_of=path_of, only=names, reject=not call.no_reject, doubts=call.suggest or 0
     )
@@ -115,8 +115,8 @@ def classify_command(**options: Any) -> None:
         raise failure
 
 
-def _is_table(call: SimpleNamespace) -> bool:
-    return Path(call.recordings[0]).suffix.lower() in _TABLES and not os.path.isdir(call.recordings[0])
+def _tables(call: SimpleNamespace) -> list[str]:
+    return [x for x in call.recordings if Path(x).suffix.lower() in _TABLES and not os.path.isdir(x)]
 
 
 def _check_inputs(call: SimpleNamespace) -> None:
@@ -124,8 +124,7 @@ def _check_inputs(call: SimpleNamespace) -> None:
     if not call.examples.exists():
         named = ", ".join([f"EXAMPLES {str(call.examples)!r}", *(f"RECORDINGS {x!r}" for x in absent)])
         raise ConfigError(f"{named}: no such file or folder; check the path{'s' if absent else ''}")
-    tables = [x for x in call.recordings if Path(x).suffix.lower() in _TABLES and not os.path.isdir(x)]
-    if tables and len(call.recordings) > 1:
+    if (tables := _tables(call)) and len(call.recordings) > 1:
         raise ConfigError(f"{tables[0]}: an embeddings file among several RECORDINGS; give it alone")
 
 
@@ -139,7 +138,8 @@ def _check_written(call: SimpleNamespace) -> None:
     for path, place in zip(written, places, strict=True):
         faults = {
             "is audio": path.is_file() and path.suffix.lower() in AUDIO_SUFFIXES,
-            "is both read and to be written": place in read,
+            # Tracks may lie beside their recordings.
+            "is both read and to be written": place in read and not (path.is_dir() and place != read[0]),
             "is to be written twice": places.count(place) > 1,
         }
         if told := [fault for fault, there in faults.items() if there]:
@@ -156,9 +156,9 @@ def _check_outputs(call: SimpleNamespace) -> LabelFormat:
     form = check_labels_output(call.output, call.form, per_file=call.per_file)
     if call.output.is_dir() and call.output.resolve() in call.examples.resolve().parents:
         raise ConfigError(f"{call.output}: has EXAMPLES in it, which tracks may replace; choose another folder")
-    if call.audio is not None and not _is_table(call):
+    if call.audio is not None and not _tables(call):
         raise ConfigError(f"--audio {call.audio}: is for an embeddings file; RECORDINGS are where they are")
-    if call.stored is not None and _is_table(call):
+    if call.stored is not None and _tables(call):
         raise ConfigError(f"--embeddings {call.stored}: is for audio; the embeddings of RECORDINGS are there already")
     if call.suggest is not None:
         check_folder(call.suggest_to)
@@ -194,7 +194,8 @@ def _write(call: SimpleNamespace, form: LabelFormat, found: Found, classifier: C
         events, recordings = counted(len(found.events), "event"), counted(len(found.recordings), "recording")
         say(f"{events} in {recordings}; {call.output} has them")
     if not found.events:
-        say("nothing is labelled: lower --threshold, try --no-reject, or give more examples; --report shows the scores")
+        lower = "--threshold or --min-duration" if call.min_duration else "--threshold"
+        say(f"nothing is labelled: lower {lower}, try --no-reject, or give more examples; --report shows the scores")
     if call.page is not None:
         write_file(call.page, page(classifier, found, call.threshold))
         say(f"wrote {call.page}")

@@ -29,21 +29,13 @@ _STORED = {"window": "window_seconds", "hop": "hop_seconds", "channel": "channel
 
 
 class Windows(NamedTuple):
-    """Embedded recordings and what labels them.
+    """Embedded recordings and what labels them."""
 
-    Attributes:
-        classifier: made with the settings of the table.
-        table: the embeddings.
-        path_of: gives the path of a recording by its name in the table.
-        names: of the recordings to be labelled; None is all.
-        failure: to be raised once the rest is labelled.
-    """
-
-    classifier: Classifier
+    classifier: Classifier  # made with the settings of the table
     table: EmbeddingTable
-    path_of: Callable[[str], str]
-    names: set[str] | None = None
-    failure: Failure | None = None
+    path_of: Callable[[str], str]  # gives the path of a recording by its name in the table
+    names: set[str] | None = None  # of the recordings to be labelled; None is all
+    failure: Failure | None = None  # to be raised once the rest is labelled
 
 
 def from_table(call: SimpleNamespace, form: LabelFormat) -> Windows:
@@ -159,12 +151,9 @@ def _changed(entries: Iterable[FileEntry]) -> list[str]:
 
 
 def learn(call: SimpleNamespace, stored: Mapping[str, Any], recordings: Iterable[str] = ()) -> Classifier:
-    """The classifier, made with the settings of embeddings that are there already, where the options say no other.
+    """The classifier, made as the embeddings that are `stored` where the options say no other.
 
-    Args:
-        call: the options.
-        stored: settings of the embeddings; empty where there are none.
-        recordings: paths of those to be labelled, which tables of examples may name.
+    `recordings` are the paths of those to be labelled, which tables of examples may name.
     """
     from ..classify import Classifier
     from ..classify.classifier import fit_examples
@@ -177,7 +166,7 @@ def learn(call: SimpleNamespace, stored: Mapping[str, Any], recordings: Iterable
     else:
         classifier = fit_examples(_collect(call, stored, recordings))
     if not call.quiet:
-        kept = f"classifier: {call.examples}, {', '.join(classifier.classes)}, {classifier.figures['features']}"
+        kept = f"classifier: {call.examples}: {', '.join(classifier.classes)}; by {classifier.figures['features']}"
         lines = [kept] if _is_classifier(call.examples) else _described(classifier)
         for line in (*lines, _window_line(call, classifier.settings, stored)):
             echo(line, err=True)

@@ -140,6 +140,10 @@ def test_what_cannot_be_learned_from_is_said():
     rows, labels = table()
     with pytest.raises(ConfigError, match="examples of 'owl' only"):
         Classifier.fit(rows, ["owl"] * len(labels))
+    broken = table()[0]
+    broken.embeddings[3] = np.nan
+    with pytest.raises(ConfigError, match="1 of 60 embeddings are no numbers"):
+        Classifier.fit(broken, labels)
     with pytest.raises(ConfigError, match="2 labels for 60 rows of embeddings; give a list"):
         Classifier.fit(rows, ["owl", "fox"])
     with pytest.raises(ConfigError, match=r"shape \(4, 3\), and this classifier takes \(n, 16\)"):

@@ -116,7 +116,7 @@ def test_the_next_call_embeds_nothing_again(done, again, tmp_path):
     assert table.exit_code == 0 and table.output == ""
     assert rows(tmp_path / "y.csv") == rows(root / "labels.csv")
     kept = again("-o", tmp_path / "y.csv")  # whose features were chosen once
-    assert f"classifier: {root / 'tones.mtslvr'}, high, low, background, " in kept.stderr
+    assert f"classifier: {root / 'tones.mtslvr'}: high, low, background; by " in kept.stderr
     assert "accuracy" not in kept.stderr and "examples:" not in kept.stderr
 
 
@@ -195,15 +195,15 @@ def test_tracks_and_selection_tables_a_recording_are_read_again(done, again, tmp
 
 def test_a_track_that_a_person_has_corrected_stays_as_it_is(done, again, tmp_path):
     root, _ = done
-    nights, command = copied(root, tmp_path), ["-o", tmp_path / "tracks", "--format", "audacity"]
-    assert again(*command).exit_code == 0 and again(*command, "--threshold", 0.9).exit_code == 0
-    (tmp_path / "tracks" / "one.txt").write_text("0.1\t0.2\tby hand\n")
-    for call in (lambda *options: run(root / "tones.mtslvr", nights, *command, *options, "-q"), again):
-        refused = call(*command)
-        assert refused.exit_code == 2 and "tracks/one.txt: changed since" in refused.output, refused.output
-        assert (tmp_path / "tracks" / "one.txt").read_text() == "0.1\t0.2\tby hand\n"
-    assert again(*command, "--overwrite").exit_code == 0
-    assert "by hand" not in (tmp_path / "tracks" / "one.txt").read_text()
+    nights = shutil.copytree(root / "nights", tmp_path / "nights")
+    beside, table = [nights, "-o", nights, "--format", "audacity"], ["-o", nights, "--format", "audacity"]
+    assert run(root / "tones.mtslvr", *beside).exit_code == 0 and again(*table, "--threshold", 0.9).exit_code == 0
+    (nights / "one.txt").write_text("0.1\t0.2\tby hand\n")
+    for refused in (run(root / "tones.mtslvr", *beside), again(*table)):
+        assert refused.exit_code == 2 and "nights/one.txt: changed since" in refused.output, refused.output
+        assert (nights / "one.txt").read_text() == "0.1\t0.2\tby hand\n"
+    assert again(*table, "--overwrite").exit_code == 0
+    assert "by hand" not in (nights / "one.txt").read_text()
 
 
 def test_parquet_holds_the_same(done, again, tmp_path):

@@ -66,6 +66,8 @@ def class_names(labels: Iterable[str]) -> list[str]:
             f"examples of {', '.join(map(repr, names)) or 'no class'} only: give two classes, or one and a folder "
             f"{_NEGATIVES[0]!r} with sounds that are not it"
         )
+    if others := [name for name in names if name.encode("utf-8", "replace").decode() != name]:
+        raise ConfigError(f"class {others[0]!r}: its name is not in UTF-8, as labels are; rename its folder")
     return names
 
 

@@ -487,6 +487,13 @@ def test_examples_that_are_none(made, refused, tmp_path):
     assert "examples of 61 s and recordings of 0 s (median)" in told and "they come first" in told
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="file names of any bytes")
+def test_a_class_whose_name_no_label_can_have(made, refused, tmp_path):
+    shutil.copytree(made / "examples", tmp_path / "examples")
+    (tmp_path / "examples" / "low").rename(tmp_path / "examples" / os.fsdecode(b"k\xe4uz"))
+    assert "class 'k\\udce4uz': its name is not in UTF-8" in refused(examples=tmp_path / "examples")
+
+
 def test_what_is_not_there(made, refused):
     both = refused(examples="calls", recordings="nights")
     assert "EXAMPLES 'calls', RECORDINGS 'nights': no such file or folder; check the paths" in both

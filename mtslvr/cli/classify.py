@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import ConfigError
-from .common import Command, counted, echo, embedding_options
+from .common import PATH, Command, counted, echo, embedding_options
 from .learn import from_audio, from_table, learn
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ..classify.predict import Found
 
 _TABLES = (".npz", ".npy", ".parquet", ".csv", ".jsonl")
-_PATH = click.Path(path_type=Path)
 EXIT_CODES = """\b
 Exit codes: 0 labels written, 1 some recordings failed and the labels of the rest are written, 2 wrong usage or
 examples, 3 weights unavailable, 4 no audio found, 130 interrupted (the same command goes on).
@@ -27,9 +26,9 @@ examples, 3 weights unavailable, 4 no audio found, 130 interrupted (the same com
 
 
 @click.command("classify", cls=Command, epilog=EXIT_CODES, short_help="From labelled examples to labels with times.")
-@click.argument("examples", type=_PATH)
+@click.argument("examples", type=PATH)
 @click.argument("recordings", nargs=-1, type=click.Path())
-@click.option("-o", "--out", "output", type=_PATH, metavar="OUT", help="Where the labels go.")
+@click.option("-o", "--out", "output", type=PATH, metavar="OUT", help="Where the labels go.")
 @click.option(
     "--format",
     "form",
@@ -50,14 +49,14 @@ examples, 3 weights unavailable, 4 no audio found, 130 interrupted (the same com
 @click.option("--merge-gap", default=0.0, metavar="SECONDS", help="Join events no further apart.  [default: 0]")
 @click.option("--no-reject", is_flag=True, help="Label also windows that resemble no class.")
 @click.option("--per-file", is_flag=True, help="A row a recording with its best classes, in place of events.")
-@click.option("--save", type=_PATH, metavar="FILE", help="Keep the classifier, as birds.mtslvr.")
+@click.option("--save", type=PATH, metavar="FILE", help="Keep the classifier, as birds.mtslvr.")
 @click.option("--suggest", type=click.IntRange(min=1), metavar="N", help="Cut out the N windows to label next.")
-@click.option("--suggest-to", type=_PATH, metavar="DIR", help="Where these go.  [default: OUT.suggestions]")
-@click.option("--report", "page", type=_PATH, metavar="HTML", help="A page to judge the result by eye and ear.")
+@click.option("--suggest-to", type=PATH, metavar="DIR", help="Where these go.  [default: OUT.suggestions]")
+@click.option("--report", "page", type=PATH, metavar="HTML", help="A page to judge the result by eye and ear.")
 @click.option(
     "--embeddings",
     "stored",
-    type=_PATH,
+    type=PATH,
     metavar="FILE",
     help="Where the windows' embeddings are kept.  [default: OUT.embeddings.npy, or another such file beside it that "
     "has all RECORDINGS]",

@@ -163,7 +163,7 @@ def test_similar_finds_the_place_of_a_part_of_a_file(folder, tmp_path):
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [(("-k", 0), "'-k': 0 is not in the range x>=1"), (("--device", "gpu"), "device='gpu': unknown; use 'auto'")],
+    [(("-k", 0), "'-k': 0 is not in the range x>=1"), (("--device", "gpu"), "--device gpu: unknown; use 'auto'")],
 )
 def test_similar_refuses_wrong_options_before_it_reads_anything(option, message):
     result = run("similar", "nowhere.npz", "nowhere.wav", *option)

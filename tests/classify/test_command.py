@@ -222,7 +222,7 @@ def test_recordings_are_embedded_with_the_options_of_the_embed_command(made, don
     assert read_table(tmp_path / "x.csv.embeddings.npy").settings["dtype"] == "bfloat16"
     again = run(kept, nights, "-o", tmp_path / "x.csv")
     assert again.exit_code == 0 and "0 files embedded, 2 already there" in again.stderr, again.output
-    assert "batch_size=0" in run(kept, nights, "-o", tmp_path / "x.csv", "--batch-size", 0).output
+    assert "--batch-size 0: must be" in run(kept, nights, "-o", tmp_path / "x.csv", "--batch-size", 0).output
 
 
 def test_per_file_gives_each_recording_a_row(again, tmp_path):
@@ -437,10 +437,10 @@ def refused(made, tmp_path):
     ("options", "told"),
     [
         (["--suggest-to", "x"], "is for --suggest N; give both"),
-        (["--threshold", "1.5"], "threshold=1.5: must be a probability from 0 to 1"),
-        (["--top-k", "0"], "top_k=0"),
-        (["--window", "0"], "window_seconds=0.0"),
-        (["--device", "gpu"], "device='gpu': unknown"),
+        (["--threshold", "1.5"], "--threshold 1.5: must be a probability from 0 to 1"),
+        (["--top-k", "0"], "--top-k 0"),
+        (["--window", "0"], "--window 0"),
+        (["--device", "gpu"], "--device gpu: unknown"),
         (["--format", "audacity", "--per-file"], "a row a recording has no times"),
         (["--report", "page.pdf"], "page.pdf: unknown format '.pdf'"),
         (["--save", "nowhere/x.mtslvr"], "folder 'nowhere' does not exist"),
@@ -541,9 +541,9 @@ def test_embeddings_made_otherwise(done, refused, tmp_path):
     for setting, told in (
         (
             {"model_sha256": "0" * 64, "model": "other"},
-            "made with model=other (sha256 000000000000), and the classifier",
+            "made with --model other (sha256 000000000000), and the classifier",
         ),
-        ({"window_seconds": 1.0}, "made with window_seconds=1.0, and the classifier with 0.5"),
+        ({"window_seconds": 1.0}, "made with --window 1, and the classifier with 0.5"),
         ({"layer": "pooled"}, "made with layer=pooled"),
         ({"pool": "mean"}, "has a row a file; write a row a window"),
     ):
@@ -612,5 +612,5 @@ def test_examples_and_recordings_are_of_the_channel_that_was_embedded(done, tmp_
     assert wrong.exit_code == 2 and "--channel mix: " in wrong.output and "is made with a channel of 1" in wrong.output
     assert [event.label for event in Classifier.load(kept).predict_windows(tmp_path / "nights" / "one.wav")] == ["low"]
     refused = run(kept, root / "labels.csv.embeddings.npy", "-o", tmp_path / "z.csv")
-    assert refused.exit_code == 2 and "made with channel=mix, and the classifier with 1" in refused.output
+    assert refused.exit_code == 2 and "made with --channel mix, and the classifier with 1" in refused.output
     assert "or give --channel mix" in refused.output

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ..audio.load import find_audio, load_audio
-from ..audio.windows import slice_windows
 from ..config import Layer, Normalization, parse_enum
 from ..errors import AudioError, ConfigError
 from ..fewshot.command import load_encoders
@@ -31,11 +31,12 @@ from ..nn.frontend import standardize
 from ..run.extract import for_inference
 from ..run.machine import environment
 from ..training.augment import TRANSFORMATIONS, AugmentConfig, augment, draw_parameters
-from .distances import Float64, ledoit_wolf, mahalanobis, mean_distance
 
+Float64 = npt.NDArray[np.float64]
 KIND = "invariance"
 FORMAT = 2  # of 1, relative was of Mahalanobis distances
 AVERAGE = "average"
+LINES = (*TRANSFORMATIONS, AVERAGE)
 FEWEST_CLIPS, ENOUGH_CLIPS = 30, 100  # below these it is refused, and not to be trusted
 _MOST_IN_PAIRS = 2000  # clips whose distances to one another are taken, memory grows with the square
 
@@ -54,11 +55,9 @@ class InvarianceConfig:
 
     def __post_init__(self) -> None:
         parse_enum(Layer, self.layer, "layer")
-        for name, low, high in (
-            ("clips", FEWEST_CLIPS, 10**7), ("draws", 1, 1000), ("batch_size", 1, 65536), ("seed", 0, 2**32 - 1)
-        ):  # fmt: skip
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"{name}={getattr(self, name)!r}: must be an integer from {low} to {high}")
+        for name, low in (("clips", FEWEST_CLIPS), ("draws", 1), ("batch_size", 1), ("seed", 0)):
+            if not low <= getattr(self, name) <= 2**32 - 1:
+                raise ConfigError(f"{name}={getattr(self, name)!r}: must be an integer from {low} to {2**32 - 1}")
         if self.shrinkage is not None and not 0 < self.shrinkage <= 1:
             raise ConfigError(f"shrinkage={self.shrinkage!r}: must be above 0 and at most 1")
 
@@ -73,7 +72,7 @@ class InvarianceRow:
 
     model: str
     branch: str  # "invariant" or "variant"; "both" where an encoder has one output
-    transformation: str  # of `TRANSFORMATIONS`, or "average" for their mean
+    transformation: str  # of `LINES`
     mahalanobis: float  # distance from original to transformed clip
     ci95: float  # half width of the 95% interval of that mean
     relative: float
@@ -88,6 +87,11 @@ class Invariance:
     rows: list[InvarianceRow]
     settings: dict[str, Any]
     environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def cells(self) -> dict[tuple[str, str, str], InvarianceRow]:
+        """The rows by model, branch and transformation."""
+        return {(row.model, row.branch, row.transformation): row for row in self.rows}
 
     def to_json(self) -> str:
         """Give the text that `read_invariance` reads."""
@@ -105,35 +109,33 @@ class Invariance:
         """Give heading and lines: transformations down; relative distance, Mahalanobis and cosine a branch across."""
         columns = list(dict.fromkeys((row.model, row.branch) for row in self.rows))
         several = len({model for model, _ in columns}) > 1
-        lines = [["transformation"]]
+        lines = [["transformation"], *([name] for name in LINES)]
         for model, branch in columns:
-            name = f"{model} {branch}" if several else branch
-            lines[0] += [f"{name} relative", "Mahalanobis", "cosine"]
-        cells = {(row.model, row.branch, row.transformation): row for row in self.rows}
-        for transformation in (*TRANSFORMATIONS, AVERAGE):
-            line = [transformation]
-            for column in columns:
-                row = cells[(*column, transformation)]
+            lines[0] += [f"{model} {branch} relative" if several else f"{branch} relative", "Mahalanobis", "cosine"]
+            for line in lines[1:]:
+                row = self.cells[model, branch, line[0]]
                 line += [f"{row.relative:.3f}", f"{row.mahalanobis:.2f} ± {row.ci95:.2f}", f"{row.cosine:.3f}"]
-            lines.append(line)
         return lines
 
     def conclusions(self) -> list[str]:
         """Say for each model with two branches whether the invariant one is the more invariant, and if that is sure."""
-        cells = {(row.model, row.branch, row.transformation): row for row in self.rows}
         told = []
         for model in dict.fromkeys(row.model for row in self.rows if row.branch == "invariant"):
-            pairs = [(cells[model, "invariant", t], cells[model, "variant", t]) for t in TRANSFORMATIONS]
-            nearer = sum(one.relative < other.relative for one, other in pairs)
-            one, other = (cells[model, branch, AVERAGE].relative for branch in ("invariant", "variant"))
-            verdict = f"the invariant branch is {'more' if one < other else 'NOT more'} invariant than the variant one"
-            said = f"nearer under {nearer} of {len(pairs)} transformations"
-            told.append(f"{model}: {verdict}: relative distance {one:.3f} against {other:.3f} on average, {said}")
-        if told and self.settings["clips"] < ENOUGH_CLIPS:
-            said = (
-                f"{self.settings['clips']} clips do not tell how embeddings spread; measure on {ENOUGH_CLIPS} or more"
+            pairs = [
+                [self.cells[model, branch, name].relative for branch in ("invariant", "variant")] for name in LINES
+            ]
+            nearer = sum(one < other for one, other in pairs[:-1])
+            one, other = pairs[-1]
+            told.append(
+                f"{model}: the invariant branch is {'more' if one < other else 'NOT more'} invariant than the variant "
+                f"one: relative distance {one:.3f} against {other:.3f} on average, nearer under {nearer} of "
+                f"{len(TRANSFORMATIONS)} transformations"
             )
-            told.append(f"Not to be trusted: {said}")
+        if told and self.settings["clips"] < ENOUGH_CLIPS:
+            told.append(
+                f"Not to be trusted: {self.settings['clips']} clips do not tell how embeddings spread; measure on "
+                f"{ENOUGH_CLIPS} or more"
+            )
         return told
 
 
@@ -165,17 +167,6 @@ def invariance(
         `mahalanobis`.
     """
     config = InvarianceConfig() if config is None else config
-    paths = _choose(folder, config)
-    rows: list[InvarianceRow] = []
-    for name, encoder in load_encoders(models, device).items():
-        pairs = _embed(paths, encoder, config, progress)
-        for branch, (originals, copies) in pairs.items():
-            rows += _rows_of(name, branch, originals, copies, config)
-    settings = {**asdict(config), "folder": Path(os.path.abspath(folder)).name, "clips": len(paths)}
-    return Invariance(rows, settings, environment())
-
-
-def _choose(folder: str | os.PathLike[str], config: InvarianceConfig) -> list[Path]:
     found = [file.path for file in find_audio(folder)]
     if len(found) < FEWEST_CLIPS:
         raise ConfigError(
@@ -183,7 +174,13 @@ def _choose(folder: str | os.PathLike[str], config: InvarianceConfig) -> list[Pa
             f"and {ENOUGH_CLIPS} to trust the verdict; add files"
         )
     order = np.random.default_rng(config.seed).permutation(len(found))[: config.clips]
-    return [found[i] for i in sorted(order)]
+    paths = [found[i] for i in sorted(order)]
+    rows: list[InvarianceRow] = []
+    for name, encoder in load_encoders(models, device).items():
+        for branch, (originals, copies) in _embed(paths, encoder, config, progress).items():
+            rows += _rows_of(name, branch, originals, copies, config)
+    settings = {**asdict(config), "folder": Path(os.path.abspath(folder)).name, "clips": len(paths)}
+    return Invariance(rows, settings, environment())
 
 
 def _embed(
@@ -198,9 +195,8 @@ def _embed(
     ranges = make(sample_rate=encoder.sample_rate)
     generator = torch.Generator().manual_seed(config.seed)
     batches = [paths[i : i + config.batch_size] for i in range(0, len(paths), config.batch_size)]
-    wrapped = batches if progress is None else progress(batches, len(batches), "transforming")
     parts: list[list[Tensor]] = []
-    for batch in wrapped:
+    for batch in batches if progress is None else progress(batches, len(batches), "transforming"):
         windows = normalize(torch.stack([_first_window(path, encoder) for path in batch])).to(encoder.device)
         versions = [windows]
         for number in range(len(TRANSFORMATIONS)):
@@ -213,12 +209,10 @@ def _embed(
             encoded = [encode(version, layer=config.layer) for version in versions]
         parts.append([torch.stack([e.invariant for e in encoded]), torch.stack([e.variant for e in encoded])])
     single = encoder.config.embedding_dim(layer=Layer(config.layer)) == parts[0][0].shape[-1]
-    names = ["both"] if single else ["invariant", "variant"]
     found = {}
-    for i, name in enumerate(names):
+    for i, name in enumerate(["both"] if single else ["invariant", "variant"]):
         rows = torch.cat([part[i] for part in parts], dim=1).double().cpu().numpy()
-        copies = rows[1:].reshape(len(TRANSFORMATIONS), config.draws, *rows.shape[1:])
-        found[name] = (rows[0], copies)
+        found[name] = rows[0], rows[1:].reshape(len(TRANSFORMATIONS), config.draws, *rows.shape[1:])
     return found
 
 
@@ -226,10 +220,7 @@ def _first_window(path: Path, encoder: Encoder) -> Tensor:
     wave = load_audio(path, encoder.sample_rate)
     if not wave.any():
         raise AudioError(f"{path}: silent; no transformation can be heard in it, leave it out")
-    seconds = encoder.config.window_seconds
-    return torch.from_numpy(
-        slice_windows(wave[: encoder.config.window_length], seconds, seconds, encoder.sample_rate)[0][0]
-    )
+    return torch.from_numpy(np.resize(wave, encoder.config.window_length))
 
 
 def _rows_of(
@@ -242,9 +233,11 @@ def _rows_of(
         rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-30) for rows in (originals, copies)
     )
     cosines = (one * other).sum(axis=-1)
-    relative = np.sqrt(np.maximum(2 - 2 * cosines, 0)) / mean_distance(one[:_MOST_IN_PAIRS] @ one[:_MOST_IN_PAIRS].T)
+    some = one[:_MOST_IN_PAIRS]
+    between = np.sqrt(np.maximum(2 - 2 * some @ some.T, 0))[np.triu_indices(len(some), 1)].mean()
+    relative = np.sqrt(np.maximum(2 - 2 * cosines, 0)) / between
     rows = []
-    for i, name in enumerate((*TRANSFORMATIONS, AVERAGE)):
+    for i, name in enumerate(LINES):
         which = slice(None) if name == AVERAGE else slice(i, i + 1)
         of_clips = distances[which].mean(axis=(0, 1))
         mean, ci95 = float(of_clips.mean()), float(1.96 * of_clips.std() / np.sqrt(len(of_clips)))
@@ -253,12 +246,41 @@ def _rows_of(
     return rows
 
 
-def read_invariance(path: str | os.PathLike[str]) -> Invariance:
-    """Read a file of `mtslvr invariance -o RESULTS.json`.
+def mahalanobis(originals: Float64, copies: Float64, shrinkage: float) -> Float64:
+    """Distances (..., n) of copies (..., n, D) from their originals (n, D), in units of the spread of the originals.
 
-    Raises:
-        ConfigError: missing, of another kind or format, or damaged.
+    With S the covariance of the originals, the distance is sqrt((z' - z)^T C^-1 (z' - z)) with
+    C = (1 - shrinkage) S + shrinkage tr(S) / D I: one covariance for all transformations, regularised because there may
+    be fewer clips than dimensions.
     """
+    covariance = np.cov(originals.T, bias=True)
+    dim = len(covariance)
+    scale = np.trace(covariance) / dim
+    if not scale > 0:
+        raise ConfigError("all embeddings are the same: no distance can be told; are all files silent?")
+    root = np.linalg.cholesky((1 - shrinkage) * covariance + shrinkage * scale * np.eye(dim))
+    moved = np.linalg.solve(root, (copies - originals).reshape(-1, dim).T)
+    distances: Float64 = np.linalg.norm(moved, axis=0).reshape(copies.shape[:-1])
+    return distances
+
+
+def ledoit_wolf(originals: Float64) -> float:
+    """The shrinkage, 0 to 1, that brings the covariance of rows (n, D) nearest to that of all clips there could be.
+
+    Source:
+        Ledoit and Wolf 2004, "A well-conditioned estimator for large-dimensional covariance matrices", lemma 3.3; as
+        `sklearn.covariance.ledoit_wolf_shrinkage`.
+    """
+    covariance = np.cov(originals.T, bias=True)
+    spread = float((covariance**2).sum())
+    lengths = ((originals - originals.mean(axis=0)) ** 2).sum(axis=1)
+    error = (float((lengths**2).mean()) - spread) / len(originals)
+    distance = spread - float(np.trace(covariance)) ** 2 / len(covariance)
+    return min(error / distance, 1.0) if distance > 0 else 1.0
+
+
+def read_invariance(path: str | os.PathLike[str]) -> Invariance:
+    """Read a file of `mtslvr invariance -o RESULTS.json`; one that is none is a ConfigError."""
     data = read_json(path, KIND, FORMAT)
     try:
         return Invariance([InvarianceRow(**row) for row in data["rows"]], data["settings"], data["environment"])

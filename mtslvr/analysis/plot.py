@@ -1,12 +1,14 @@
-"""Points of `project` to a map, as a picture or a page; `mtslvr plot` calls it. Needs the extra [plot]."""
+"""An embeddings file to a map of its rows, as a picture or a page; `mtslvr plot` calls it. Needs the extra [plot]."""
 
 from __future__ import annotations
 
 import csv
 import importlib.util
+import io
 import math
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -25,36 +27,15 @@ from .pictures import COLOURS, SUFFIXES, literal, new_figure
 PAGES = (".html", ".htm")
 _LEGEND = 30  # classes that a legend of a picture has room for
 _MARKERS = {"o": "circle", "s": "square", "D": "diamond", "^": "triangle-up", "v": "triangle-down", "P": "cross"}
-Float64 = npt.NDArray[np.float64]
+Array = npt.NDArray[Any]
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>html,body{{margin:0;height:100%;overflow:hidden;font:14px system-ui,sans-serif}}
-body{{display:flex;flex-direction:column}}body>div{{flex:1;min-height:0}}
-#sound{{flex:none;display:flex;gap:1rem;align-items:center;padding:.3rem .8rem}}
-#sound audio{{flex:0 1 18rem;min-width:8rem;height:2.2rem}}
-#sound span{{flex:1 0 10rem;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}}
-@media(max-width:700px){{.modebar{{display:none}}}}</style></head>
-<body>{sound}{map}{missing}</body></html>
-"""
-_MISSING = """<noscript>JavaScript draws this map, and is switched off here.</noscript>
-<script>if (!window.Plotly) document.body.innerHTML = '<p style="margin:2rem;max-width:40rem">Plotly draws this map. \
-The page loads it from cdn.plot.ly, which cannot be reached. Open the page where there is a network, or write it again \
-with <code>mtslvr plot --offline</code>, which puts plotly into the page.</p>'</script>"""
-_SOUND = '<p id="sound" style="margin:0"><audio controls></audio><span>Click a point to hear it.</span></p>'
-_NARROW = """
-const map = document.getElementById('{plot_id}');
-const narrow = {'legend.orientation': 'h', 'legend.y': -0.13, 'margin.l': 30, 'margin.r': 20};
-if (window.innerWidth < 700) Plotly.relayout(map, narrow);
-"""
 _PLAY = """
-const player = document.querySelector('#sound audio'), told = document.querySelector('#sound span');
-map.on('plotly_click', (event) => {
-  const point = event.points[0], address = point.customdata;
-  told.textContent = (address ? '' : 'no sound for ') + point.hovertext;
-  if (!address) return;
-  player.src = address;
+const player = document.createElement('audio');
+player.controls = true;
+player.style = 'position:fixed;left:1em;top:1em;height:2em';
+document.body.append(player);
+document.getElementById('{plot_id}').on('plotly_click', (event) => {
+  player.src = event.points[0].customdata;
   player.play();
 });
 """
@@ -62,52 +43,68 @@ map.on('plotly_click', (event) => {
 
 @dataclass(frozen=True, eq=False)
 class Map:
-    """What is drawn.
+    """What is drawn."""
 
-    Attributes:
-        points: (n, 2).
-        labels: n classes, each with a colour and marker of its own; all empty for none.
-        names: n texts for the page, of files.
-        title: above the map.
-        axes: names of the two.
-        sounds: n addresses that the page plays, empty where there is none; no entries for a page without sound.
-    """
-
-    points: Float64
-    labels: Sequence[str]
-    names: Sequence[str]
+    points: Array  # (n, 2)
+    labels: Sequence[str]  # n classes, each with a colour and marker of its own; all empty for none
+    names: Sequence[str]  # n texts for the page, of files
     title: str
     axes: tuple[str, str]
-    sounds: Sequence[str] = ()
+    sounds: Sequence[str] = ()  # n addresses that the page plays, empty where there is none; or none at all
 
 
-def check_plot(path: str | os.PathLike[str], method: str, clusters: bool) -> None:
-    """Find out before the work starts that a map can be made and written.
-
-    Raises:
-        ConfigError: an unknown suffix, a missing folder, or a library that is not installed.
-    """
-    suffix = Path(path).suffix.lower()
+def check_plot(path: Path, method: str) -> None:
+    """Find out before the work starts that a map can be made and written, or raise a ConfigError."""
+    suffix = path.suffix.lower()
     if suffix not in SUFFIXES + PAGES:
         raise wrong_suffix(path, SUFFIXES + PAGES)
-    needed = [("plotly", "plot")] if suffix in PAGES else [("matplotlib", "plot")]
+    needed = [("plotly" if suffix in PAGES else "matplotlib", "plot"), ("sklearn", "plot")]
     needed += [("umap", "umap")] if method == "umap" else []
-    needed += [("sklearn", "plot")] if clusters else []
     for module, extra in needed:
         if importlib.util.find_spec(module) is None:
             raise ConfigError(f"{path}: {module} is not installed; pip install 'mtslvr[{extra}]'")
     resolve(path)
 
 
-def read_labels(table: EmbeddingTable, labels: str) -> list[str]:
-    """A class for each row.
+def project(embeddings: Array, method: str = "pca") -> Array:
+    """Rows (n, D), brought to length 1, to coordinates (n, 2): "pca", or "umap" by cosine with a fixed seed."""
+    if len(embeddings) < (4 if method == "umap" else 2):
+        raise ConfigError(f"{len(embeddings)} rows: too few for a map by {method}; embed more files")
+    if method == "pca":
+        from sklearn.decomposition import PCA
 
-    Args:
-        table: from `read_table`.
-        labels: "by-folder", "none", or a csv of file and label, with a header.
-    Raises:
-        ConfigError: a csv that cannot be read or lacks a file.
-    """
+        return np.asarray(PCA(2, svd_solver="covariance_eigh").fit_transform(_unit(embeddings)))
+    import umap
+
+    # Its spectral start needs more rows than dimensions to spare.
+    start = "random" if len(embeddings) < 10 else "spectral"
+    neighbours = min(15, len(embeddings) - 1)
+    reducer = umap.UMAP(n_neighbors=neighbours, metric="cosine", init=start, random_state=42, n_jobs=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return np.asarray(reducer.fit_transform(embeddings))
+
+
+def clusters(embeddings: Array, count: int) -> list[str]:
+    """Group rows, brought to length 1, by k-means: "cluster 1" is the largest."""
+    from sklearn.cluster import KMeans
+
+    if not 2 <= count <= len(embeddings):
+        raise ConfigError(f"clusters={count}: must be from 2 to the number of rows, {len(embeddings)}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of fewer different rows than clusters
+        found = KMeans(count, n_init=4, random_state=42).fit_predict(_unit(embeddings))
+    places = np.argsort(np.argsort(-np.bincount(found, minlength=count), kind="stable")) + 1
+    return [f"cluster {places[i]}" for i in found]
+
+
+def _unit(rows: Array) -> Array:
+    unit: Array = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
+    return unit
+
+
+def read_labels(table: EmbeddingTable, labels: str) -> list[str]:
+    """A class for each row: "by-folder", "none", or by a csv of file and label, with a header."""
     if labels == "none":
         return [""] * len(table.paths)
     if labels == "by-folder":
@@ -136,15 +133,7 @@ def row_names(table: EmbeddingTable) -> list[str]:
 
 
 def sounds(table: EmbeddingTable, folder: Path, page: Path) -> list[str]:
-    """The address of each row's sound, as seen from a page; empty where the file is not there.
-
-    Args:
-        table: from `read_table`.
-        folder: that its files are relative to.
-        page: where it will lie.
-    Raises:
-        ConfigError: none of the files is there.
-    """
+    """The address of each row's sound in a folder, as seen from a page; empty where the file is not there."""
     found = {path: (folder / path).is_file() for path in dict.fromkeys(table.paths)}
     if not any(found.values()):
         raise ConfigError(
@@ -155,25 +144,17 @@ def sounds(table: EmbeddingTable, folder: Path, page: Path) -> list[str]:
     return [f"{addresses[path]}#t={start:.2f},{end:.2f}" if found[path] else "" for path, start, end in rows]
 
 
-def draw(path: str | os.PathLike[str], drawn: Map, offline: bool = False) -> None:
-    """Write a map.
-
-    Args:
-        path: .png, .svg, .pdf or .html.
-        drawn: what.
-        offline: put plotly into the page, 5 MB, instead of a link to it.
-    Raises:
-        ConfigError: cannot be written.
-    """
+def draw(path: Path, drawn: Map) -> None:
+    """Write a map in the format of the suffix."""
     target = resolve(path)
     suffix = target.suffix.lower()
-    data = _page(drawn, offline) if suffix in PAGES else _picture(drawn, suffix[1:])
+    data = _page(drawn) if suffix in PAGES else _picture(drawn, suffix[1:])
     with guarded(path), atomic(target) as file:
         file.write(data)
 
 
-def _groups(labels: Sequence[str]) -> dict[str, list[int]]:
-    """Label to its rows; numbers in labels count as such: dog2 before dog10."""
+def _groups(labels: Sequence[str]) -> list[tuple[str, list[int], str, str]]:
+    """Label, rows, colour and marker of each class; numbers in labels count as such: dog2 before dog10."""
 
     def natural(label: str) -> list[tuple[int, str]]:
         return [(int(part) if part.isdecimal() else -1, part) for part in re.split(r"(\d+)", label.casefold())]
@@ -181,26 +162,22 @@ def _groups(labels: Sequence[str]) -> dict[str, list[int]]:
     groups: dict[str, list[int]] = {label: [] for label in sorted(set(labels), key=natural)}
     for row, label in enumerate(labels):
         groups[label].append(row)
-    return groups
-
-
-def _look(i: int) -> tuple[str, str]:
-    """Colour and marker of the class at a place: once all colours are used, they come again with another marker."""
-    return COLOURS[i % len(COLOURS)], list(_MARKERS)[i // len(COLOURS) % len(_MARKERS)]
+    markers = list(_MARKERS)
+    return [
+        (label, rows, COLOURS[i % len(COLOURS)], markers[i // len(COLOURS) % len(markers)])
+        for i, (label, rows) in enumerate(groups.items())
+    ]
 
 
 def _picture(drawn: Map, suffix: str) -> bytes:
-    import io
-
     figure = new_figure(8, 6)
     plot: Any = figure.add_subplot()
-    groups = _groups(drawn.labels)
     size = float(np.clip(4000 / max(len(drawn.points), 1), 3, 40))
-    for i, (label, rows) in enumerate(groups.items()):
-        (colour, marker), (x, y) = _look(i), drawn.points[rows].T
+    for label, rows, colour, marker in _groups(drawn.labels):
+        x, y = drawn.points[rows].T
         plot.scatter(x, y, s=size, color=colour, marker=marker, alpha=0.8, linewidths=0, label=literal(label) or None)
-    if any(groups):
-        handles, texts = plot.get_legend_handles_labels()
+    handles, texts = plot.get_legend_handles_labels()
+    if handles:
         more = f"{len(texts)} classes, the first {_LEGEND}:" if len(texts) > _LEGEND else None
         legend = plot.legend(
             handles[:_LEGEND], texts[:_LEGEND], title=more, title_fontsize=7, fontsize=7 if more else 8,
@@ -215,33 +192,26 @@ def _picture(drawn: Map, suffix: str) -> bytes:
     return buffer.getvalue()
 
 
-def _page(drawn: Map, offline: bool) -> bytes:
+def _page(drawn: Map) -> bytes:
     from plotly import graph_objects
 
-    groups = _groups(drawn.labels)
     figure = graph_objects.Figure()
     kind = graph_objects.Scattergl if len(drawn.points) > 5000 else graph_objects.Scatter
-    for i, (label, rows) in enumerate(groups.items()):
-        (colour, marker), (x, y) = _look(i), drawn.points[rows].T
+    for label, rows, colour, marker in _groups(drawn.labels):
+        x, y = drawn.points[rows].T
         figure.add_trace(
             kind(
-                x=x, y=y, mode="markers", name=escape(label, quote=False) or "files",
+                x=x, y=y, mode="markers", name=escape(label, quote=False),
                 hovertext=[escape(drawn.names[row], quote=False) for row in rows],
                 hovertemplate="%{hovertext}<extra>%{fullData.name}</extra>" if label else "%{hovertext}<extra></extra>",
                 customdata=[drawn.sounds[row] for row in rows] if drawn.sounds else None,
                 marker={"color": colour, "symbol": _MARKERS[marker], "size": 8, "opacity": 0.8},
             )
         )  # fmt: skip
+    x_axis, y_axis = ({"title": {"text": name}, "showticklabels": False, "zeroline": False} for name in drawn.axes)
     figure.update_layout(
-        title={"text": escape(drawn.title, quote=False)}, template="plotly_white", showlegend=any(groups),
-        margin={"t": 60, "b": 50}, xaxis={"title": {"text": drawn.axes[0]}}, yaxis={"title": {"text": drawn.axes[1]}},
+        title={"text": escape(drawn.title, quote=False)}, template="plotly_white", showlegend=any(drawn.labels),
+        xaxis=x_axis, yaxis=y_axis,
     )  # fmt: skip
-    figure.update_xaxes(showticklabels=False, zeroline=False)
-    figure.update_yaxes(showticklabels=False, zeroline=False)
-    body = figure.to_html(
-        full_html=False, include_plotlyjs=True if offline else "cdn", default_height="100%",
-        post_script=_NARROW + (_PLAY if drawn.sounds else ""), config={"responsive": True},
-    )  # fmt: skip
-    parts = {"sound": _SOUND if drawn.sounds else "", "map": body, "missing": "" if offline else _MISSING}
-    page = _PAGE.format(title=escape(drawn.title), **parts)
+    page: str = figure.to_html(post_script=_PLAY if drawn.sounds else None, config={"responsive": True})
     return page.encode("utf-8", "replace")

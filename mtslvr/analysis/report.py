@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
 from ..fewshot.results import KIND as FEWSHOT
-from ..fewshot.results import Results, Row, describe, read_json, read_results
+from ..fewshot.results import Results, describe, read_json, read_results
 from ..fewshot.table import comparison, groups, per_class, weight_shares
 from . import pictures
 from .invariance import KIND as INVARIANCE
@@ -27,7 +27,7 @@ h1{font-size:1.6rem;margin-bottom:.2rem}h2{font-size:1.25rem;margin-top:2.2rem;b
 h3{font-size:1rem;margin:1.4rem 0 .4rem}p,li{max-width:46rem}.wide{overflow-x:auto}
 table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums}
 th,td{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #e5e5e5;white-space:nowrap}
-th{font-weight:600;border-bottom:2px solid #999}.text{text-align:left}.best{font-weight:700;background:#eef6ee}
+th{font-weight:600;border-bottom:2px solid #999}.text{text-align:left}
 img{max-width:100%;height:auto;margin:.6rem 0}details{margin:.8rem 0}summary{cursor:pointer}
 .small{color:#555;font-size:.88rem}
 """
@@ -36,10 +36,10 @@ _FEWSHOT_TEXT = (
     "labels other files of the same classes (the queries). The network is not trained further. Accuracy is the mean "
     "over episodes in percent, with the half width of its 95% interval: how far it would move with other clips of the "
     "same classes. All features see the same clips and episodes, so a difference between two of them is surer than "
-    "their intervals. The best of each column is marked. <em>invariant</em> "
-    "features were trained to ignore pitch shift, fades, noise, time stretch, masking and time shift, "
-    "<em>variant</em> features to tell which were applied, <em>concat</em> is both, <em>pooled</em> is both before "
-    "the last layer, and <em>log-mel</em> is a baseline without training: mean and deviation of each mel band."
+    "their intervals. <em>invariant</em> features were trained to ignore pitch shift, fades, noise, time stretch, "
+    "masking and time shift, <em>variant</em> features to tell which were applied, <em>concat</em> is both, "
+    "<em>pooled</em> is both before the last layer, and <em>log-mel</em> is a baseline without training: mean and "
+    "deviation of each mel band."
 )
 _SHARE_TEXT = (
     "A linear classifier on the concatenated features has weights on both branches. The share of a branch is the norm"
@@ -70,21 +70,20 @@ def report(sources: Sequence[str | os.PathLike[str]], title: str = "mtslvr resul
     """
     if not sources:
         raise ConfigError("no files of results given")
-    parts, environments = [], []
+    parts, environments = [f"<h1>{escape(title)}</h1>"], {}
     for source in sources:
         kind, name = read_json(source)["kind"], Path(source).name
-        if kind == FEWSHOT:
-            results = read_results(source)
-            parts.append(_fewshot(results, name))
-            environments.append((name, results.environment))
-        elif kind == INVARIANCE:
-            measured = read_invariance(source)
-            parts.append(_invariance(measured, name))
-            environments.append((name, measured.environment))
-        else:
+        if kind not in (FEWSHOT, INVARIANCE):
             raise ConfigError(f"{source}: kind {kind!r}: expected {FEWSHOT!r} or {INVARIANCE!r}")
-    body = "".join([f"<h1>{escape(title)}</h1>", *parts, _environments(environments)])
-    return html_page(title, body)
+        found = read_results(source) if kind == FEWSHOT else read_invariance(source)
+        if not found.rows:
+            raise ConfigError(f"{name}: holds no measurements")
+        parts.append(_fewshot(found, name) if isinstance(found, Results) else _invariance(found, name))
+        environments[name] = found.environment
+    keys = list(dict.fromkeys(key for values in environments.values() for key in values))
+    lines = [[name, *(values.get(key, "") for key in keys)] for name, values in environments.items()]
+    parts.append(f"<h2>Versions and machines</h2>{html_table([['results', *keys], *lines])}")
+    return html_page(title, "".join(parts))
 
 
 def html_page(title: str, body: str, style: str = "") -> str:
@@ -97,45 +96,30 @@ def html_page(title: str, body: str, style: str = "") -> str:
 
 
 def _fewshot(results: Results, name: str) -> str:
-    if not results.rows:
-        raise ConfigError(f"{name}: holds no measurements")
     rows = results.rows
-    parts = [f"<h2>Few-shot accuracy: {escape(name)}</h2><p>{_FEWSHOT_TEXT}</p>", _datasets(results)]
-    for kind, shots in dict.fromkeys((row.classifier, row.n_shot) for row in rows):
-        mine = [row for row in rows if (row.classifier, row.n_shot) == (kind, shots)]
-        said = "; ".join(dict.fromkeys(describe(row.result.settings) for row in mine))
-        scaling = ", ".join(f"{k}: {v}" for k, v in _scalings(mine).items())
-        parts.append(
-            f'<h3>{escape(kind)}, {shots}-shot</h3><p class="small">{escape(said)}. Scaling of rows {scaling}.</p>'
-        )
-        parts.append(html_table(comparison(mine), marked=True))
-    parts.append(html_picture(pictures.accuracy(rows), "Accuracy with 95% intervals over clips"))
+    datasets = [["dataset", "classes", "clips", "variable lengths", "note"]]
+    for dataset, facts in results.datasets.items():
+        how = "one window a support, majority of a query's windows" if facts["pieces"] else "mean over windows"
+        datasets.append([dataset, f"{facts['classes']:,}", f"{facts['clips']:,}", how, str(facts.get("note") or "")])
+    said = dict.fromkeys(
+        f"{row.features}, {row.classifier}: {describe(row.result.settings)}, scaling {row.result.settings['scaling']}"
+        for row in rows
+    )
+    parts = [
+        f"<h2>Few-shot accuracy: {escape(name)}</h2><p>{_FEWSHOT_TEXT}</p>{html_table(datasets)}",
+        html_table(comparison(rows)),
+        html_picture(pictures.accuracy(rows), "Accuracy with 95% intervals over clips"),
+        _details("Settings", "<br>".join(map(escape, said))),
+    ]
     if any(row.result.weight_share for row in rows):
         parts.append(f"<h3>Feature selection</h3><p>{_SHARE_TEXT}</p>{html_table(weight_shares(rows))}")
-        parts.append(html_picture(pictures.weight_shares(rows), "Share of the weight norm on each branch"))
-    parts += [_classes(heading, mine) for heading, mine in groups(rows).items()]
+    for heading, mine in groups(rows).items():
+        parts.append(_details(f"Accuracy of each class: {heading}", html_table(per_class(mine))))
     return "".join(parts)
 
 
-def _scalings(rows: Sequence[Row]) -> dict[str, str]:
-    """Features to how their rows were scaled, all of them in one word where they agree."""
-    found = {row.features: str(row.result.settings.get("scaling")) for row in rows}
-    return {"of all features": next(iter(found.values()))} if len(set(found.values())) == 1 else found
-
-
-def _datasets(results: Results) -> str:
-    lines = [["dataset", "classes", "clips", "variable lengths", "note"]]
-    for name, facts in results.datasets.items():
-        how = "one window a support, majority of a query's windows" if facts["pieces"] else "mean over windows"
-        lines.append([name, f"{facts['classes']:,}", f"{facts['clips']:,}", how, str(facts.get("note") or "")])
-    return html_table(lines)
-
-
-def _classes(heading: str, rows: Sequence[Row]) -> str:
-    if not any(row.result.per_class for row in rows):
-        return ""
-    summary = f"Accuracy of each class: {escape(heading)}"
-    return f"<details><summary>{summary}</summary>{html_table(per_class(rows))}</details>"
+def _details(summary: str, content: str) -> str:
+    return f"<details><summary>{escape(summary)}</summary>{content}</details>"
 
 
 def _invariance(measured: Invariance, name: str) -> str:
@@ -144,56 +128,24 @@ def _invariance(measured: Invariance, name: str) -> str:
         f"{settings['clips']} clips of {settings['folder']}, {settings['draws']} copies by each transformation, seed "
         f"{settings['seed']}, {settings['layer']} features."
     )
-    conclusions = "".join(f"<li>{escape(line)}</li>" for line in measured.conclusions())
     return "".join(
         [
             f"<h2>Learned invariance: {escape(name)}</h2><p>{_INVARIANCE_TEXT}</p><p>{escape(said)}</p>",
-            f"<ul>{conclusions}</ul>" if conclusions else "",
+            *(f"<p>{escape(line)}</p>" for line in measured.conclusions()),
             html_picture(pictures.heat_map(measured), "Relative distance and cosine by transformation and branch"),
             html_table(measured.table()),
         ]
     )
 
 
-def _environments(environments: Sequence[tuple[str, dict[str, str]]]) -> str:
-    keys = list(dict.fromkeys(key for _, values in environments for key in values))
-    lines = [["results", *keys], *([name, *(values.get(key, "") for key in keys)] for name, values in environments)]
-    return f"<h2>Versions and machines</h2>{html_table(lines)}"
-
-
-def html_table(lines: Sequence[Sequence[str]], marked: bool = False) -> str:
-    """A table whose first line is its head; `marked` sets the best of each column apart."""
-    best = _best(lines) if marked else set()
-    numeric = [all(_number(line[j]) is not None or line[j] == "-" for line in lines[1:]) for j in range(len(lines[0]))]
-    html = []
-    for i, line in enumerate(lines):
-        cells = []
-        for j, cell in enumerate(line):
-            classes = [] if numeric[j] else ["text"]
-            classes += ["best"] if (i, j) in best else []
-            tag = "td" if i else "th"
-            attribute = f' class="{" ".join(classes)}"' if classes else ""
-            cells.append(f"<{tag}{attribute}>{escape(cell)}</{tag}>")
-        html.append(f"<tr>{''.join(cells)}</tr>")
-    return f'<div class="wide"><table><thead>{html[0]}</thead><tbody>{"".join(html[1:])}</tbody></table></div>'
-
-
-def _best(lines: Sequence[Sequence[str]]) -> set[tuple[int, int]]:
-    """Cells with the highest accuracy of their column."""
-    best = set()
-    for j in range(len(lines[0])):
-        values = {i: _number(line[j]) for i, line in enumerate(lines) if i and " ± " in line[j]}
-        known = [value for value in values.values() if value is not None]
-        if len(known) > 1:
-            best |= {(i, j) for i, value in values.items() if value == max(known)}
-    return best
-
-
-def _number(cell: str) -> float | None:
-    try:
-        return float(cell.split(" ± ")[0].replace(",", ""))
-    except ValueError:
-        return None
+def html_table(lines: Sequence[Sequence[str]]) -> str:
+    """A table whose first line is its head; columns that hold no numbers stand to the left."""
+    text = [not all(line[j][:1] in "0123456789-" for line in lines[1:]) for j in range(len(lines[0]))]
+    rows = []
+    for tag, line in zip(["th", *["td"] * len(lines)], lines, strict=False):
+        cells = zip(line, text, strict=True)
+        rows.append("".join(f"<{tag}{' class=text' * left}>{escape(cell)}</{tag}>" for cell, left in cells))
+    return f'<div class="wide"><table>{"".join(f"<tr>{row}</tr>" for row in rows)}</table></div>'
 
 
 def html_picture(figure: Figure, alt: str) -> str:

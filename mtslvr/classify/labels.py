@@ -17,8 +17,11 @@ from typing import TypeAlias
 from ..audio.load import AUDIO_SUFFIXES
 from ..errors import ConfigError
 
-FILE_COLUMNS = ("file", "path", "filename", "begin path", "begin file")
-LABEL_COLUMNS = ("label", "class", "species", "annotation", "common name", "species code", "tags", "call type")
+FILE_COLUMNS = ("file", "path", "filename", "file_name", "fname", "begin path", "begin file", "name")
+LABEL_COLUMNS = (
+    "label", "class", "class_name", "category", "species", "annotation", "common name", "species code", "tags",
+    "call type", "target",
+)  # fmt: skip
 _TIME = r"(?:[ _]?time)?[ _]?(?:\(?(?:s|sec|seconds)\)?)?"
 _START, _END = (re.compile(f"(?:{names}){_TIME}") for names in ("start|begin|onset", "end|stop|offset"))
 _PERHAPS_TIME = re.compile(r"start|begin|onset|offset|duration|(?<![a-z])(?:end|stop|time)(?![a-z])|(?:end|stop)time")

@@ -6,8 +6,8 @@
     print(result)  # mean accuracy ± 95% interval over clips, in percent
     result.per_class, result.accuracies
 
-`features` is (n, D), one row a file, from any encoder; `labels` is (n,). The modules in order: `episodes`, `linear`,
-`sgd`, `classifiers`, `interval`, `evaluate` work on matrices; `dataset` and `datasets` find labelled files, `cache` and
+`features` is (n, D), one row a file, from any encoder; `labels` is (n,). The modules in order: `episodes`,
+`classifiers`, `interval`, `evaluate` work on matrices; `dataset` and `datasets` find labelled files, `cache` and
 `features` turn them into matrices, `command` joins all of it for several models and sets, `results` and `table` show
 what came out.
 """

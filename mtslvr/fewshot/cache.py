@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .linear import FloatArray
+from .classifiers import FloatArray
 
 
 def default_cache() -> Path:

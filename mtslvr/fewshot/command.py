@@ -16,12 +16,11 @@ from ..config import parse_enum
 from ..errors import AudioError, ConfigError
 from ..nn.encoder import Encoder
 from ..run.machine import environment
-from .classifiers import Classifier
+from .classifiers import Classifier, FloatArray
 from .dataset import LabelledSet
 from .episodes import EpisodeConfig, draw_episodes, published_tasks
 from .evaluate import Scaling, evaluate
 from .features import LOG_MEL, FileRows, Progress, check_names, from_pooled, log_mel_rows, pooled_rows, raise_errors
-from .linear import FloatArray
 from .results import Results, Row
 
 ON_ERROR = ("stop", "skip")

@@ -14,10 +14,9 @@ import numpy.typing as npt
 
 from ..config import parse_enum
 from ..errors import ConfigError
-from .classifiers import Classifier, classify
+from .classifiers import Classifier, Float64, FloatArray, classify, weight_norms
 from .episodes import EpisodeConfig, IntArray, draw_episodes
 from .interval import clips_interval, draws_interval
-from .linear import Float64, FloatArray, weight_norms
 
 _BLOCK_BYTES = 64 * 2**20
 

@@ -25,8 +25,8 @@ from ..nn.encoder import Encoder
 from ..nn.frontend import log_mel
 from ..run.extract import ExtractConfig, Source, extract
 from .cache import FeatureCache, default_cache
+from .classifiers import FloatArray
 from .episodes import IntArray
-from .linear import FloatArray
 
 LOG_MEL = "log-mel"
 FEATURES = ("invariant", "variant", "concat", "pooled", LOG_MEL)

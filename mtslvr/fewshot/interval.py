@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .classifiers import Float64
 from .episodes import IntArray
-from .linear import Float64
 
 
 def draws_interval(accuracies: Float64) -> float:

@@ -45,12 +45,22 @@ def read_split(path: Path) -> dict[str, list[str]]:
     Raises:
         ConfigError: no such file, not of that form, or a .npy that would run code.
     """
-    readers = {".npy": _read_npy, ".json": _read_json, ".csv": _read_csv, ".txt": _read_txt}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise ConfigError(f"{path}: unknown split file; use {', '.join(readers)}")
+    suffix = path.suffix.lower()
+    if suffix not in (".npy", ".json", ".csv", ".txt"):
+        raise ConfigError(f"{path}: unknown split file; use .npy, .json, .csv, .txt")
+    found: dict[str, list[str]] = {}
     try:
-        return {name: [str(c) for c in classes] for name, classes in reader(path).items()}
+        if suffix == ".npy":
+            found = dict(zip(SPLITS, _read_npy(path), strict=False))
+        elif suffix == ".json":
+            data = json.loads(path.read_text(encoding="utf-8"))
+            found = {name: data[name] for name in SPLITS if name in data}
+        elif suffix == ".txt":
+            found = {"": [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]}
+        else:
+            for row in csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()):
+                found.setdefault(row["split"].strip(), []).append(row["class"].strip())
+        return {name: [str(c) for c in classes] for name, classes in found.items()}
     except ConfigError:
         raise
     except Exception as error:  # whatever a damaged file makes the readers raise
@@ -76,30 +86,12 @@ def _plain(name: str) -> str:
     return re.sub(r"[\W_]", "", name).casefold()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    data = json.loads(path.read_text(encoding="utf-8"))
-    return {name: list(data[name]) for name in ("train", "val", "test") if name in data}
-
-
-def _read_txt(path: Path) -> dict[str, Any]:
-    return {"": [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]}
-
-
-def _read_csv(path: Path) -> dict[str, Any]:
-    found: dict[str, list[str]] = {}
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        for row in csv.DictReader(file):
-            found.setdefault(row["split"].strip(), []).append(row["class"].strip())
-    return found
-
-
-def _read_npy(path: Path) -> dict[str, Any]:
+def _read_npy(path: Path) -> Any:
     with open(path, "rb") as file:
         version = np.lib.format.read_magic(file)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         _, _, dtype = header(file)
-        parts = _Names(file).load() if dtype.hasobject else np.load(path, allow_pickle=False)
-    return {name: list(part) for name, part in zip(("train", "val", "test"), parts, strict=True)}
+        return _Names(file).load() if dtype.hasobject else np.load(path, allow_pickle=False)
 
 
 class _Names(pickle.Unpickler):

@@ -47,7 +47,7 @@ def long_tones(tmp_path_factory):
 
 
 def two_way(**settings):
-    return CompareConfig(n_way=2, **{"episodes": 20, **settings})
+    return CompareConfig(**{"n_way": 2, "episodes": 20, **settings})
 
 
 def test_a_file_is_the_mean_over_windows_of_the_length_given(tmp_path, encoder):
@@ -87,38 +87,26 @@ def test_compare_covers_every_combination(compared):
         "classes": 2, "clips": 6, "pieces": False, "window_seconds": None, "note": "",
     }  # fmt: skip
     assert {"mtslvr", "torch", "numpy", "python"} <= compared.environment.keys()
-
-
-def test_weights_are_measured_where_there_are_some(compared):
     for row in compared:
         measured = row.features == "concat" and row.classifier == "sgd"
         assert set(row.result.weight_share) == ({"invariant", "variant"} if measured else set())
-        if measured:
-            assert sum(row.result.weight_share.values()) == pytest.approx(1)
+        assert not measured or sum(row.result.weight_share.values()) == pytest.approx(1)
     lines = weight_shares(compared.rows)
     assert lines[0] == ["dataset", "model", "classifier", "shots", "invariant", "variant"]
     assert len(lines) == 1 + 8
 
 
-def test_json_holds_everything_but_single_episodes(compared, tmp_path):
+def test_every_format_holds_every_measurement(compared, tmp_path):
     path = tmp_path / "results.json"
     path.write_text(compared.to_json(), encoding="utf-8")
     again = read_results(path)
     assert [row.to_dict() for row in again] == [row.to_dict() for row in compared]
     assert (again.datasets, again.environment) == (compared.datasets, compared.environment)
     json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(name))
-
-
-def test_csv_has_a_line_a_measurement(compared):
-    lines = list(csv.DictReader(io.StringIO(to_csv(compared.rows))))
-    assert len(lines) == len(compared)
-    for line, row in zip(lines, compared, strict=True):
+    for line, row in zip(csv.DictReader(io.StringIO(to_csv(compared.rows))), compared, strict=True):
         assert (line["dataset"], line["features"]) == (row.dataset, row.features)
         assert float(line["accuracy"]) == row.result.mean
         assert (line["n_shot"], line["seed"]) == (str(row.n_shot), "42")
-
-
-def test_markdown_and_text_show_the_same_cells(compared, tmp_path):
     lines = comparison(compared.rows)
     assert lines[0] == ["model", "features", "classifier", "shots", "short", "long", "average rank"]
     assert len(lines) == 1 + 20
@@ -149,29 +137,19 @@ def test_average_ranks_by_hand():
 
 
 def test_per_class_counts_the_queries_of_each_class():
-    labels = np.repeat(["a", "b", "c"], 4)
-    features = np.repeat(np.eye(3), 4, axis=0)
+    labels, features = np.repeat(["a", "b", "c"], 4), np.repeat(np.eye(3), 4, axis=0)
     features[8:10] = features[0]  # half of c looks like a
     result = evaluate(features, labels, EpisodeConfig(3, 1, 1, 500), "centroid")
-    assert result.per_class["b"] == 100
-    weighted = sum(result.per_class.values()) / 3
-    assert weighted == pytest.approx(result.mean)
-    assert result.per_class["c"] < 100
-    row = Row("f", "centroid", result)
-    assert per_class([row])[2] == ["b", "100.0"]
+    assert result.per_class["c"] < 100 and sum(result.per_class.values()) / 3 == pytest.approx(result.mean)
+    assert per_class([Row("f", "centroid", result)])[2] == ["b", "100.0"]
 
 
-def test_variable_lengths_as_published(long_tones, encoder):
+def test_variable_lengths_and_the_sampler_as_published(long_tones, encoder):
     labelled = replace(read_set(long_tones), pieces=True, window_seconds=1.0)
-    results = compare([labelled], {"small": encoder}, two_way(features=("concat", "log-mel")))
+    config = two_way(features=("concat", "log-mel"), sampler="published", classifiers=("logistic",))
+    results = compare([labelled], {"small": encoder}, config)
     assert results.datasets[labelled.name]["pieces"] is True
-    assert {row.features: row.result.mean for row in results if row.classifier == "logistic"}["log-mel"] == 100
-
-
-def test_published_sampler(tones):
-    config = two_way(features=("log-mel",), sampler="published", classifiers=("centroid",))
-    [row] = compare([read_set(tones)], ["not needed"], config)
-    assert row.result.mean == 100
+    assert {row.features: row.result.mean for row in results}["log-mel"] == 100
 
 
 def test_a_broken_file_stops_or_is_left_out(tones, encoder, tmp_path):
@@ -187,45 +165,30 @@ def test_a_broken_file_stops_or_is_left_out(tones, encoder, tmp_path):
 
 def test_bad_input_is_named_before_any_work(tones):
     labelled = read_set(tones, name="tones")
-    with pytest.raises(ConfigError, match=r"tones: n_way=5 takes 5 classes, .*; here are 2 classes"):
-        compare([labelled], ["nowhere/at/all"])
-    with pytest.raises(ConfigError, match=r"tones: n_way=2 .*take 11 files of each; here are 2 classes, and 0 of"):
-        compare([labelled], ["nowhere/at/all"], two_way(shots=(1, 10)))
-    with pytest.raises(ConfigError, match="datasets tones, tones: each needs a name of its own"):
-        compare([labelled, labelled], [None], two_way())
-    with pytest.raises(ConfigError, match="datasets none"):
-        compare([], [None], two_way())
-    with pytest.raises(ConfigError, match=r"model .* is given twice"):
-        compare([labelled], ["a/b", "a/b"], two_way())
+    for sets, models, settings, said in (
+        ([labelled], ["no/model"], {"n_way": 5}, "tones: n_way=5 takes 5 classes, .*; here are 2 classes"),
+        ([labelled], ["no/model"], {"shots": (1, 10)}, "tones: n_way=2 .*take 11 files of each; .*, and 0 of"),
+        ([labelled, labelled], [None], {}, "datasets tones, tones: each needs a name of its own"),
+        ([], [None], {}, "datasets none"),
+        ([labelled], ["a/b", "a/b"], {}, "model .* is given twice"),
+        ([labelled], [None], {"sampler": "random"}, "sampler='random': unknown; use one of uniform, published"),
+        ([labelled], [None], {"scaling": "max"}, "scaling='max': unknown"),
+        ([labelled], [None], {"shots": ()}, "no classifier or no number of shots"),
+        ([labelled], [None], {"weights": True, "classifiers": ("centroid",)}, "weights: none of the classifiers"),
+        ([labelled], [None], {"features": ("mfcc",)}, "features='mfcc': unknown"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            compare(sets, models, two_way(**settings))
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"sampler": "random"}, "sampler='random': unknown; use one of uniform, published"),
-        ({"scaling": "max"}, "scaling='max': unknown"),
-        ({"shots": ()}, "no classifier or no number of shots"),
-        ({"shots": (0,)}, "n_shot=0: must be an integer from 1"),
-        ({"weights": True, "classifiers": ("centroid",)}, "weights: none of the classifiers has any"),
-        ({"features": ("mfcc",)}, "features='mfcc': unknown"),
-    ],
-)
-def test_settings_outside_their_range(settings, message):
-    with pytest.raises(ConfigError, match=message):
-        CompareConfig(**settings)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
+def test_files_that_are_no_results(tmp_path):
+    path = tmp_path / "x.json"
+    for text, message in (
         ("no json", "no file of results"),
         ("[]", "no results of mtslvr in it"),
         ('{"kind": "fewshot", "format": 99}', "kind 'fewshot', format 99; expected 'fewshot', format 2"),
         ('{"kind": "fewshot", "format": 2, "rows": [{}], "datasets": {}, "environment": {}}', "damaged results"),
-    ],
-)
-def test_files_that_are_no_results(tmp_path, text, message):
-    path = tmp_path / "x.json"
-    path.write_text(text)
-    with pytest.raises(ConfigError, match=message):
-        read_results(path)
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            read_results(path)

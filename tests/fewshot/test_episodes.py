@@ -51,7 +51,7 @@ def test_published_tasks_refuse_what_they_cannot_fill(sizes):
         published_tasks(labels, EpisodeConfig(5, 1, 5))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     sizes=st.lists(st.integers(4, 9), min_size=3, max_size=8),
     n_way=st.integers(2, 3),
@@ -91,32 +91,23 @@ def test_draws_are_uniform():
     np.testing.assert_allclose(triples[triples > 0], 1 / 60, atol=0.004)
 
 
-def test_string_labels_and_dropped_classes():
+def test_classes_with_too_few_files_are_dropped_or_an_error():
     labels = ["cat"] * 3 + ["dog"] * 3 + ["hen"]
     with pytest.warns(UserWarning, match=r"fewer than 1 support \+ 1 query files: hen \(1\)"):
         episodes = draw_episodes(labels, EpisodeConfig(n_way=2, episodes=50))
     assert episodes.max() < 6
+    said = "n_way=3 takes 3 .* take 2 files of each; here are 3 classes, and 2 of.*add"
+    with pytest.warns(UserWarning), pytest.raises(ConfigError, match=said):
+        draw_episodes(labels, EpisodeConfig(n_way=3))
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_too_few_classes_name_counts_and_remedy():
-    labels = np.repeat(np.arange(6), [9, 9, 9, 9, 2, 2])
-    with pytest.raises(
-        ConfigError, match=r"n_way=5 takes 5 .* take 3 files of each; here are 6 classes, and 4 of.*add"
-    ):
-        draw_episodes(labels, EpisodeConfig(n_query=2))
-
-
-@pytest.mark.parametrize("labels", [[], np.zeros((3, 2)), 5])
+@pytest.mark.parametrize("labels", [[], np.zeros((3, 2))])
 def test_labels_of_wrong_shape(labels):
     with pytest.raises(ConfigError, match=r"labels of shape .* expected \(n,\)"):
         draw_episodes(labels, EpisodeConfig())
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("n_way", 1), ("n_query", 1.0), ("seed", -1), ("n_way", True)],
-)
+@pytest.mark.parametrize(("field", "value"), [("n_way", 1), ("n_query", 1.0), ("seed", -1), ("n_way", True)])
 def test_settings_outside_their_range(field, value):
     with pytest.raises(ConfigError, match=f"{field}={value!r}: must be an integer from"):
         EpisodeConfig(**{field: value})

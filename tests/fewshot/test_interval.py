@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from mtslvr.fewshot import EpisodeConfig, clips_interval, draw_episodes, evaluate
+from mtslvr.fewshot import EpisodeConfig, clips_interval, evaluate
 
 
 def test_the_interval_is_that_of_the_jackknife_over_clips():
@@ -45,13 +45,3 @@ def test_19_of_20_intervals_hold_the_accuracy_of_all_clips_there_could_be(clips,
     assert 0.91 <= held <= 0.99
     if episodes == 2000:
         assert np.mean([abs(result.mean - truth) < result.ci95_draws for result in found]) < 0.5
-
-
-def test_the_difference_of_two_features_has_an_interval_of_its_own():
-    rng = np.random.default_rng(1)
-    labels = np.repeat(np.arange(5), 12)
-    one = rng.standard_normal((5, 16))[labels] + rng.standard_normal((60, 16))
-    episodes = draw_episodes(labels, EpisodeConfig())
-    first, second = (evaluate(x, labels, episodes=episodes) for x in (one, one[:, :12]))
-    difference = first.accuracies - second.accuracies
-    assert clips_interval(difference, episodes, labels) < np.hypot(first.ci95, second.ci95)

@@ -98,14 +98,14 @@ def steps_in(minutes: float, config: TrainConfig, data: tuple[Path, ...], **how:
     import tempfile
 
     from ..training.data import is_packed
-    from ..training.loop import StepReport, train
+    from ..training.loop import train
 
     if len(data) != 1 or not is_packed(data[0]) or not minutes > 0:
         raise click.UsageError(f"--minutes {minutes:g}: takes more than 0, and one folder from `mtslvr pack` as --data")
     seconds: list[float] = []
 
-    def note(report: StepReport) -> None:
-        seconds.append(config.batch_size / report.clips_per_second)
+    def note(report: dict[str, float]) -> None:
+        seconds.append(config.batch_size / report["clips_per_second"])
 
     timed = dataclasses.replace(config, steps=25, heads=None, validate_every=0, validation_fraction=0.0, patience=0)
     with tempfile.TemporaryDirectory() as folder:

@@ -133,24 +133,13 @@ def pack(
     failed = [message for _, message in search.unlisted]
     if search.left_out:
         tqdm.write(search.left_out_text, file=sys.stderr)
-
-    def decode(path: os.PathLike[str]) -> np.ndarray | AudioError:
-        try:
-            waveform = load_audio(path, sample_rate)
-        except AudioError as error:
-            return error
-        return np.round(waveform.clip(-1, 1) * 32767).astype(np.int16)
-
-    names: list[str] = []
-    lengths: list[int] = []
+    names = [name for clips in packed for name in clips.names]
+    lengths = [length for clips in packed for length in np.diff(clips.starts).tolist()]
     with writing(out) as (samples, index):
         with open(samples, "wb") as file, ThreadPoolExecutor(threads) as pool:
             for clips in packed:
-                for start in range(0, len(clips.samples), _BLOCK):
-                    file.write(clips.samples[start : start + _BLOCK].tobytes())
-                names.extend(clips.names)
-                lengths.extend(np.diff(clips.starts).tolist())
-            decoded = pool.map(decode, (path for path, _ in search.files))
+                clips.samples.tofile(file)
+            decoded = pool.map(lambda found: _decoded(found.path, sample_rate), search.files)
             bar = tqdm(decoded, "packing", len(search.files), unit="clip")
             for (_, name), clip in zip(search.files, bar, strict=True):
                 if isinstance(clip, AudioError):
@@ -167,6 +156,14 @@ def pack(
             )
         index.write_text(json.dumps({"sample_rate": sample_rate, "names": names, "lengths": lengths}))
     return failed
+
+
+def _decoded(path: Path, sample_rate: int) -> np.ndarray | AudioError:
+    try:
+        waveform = load_audio(path, sample_rate)
+    except AudioError as error:
+        return error
+    return np.round(waveform.clip(-1, 1) * 32767).astype(np.int16)
 
 
 @contextlib.contextmanager

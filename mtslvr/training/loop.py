@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, fields
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +18,11 @@ from ..models import checkpoint
 from . import run
 from .config import TrainConfig
 from .data import PackedClips
-from .objective import Losses
 from .trainer import Trainer, half
 from .views import Batch, StepBatches
 from .whiten import check_crops, finish
 
-
-@dataclass(frozen=True)
-class StepReport:
-    """One line of losses.csv."""
-
-    step: int
-    joint: float
-    contrastive: float
-    predictive: float
-    learning_rate: float
-    clips_per_second: float
+COLUMNS = ("step", "joint", "contrastive", "predictive", "learning_rate", "clips_per_second")  # of losses.csv
 
 
 def train(
@@ -48,7 +36,7 @@ def train(
     device: str = "auto",
     workers: int = 1,
     save_every: int = 100,
-    on_step: Callable[[StepReport], None] | None = None,
+    on_step: Callable[[dict[str, float]], None] | None = None,
 ) -> Path:
     """Train one encoder.
 
@@ -58,13 +46,13 @@ def train(
         data: one folder that `pack` wrote; or folders of audio and packed ones, packed once into the run directory.
             Not needed to resume.
         resume: go on from the last saved state; every later loss equals that of an uninterrupted run.
-        init: another run directory, or a checkpoint folder: the weights start from there instead of at random, the
-            optimiser anew. Recorded in environment.json.
+        init: a checkpoint folder, or another run directory for its checkpoint: the encoder starts from there instead of
+            at random. Recorded in environment.json.
         stop_after: end once this many steps of the schedule are done and saved; None goes to `config.steps`.
         device: "auto" (CUDA where there is one), "cpu" or "cuda".
         workers: processes that prepare batches on the CPU; on CUDA the device itself does.
         save_every: steps between saved states, each with its exported checkpoint folder.
-        on_step: called after each step.
+        on_step: called after each step with its line of losses.csv.
     Returns:
         The exported checkpoint folder, `checkpoint` in the run directory.
     Raises:
@@ -79,33 +67,15 @@ def train(
     run.write_json(folder / run.CONFIG, config.to_dict())  # a run, now that all that can be checked before is checked
     told = f"{config.steps} steps of {config.batch_size} on {trainer.device}"
     run.print_line(f"{len(clips)} clips, {clips.hours:.2f} h; {told}")
-    last = config.steps if stop_after is None else min(stop_after, config.steps)
-    columns = [field.name for field in fields(StepReport)]
-    with ExitStack() as stack:
-        log = stack.enter_context(closing(run.Log(folder, run.LOSSES, columns, trainer.step)))
-        if validation is not None:
-            names = ["step", *(field.name for field in fields(Losses))]
-            validation_log = stack.enter_context(closing(run.Log(folder, run.VALIDATION, names, trainer.step + 1)))
-        bar = tqdm(total=config.steps, initial=trainer.step, unit="step", desc="training", mininterval=2.0)
-        stack.enter_context(bar)
-        began = time.perf_counter()
-        for batch in batches_from(batches, range(trainer.step, last), trainer.device, workers):
-            losses, rate = trainer.optimise(batch)
-            now = time.perf_counter()
-            speed = config.batch_size / (now - began)
-            report = StepReport(trainer.step - 1, **losses, learning_rate=rate, clips_per_second=speed)
-            began = now
-            log.write(asdict(report))
-            bar.set_postfix_str(
-                f"contrastive {report.contrastive:.3f} predictive {report.predictive:.3f} "
-                f"{report.clips_per_second:.0f} clips/s"
-            )
-            bar.update()
+    steps = range(trainer.step, config.steps if stop_after is None else min(stop_after, config.steps))
+    with closing(Progress(folder, trainer.step, config.steps)) as progress:
+        for batch in batches_from(batches, steps, trainer.device, workers):
+            report = progress.report(*trainer.optimise(batch), config.batch_size)
             if validation is not None and trainer.step % config.validate_every == 0:
-                validation_log.write({"step": trainer.step, **trainer.validate(validation)})
+                progress.validated(trainer.step, trainer.validate(validation))
                 if trainer.waited == 0:
                     checkpoint.save(trainer.exported, folder / run.EXPORT)
-            ends = trainer.step == last or trainer.ended
+            ends = trainer.step == steps.stop or trainer.ended
             if trainer.step % save_every == 0 or ends:
                 run.save_state(folder, trainer.state())
                 if validation is None:
@@ -117,6 +87,41 @@ def train(
     if trainer.ended:
         finish(folder, config, trainer.device)
     return folder / run.EXPORT
+
+
+class Progress:
+    """Where the losses of a run are told: its two csv files and a bar."""
+
+    def __init__(self, folder: Path, step: int, steps: int) -> None:
+        self.folder, self.step = folder, step
+        self.losses = run.Log(folder, run.LOSSES, COLUMNS, step)
+        self.validation: run.Log | None = None
+        self.bar = tqdm(total=steps, initial=step, unit="step", desc="training", mininterval=2.0)
+        self.began = time.perf_counter()
+
+    def report(self, losses: dict[str, float], rate: float, batch_size: int) -> dict[str, float]:
+        """Tell of one step, which ends now."""
+        now = time.perf_counter()
+        speed = batch_size / (now - self.began)
+        report = {"step": self.step, **losses, "learning_rate": rate, "clips_per_second": speed}
+        self.began, self.step = now, self.step + 1
+        self.losses.write(report)
+        told = "contrastive {contrastive:.3f} predictive {predictive:.3f} {clips_per_second:.0f} clips/s"
+        self.bar.set_postfix_str(told.format(**report))
+        self.bar.update()
+        return report
+
+    def validated(self, step: int, losses: dict[str, float]) -> None:
+        """Tell of one pass over the clips held out."""
+        if self.validation is None:
+            self.validation = run.Log(self.folder, run.VALIDATION, ["step", *losses], step)
+        self.validation.write({"step": step, **losses})
+
+    def close(self) -> None:
+        """Files and bar."""
+        for each in (self.losses, self.validation, self.bar):
+            if each is not None:
+                each.close()
 
 
 def prepare(
@@ -137,7 +142,8 @@ def prepare(
     if state is not None:
         trainer.restore(state)
     elif init is not None:
-        facts.update(init=str(init), init_steps=trainer.initialise(Path(init)))
+        trainer.initialise(Path(init))
+        facts["init"] = str(init)
     clips = run.collect(folder, data, config, resume, facts)
     if config.heads is not None:
         check_crops(clips, config.heads)

@@ -26,7 +26,7 @@ from .config import TrainConfig
 from .data import PackedClips, is_packed, pack
 
 CONFIG, ENVIRONMENT, LOSSES, VALIDATION = "config.json", "environment.json", "losses.csv", "validation.csv"
-STATE, PREVIOUS = "state.pt", "state-previous.pt"
+STATE = "state.pt"
 CLIPS, EXPORT, EVENTS = "clips", "checkpoint", "tensorboard"  # folders
 
 
@@ -138,33 +138,26 @@ def open_clips(folder: Path, facts: Mapping[str, Any], config: TrainConfig) -> P
 
 
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write the state of a run and keep the one before; either is whole whenever the process dies."""
-    new = folder / (STATE + ".new")
-    with replacing(new) as file:
+    """Write the state of a run; it is whole or the previous one, whenever the process dies."""
+    with replacing(folder / STATE) as file:
         torch.save(dict(state), file)
-    if (folder / STATE).exists():
-        os.replace(folder / STATE, folder / PREVIOUS)
-    os.replace(new, folder / STATE)
 
 
 def load_state(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """The last saved state, or the one before where that is broken; None where none was saved yet."""
-    broken = []
-    for path in (folder / STATE, folder / PREVIOUS):
-        if not path.exists():
-            continue
-        try:
-            state = torch.load(path, map_location=device, weights_only=True)
-            if isinstance(state, dict) and isinstance(state.get("step"), int) and "objective" in state:
-                return state
-            reason = "it holds something else"
-        except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-            reason = one_line(error) or type(error).__name__
-        broken.append(f"{path}: not the state of a run ({reason})")
-        print_line(broken[-1])
-    if broken:
-        raise TrainingError(f"{broken[0]}; put a copy in its place, or delete it to begin again from step 0")
-    return None
+    """The last saved state; None where none was saved yet."""
+    path = folder / STATE
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        if isinstance(state, dict) and isinstance(state.get("step"), int) and "objective" in state:
+            return state
+        reason = "it holds something else"
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        reason = one_line(error) or type(error).__name__
+    raise TrainingError(
+        f"{path}: not the state of a run ({reason}); put a copy in its place, or delete it to begin again from step 0"
+    )
 
 
 class Log:

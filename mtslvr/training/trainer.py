@@ -137,38 +137,20 @@ class Trainer:
                 "or delete it to begin again from step 0"
             ) from None
 
-    def initialise(self, source: Path) -> int:
-        """Start from a run's last state (returns its steps), or from a checkpoint folder's encoder (returns 0).
-
-        Training heads that the other has not start at random, and so do the encoder's heads where they read other
-        features.
-
-        Raises:
-            TrainingError: no state to start from, or that of another network.
-        """
-        state = run.load_state(source, self.device)
-        if state is not None:
-            weights, steps = state["objective"], int(state["step"])
-        elif (source / checkpoint.CONFIG_NAME).exists() and (source / checkpoint.WEIGHTS_NAME).exists():
-            weights, steps = {f"encoder.{k}": v for k, v in checkpoint.load(source).state_dict().items()}, 0
-        else:
-            raise TrainingError(
-                f"{source}: no state to start from; --init takes a run with saved steps or a checkpoint"
-            )
-        ours = self.objective.state_dict()
-        heads = [key for key in weights if key.startswith("encoder.heads.") and key in ours]
-        other = [key for key in heads if weights[key].shape != ours[key].shape]
+    def initialise(self, source: Path) -> None:
+        """Start from the encoder of a checkpoint folder, or of a run; heads that read other features stay random."""
+        encoder = self.objective.encoder
+        weights = checkpoint.load(source / run.EXPORT if (source / run.EXPORT).is_dir() else source).state_dict()
+        ours = encoder.state_dict()
+        other = [k for k in weights if k.startswith("heads.") and k in ours and weights[k].shape != ours[k].shape]
         if other:
             run.print_line(f"{source}: its heads read other features; new ones start at random ({', '.join(other)})")
-        kept = {k: v for k, v in weights.items() if k in ours or k.startswith("encoder.")}
-        fresh = {k: v for k, v in ours.items() if k in other or not (k in weights or k.startswith("encoder."))}
         try:
-            self.objective.load_state_dict({**kept, **fresh})
+            encoder.load_state_dict({**weights, **{key: ours[key] for key in other}})
         except RuntimeError as error:
             raise TrainingError(
-                f"{source}: not the state of this network ({one_line(error)}); give the config that it was trained with"
+                f"{source}: weights of another network ({one_line(error)}); give the config that it was trained with"
             ) from None
-        return steps
 
 
 def values_of(losses: Losses) -> dict[str, float]:

@@ -73,19 +73,11 @@ def test_fade_matches_the_official_one(x):
         close(y, golden(f"fade/{transforms.FADE_SHAPES[s]}/in{a}_out{b}"), FADE)
 
 
-def test_fade_curves_match_the_official_ones():
-    eleven = torch.full((3,), 11)
-    out = transforms.fade(torch.ones(3, 22), torch.arange(3), eleven, eleven)
-    for y, shape in zip(out, transforms.FADE_SHAPES, strict=True):
-        close(y, golden(f"fade/{shape}/curve_in11_out11_len22"), FADE)
-
-
 def test_time_stretch_matches_the_official_one_at_every_rate_in_one_batch(x):
     out = vocoder.time_stretch(x.expand(5, -1), doubles(RATES))
     for y, rate in zip(out, RATES, strict=True):
         close(y, golden(f"stretch/{rate}"), STRETCH)
-        alone = vocoder.time_stretch(x, doubles([rate]))[0]
-        close(y, alone, 1e-6)
+    close(out[1], vocoder.time_stretch(x, doubles(RATES[1:2]))[0], 1e-6)
 
 
 def test_pitch_shift_matches_the_official_one_in_one_batch(x):
@@ -93,11 +85,6 @@ def test_pitch_shift_matches_the_official_one_in_one_batch(x):
     for y, index in zip(out, RATIOS, strict=True):
         num, den = vocoder.PITCH_RATIOS[index]
         close(y, golden(f"pitch/{num}_{den}"), PITCH)
-
-
-def test_pitch_ratios_are_the_official_ones():
-    listed = json.loads(str(GOLDEN["info"]))
-    assert [Fraction(*ratio) for ratio in vocoder.PITCH_RATIOS] == [Fraction(x) for x in listed["pitch_ratios"]]
 
 
 def test_colored_noise_matches_the_official_one_in_one_batch():
@@ -141,23 +128,13 @@ def test_long_clips_lose_no_phase_to_float32():
 # Properties.
 
 
-@pytest.mark.parametrize("semitones", (-12.0, -3.3, 12.0))
+@pytest.mark.parametrize("semitones", (-12.0, 3.3))
 def test_pitch_shift_semitones_moves_a_tone_by_that_many(semitones):
-    tone = torch.sin(2 * math.pi * 500 * torch.arange(16000) / 16000)
-    out = vocoder.pitch_shift_semitones(tone[None], torch.tensor([semitones]))[0]
-    peak = torch.fft.rfft(out[2000:14000] * torch.hann_window(12000), n=96000).abs().argmax() / 6
+    low, high = (torch.sin(2 * math.pi * f * torch.arange(16000) / 16000) for f in (500, 7000))
+    out = vocoder.pitch_shift_semitones(torch.stack([low, high]), torch.tensor([semitones, 12.0]))[:, 2000:14000]
+    peak = torch.fft.rfft(out[0] * torch.hann_window(12000), n=96000).abs().argmax() / 6
     assert abs(peak - 500 * 2 ** (semitones / 12)) < 8
-
-
-def test_pitch_shift_semitones_removes_what_would_alias():
-    tone = torch.sin(2 * math.pi * 6000 * torch.arange(16000) / 16000)
-    out = vocoder.pitch_shift_semitones(tone[None], torch.tensor([12.0]))[0]
-    assert out[2000:14000].square().mean() < 0.01 * tone.square().mean()
-
-
-def test_a_clip_shorter_than_half_the_stft_is_refused():
-    with pytest.raises(AudioError, match="1000 samples: too short for an STFT of 2048; give more than 1024"):
-        vocoder.time_stretch(wave(1, 1000), doubles([1.2]))
+    assert out[1].square().mean() < 0.01 * high.square().mean()  # what would alias is gone
 
 
 @pytest.mark.parametrize(("length", "silent"), [(1501, False), (4001, True)])
@@ -201,11 +178,13 @@ def test_selection_is_uniform_in_number_and_in_member():
     close(first, torch.full((7,), 1 / 7), 0.012)
 
 
-def test_labels_match_the_official_ones():
-    orders = json.loads(str(GOLDEN["info"]))["select_seed42_order"]
+def test_labels_and_pitch_ratios_are_the_official_ones():
+    listed = json.loads(str(GOLDEN["info"]))
+    orders = listed["select_seed42_order"]
+    assert [Fraction(*ratio) for ratio in vocoder.PITCH_RATIOS] == [Fraction(x) for x in listed["pitch_ratios"]]
     rows = [[A.TRANSFORMATIONS.index(n) for n in names] + [-1] * (7 - len(names)) for names in orders]
     assert torch.equal(A.labels_from_order(torch.tensor(rows)), golden("select/seed42/y"))
-    assert json.loads(str(GOLDEN["info"]))["label_order"] == list(A.TRANSFORMATIONS)
+    assert listed["label_order"] == list(A.TRANSFORMATIONS)
 
 
 def test_exclusion_shrinks_the_label_vector():
@@ -249,20 +228,13 @@ def test_a_sample_gets_its_own_transformations_in_its_own_order():
     p = A.draw_parameters(generator(), 3, 4000, SMALL)
     order = torch.tensor([[1, 6, 4], [6, 1, -1], [5, -1, -1]])
     out = A.augment(x, order, p, SMALL)
+    assert torch.equal(x, wave(3))
     one, two, three = (p.rows(torch.tensor([i])) for i in range(3))
     y = transforms.fade(x[:1], one.fade_shape, one.fade_in, one.fade_out)
     y = vocoder.time_stretch(transforms.time_shift(y, one.shift), one.stretch_rate, 512, 128)
     z = transforms.time_shift(x[1:2], two.shift)
     z = transforms.fade(z, two.fade_shape, two.fade_in, two.fade_out)
     close(out, torch.cat((y, z, transforms.time_mask(x[2:], three.mask_u1, three.mask_u2))), 1e-5)
-
-
-def test_augment_leaves_its_input_and_what_is_not_selected():
-    x, p = wave(3), A.draw_parameters(generator(), 3, 4000, SMALL)
-    order = torch.tensor([[2, 3], [-1, -1], [0, -1]])
-    out = A.augment(x, order, p, SMALL)
-    assert torch.equal(x, wave(3)) and torch.equal(out[1], x[1])
-    assert (out[0] != x[0]).any() and (out[2] != x[2]).any()
 
 
 def test_noise_has_the_drawn_level():
@@ -273,13 +245,12 @@ def test_noise_has_the_drawn_level():
         close(measured, snr, 1e-2)
 
 
-# Refusals.
-
-
-def test_waveforms_of_another_rank_are_refused():
+def test_waveforms_of_another_rank_and_too_short_ones_are_refused():
     p = A.draw_parameters(generator(), 2, 4000, SMALL)
     with pytest.raises(AudioError, match=r"shape \(2, 1, 4000\): expected \(B, N\)"):
         A.augment(wave(2)[:, None], torch.zeros(2, 1, dtype=torch.long), p, SMALL)
+    with pytest.raises(AudioError, match="1000 samples: too short for an STFT of 2048; give more than 1024"):
+        vocoder.time_stretch(wave(1, 1000), doubles([1.2]))
 
 
 @pytest.mark.parametrize(
@@ -287,10 +258,8 @@ def test_waveforms_of_another_rank_are_refused():
     (
         ({"pitch": "octaves"}, "augment.pitch='octaves': unknown; use one of 'published ratios'"),
         ({"sample_rate": 16000.0}, "augment.sample_rate=16000.0: must be an integer from 1000 to 384000"),
-        ({"pitch_hop_length": 200}, "augment.pitch_hop_length=200: must be an integer from 1 to 125"),
         ({"fade_fraction": math.nan}, "augment.fade_fraction=nan: must be a number from 0 to 1"),
         ({"snr_db": (30, 3)}, "augment.snr_db=(30, 3): must be two numbers, lowest first, from -60"),
-        ({"white_f_decay": 1.0}, "augment.white_f_decay=1.0: must be two numbers"),
         ({"excluded": ("reverb",)}, "augment.excluded=('reverb',): must be distinct names"),
         ({"excluded": A.TRANSFORMATIONS}, "fewer than all seven, from pitch_shift"),
     ),

@@ -3,13 +3,12 @@ r"""Seconds until a command or an import is there, each in a new process.
     python benchmarks/startup.py --out benchmarks/STARTUP.md
 
 Rows take turns, so that a slower minute of the machine slows all alike; the first round, which fills the disk's caches,
-does not count. Beside OUT.md lies OUT.json with every time.
+does not count.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -92,9 +91,6 @@ def main() -> None:
     print(text)
     if arguments.out is not None:
         arguments.out.write_text(text, encoding="utf-8")
-        rounded = {name: [round(value, 4) for value in values] for name, values in found.items()}
-        record = {"environment": env, "seconds": rounded}
-        arguments.out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

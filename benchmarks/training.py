@@ -2,8 +2,9 @@ r"""Clips a second of training, stage by stage.
 
     python benchmarks/training.py --out benchmarks/TRAINING.md
 
-Noise of one level stands for audio: no stage's cost depends on what is heard. Each row is the median of `--repeats`
-rounds in which all rows take turns, so that a slower minute of the machine slows all alike.
+Takes a few minutes on two idle cores. Noise of one level stands for audio: no stage's cost depends on what is heard.
+Each row is the median of `--repeats` rounds in which all rows take turns, so that a slower minute of the machine slows
+all alike.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mtslvr.models.hub import computes_bfloat16
 from mtslvr.run.machine import environment
 from mtslvr.training import transforms, vocoder
 from mtslvr.training.augment import augment, draw_parameters, draw_selection
@@ -83,7 +85,9 @@ def measure(rows: dict[str, Callable[[], Any]], repeats: int, device: torch.devi
     return seconds
 
 
-def report(config: TrainConfig, seconds: dict[str, list[float]], device: torch.device, threads: int) -> str:
+def report(
+    config: TrainConfig, seconds: dict[str, list[float]], device: torch.device, threads: int, load: float
+) -> str:
     """Markdown: settings, then a row a stage."""
     env = environment()
     where = env["cuda"] if device.type == "cuda" else f"{env['cpu']}, {threads} of {env['cores']} cores"
@@ -92,7 +96,8 @@ def report(config: TrainConfig, seconds: dict[str, list[float]], device: torch.d
         "",
         f"Batch of {config.batch_size} clips, two crops of {config.crop_seconds:g} s each, adapter "
         f"{config.encoder.adapter.value}; single transformations on {config.batch_size} waveforms. mtslvr "
-        f"{env['mtslvr']}, torch {env['torch']}, Python {env['python']}, commit {env['git_revision'][:12]}.",
+        f"{env['mtslvr']}, torch {env['torch']}, Python {env['python']}, commit {env['git_revision'][:12]}; load "
+        f"{load:.1f} before.",
         "",
         "| stage | clips/s, median | lowest to highest | share of the whole step |",
         "|---|---|---|---|",
@@ -109,26 +114,24 @@ def report(config: TrainConfig, seconds: dict[str, list[float]], device: torch.d
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="file to write; printed without it")
+    parser.add_argument("--out", type=Path, help="file to write; printed either way")
     parser.add_argument("--batch-size", type=int, default=TrainConfig().batch_size)
-    parser.add_argument("--crop-seconds", type=float, default=TrainConfig().crop_seconds)
-    parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
+    load = os.getloadavg()[0]
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
     parts = ["# Training speed", "", "Written by `python benchmarks/training.py`.", ""]
-    for dtype in arguments.dtypes:
-        config = TrainConfig(batch_size=arguments.batch_size, crop_seconds=arguments.crop_seconds, dtype=dtype)
+    for dtype in ["bfloat16", "float32"] if computes_bfloat16(device) else ["float32"]:
+        config = TrainConfig(batch_size=arguments.batch_size, dtype=dtype)
         torch.manual_seed(0)
         seconds = measure(stages(config, device), arguments.repeats, device)
-        parts += [report(config, seconds, device, arguments.threads), ""]
+        parts += [report(config, seconds, device, arguments.threads, load), ""]
     text = "\n".join(parts)
-    if arguments.out is None:
-        print(text)
-    else:
+    print(text)
+    if arguments.out is not None:
         arguments.out.write_text(text)
 
 

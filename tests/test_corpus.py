@@ -12,7 +12,7 @@ import soundfile
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
-from corpus.build import main
+from corpus.build import TABLE, main, read_table
 from corpus.clips import RATE, HeldOut, Known, fingerprints, trim
 from corpus.licences import is_free, licence_of, parse_copyright
 from corpus.render import midi
@@ -55,16 +55,6 @@ def archive(path, files):
         for name, content in files.items():
             made.writestr(name, content)
     return {"kind": "archive", "origin": path.as_uri(), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-
-
-def repository(folder, files):
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    git = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b"]
-    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "sounds"]):
-        subprocess.run([*git, *command], check=True)
-    return subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def row(name, source, **fields):
@@ -138,33 +128,19 @@ def test_a_build_goes_on_from_the_sources_it_has(tmp_path):
     clips, records = run(tmp_path, [first, second])
     assert sorted(clips.names) == ["first/a.wav-0.flac", "second/b.wav-0.flac"]
     assert records["second"]["left_out"] == {"copy": 1}
-
-    clips, _ = run(tmp_path, [first, row("second", second, include=["*.wav"], exclude=["b.wav"], sound="speech")])
-    assert clips.names == ["first/a.wav-0.flac"]  # the row has changed, and all that is left of the source is a copy
-
-    clips, records = run(tmp_path, [row("second", second)])
+    clips, records = run(tmp_path, [row("second", second, licence="MIT")])  # a row that has changed is made anew
     assert sorted(clips.names) == ["second/a.wav-0.flac", "second/b.wav-0.flac"] and set(records) == {"second"}
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no file that is always full")
-def test_a_full_disk_stops_the_build_and_the_same_command_goes_on_later(tmp_path, capsys):
-    rows = [row("game", archive(tmp_path / "game.zip", {"a.wav": wav(babble(0))}))]
-    full = tmp_path / "out" / "report.json"
-    full.parent.mkdir()
-    full.symlink_to("/dev/full")
-    with pytest.raises(SystemExit) as stop:
-        run(tmp_path, rows)
-    assert stop.value.code == 1 and "no space left" in capsys.readouterr().err
-    full.unlink()
-    clips, _ = run(tmp_path, rows)
-    assert len(clips) == 1
-
-
 def test_a_repository_is_read_at_its_commit_from_a_local_mirror(tmp_path):
-    commit = repository(
-        tmp_path / "mirrors" / "someone+sounds",
-        {"x/ä b.wav": wav(babble(0)), "x/ä_b.wav": wav(babble(2)), "c.wav": wav(babble(1))},
-    )
+    mirror = tmp_path / "mirrors" / "someone+sounds"
+    (mirror / "x").mkdir(parents=True)
+    for seed, name in enumerate(("x/ä b.wav", "c.wav", "x/ä_b.wav")):
+        (mirror / name).write_bytes(wav(babble(seed)))
+    git = ["git", "-C", str(mirror), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "sounds"]):
+        subprocess.run([*git, *command], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     source = {"kind": "git", "origin": "someone/sounds", "commit": commit}
     rows = [row("sounds", source, exclude=["c.wav"]), row("later", source | {"commit": "0" * 40})]
     clips, records = run(tmp_path, rows, "--mirrors", str(tmp_path / "mirrors"))
@@ -172,31 +148,13 @@ def test_a_repository_is_read_at_its_commit_from_a_local_mirror(tmp_path):
     assert "0" * 40 in records["later"]["missing"]
 
 
-def test_files_without_a_header_are_read_as_the_table_says(tmp_path):
-    file = io.BytesIO()
-    soundfile.write(file, babble(0, 1.0, 8000), 8000, format="RAW", subtype="ULAW")
-    calls = archive(tmp_path / "calls.zip", {"1.ulaw": file.getvalue()})
-    clips, _ = run(tmp_path, [row("calls", calls, include=["*.ulaw"], raw=["ULAW", 8000])])
-    assert clips.hours * 3600 == pytest.approx(1.0, abs=0.1)
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [({"licence": ""}, "game has no licence"), ({"licence": "CC-BY-NC-4.0"}, "'CC-BY-NC-4.0' does not allow any use")],
-)
-def test_a_source_without_a_free_licence_is_refused_before_anything_is_collected(tmp_path, capsys, fields, message):
+def test_a_source_without_a_free_licence_is_refused_before_anything_is_collected(tmp_path, capsys):
     game = archive(tmp_path / "game.zip", {"a.wav": wav(babble(0))})
     with pytest.raises(SystemExit) as stop:
-        run(tmp_path, [row("game", game, **fields)])
-    assert stop.value.code == 2 and message in capsys.readouterr().err
+        run(tmp_path, [row("game", game, licence="CC-BY-NC-4.0")])
+    assert stop.value.code == 2 and "'CC-BY-NC-4.0' does not allow any use" in capsys.readouterr().err
     assert not (tmp_path / "out" / "clips").exists()
-
-
-def test_the_table_of_sources_is_sound():
-    from corpus.build import TABLE, read_table
-
-    sources = read_table(TABLE)
-    assert all(source.get("sha256") or source.get("commit") for source in sources)
+    assert all(source.get("sha256") or source.get("commit") for source in read_table(TABLE))
 
 
 def test_licences_free_for_any_use_are_told_from_others():
@@ -232,8 +190,15 @@ def test_a_recording_is_known_again_at_any_place_level_and_quality_and_others_ar
     assert (40, fingerprints(trim(babble(1)))[0]) not in known
 
 
+def test_files_without_a_header_are_read_as_the_table_says(tmp_path):
+    file = io.BytesIO()
+    soundfile.write(file, babble(0, 1.0, 8000), 8000, format="RAW", subtype="ULAW")
+    calls = archive(tmp_path / "calls.zip", {"1.ulaw": file.getvalue()})
+    clips, _ = run(tmp_path, [row("calls", calls, include=["*.ulaw"], raw=["ULAW", 8000])])
+    assert clips.hours * 3600 == pytest.approx(1.0, abs=0.1)
+
+
 def test_a_midi_file_holds_its_notes():
     content = midi(40, [(0, 3, 60, 100), (200, 1, 64, 90)])
     assert content.startswith(b"MThd") and content.endswith(b"\x00\xff\x2f\x00")
     assert b"\x00\xc0\x28\x00\x90\x3c\x64" in content and b"\x8b\x20\x80\x3c\x00" in content
-    assert len(content) == 22 + int.from_bytes(content[18:22], "big")

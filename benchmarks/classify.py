@@ -28,6 +28,7 @@ from events import RATE, found_events, of_clips, percentages, synthetic, write_e
 import mtslvr
 from mtslvr.audio.load import find_audio
 from mtslvr.classify.choose import choose, fit_linear, softmax, unit_rows
+from mtslvr.fewshot.table import markdown
 from mtslvr.run.machine import environment
 
 SHOTS, WAYS = (1, 2, 5, 10), 5
@@ -152,7 +153,7 @@ def stored_speed() -> tuple[int, float]:
 
 def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """Markdown."""
-    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *lines)) + "\n"
+    return markdown([head, *lines]) + "\n"
 
 
 def event_lines(sets: Mapping[str, Clips], minutes: float, repeats: int, seed: int) -> list[Line]:

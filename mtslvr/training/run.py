@@ -145,8 +145,9 @@ def save_state(folder: Path, state: Mapping[str, Any]) -> None:
 
 def load_state(folder: Path, device: torch.device) -> dict[str, Any] | None:
     """The last saved state; None where none was saved yet."""
-    path = folder / STATE
-    if not path.exists():
+    # 0.2 had a second file, and dying between the two left that alone.
+    path = next((folder / name for name in (STATE, "state-previous.pt") if (folder / name).exists()), None)
+    if path is None:
         return None
     try:
         state = torch.load(path, map_location=device, weights_only=True)

@@ -51,6 +51,7 @@ def test_labels_from_a_table_beside_the_folder_or_elsewhere(tree, tmp_path_facto
         ("file,sound\na.wav,x\n", r"columns are 'file', 'sound': no column for the class"),
         ("file,label\ndog/2_x.wav,\n", "line 2: no label; fill it in"),
         ("file,label\ndog/2_x.wav,a\n\ndog/3.wav,a\n", r"3\.wav: no such file; names are relative to"),
+        ("file,label,start,end\ndog/2_x.wav,a,0,1\n", r"2_x\.wav has times; whole files are compared"),
         ("file,label\ndog/2_x.wav,a\ndog/2_x.wav,b\n", r"2_x\.wav is 'a' and 'b'; remove one row"),
     ],
 )

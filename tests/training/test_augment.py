@@ -187,18 +187,6 @@ def test_labels_and_pitch_ratios_are_the_official_ones():
     assert listed["label_order"] == list(A.TRANSFORMATIONS)
 
 
-def test_exclusion_shrinks_the_label_vector():
-    config = A.AugmentConfig(excluded=("pitch_shift", "time_stretch"))
-    assert config.transformations == ("fade", "white_noise", "mixed_noise", "time_masking", "time_shift")
-    order = A.draw_selection(generator(), 300, config)
-    assert A.labels_from_order(order).shape == (300, 5) and order.max() == 4
-    only = A.AugmentConfig(excluded=A.TRANSFORMATIONS[:6])
-    order = A.draw_selection(generator(), 3, only)
-    assert order.tolist() == [[0], [0], [0]]
-    parameters = A.draw_parameters(generator(), 3, 4000, only)
-    close(A.augment(wave(3), order, parameters, only), transforms.time_shift(wave(3), parameters.shift), 0)
-
-
 # Parameters.
 
 

@@ -72,12 +72,6 @@ def test_published_systems_have_the_published_number_of_weights(system, weights)
     assert sum(parameter.numel() for parameter in encoder.parameters()) == weights
 
 
-def test_published_settings_are_the_papers():
-    config = published(System.MT_PARALLEL)
-    assert (config.optimizer, config.learning_rate, config.weight_decay) == ("adam", 5e-5, 1e-6)
-    assert (config.batch_size, config.steps, config.temperature, config.augmentation_weight) == (100, 50_000, 0.07, 1.0)
-    assert config.encoder.normalization is Normalization.GLOBAL and config.separate_views
-    assert config.encoder.frontend.epsilon == 2.220446049250313e-16
-    assert len(config.augment.transformations) == 7 and config.augment.pitch_hop_length == 7
+def test_another_contrastive_objective_is_refused():
     with pytest.raises(ConfigError, match="contrastive='none': the paper's systems have simclr or simsiam"):
         own(System.MT_PARALLEL, "none")

@@ -87,6 +87,7 @@ def test_resume_repeats_the_losses_of_an_uninterrupted_run_and_its_running_mean(
         train(config, tmp_path / "cut", [packed], workers=0, device="cpu", save_every=2, on_step=kill)
     path = tmp_path / "cut" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "sync_batch_norm": True}))  # as 0.2 wrote it
+    (tmp_path / "cut" / "state.pt").rename(tmp_path / "cut" / "state-previous.pt")  # as 0.2 may leave it
     train(config, tmp_path / "cut", workers=1, device="cpu", save_every=2, resume=True)
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
     whole, cut = (weights(tmp_path / run / "checkpoint") for run in ("whole", "cut"))
@@ -194,6 +195,8 @@ def test_wrong_starts_have_clear_errors_and_take_nothing(clips_folder, packed, t
     assert not run.exists()
     refused("silent", data=[silent])
     refused("5 clips are fewer than a batch of 9", {"batch_size": 9}, data=[packed])
+    few = {"batch_size": 2, "validation_fraction": 0.2, "validate_every": 1}
+    refused("1 validation clips are fewer than a batch of 2", few, data=[packed])
     heads = HeadsConfig(clips=600, crop_seconds=1.5)
     refused(r"at most 1\.50 s.*lower heads\.crop_seconds", {"heads": heads}, data=[packed])
     train(TINY, run, [clips_folder], workers=0, device="cpu", stop_after=1)

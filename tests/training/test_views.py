@@ -8,7 +8,6 @@ import soundfile
 import torch
 
 from mtslvr.config import Normalization
-from mtslvr.errors import TrainingError
 from mtslvr.training.augment import TRANSFORMATIONS
 from mtslvr.training.config import TrainConfig
 from mtslvr.training.data import PackedClips, pack
@@ -28,14 +27,6 @@ def clips(clips_folder, tmp_path_factory):
 def config(**changes):
     plain = {"crops": 1, "mix_probability": 0.0, "equalizer_db": 0.0, "predicted_views": 2, "heads": None}
     return TrainConfig(**{"steps": 20, "batch_size": 4, "crop_seconds": 0.5, **plain, **changes})
-
-
-def test_fewer_clips_than_a_batch_are_refused(clips):
-    with pytest.raises(TrainingError, match="5 clips are fewer than a batch of 6"):
-        StepBatches(clips, config(batch_size=6))
-    held_out = config(batch_size=2, validation_fraction=0.2, validate_every=1)
-    with pytest.raises(TrainingError, match="1 validation clips are fewer than a batch of 2"):
-        StepBatches(clips, held_out, validation=True)
 
 
 @pytest.mark.parametrize("settings", [{}, EVERYTHING])

@@ -166,7 +166,7 @@ def test_heads_can_be_made_anew_by_the_command(finished, tmp_path):
 
     for options, message in (
         (("--clips", "208"), "208 clips for 208 features: too few"),
-        (("--invariant-rows", "middle"), "rows='middle': expected a text such as"),
+        (("--invariant-rows", "middle"), "--invariant-rows middle: expected a text such as"),
         (("--invariant-rows", "layer4=2:1"), "0 <= first <= end"),
     ):
         result = command(*options)

@@ -101,13 +101,10 @@ def test_classes_with_too_few_files_are_dropped_or_an_error():
         draw_episodes(labels, EpisodeConfig(n_way=3))
 
 
-@pytest.mark.parametrize("labels", [[], np.zeros((3, 2))])
-def test_labels_of_wrong_shape(labels):
-    with pytest.raises(ConfigError, match=r"labels of shape .* expected \(n,\)"):
-        draw_episodes(labels, EpisodeConfig())
-
-
-@pytest.mark.parametrize(("field", "value"), [("n_way", 1), ("n_query", 1.0), ("seed", -1), ("n_way", True)])
-def test_settings_outside_their_range(field, value):
-    with pytest.raises(ConfigError, match=f"{field}={value!r}: must be an integer from"):
-        EpisodeConfig(**{field: value})
+def test_bad_labels_and_settings_are_named():
+    for labels in ([], np.zeros((3, 2))):
+        with pytest.raises(ConfigError, match=r"labels of shape .* expected \(n,\)"):
+            draw_episodes(labels, EpisodeConfig())
+    for field, value in (("n_way", 1), ("n_query", 1.0), ("seed", -1), ("n_way", True)):
+        with pytest.raises(ConfigError, match=f"{field}={value!r}: must be an integer from"):
+            EpisodeConfig(**{field: value})

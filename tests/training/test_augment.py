@@ -13,7 +13,7 @@ from mtslvr.training import augment as A
 from mtslvr.training import transforms, vocoder
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "golden_augmentations.npz")
-FADE, SHIFT, STRETCH, PITCH, NOISE = 1e-6, 1e-6, 5e-4, 1e-3, 1e-5  # atol of the fixtures' README
+NOISE = 1e-5  # atol of the fixtures' README, as those of PARITY
 FADES = ((3000, 1000), (0, 4000), (4000, 4000), (1, 2))
 RATES = (0.5, 0.73, 1.0, 1.37, 1.5)
 DECAYS = (-2.0, -1.0, -0.37, 0.0, 1.0, 2.0)
@@ -65,26 +65,29 @@ def x():
 # Parity with the official transformations; each batch holds different parameters.
 
 
-def test_fade_matches_the_official_one(x):
-    cases = [(s, a, b) for s in range(3) for a, b in FADES]
-    shape, fade_in, fade_out = torch.tensor(cases).unbind(1)
-    out = transforms.fade(x.expand(len(cases), -1), shape, fade_in, fade_out)
-    for y, (s, a, b) in zip(out, cases, strict=True):
-        close(y, golden(f"fade/{transforms.FADE_SHAPES[s]}/in{a}_out{b}"), FADE)
+CASES = [(shape, a, b) for shape in range(3) for a, b in FADES]
+PARITY = {
+    "fade": (
+        transforms.fade, torch.tensor(CASES).unbind(1),
+        [f"fade/{transforms.FADE_SHAPES[shape]}/in{a}_out{b}" for shape, a, b in CASES], 1e-6,
+    ),
+    "stretch": (vocoder.time_stretch, [doubles(RATES)], [f"stretch/{rate}" for rate in RATES], 5e-4),
+    "pitch": (
+        vocoder.pitch_shift, [torch.tensor(RATIOS)], ["pitch/{}_{}".format(*vocoder.PITCH_RATIOS[i]) for i in RATIOS],
+        1e-3,
+    ),
+    "shift": (transforms.time_shift, [torch.tensor(SHIFTS)], [f"shift/{shift}" for shift in SHIFTS], 1e-6),
+}  # fmt: skip
 
 
-def test_time_stretch_matches_the_official_one_at_every_rate_in_one_batch(x):
-    out = vocoder.time_stretch(x.expand(5, -1), doubles(RATES))
-    for y, rate in zip(out, RATES, strict=True):
-        close(y, golden(f"stretch/{rate}"), STRETCH)
-    close(out[1], vocoder.time_stretch(x, doubles(RATES[1:2]))[0], 1e-6)
-
-
-def test_pitch_shift_matches_the_official_one_in_one_batch(x):
-    out = vocoder.pitch_shift(x.expand(4, -1), torch.tensor(RATIOS))
-    for y, index in zip(out, RATIOS, strict=True):
-        num, den = vocoder.PITCH_RATIOS[index]
-        close(y, golden(f"pitch/{num}_{den}"), PITCH)
+@pytest.mark.parametrize("name", PARITY)
+def test_transformations_match_the_official_ones_with_other_parameters_in_a_row(x, name):
+    function, parameters, keys, atol = PARITY[name]
+    out = function(x.expand(len(keys), -1), *parameters)
+    for y, key in zip(out, keys, strict=True):
+        expected = golden(key)
+        close(y[: len(expected)], expected, atol)
+    close(out[1], function(x, *(values[1:2] for values in parameters))[0], 1e-6)
 
 
 def test_colored_noise_matches_the_official_one_in_one_batch():
@@ -108,12 +111,6 @@ def test_time_mask_matches_the_official_one_in_one_batch():
         first, end, width, start = GOLDEN[f"mask/seed{s}"]
         zeros = (y == 0).nonzero().flatten()
         assert [zeros[0], zeros[-1] + 1, len(zeros), zeros[0]] == [first, end, width, start]
-
-
-def test_time_shift_matches_the_official_one_in_one_batch(x):
-    out = transforms.time_shift(x.expand(len(SHIFTS), -1), torch.tensor(SHIFTS))
-    for y, shift in zip(out, SHIFTS, strict=True):
-        close(y[:64], golden(f"shift/{shift}"), SHIFT)
 
 
 def test_long_clips_lose_no_phase_to_float32():

@@ -21,31 +21,23 @@ def folder(clips_folder, tmp_path):
     return tmp_path / "audio"
 
 
-def test_pack_keeps_every_readable_clip_and_names_the_rest(folder, tmp_path):
-    failed = pack([folder], tmp_path / "packed", RATE)
+def test_pack_keeps_every_readable_clip_and_names_the_rest(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))  # no ffmpeg
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(TrainingError, match=r"no readable audio in .*other"):
+        pack([other], tmp_path / "packed", RATE)
+    assert not (tmp_path / "packed" / "clips.i16").exists()
+    for name in ("a.mkv", "b.wma"):
+        (other / name).write_bytes(b"x")
+    failed = pack([folder, other], tmp_path / "packed", RATE)
+    assert "2 files left out: 1 .mkv, 1 .wma; install ffmpeg" in capsys.readouterr().err
     clips = PackedClips.open(tmp_path / "packed")
     assert clips.names == ["0.wav", "2.wav", "4.wav", "inner/1.wav", "inner/3.wav"]
     np.testing.assert_allclose(np.diff(clips.starts) / RATE, [0.2, 1.0, 0.6, 0.7, 1.5], atol=2e-3)
     assert len(failed) == 1 and "broken.wav" in failed[0]
     original, _ = soundfile.read(folder / "2.wav")
     np.testing.assert_allclose(clips.samples[clips.starts[1] : clips.starts[2]] / 32767, original, atol=1 / 32767)
-
-
-def test_pack_counts_the_files_of_formats_that_it_does_not_read(folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))  # no ffmpeg
-    other = tmp_path / "other"
-    other.mkdir()
-    for name in ("a.mkv", "b.wma"):
-        (other / name).write_bytes(b"x")
-    pack([folder, other], tmp_path / "packed", RATE)
-    assert "2 files left out: 1 .mkv, 1 .wma; install ffmpeg" in capsys.readouterr().err
-
-
-def test_a_folder_without_audio_is_an_error(tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(TrainingError, match=r"no readable audio in .*empty"):
-        pack([tmp_path / "empty"], tmp_path / "packed", RATE)
-    assert not (tmp_path / "packed" / "clips.i16").exists()
 
 
 def test_pickled_clips_reopen_the_file_and_one_cut_short_is_refused(clips_folder, tmp_path):

@@ -70,7 +70,7 @@ def report(sources: Sequence[str | os.PathLike[str]], title: str = "mtslvr resul
     """
     if not sources:
         raise ConfigError("no files of results given")
-    parts, environments = [f"<h1>{escape(title)}</h1>"], {}
+    parts, environments = [f"<h1>{escape(title)}</h1>"], []
     for source in sources:
         kind, name = read_json(source)["kind"], Path(source).name
         if kind not in (FEWSHOT, INVARIANCE):
@@ -79,10 +79,10 @@ def report(sources: Sequence[str | os.PathLike[str]], title: str = "mtslvr resul
         if not found.rows:
             raise ConfigError(f"{name}: holds no measurements")
         parts.append(_fewshot(found, name) if isinstance(found, Results) else _invariance(found, name))
-        environments[name] = found.environment
-    keys = list(dict.fromkeys(key for values in environments.values() for key in values))
-    lines = [[name, *(values.get(key, "") for key in keys)] for name, values in environments.items()]
-    parts.append(f"<h2>Versions and machines</h2>{html_table([['results', *keys], *lines])}")
+        environments.append({"results": name, **found.environment})
+    keys = list(dict.fromkeys(key for values in environments for key in values))
+    lines = [keys, *([values.get(key, "") for key in keys] for values in environments)]
+    parts.append(f"<h2>Versions and machines</h2>{html_table(lines)}")
     return html_page(title, "".join(parts))
 
 

@@ -29,13 +29,34 @@ _LEGEND = 30  # classes that a legend of a picture has room for
 _MARKERS = {"o": "circle", "s": "square", "D": "diamond", "^": "triangle-up", "v": "triangle-down", "P": "cross"}
 Array = npt.NDArray[Any]
 
+_PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>html,body{{margin:0;height:100%;overflow:hidden;font:14px system-ui,sans-serif}}
+body{{display:flex;flex-direction:column}}body>div{{flex:1;min-height:0}}
+#sound{{flex:none;display:flex;gap:1rem;align-items:center;padding:.3rem .8rem}}
+#sound audio{{flex:0 1 18rem;min-width:8rem;height:2.2rem}}
+#sound span{{flex:1 0 10rem;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}}
+@media(max-width:700px){{.modebar{{display:none}}}}</style></head>
+<body>{sound}{map}{missing}</body></html>
+"""
+_MISSING = """<noscript>JavaScript draws this map, and is switched off here.</noscript>
+<script>if (!window.Plotly) document.body.innerHTML = '<p style="margin:2rem;max-width:40rem">Plotly draws this map. \
+The page loads it from cdn.plot.ly, which cannot be reached. Open the page where there is a network, or write it again \
+with <code>mtslvr plot --offline</code>, which puts plotly into the page.</p>'</script>"""
+_SOUND = '<p id="sound" style="margin:0"><audio controls></audio><span>Click a point to hear it.</span></p>'
+_NARROW = """
+const map = document.getElementById('{plot_id}');
+const narrow = {'legend.orientation': 'h', 'legend.y': -0.13, 'margin.l': 30, 'margin.r': 20};
+if (window.innerWidth < 700) Plotly.relayout(map, narrow);
+"""
 _PLAY = """
-const player = document.createElement('audio');
-player.controls = true;
-player.style = 'position:fixed;left:1em;top:1em;height:2em';
-document.body.append(player);
-document.getElementById('{plot_id}').on('plotly_click', (event) => {
-  player.src = event.points[0].customdata;
+const player = document.querySelector('#sound audio'), told = document.querySelector('#sound span');
+map.on('plotly_click', (event) => {
+  const point = event.points[0], address = point.customdata;
+  told.textContent = (address ? '' : 'no sound for ') + point.hovertext;
+  if (!address) return;
+  player.src = address;
   player.play();
 });
 """
@@ -144,11 +165,11 @@ def sounds(table: EmbeddingTable, folder: Path, page: Path) -> list[str]:
     return [f"{addresses[path]}#t={start:.2f},{end:.2f}" if found[path] else "" for path, start, end in rows]
 
 
-def draw(path: Path, drawn: Map) -> None:
-    """Write a map in the format of the suffix."""
+def draw(path: Path, drawn: Map, offline: bool = False) -> None:
+    """Write a map in the format of the suffix; an `offline` page holds plotly, 5 MB, in place of a link to it."""
     target = resolve(path)
     suffix = target.suffix.lower()
-    data = _page(drawn) if suffix in PAGES else _picture(drawn, suffix[1:])
+    data = _page(drawn, offline) if suffix in PAGES else _picture(drawn, suffix[1:])
     with guarded(path), atomic(target) as file:
         file.write(data)
 
@@ -192,7 +213,7 @@ def _picture(drawn: Map, suffix: str) -> bytes:
     return buffer.getvalue()
 
 
-def _page(drawn: Map) -> bytes:
+def _page(drawn: Map, offline: bool) -> bytes:
     from plotly import graph_objects
 
     figure = graph_objects.Figure()
@@ -201,7 +222,7 @@ def _page(drawn: Map) -> bytes:
         x, y = drawn.points[rows].T
         figure.add_trace(
             kind(
-                x=x, y=y, mode="markers", name=escape(label, quote=False),
+                x=x, y=y, mode="markers", name=escape(label, quote=False) or "files",
                 hovertext=[escape(drawn.names[row], quote=False) for row in rows],
                 hovertemplate="%{hovertext}<extra>%{fullData.name}</extra>" if label else "%{hovertext}<extra></extra>",
                 customdata=[drawn.sounds[row] for row in rows] if drawn.sounds else None,
@@ -211,7 +232,11 @@ def _page(drawn: Map) -> bytes:
     x_axis, y_axis = ({"title": {"text": name}, "showticklabels": False, "zeroline": False} for name in drawn.axes)
     figure.update_layout(
         title={"text": escape(drawn.title, quote=False)}, template="plotly_white", showlegend=any(drawn.labels),
-        xaxis=x_axis, yaxis=y_axis,
+        xaxis=x_axis, yaxis=y_axis, margin={"t": 60, "b": 50},
     )  # fmt: skip
-    page: str = figure.to_html(post_script=_PLAY if drawn.sounds else None, config={"responsive": True})
-    return page.encode("utf-8", "replace")
+    body = figure.to_html(
+        full_html=False, include_plotlyjs=True if offline else "cdn", default_height="100%",
+        post_script=_NARROW + (_PLAY if drawn.sounds else ""), config={"responsive": True},
+    )  # fmt: skip
+    parts = {"sound": _SOUND if drawn.sounds else "", "map": body, "missing": "" if offline else _MISSING}
+    return _PAGE.format(title=escape(drawn.title), **parts).encode("utf-8", "replace")

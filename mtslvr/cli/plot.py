@@ -26,6 +26,7 @@ from .common import PATH, Command, choice, counted, echo
     "--audio", type=PATH, metavar="FOLDER",
     help="The folder that was embedded: a click on a point of a page plays its sound.",
 )  # fmt: skip
+@click.option("--offline", is_flag=True, help="Put plotly into the page, which opens without network then; 5 MB more.")
 @click.option("--title", help="Above the map.  [default: name, model and features of the file]")
 def plot_command(
     embeddings: Path,
@@ -34,6 +35,7 @@ def plot_command(
     clusters: int | None,
     method: str,
     audio: Path | None,
+    offline: bool,
     title: str | None,
 ) -> None:
     """Draw a map of EMBEDDINGS, a file that mtslvr-embed wrote: a point a row, near where they sound alike.
@@ -47,8 +49,8 @@ def plot_command(
     plot.check_plot(output, method)
     if labels is not None and clusters is not None:
         raise ConfigError(f"--labels {labels} and --clusters {clusters}: colours tell one of them; leave one out")
-    if audio is not None and output.suffix.lower() not in plot.PAGES:
-        raise ConfigError(f"{output}: --audio {audio} is for a page; end the name in .html")
+    if (audio is not None or offline) and output.suffix.lower() not in plot.PAGES:
+        raise ConfigError(f"{output}: --audio and --offline are for a page; end the name in .html")
     table = read_table(embeddings)
     if clusters is None:
         classes = plot.read_labels(table, labels or "by-folder")
@@ -63,6 +65,6 @@ def plot_command(
         ("first principal component", "second principal component") if method == "pca" else ("UMAP 1", "UMAP 2"),
         () if audio is None else plot.sounds(table, audio, output),
     )
-    plot.draw(output, drawn)
+    plot.draw(output, drawn, offline)
     what = "classes" if clusters is None else "clusters"
     echo(f"{output}: {counted(len(classes), 'point')}, {len(set(classes))} {what}", err=True)

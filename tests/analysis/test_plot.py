@@ -54,19 +54,22 @@ def test_clusters_are_the_groups_there_are_the_largest_first():
 def test_plot_writes_maps(folder, suffix):
     result = run("x.npz", "-o", f"map.{suffix}")
     assert result.exit_code == 0 and "10 points, 2 classes" in result.output, result.output
-    start = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF", "html": b"<"}[suffix]
+    start = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF", "html": b"<!DOCTYPE html>"}[suffix]
     assert (folder / f"map.{suffix}").read_bytes().startswith(start)
 
 
 @pytest.mark.extra("plot")
-def test_a_page_needs_no_network_and_plays_what_is_there(folder):
+def test_a_page_links_to_plotly_or_holds_it_and_plays_what_is_there(folder):
     result = run("x.npz", "-o", "map.html", "--clusters", 3, "--audio", "audio")
     assert result.exit_code == 0 and "10 points, 3 clusters" in result.output, result.output
     page = (folder / "map.html").read_text()
-    assert re.search(r"<script[^>]*\bsrc=", page) is None
+    assert re.search(r"<script[^>]*\bsrc=", page) and len(page) < 100_000
+    assert "mtslvr plot --offline" in page  # what the page says where plotly cannot be loaded
     assert "a.wav 0.25 to 0.50 s" in page and "high/<b>.wav" not in page
     played = [json.loads(f'"{found}"') for found in re.findall(r'"([^"]*b%3E[^"]*#t=[^"]*)"', page)]
     assert sorted(played) == [f"audio/high/%3Cb%3E.wav#t={span}" for span in ("0.00,0.25", "0.25,0.50")]
+    assert run("x.npz", "-o", "map.html", "--offline").exit_code == 0
+    assert re.search(r"<script[^>]*\bsrc=", (folder / "map.html").read_text()) is None  # opens without network
 
 
 def test_names_of_folders_are_shown_as_they_are_in_natural_order(tmp_path):

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any, BinaryIO, TypeAlias
 
+from ..errors import one_line
+
 Piece: TypeAlias = bytes | tuple[int, int]  # bytes, or (start, end) within the file
 _CHUNK, _LARGE_CHUNK = 1 << 13, 1 << 16
 _END, _TAG = 1 << 40, 128
@@ -76,20 +78,17 @@ class Splice(io.BufferedReader):
         super().__init__(self._bytes, _CHUNK)
 
     def check(self) -> None:
-        """Raise what reading has met, if it has met an error."""
-        if self._bytes.error is not None:
-            raise self._bytes.error
+        """Raise what reading has met, if it has met an error, which is an OSError where it does not end the program."""
+        error = self._bytes.error
+        if isinstance(error, Exception) and not isinstance(error, OSError):  # of somebody's file object
+            raise OSError(one_line(f"{type(error).__name__}: {error}")) from error
+        if error is not None:
+            raise error
 
     @property
     def is_read(self) -> bool:
         """Whether the last of the bytes has been read."""
         return self._bytes.furthest >= self._bytes.size
-
-
-def whole(file: BinaryIO) -> tuple[Splice, int]:
-    """All of a file, and its size."""
-    size = file.seek(0, os.SEEK_END)
-    return Splice(file, [(0, size)]), size
 
 
 def read_at(file: BinaryIO, at: int, count: int) -> bytes:

@@ -17,7 +17,7 @@ import soundfile
 from ..errors import AudioError
 from . import ffmpeg, layout
 from .layout import CUT, Layout
-from .splice import read_at
+from .splice import as_os_error, read_at
 
 _EMPTY = "{}: an empty file (0 bytes), zero samples; leave it out"
 _UNKNOWN_FRAMES = 1 << 35
@@ -185,7 +185,7 @@ def hold(source: Any, label: str) -> Any:
         seekable = hasattr(source, "seekable") and source.seekable()
         return source if seekable else io.BytesIO(memoryview(source.read()))
     except Exception as error:
-        raise AudioError(f"{label}: cannot be read ({error}); open it anew as a binary file") from None
+        raise AudioError(f"{label}: cannot be read ({as_os_error(error)}); open it anew as a binary file") from None
 
 
 def _open(source: object, label: str, stack: ExitStack) -> Any:
@@ -202,7 +202,7 @@ def _open(source: object, label: str, stack: ExitStack) -> Any:
         file.seek(0, os.SEEK_END)
         size = file.tell()
     except Exception as error:
-        raise AudioError(f"{label}: cannot be read ({error}); open it anew as a binary file") from None
+        raise AudioError(f"{label}: cannot be read ({as_os_error(error)}); open it anew as a binary file") from None
     if size == 0:
         raise AudioError(_EMPTY.format(label))
     return file

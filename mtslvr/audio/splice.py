@@ -79,16 +79,20 @@ class Splice(io.BufferedReader):
 
     def check(self) -> None:
         """Raise what reading has met, if it has met an error, which is an OSError where it does not end the program."""
-        error = self._bytes.error
-        if isinstance(error, Exception) and not isinstance(error, OSError):  # of somebody's file object
-            raise OSError(one_line(f"{type(error).__name__}: {error}")) from error
-        if error is not None:
-            raise error
+        if self._bytes.error is not None:
+            raise as_os_error(self._bytes.error)
 
     @property
     def is_read(self) -> bool:
         """Whether the last of the bytes has been read."""
         return self._bytes.furthest >= self._bytes.size
+
+
+def as_os_error(error: BaseException) -> BaseException:
+    """An OSError in place of whatever somebody's file object raises, but for what ends the program."""
+    if isinstance(error, OSError) or not isinstance(error, Exception):
+        return error
+    return OSError(one_line(f"{type(error).__name__}: {error}"))
 
 
 def read_at(file: BinaryIO, at: int, count: int) -> bytes:

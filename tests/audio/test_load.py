@@ -254,11 +254,11 @@ CLOSED.close()
         (Pipe(b""), "<file object>: an empty file (0 bytes), zero samples; leave it out"),
         (
             Pipe(None),
-            "<file object>: cannot be read (memoryview: a bytes-like object is required",
+            "<file object>: cannot be read (TypeError: memoryview: a bytes-like object is required",
         ),
         (
             Pipe("text"),
-            "<file object>: cannot be read (memoryview: a bytes-like object is required",
+            "<file object>: cannot be read (TypeError: memoryview: a bytes-like object is required",
         ),
         (io.StringIO("text"), "<file object>: a text file object; open it in binary mode, open(path, 'rb')"),
         (CLOSED, "<file object>: cannot be read ("),

@@ -88,11 +88,7 @@ def export(
 
 
 def check_target(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """The place of a file that can be written there.
-
-    Raises:
-        ConfigError: a name that does not end in .onnx, a file that is there, or no folder to put it in.
-    """
+    """The place of a file that can be written there, which ends in .onnx; else a ConfigError."""
     target = Path(path)
     if target.suffix.lower() != ".onnx":
         raise ConfigError(f"{target}: ONNX is what is written; end the name in .onnx")

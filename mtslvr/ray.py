@@ -44,16 +44,10 @@ class AudioEmbedder:
     read without Ray.
 
     Args:
-        model: what `mtslvr.load` takes; None is the bundled default.
-        features: "invariant", "variant" or "concat".
-        layer: "head" or "pooled".
-        window_seconds: length of a window; None is the model's own.
-        hop_seconds: from one window to the next; None is the window.
+        model, device, dtype: what `mtslvr.load` takes; None is the bundled default.
+        features, layer, window_seconds, hop_seconds, threads: see `mtslvr.embed`.
         pool: "mean", a row a file, or "none", a row a window.
-        device: "auto", "cpu", "cuda" ...
-        dtype: see `mtslvr.load`.
         batch_size: windows at once through the encoder, whatever the size of Ray's batches.
-        threads: files decoded side by side.
         path_column: column of paths, or of the bytes of whole files, as `ray.data.read_binary_files` has them, or of
             both, {"path", "bytes"}, as data sets of Hugging Face are stored.
 

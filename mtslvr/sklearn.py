@@ -35,13 +35,8 @@ class MTSLVRTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc] 
     Args:
         model: what `mtslvr.load` takes, or an encoder; None is the bundled default. It is loaded once, and again when
             the files in its folder have changed.
-        features: "invariant", "variant" or "concat".
-        layer: "head" or "pooled".
-        window_seconds: length of a window; None is the model's own.
-        hop_seconds: from one window to the next; None is the window.
+        features, layer, window_seconds, hop_seconds, batch_size, threads: see `mtslvr.embed`.
         sample_rate: Hz of arrays; None is the model's own. Files know theirs.
-        batch_size: windows at once through the encoder.
-        threads: files decoded side by side.
         device: "auto", "cpu", "cuda" ...
     """
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,22 @@ WAVE_LENGTHS = {
     "aug0": 8000,
     "aug20k": 20000,
 }
+
+GOLDEN_VARIANTS = [
+    "none_c3", "split_c3_s2", "bn_c3_s2", "series_c3_s2", "parallel_c3_s2", "parallel_c1_s2",
+    "bn_c3_s1t2", "series_c3_s1t2", "parallel_c3_s1t2",
+]  # fmt: skip
+
+
+def golden_rows(golden: Mapping[str, Any], variant: str) -> list[str]:
+    """clip|norm|piece of each golden embedding."""
+    key = f"emb/{variant}/rows"
+    return list(golden[key if key in golden else "emb/rows"])
+
+
+def relative(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+    """Largest deviation of a row, in parts of the row's largest value."""
+    return float((np.abs(found - expected).max(axis=1) / np.abs(expected).max(axis=1)).max())
 
 
 def rng(name: str) -> np.random.Generator:

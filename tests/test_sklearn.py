@@ -1,5 +1,4 @@
 import os
-import pickle
 
 import numpy as np
 import pytest
@@ -9,7 +8,6 @@ import torch
 sklearn = pytest.importorskip("sklearn")
 
 from narrow import WIDTHS, cut_widths  # noqa: E402
-from sklearn.base import clone  # noqa: E402  # after the question whether it is there
 from sklearn.linear_model import LogisticRegression  # noqa: E402
 from sklearn.model_selection import GridSearchCV  # noqa: E402
 from sklearn.pipeline import make_pipeline  # noqa: E402
@@ -82,15 +80,6 @@ def test_grid_search_over_features_in_a_pipeline(model, tones):
     search.fit(paths, labels)
     assert search.best_score_ == 1.0  # two tones
     assert len(search.cv_results_["params"]) == 3
-
-
-def test_clones_and_copies(model, tones):
-    transformer = MTSLVRTransformer(model, features="variant", window_seconds=0.2)
-    copy = clone(transformer)
-    assert copy.get_params() == transformer.get_params() and copy is not transformer
-    again = pickle.loads(pickle.dumps(transformer.fit(tones[0])))
-    np.testing.assert_array_equal(again.transform(tones[0]), transformer.transform(tones[0]))
-    assert "variant" in repr(transformer)
 
 
 def names_of(encoder, **settings):

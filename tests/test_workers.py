@@ -1,8 +1,6 @@
 import os
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -27,45 +25,9 @@ def test_each_call_has_one_torch_thread_and_the_caller_keeps_its_own():
     assert on_one_thread(torch.get_num_threads) == 1
 
 
-def test_as_many_calls_run_side_by_side_as_there_are_lanes_and_no_more():
-    together, counted, lock = threading.Barrier(3, timeout=60), [0, 0], threading.Lock()
-
-    def call(_):
-        with lock:
-            counted[0] += 1
-            counted[1] = max(counted)
-        together.wait()  # fewer than three would wait here without end
-        with lock:
-            counted[0] -= 1
-
-    Lanes(3).map(call, range(9))
-    assert counted == [0, 3]
-
-
-def test_results_come_in_order_and_an_error_is_the_callers():
-    assert Lanes(2).map(lambda x: x * x, range(20)) == [x * x for x in range(20)]
-    with pytest.raises(ZeroDivisionError):
-        Lanes(2).map(lambda x: 1 // x, [1, 0])
-
-
 def test_a_call_may_itself_divide_its_work():
     lanes = Lanes(1)
     assert lanes.submit(lambda: lanes.map(lambda x: x + 1, range(3))).result(timeout=60) == [1, 2, 3]
-
-
-def test_close_drops_what_has_not_begun_and_waits_for_what_has():
-    lanes, begun, seen = Lanes(1), threading.Event(), []
-
-    def call(i):
-        begun.set()
-        time.sleep(0.05)
-        seen.append(i)
-
-    for i in range(5):
-        lanes.submit(call, i)
-    begun.wait(60)
-    lanes.close()
-    assert seen in ([0], [0, 1])
 
 
 OVERLAPPING = """

@@ -15,11 +15,7 @@ MOST_CHANNELS = 16  # more rows are clips, not channels
 
 
 class ArrayStream:
-    """An array (samples,) or (channels, samples) as a `Stream`.
-
-    Raises:
-        AudioError: wrong dtype or rank, no samples, or more channels than samples.
-    """
+    """An array (samples,) or (channels, samples) as a `Stream`."""
 
     def __init__(self, array: npt.NDArray[Any] | Tensor, rate: int, label: str) -> None:
         self.rate, self._array = rate, _check_array(array, label)

@@ -60,11 +60,7 @@ class FfmpegStream:
 
 @contextmanager
 def open_with_ffmpeg(path: str, label: str) -> Iterator[FfmpegStream]:
-    """Start to decode a file; ffmpeg is ended with the context.
-
-    Raises:
-        AudioError: it finds no audio.
-    """
+    """Start to decode a file; ffmpeg is ended with the context."""
     command = ["ffmpeg", "-nostdin", "-v", "error", "-threads", "1", "-protocol_whitelist", "file,pipe"]
     command += ["-format_whitelist", _DEMUXERS, "-i", f"file:{path}", "-map", "0:a:0", "-c:a", "pcm_f32be"]
     command += ["-f", "au", "pipe:1"]

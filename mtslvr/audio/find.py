@@ -49,11 +49,7 @@ class Search:
 
 
 def find_audio(inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[FoundAudio]:
-    """List files as given and the audio files of folders; see `search`.
-
-    Raises:
-        AudioError: an input or a folder within it that does not exist or cannot be listed.
-    """
+    """List files as given and the audio files of folders; see `search`."""
     found = search(inputs)
     for _, message in found.unlisted:
         raise AudioError(message)
@@ -66,11 +62,8 @@ def search(inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) ->
     A file is listed once, under the first input that holds it. Names that start with a dot are left out of folders;
     links to folders are followed, each folder being entered once. Audio is known by its suffix: what libsndfile reads,
     and what ffmpeg reads where there is one. Names are unique: the posix path relative to the folder given, or the
-    file's name for a file given. Inputs whose names clash have the folder's name, then its path as given, then its
-    absolute path put in front.
-
-    Raises:
-        AudioError: an input that does not exist.
+    file's name for a file given. Where names clash, all have the name of their folder put in front, or else
+    its path as given, or its absolute path.
     """
     if isinstance(inputs, (str, os.PathLike)):
         inputs = [inputs]
@@ -143,15 +136,11 @@ def _is_readable(folder: str, name: str) -> bool:
 
 
 def _unique_names(groups: list[_Group]) -> list[str]:
-    levels = [0] * len(groups)
-    while True:
-        names = [_names(group, level) for group, level in zip(groups, levels, strict=True)]
-        counts = Counter(name for listed in names for name in listed)
-        clashing = [any(counts[name] > 1 for name in listed) for listed in names]
-        raised = [min(3, level + clash) for level, clash in zip(levels, clashing, strict=True)]
-        if raised == levels:
-            return [name for listed in names for name in listed]
-        levels = raised
+    for level in range(4):
+        names = [name for group in groups for name in _names(group, level)]
+        if len(set(names)) == len(names):
+            break
+    return names
 
 
 def _names(group: _Group, level: int) -> list[str]:

@@ -10,7 +10,7 @@ import math
 import numbers
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeAlias, Union
 
@@ -37,28 +37,23 @@ _TOLERANCE = 0.05  # seconds that a file may be shorter than what is said elsewh
 
 @dataclass(frozen=True)
 class Excerpt:
-    """What is read of a recording.
-
-    Raises:
-        ConfigError: another channel, a time below 0, or an end that is not after the start.
-    """
+    """What is read of a recording."""
 
     channel: int | str = "mix"  # the mean over all, or a number, counted from 0
     start: float | None = None  # in seconds; None is the beginning
     end: float | None = None  # in seconds; None is the end of the recording
 
     def __post_init__(self) -> None:
-        if isinstance(self.channel, numbers.Integral) and not isinstance(self.channel, bool) and self.channel >= 0:
+        if isinstance(self.channel, numbers.Integral) and self.channel >= 0:
             object.__setattr__(self, "channel", int(self.channel))
         elif self.channel != "mix":
             raise ConfigError(f"channel {self.channel!r}: must be 'mix' or the number of a channel, counted from 0")
         for name in ("start", "end"):
-            time = getattr(self, name)
-            time = time.item() if getattr(time, "ndim", None) == 0 else time  # NumPy's numbers, a tensor of one
-            object.__setattr__(self, name, time)
-            real = isinstance(time, numbers.Real) and not isinstance(time, bool)
-            if time is not None and not (real and 0 <= float(time) < math.inf):
-                raise ConfigError(f"{name}={time!r}: must be a time in seconds from 0, or None")
+            if (time := getattr(self, name)) is not None:
+                with suppress(TypeError, ValueError):
+                    object.__setattr__(self, name, float(time))  # of any library
+                if not isinstance(getattr(self, name), float) or not 0 <= getattr(self, name) < math.inf:
+                    raise ConfigError(f"{name}={time!r}: must be a time in seconds from 0, or None")
         if self.end is not None and not (self.start or 0) < self.end:
             raise ConfigError(f"end={self.end!r}: must be after start={self.start or 0!r}; correct the times")
 
@@ -69,7 +64,7 @@ WHOLE = Excerpt()
 def load_audio(
     source: AudioInput, target_rate: int, *, sample_rate: int | None = None, label: str | None = None
 ) -> Block:
-    """Read a whole file or array as one mono waveform.
+    """Read a whole file or array as one mono waveform: (n,) float32, n > 0 and every value finite.
 
     Args:
         source: a path, a seekable or plain binary file object (read from its beginning), or an array or
@@ -77,13 +72,6 @@ def load_audio(
         target_rate: Hz.
         sample_rate: Hz of an array, required for one; a file's own rate is used, whatever is given here.
         label: what errors call the source; see `audio_label`.
-
-    Returns:
-        (n,) float32, the mean over channels at `target_rate` Hz; n > 0 and every value finite.
-
-    Raises:
-        AudioError: missing, a folder, not audio, broken midway, zero samples, NaN or infinite samples,
-            a wrong rank, dtype or rate.
     """
     return np.concatenate(list(iter_blocks(source, target_rate, sample_rate=sample_rate, label=label)))
 
@@ -100,11 +88,6 @@ def iter_blocks(
     """Read the waveform of `load_audio`, or an excerpt, in consecutive blocks, decoded and resampled one at a time.
 
     `notes` are filled by the time the last block is read, where that is the end of the source.
-
-    Yields:
-        (m,) float32 with m > 0, about `BLOCK_FRAMES` samples or fewer.
-    Raises:
-        AudioError: as `load_audio`, while iterating; a channel that is not there, a time beyond the end.
     """
     label = audio_label(source) if label is None else label
     notes = Notes() if notes is None else notes
@@ -156,11 +139,7 @@ def load_parts(
     parts: Sequence[tuple[float | None, float | None]],
     channel: int | str = "mix",
 ) -> tuple[list[Block], float]:
-    """Read parts of a file, by start and end in seconds, in one pass, holding no more than these.
-
-    Returns:
-        A waveform (n,) each, shorter than asked for, or empty, where the file ends before; and the file's seconds.
-    """
+    """Parts of a file, by start and end in seconds, shorter or empty where it ends before, and the file's seconds."""
     pieces: list[list[Block]] = [[np.empty(0, np.float32)] for _ in parts]
     bounds = [(_sample(start or 0, target_rate), _sample(end, target_rate)) for start, end in parts]
     position = 0

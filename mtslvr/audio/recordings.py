@@ -14,18 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from ..errors import AudioError, one_line
+from ..errors import AudioError
 from . import ffmpeg, layout
 from .layout import CUT, Layout
+from .splice import as_os_error, read_at
 
 _EMPTY = "{}: an empty file (0 bytes), zero samples; leave it out"
-_TEXTS = (  # how files begin that were saved under an audio file's name
-    (b"<!doctype", "a web page", "download it again"),
-    (b"<html", "a web page", "download it again"),
-    (b"<?xml", "an XML document", "download it again"),
-    (b'{"', "a JSON document", "download it again"),
-    (b"version https://git-lfs", "a pointer of Git LFS", "fetch it with git lfs pull"),
-)
 _UNKNOWN_FRAMES = 1 << 35
 
 
@@ -53,17 +47,12 @@ class Stream(Protocol):
 
 
 def read_streams(source: object, label: str, notes: Notes) -> Iterator[Stream]:
-    """Open the streams of a path or binary file object, each to be read before the next; then `notes` are filled.
-
-    Raises:
-        AudioError: missing, a folder, a pipe, not audio, or broken midway.
-    """
+    """Open the streams of a path or binary file object, each to be read before the next; then `notes` are filled."""
     suffix = _suffix(source)
     with ExitStack() as stack:
         file = _open(source, label, stack)
         found = Layout()
         try:
-            _check_text(file.read(512), label)
             found = layout.lay_out(file, label, suffix)
             first = SndfileStream(found.streams[0], label)
         except OSError as error:
@@ -115,9 +104,6 @@ class SndfileStream:
     """A stream that libsndfile decodes, straight on to where its bytes end.
 
     `rate` is in Hz, `frames` have been read so far, and `broken_off` says whether more had to come.
-
-    Raises:
-        AudioError: it is not audio that libsndfile knows.
     """
 
     def __init__(self, stream: layout.Stream, label: str) -> None:
@@ -128,7 +114,8 @@ class SndfileStream:
             self._check_read()
         except (OSError, RuntimeError, TypeError, ValueError) as error:
             self._check_read()
-            raise AudioError(f"{label}: not an audio file ({_reason(error)}); convert it to WAV or FLAC") from None
+            said = f"{_beginning(stream.file)}{_reason(error)}"
+            raise AudioError(f"{label}: not an audio file ({said}); convert it to WAV or FLAC") from None
         self.rate: int = self._file.samplerate
         self.frames, self.broken_off = 0, False
         self._claimed: int = stream.samples or (self._file.frames if self._file.frames < _UNKNOWN_FRAMES else 0)
@@ -146,11 +133,7 @@ class SndfileStream:
         return max(self._stream.missing, (claimed - self.frames) / self.rate)
 
     def blocks(self, step: int) -> Iterator[npt.NDArray[np.float32]]:
-        """Read (m, channels) samples at a time, m = `step` but for the last.
-
-        Raises:
-            AudioError: the file is damaged before its end.
-        """
+        """Read (m, channels) samples at a time, m = `step` but for the last."""
         failure = None
         while failure is None:
             block = np.full((step, self._file.channels), np.nan, np.float32)
@@ -183,48 +166,26 @@ def _reason(error: Exception) -> str:
     return str(error) if text is None else f"libsndfile: {str(text).removeprefix('Error : ').rstrip('.')}"
 
 
+def _beginning(file: BinaryIO) -> str:
+    """How a text begins that was saved under the name of audio, such as a web page or a pointer of Git LFS."""
+    head = " ".join(read_at(file, 0, 40).decode(errors="replace").split())
+    return f"begins with {head!r}, " if head and head.isprintable() else ""
+
+
 def _suffix(source: object) -> str:
     name = source if isinstance(source, (str, os.PathLike)) else getattr(source, "name", "")
     return os.path.splitext(os.fsdecode(name))[1].lower() if isinstance(name, (str, bytes, os.PathLike)) else ""
 
 
 def hold(source: Any, label: str) -> Any:
-    """What can be read more than once: a file object that cannot seek is read to memory, anything else given back.
-
-    Raises:
-        AudioError: it cannot be read.
-    """
+    """What can be read more than once: a file object that cannot seek is read to memory, anything else given back."""
     if not hasattr(source, "read") or isinstance(source, io.TextIOBase):
         return source
     try:
         seekable = hasattr(source, "seekable") and source.seekable()
-        return source if seekable else io.BytesIO(_FileObject(source).read())
+        return source if seekable else io.BytesIO(memoryview(source.read()))
     except Exception as error:
-        raise AudioError(f"{label}: cannot be read ({error}); open it anew as a binary file") from None
-
-
-class _FileObject:
-    """Somebody's file object, whose errors are all OSErrors."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-
-    def read(self, *size: int) -> bytes:
-        data = self._call(self._file.read, *size)
-        if not isinstance(data, (bytes, bytearray, memoryview)):
-            raise OSError(f"its read() gives {type(data).__name__}, not bytes")
-        return bytes(data)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return int(self._call(self._file.seek, offset, whence))
-
-    def _call(self, method: Any, *arguments: int) -> Any:
-        try:
-            return method(*arguments)
-        except OSError:
-            raise
-        except Exception as error:
-            raise OSError(one_line(f"{type(error).__name__}: {error}")) from error
+        raise AudioError(f"{label}: cannot be read ({as_os_error(error)}); open it anew as a binary file") from None
 
 
 def _open(source: object, label: str, stack: ExitStack) -> Any:
@@ -236,12 +197,12 @@ def _open(source: object, label: str, stack: ExitStack) -> Any:
         raise AudioError(f"{label}: type {kind}: pass a path, a binary file object, an array or a tensor")
     if isinstance(source, io.TextIOBase):
         raise AudioError(f"{label}: a text file object; open it in binary mode, open(path, 'rb')")
-    file = _FileObject(hold(source, label))
+    file = hold(source, label)
     try:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(0)
-    except OSError as error:
-        raise AudioError(f"{label}: cannot be read ({error}); open it anew as a binary file") from None
+        file.seek(0, os.SEEK_END)
+        size = file.tell()
+    except Exception as error:
+        raise AudioError(f"{label}: cannot be read ({as_os_error(error)}); open it anew as a binary file") from None
     if size == 0:
         raise AudioError(_EMPTY.format(label))
     return file
@@ -262,11 +223,3 @@ def _open_path(path: str, label: str) -> BinaryIO:
         return open(path, "rb", buffering=0)
     except OSError as error:
         raise AudioError(f"{label}: {(error.strerror or str(error)).lower()}; make it readable") from None
-
-
-def _check_text(head: bytes, label: str) -> None:
-    head = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    for begin, what, remedy in _TEXTS:
-        if head.lower().startswith(begin):
-            said = one_line(head.decode(errors="replace"), 20)
-            raise AudioError(f"{label}: not audio but {what} (begins with {said!r}); {remedy}")

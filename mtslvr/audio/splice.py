@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any, BinaryIO, TypeAlias
 
+from ..errors import one_line
+
 Piece: TypeAlias = bytes | tuple[int, int]  # bytes, or (start, end) within the file
 _CHUNK, _LARGE_CHUNK = 1 << 13, 1 << 16
 _END, _TAG = 1 << 40, 128
@@ -76,9 +78,9 @@ class Splice(io.BufferedReader):
         super().__init__(self._bytes, _CHUNK)
 
     def check(self) -> None:
-        """Raise what reading has met, if it has met an error."""
+        """Raise what reading has met, if it has met an error, which is an OSError where it does not end the program."""
         if self._bytes.error is not None:
-            raise self._bytes.error
+            raise as_os_error(self._bytes.error)
 
     @property
     def is_read(self) -> bool:
@@ -86,10 +88,11 @@ class Splice(io.BufferedReader):
         return self._bytes.furthest >= self._bytes.size
 
 
-def whole(file: BinaryIO) -> tuple[Splice, int]:
-    """All of a file, and its size."""
-    size = file.seek(0, os.SEEK_END)
-    return Splice(file, [(0, size)]), size
+def as_os_error(error: BaseException) -> BaseException:
+    """An OSError in place of whatever somebody's file object raises, but for what ends the program."""
+    if isinstance(error, OSError) or not isinstance(error, Exception):
+        return error
+    return OSError(one_line(f"{type(error).__name__}: {error}"))
 
 
 def read_at(file: BinaryIO, at: int, count: int) -> bytes:

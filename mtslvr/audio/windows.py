@@ -58,8 +58,6 @@ def iter_windows(
 
     Yields:
         A window (L,) float32, its start and its end in seconds, the end being that of the samples before padding.
-    Raises:
-        ConfigError: see `window_length`; the same for the hop. While iterating.
     """
     size = window_length(window_seconds, sample_rate)
     hop_seconds = _check_seconds(hop_seconds, "hop_seconds", sample_rate)
@@ -84,8 +82,6 @@ def iter_windows(
 def moments(windows: Iterable[Float32]) -> tuple[float, float]:
     """Mean and unbiased standard deviation over all samples of all windows, in float64; windows may be a stream.
 
-    Raises:
-        AudioError: no samples.
     Source:
         Chan, Golub, LeVeque 1983: moments of a union from those of its parts.
     """
@@ -131,11 +127,7 @@ class Pooling:
             self._total = np.add(self._total, row, dtype=np.float64)
 
     def result(self) -> tuple[Float32, Float64]:
-        """The mean (1, D) float32 with the span (1, 2) from first start to last end; for NONE, all rows.
-
-        Raises:
-            AudioError: no windows to take the mean of.
-        """
+        """The mean (1, D) float32 with the span (1, 2) from first start to last end; for NONE, all rows."""
         spans = np.concatenate(self._spans)
         if self._pool is Pool.NONE:
             return np.concatenate(self._rows), spans

@@ -142,12 +142,9 @@ def _path_of(entries: Iterable[FileEntry], audio: Path | None = None) -> Callabl
 
 
 def _changed(entries: Iterable[FileEntry]) -> list[str]:
-    """Recordings whose content is known to be another than when they were embedded."""
-    from ..run.state import content_digest
-
-    there = [x for x in entries if x.digest and os.path.isfile(x.path)]
-    touched = [x for x in there if (x.size, x.mtime_ns) != ((s := os.stat(x.path)).st_size, s.st_mtime_ns)]
-    return [x.path for x in touched if content_digest(x.path) != x.digest]
+    """Recordings whose size or time of change is another than when they were embedded."""
+    there = [x for x in entries if x.rows and os.path.isfile(x.path)]
+    return [x.path for x in there if (x.size, x.mtime_ns) != ((s := os.stat(x.path)).st_size, s.st_mtime_ns)]
 
 
 def learn(call: SimpleNamespace, stored: Mapping[str, Any], recordings: Iterable[str] = ()) -> Classifier:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..run.files import Format
     from ..run.job import Plan, Step
     from ..run.recorder import Recorder
-    from ..run.state import FileStat, State
+    from ..run.state import FileEntry, State
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Run:
             self.report.inform(f"loading {model} ...")
         return self.weights.load(folder)
 
-    def _follow(self, steps: Iterator[Step], files: Sequence[FileStat]) -> bool:
+    def _follow(self, steps: Iterator[Step], files: Sequence[FileEntry]) -> bool:
         """Have everything done and told; False where the first failure ended the run."""
         report, summary = self.report, self.report.summary
         with report.embedding(files) as progress:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..audio.recordings import Notes
     from ..run.job import Plan
     from ..run.shards import Shard
-    from ..run.state import FileStat
+    from ..run.state import FileEntry
 
 _EVERY = 10.0  # seconds between lines where stderr is no terminal
 
@@ -70,7 +70,7 @@ class Progress:
     its head, and those that are done. It is not told while that is not known of a suffix.
     """
 
-    def __init__(self, files: Sequence[FileStat], quiet: bool = False) -> None:
+    def __init__(self, files: Sequence[FileEntry], quiet: bool = False) -> None:
         self._total, self._quiet = counted(len(files), "file"), quiet
         self._files, self._seconds, self._within = 0, 0.0, 0.0  # done; of audio done, and of the file that goes on
         self._left: Counter[str] = Counter()  # bytes by suffix, the file that goes on included
@@ -91,7 +91,7 @@ class Progress:
             form = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/" + self._total + "{postfix}"
             self._bar = tqdm(total=len(files), desc="embedding", file=sys.stderr, bar_format=form, dynamic_ncols=True)
 
-    def advance(self, file: FileStat, seconds: float, length: float | None) -> None:
+    def advance(self, file: FileEntry, seconds: float, length: float | None) -> None:
         """Count `seconds` of audio of a file, the one that goes on or else the next; it is done with a `length`."""
         self._seconds += seconds
         self._within += seconds
@@ -139,7 +139,7 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
-def _suffix(file: FileStat) -> str:
+def _suffix(file: FileEntry) -> str:
     return os.path.splitext(file.path)[1].lower()
 
 
@@ -207,7 +207,7 @@ class Report:
             self._log.unlink(missing_ok=True)
         noted = [(path, "find", message) for path, message in missing]
         noted += [(entry.path, "decode", entry.error) for entry in plan.failed]
-        noted += [(path, "warning", note) for path, note in plan.noted]
+        noted += [(entry.path, "warning", entry.note) for entry in plan.done if entry.note]
         for note in noted:
             self._note(*note)
         self.summary.failed += len(plan.failed)
@@ -223,7 +223,7 @@ class Report:
                 log.write(line.encode())
 
     @contextmanager
-    def embedding(self, files: Sequence[FileStat]) -> Iterator[Progress]:
+    def embedding(self, files: Sequence[FileEntry]) -> Iterator[Progress]:
         """Show progress on these files, and take the time."""
         started = time.monotonic()
         self._progress = Progress(files, self.quiet)

@@ -32,11 +32,7 @@ save = Encoder.save  # the inverse of `load`
 
 
 def load(folder: PathLike) -> Encoder:
-    """The encoder of a checkpoint folder: on the CPU, unfolded, in evaluation mode, float32.
-
-    Raises:
-        CheckpointError: a missing or unreadable file, or missing, extra or mis-shaped tensors.
-    """
+    """The encoder of a checkpoint folder: on the CPU, unfolded, in evaluation mode, float32."""
     source = Path(folder)
     config = read_config(source / CONFIG_NAME)
     path = source / WEIGHTS_NAME
@@ -53,12 +49,7 @@ def load(folder: PathLike) -> Encoder:
 
 
 def read_config(path: Path) -> EncoderConfig:
-    """The config.json of a checkpoint folder.
-
-    Raises:
-        CheckpointError: missing, too large, not JSON, an unknown or repeated key, a value outside its range, or a
-            format that this version does not read.
-    """
+    """The config.json of a checkpoint folder."""
     try:
         if path.stat().st_size > LARGEST_CONFIG:
             raise CheckpointError(f"{path}: {path.stat().st_size} bytes; a config has at most {LARGEST_CONFIG}")
@@ -93,11 +84,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def build(config: EncoderConfig, state: Mapping[str, Tensor], origin: str) -> Encoder:
-    """An encoder with exactly these weights.
-
-    Raises:
-        CheckpointError: missing, extra or mis-shaped tensors, or tensors of another kind of number.
-    """
+    """An encoder with exactly these weights."""
     with torch.device("meta"):
         encoder = Encoder(config)
     expected = encoder.state_dict()

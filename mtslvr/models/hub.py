@@ -76,11 +76,7 @@ def bundled() -> dict[str, Path]:
 
 
 def resolve(device: str | torch.device, dtype: str = "float32", fold: bool = True) -> tuple[torch.device, bool]:
-    """The device that an encoder runs on, and whether in bfloat16; nothing is loaded for it.
-
-    Raises:
-        ConfigError: see `load`.
-    """
+    """The device that an encoder runs on, and whether in bfloat16; nothing is loaded for it."""
     if dtype not in ("float32", "bfloat16"):
         raise ConfigError(f"dtype={dtype!r}: unknown; use 'float32' or 'bfloat16'")
     half = dtype == "bfloat16"
@@ -145,11 +141,7 @@ def computes_bfloat16(device: torch.device) -> bool:
 
 
 def parse_device(device: str | torch.device) -> torch.device:
-    """The torch device; "auto" is CUDA where there is one.
-
-    Raises:
-        ConfigError: unknown, or asked for and absent.
-    """
+    """The torch device; "auto" is CUDA where there is one."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

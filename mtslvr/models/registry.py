@@ -85,11 +85,7 @@ def read_model(name: str, source: str, folder: Path) -> dict[str, Any]:
 
 
 def read_card(folder: Path) -> Card:
-    """The model card of a checkpoint folder; an empty one where there is no README.md.
-
-    Raises:
-        CheckpointError: too large, or a YAML block that is none or holds something else.
-    """
+    """The model card of a checkpoint folder; an empty one where there is no README.md."""
     path = folder / checkpoint.CARD_NAME
     if not path.exists():
         return Card()
@@ -109,27 +105,19 @@ def read_card(folder: Path) -> Card:
         training_data=tuple(filter(None, map(_text, _list(data.datasets)))),
         figures=tuple(map(_figure, _list(data.eval_results))),
         library=_text(data.library_name),
-        text=_printable(card.text).strip(),
+        text="".join(c for c in card.text if c.isprintable() or c in "\n\t").strip(),  # nothing that a terminal obeys
     )
 
 
 def _figure(result: Any) -> dict[str, Any]:
+    value = result.metric_value
     return {
         "dataset_id": _text(result.dataset_type),
         "dataset": _text(result.dataset_name) or _text(result.dataset_type),
         "task": _text(result.task_name) or _text(result.task_type),
         "metric": _text(result.metric_name) or _text(result.metric_type),
-        "value": result.metric_value if _is_number(result.metric_value) else _text(result.metric_value),
+        "value": value if isinstance(value, float) or type(value) is int else _text(value),
     }
-
-
-def _printable(text: str) -> str:
-    """Text from anywhere without what a terminal would obey."""
-    return "".join(c for c in text if c.isprintable() or c in "\n\t")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15
 
 
 def _list(value: object) -> list[Any]:
@@ -138,6 +126,4 @@ def _list(value: object) -> list[Any]:
 
 def _text(value: object) -> str:
     """Text or a number of a card; nested values, which may be of any size, are dropped."""
-    if isinstance(value, str):
-        return _printable(value[:_LONGEST_TEXT]).strip()
-    return str(value) if _is_number(value) else ""
+    return one_line(value, _LONGEST_TEXT) if isinstance(value, (str, int, float)) else ""

@@ -11,12 +11,10 @@ from typing import Any
 
 from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
-    GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
-    RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 
@@ -27,28 +25,16 @@ from .checkpoint import LARGEST_CARD, LARGEST_CONFIG, LARGEST_WEIGHTS, sha256
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LIBRARY: dict[str, Any] = {"library_name": "mtslvr", "library_version": metadata.version("mtslvr")}
 _LARGEST = {CONFIG_NAME: LARGEST_CONFIG, WEIGHTS_NAME: LARGEST_WEIGHTS, CARD_NAME: LARGEST_CARD}
-
-# What an error of the library means. The first class that fits counts: gated is also not found.
-_MEANINGS: tuple[tuple[type[Exception], str], ...] = (
-    (GatedRepoError, "gated; ask for access on its page on the hub and log in with `hf auth login`"),
-    (RevisionNotFoundError, "no such revision; check the name after '@'"),
-    (RepositoryNotFoundError, "no such repository, or a private one; check the name or log in with `hf auth login`"),
-    (LocalTokenNotFoundError, "token=True, and no token is stored; log in with `hf auth login`"),
-    (HFValidationError, "not a valid hub id ({error})"),
-    (OfflineModeIsEnabled, "not in the cache {cache}, and HF_HUB_OFFLINE is set, so the hub is not asked; {remedy}"),
+_REFUSED = (
+    "the hub {hub} refuses it ({error}); check name and revision; for a private or gated repository ask for access on "
+    "its page and log in with `hf auth login`"
 )
-_REFUSED = "access refused ({error}); check name and token, log in with `hf auth login`"
-_NOT_ASKED = "not in the cache {cache}, and local_files_only is set, so the hub is not asked; {remedy}"
-_FAILS = "not in the cache {cache}, and the hub {hub} fails ({error}); try again later, or {remedy}"
-_UNREACHABLE = (
-    "not in the cache {cache}, and the hub {hub} cannot be reached ({error}); check HF_ENDPOINT, proxy and login page "
-    "of the network, or {remedy}"
+_ABSENT = (
+    "not in the cache {cache}, and {why}; check HF_ENDPOINT, proxy and login page of the network, or run `mtslvr "
+    "download {name}` here with network, or `mtslvr download {name} --to FOLDER` on another machine, copy FOLDER here "
+    "and load it"
 )
 _BROKEN = "download into {cache} failed ({error}); try again, or choose another cache with cache_dir or HF_HOME"
-_REMEDY = (
-    "run `mtslvr download {name}` here with network, or `mtslvr download {name} --to FOLDER` on another machine, "
-    "copy FOLDER here and load it"
-)
 
 
 @dataclass(frozen=True)
@@ -62,18 +48,11 @@ class Remote:
     token: str | bool | None = None
     local_files_only: bool = False
 
-    def error(self, meaning: str, error: object = "") -> HubError:
+    def error(self, meaning: str, error: object = "", why: str = "") -> HubError:
         """The error to raise: `meaning`, with what stands in braces filled in, after repository and revision."""
-        remedy = _REMEDY.format(name=self.name)
-        said = meaning.format(cache=self.cache, hub=constants.ENDPOINT, error=error, remedy=remedy)
-        return HubError(f"{self.repo}@{self.revision}: {said}")
-
-    def explained(self, error: Exception, otherwise: str) -> HubError:
-        """What an error of the library means; `otherwise` where it is none that is known."""
-        refused = isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403)
-        known = (meaning for kind, meaning in _MEANINGS if isinstance(error, kind))
-        said = one_line(str(error).strip().partition("\n")[0])  # what a server says, too
-        return self.error(next(known, _REFUSED if refused else otherwise), f"{type(error).__name__}: {said}")
+        said = one_line(error, 400) if isinstance(error, str) else f"{type(error).__name__}: {one_line(error, 400)}"
+        filled = meaning.format(cache=self.cache, hub=constants.ENDPOINT, error=said, why=why, name=self.name)
+        return HubError(f"{self.repo}@{self.revision}: {filled}")
 
 
 def download(remote: Remote) -> Path:
@@ -81,13 +60,10 @@ def download(remote: Remote) -> Path:
 
     A full commit that is in the cache is taken from there without a request. Where the hub cannot be reached, a
     branch or tag is what it was when it was last downloaded.
-
-    Raises:
-        HubError: names repository, revision, cache and remedy.
     """
     folder = _cached(remote)
     if remote.local_files_only and folder is None:
-        raise remote.error(_NOT_ASKED)
+        raise remote.error(_ABSENT, why="local_files_only is set, so the hub is not asked")
     if folder is None or not (remote.local_files_only or _COMMIT.fullmatch(remote.revision)):
         folder = _up_to_date(remote, folder)
     _check_sha256(remote, folder / WEIGHTS_NAME)
@@ -102,7 +78,7 @@ def _cached(remote: Remote) -> Path | None:
             for name in (CONFIG_NAME, WEIGHTS_NAME)
         ]
     except HFValidationError as error:
-        raise remote.explained(error, _UNREACHABLE) from None
+        raise remote.error("not a valid hub id ({error})", error) from None
     except OSError:  # the cache is no folder; a download says so
         return None
     return Path(paths[0]).parent if isinstance(paths[0], str) and isinstance(paths[1], str) else None
@@ -116,10 +92,15 @@ def _up_to_date(remote: Remote, cached: Path | None) -> Path:
     except HubError:
         raise
     except Exception as error:  # those of httpx or httpx2, by the version of the library, among them
-        if cached is None or isinstance(error, RevisionNotFoundError):
-            fails = isinstance(error, HfHubHTTPError)
-            raise remote.explained(error, _FAILS if fails else _UNREACHABLE) from None
-        return cached
+        if cached is not None and not isinstance(error, RevisionNotFoundError):
+            return cached
+        status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
+        if status in (401, 403, 404) or isinstance(error, LocalTokenNotFoundError):
+            raise remote.error(_REFUSED, error) from None
+        why = f"the hub {constants.ENDPOINT} gives no answer ({type(error).__name__}: {one_line(error, 400)})"
+        if isinstance(error, OfflineModeIsEnabled):
+            why = "HF_HUB_OFFLINE is set, so the hub is not asked"
+        raise remote.error(_ABSENT, why=why) from None
     if cached is not None and cached.name == commit:
         return cached
     try:
@@ -133,19 +114,14 @@ def _up_to_date(remote: Remote, cached: Path | None) -> Path:
             **_LIBRARY,
         )
     except Exception as error:  # as above
-        raise remote.explained(error, _BROKEN) from None
+        raise remote.error(_BROKEN, error) from None
     if not (Path(folder) / WEIGHTS_NAME).is_file():  # the hub went between question and download
         raise remote.error(_BROKEN, f"{WEIGHTS_NAME} did not come")
     return Path(folder)
 
 
 def _present_commit(remote: Remote) -> str:
-    """The commit that the revision is now.
-
-    Raises:
-        HubError: it lacks a file, or one is too large.
-        Exception: whatever the library raises, and OSError for an answer that is no hub's.
-    """
+    """The commit that the revision is now."""
     info = HfApi(**_LIBRARY).model_info(
         remote.repo,
         revision=remote.revision,
@@ -167,11 +143,7 @@ def _present_commit(remote: Remote) -> str:
 
 
 def _check_sha256(remote: Remote, path: Path) -> None:
-    """Refuse weights that are not the ones that the hub named: the cache links to a file named by its ETag, a sha256.
-
-    Raises:
-        HubError: with both sums.
-    """
+    """Refuse weights that the hub did not name: the cache links to a file that has the name of its ETag, a sha256."""
     try:
         expected = os.path.basename(os.readlink(path))
     except OSError:  # on systems without links nothing is known

@@ -127,11 +127,7 @@ class Encoder(nn.Module):
         return self.encode(self.normalize(waveforms), layer)
 
     def normalize(self, waveforms: Tensor) -> Tensor:
-        """(B, T) waveforms brought to mean 0 and standard deviation 1 as the config says.
-
-        Raises:
-            AudioError: no tensor, wrong rank, or integers.
-        """
+        """(B, T) waveforms brought to mean 0 and standard deviation 1 as the config says; raises as `forward`."""
         if not isinstance(waveforms, Tensor):
             raise AudioError(
                 f"waveforms of type {type(waveforms).__name__}: an encoder takes a tensor (batch, samples); "
@@ -158,12 +154,7 @@ class Encoder(nn.Module):
         return self.encode_spectrogram(self.frontend(waveforms), layer)
 
     def encode_spectrogram(self, spectrogram: Tensor, layer: Layer | str = Layer.HEAD) -> Embeddings:
-        """`forward` from the front end's output.
-
-        Args:
-            spectrogram: (B, channels, n_mels, frames).
-            layer: "head" or "pooled".
-        """
+        """`forward` from the front end's output, (B, channels, n_mels, frames)."""
         layer = parse_enum(Layer, layer, "layer")
         pooled = self._paths(spectrogram, range(self.config.tasks))
         if layer is Layer.POOLED:
@@ -182,14 +173,9 @@ class Encoder(nn.Module):
         """One embedding of a batch, (B, `embedding_dim`), as `forward` gives it; the other one's path is not computed.
 
         Args:
-            waveforms: see `forward`.
+            waveforms, layer: see `forward`.
             features: "invariant", "variant" or "concat".
-            layer: "head" or "pooled".
             normalized: the waveforms are normalised already.
-
-        Raises:
-            AudioError: see `forward`.
-            ConfigError: unknown features or layer.
         """
         features, layer = parse_enum(Features, features, "features"), parse_enum(Layer, layer, "layer")
         if features is Features.CONCAT or self.config.tasks == 1:

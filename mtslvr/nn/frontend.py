@@ -15,13 +15,7 @@ _BANDS = 16  # mel bands that are projected together, by the few bins that they 
 
 
 def standardize(waveforms: Tensor) -> Tensor:
-    """Each row with mean 0 and unbiased standard deviation 1, by statistics in float64.
-
-    Args:
-        waveforms: (B, T).
-    Returns:
-        (B, T); zeros where a row is constant to within float32 rounding.
-    """
+    """Each row of (B, T) with mean 0 and unbiased standard deviation 1, by statistics in float64; zeros if constant."""
     rows = waveforms.to(torch.float64, copy=True)
     mean = rows.mean(dim=1, keepdim=True)
     centred = rows.sub_(mean)  # a second pass over the samples is several times as fast as torch.std_mean's single one
@@ -32,10 +26,8 @@ def standardize(waveforms: Tensor) -> Tensor:
 
 
 def mel_filterbank(config: FrontendConfig) -> Tensor:
-    """Triangular mel filters on the HTK scale, without area normalisation.
+    """Triangular mel filters on the HTK scale, without area normalisation, (1 + n_fft // 2, n_mels) float32.
 
-    Returns:
-        (1 + n_fft // 2, n_mels) float32.
     Source:
         Same definition as torchaudio.functional.melscale_fbanks(norm=None, mel_scale="htk").
     """
@@ -75,15 +67,7 @@ class Frontend(nn.Module):
         self._covered = [slice(bins[0], bins[-1] + 1) if bins else slice(0, 1) for bins in covered]
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Spectrogram of a batch.
-
-        Args:
-            waveform: (B, T) at `config.sample_rate` Hz; computed in float32 (float64 stays float64).
-        Returns:
-            (B, channels, n_mels, 1 + T // hop_length).
-        Raises:
-            AudioError: wrong rank, or at most half an STFT frame, too short for reflect padding.
-        """
+        """(B, T) at `config.sample_rate` Hz to (B, channels, n_mels, 1 + T // hop_length), in float32 or float64."""
         if waveform.ndim != 2:
             raise AudioError(f"waveform of shape {tuple(waveform.shape)}: expected (batch, samples)")
         if waveform.shape[1] <= (half := self.config.n_fft // 2):
@@ -158,17 +142,7 @@ def _parts(projected: Tensor) -> Tensor:
 
 
 def log_mel(waveform: Tensor, config: FrontendConfig) -> Tensor:
-    """Log-power mel spectrogram: channel 0 of the front end.
-
-    Args:
-        waveform: (B, T) mono audio at `config.sample_rate` Hz, z-normalised.
-    Returns:
-        (B, n_mels, 1 + T // hop_length) in dB.
-    Raises:
-        AudioError: wrong rank, or shorter than half an STFT frame.
-    Source:
-        Heggan et al. 2023; epsilon is float64 machine epsilon, as published.
-    """
+    """Log-power mel spectrogram, channel 0 of the front end: (B, T) z-normalised to (B, n_mels, frames) in dB."""
     frontend = Frontend(dataclasses.replace(config, channels=1)).to(waveform.device)
     spectrogram: Tensor = frontend(waveform)
     return spectrogram[:, 0]
@@ -177,11 +151,8 @@ def log_mel(waveform: Tensor, config: FrontendConfig) -> Tensor:
 def spectral_statistics(spectrogram: Tensor) -> Tensor:
     """What global pooling loses: how loud each mel band is, how much that varies and how fast.
 
-    Args:
-        spectrogram: (B, channels, n_mels, frames), channel 0 in dB.
-    Returns:
-        (B, 3 n_mels): mean, population deviation and mean absolute difference between frames, each over time, in units
-        of 32 dB, which brings them to the spread of pooled features; the last is 0 for a single frame.
+    (B, channels, n_mels, frames) to (B, 3 n_mels): mean, population deviation and mean absolute difference between
+    frames, each over time, in units of 32 dB, which brings them to the spread of pooled features.
     """
     bands = spectrogram[:, 0].contiguous() / 32  # as the front end lays them out; sums round by it
     mean = bands.mean(dim=2)

@@ -11,7 +11,6 @@ import copy
 import dataclasses
 import itertools
 import os
-import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
@@ -45,9 +44,6 @@ class ExtractConfig:
 
     With `fixed_batches` a window has the same numbers whatever comes with it, to the last bit. A GPU picks its kernels,
     and so its rounding, by the size of a batch, so a short one is filled; a CPU by whether there is one window or more.
-
-    Raises:
-        ConfigError: a value outside its range.
     """
 
     features: Features = Features.CONCAT
@@ -123,11 +119,7 @@ class Part:
 
 
 def extract(sources: Iterable[Source], encoder: Encoder, config: ExtractConfig) -> Iterator[FileEmbeddings]:
-    """Embed inputs, read lazily, in their order; a broken one gives its error and the rest go on.
-
-    Raises:
-        ConfigError: window or hop outside its range, or a window that the device has no memory for.
-    """
+    """Embed inputs, read lazily, in their order; a broken one gives its error and the rest go on."""
     pooling = Pooling(config.pool)
     for parts in encode_batches(sources, encoder, config):
         for part in parts:
@@ -214,7 +206,8 @@ class _Encoding:
 
     def finish(self, parts: list[Part], pieces: list[Future[Float32]]) -> list[Part]:
         """The parts of a batch whose pieces were begun, with their embeddings."""
-        rows, first = self._joined(piece.result() for piece in pieces), 0
+        width, first = self._encoder.embedding_dim(self._config.features, self._config.layer), 0
+        rows = np.concatenate([np.empty((0, width), np.float32), *(piece.result() for piece in pieces)])
         for part in parts:
             end = first + len(part.times)
             if part.error is not None:
@@ -229,23 +222,14 @@ class _Encoding:
         share = max(1, -(-whole // self.lanes.count))
         return -(-share // -(-share // self._most))
 
-    def _joined(self, rows: Iterable[Float32]) -> Float32:
-        width = self._encoder.embedding_dim(self._config.features, self._config.layer)
-        return np.concatenate([np.empty((0, width), np.float32), *rows])
-
     def _encode(self, windows: list[Float32]) -> Float32:
         batch = _filled(torch.from_numpy(np.stack(windows)), self._size(0) if self._filled else 1)
         try:
             return self._encode_batch(batch)[: len(windows)]
         except torch.cuda.OutOfMemoryError as error:
-            where = f"{self._encoder.device} ({str(error).splitlines()[0]})"
-        if len(batch) == 1:
-            remedy = "use a shorter window, or device='cpu'"
-            raise ConfigError(f"one window of {batch.shape[1]} samples: out of memory on {where}; {remedy}")
-        self._most = half = len(batch) // 2
-        warnings.warn(f"batch_size={len(batch)}: out of memory on {where}; going on with {half}", stacklevel=2)
-        torch.cuda.empty_cache()  # does nothing where CUDA is not in use
-        return self._joined(self._encode(windows[start : start + half]) for start in range(0, len(windows), half))
+            said = f"out of memory on {self._encoder.device} ({str(error).splitlines()[0]})"
+            remedy = "use a smaller batch_size (--batch-size), a shorter window, or device='cpu'"
+            raise ConfigError(f"{len(batch)} windows of {batch.shape[1]} samples: {said}; {remedy}") from None
 
     @torch.inference_mode()
     def _encode_batch(self, batch: Tensor) -> Float32:

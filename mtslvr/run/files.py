@@ -54,11 +54,7 @@ def wrong_suffix(path: str | os.PathLike[str], suffixes: Sequence[str], else_: s
 
 
 def resolve(path: str | os.PathLike[str], *, writable: bool = False) -> Path:
-    """The file behind `path`: a link stays a link, and what it points to is replaced.
-
-    Raises:
-        ConfigError: a folder, or in a missing folder, or with `writable` in one that takes no file.
-    """
+    """The file behind `path`: a link stays a link, and what it points to is replaced."""
     target = Path(os.path.realpath(path))
     if not os.path.isdir(target.parent):
         raise ConfigError(f"{path}: folder {str(Path(path).parent)!r} does not exist; make it with mkdir -p")

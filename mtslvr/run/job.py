@@ -5,8 +5,9 @@ What the command line does, without its terminal; joins `extract` and `recorder`
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -22,7 +23,7 @@ from .export import header, lines
 from .extract import ExtractConfig, Source, encode_batches, extract
 from .files import Format
 from .recorder import Recorder, guarded_rows
-from .state import DEFAULTS, FileEntry, FileStat, State
+from .state import DEFAULTS, FileEntry, State
 from .table import FORMAT_VERSION
 
 
@@ -55,27 +56,27 @@ def describe(
 class Plan:
     """What a run has to do."""
 
-    todo: list[FileStat] = field(default_factory=list)  # an unfinished one first
+    todo: list[FileEntry] = field(default_factory=list)  # an unfinished one first
     order: list[str] = field(default_factory=list)  # paths of all inputs
-    done: list[FileStat] = field(default_factory=list)  # embedded by an earlier run
+    done: list[FileEntry] = field(default_factory=list)  # embedded by an earlier run
     changed: int = 0  # of `todo`, embedded by an earlier run, and others now
-    noted: list[tuple[str, str]] = field(default_factory=list)  # path and note of some of `done`
     failed: list[FileEntry] = field(default_factory=list)  # before the run was interrupted; not tried again
     kept: list[FileEntry] = field(default_factory=list)  # with rows, and no inputs any more
-    moved: list[tuple[str, FileStat]] = field(default_factory=list)  # the old path of some of `done`, and what they are
+    moved: list[FileEntry] = field(default_factory=list)  # of `done`, with another path or name than before
 
 
 def make_plan(output: str, files: Sequence[FoundAudio], state: State | None, *, retry: bool) -> Plan:
     """Compare the inputs with what earlier runs have finished; `retry` tries again what failed before."""
     entries = {} if state is None else state.entries
     by_name = {entry.name: entry for entry in entries.values()}
-    plan = Plan()
+    plan, ours = Plan(), set()
     for file in files:
         found = stat(file)
         plan.order.append(found.path)
         entry = entries.get(found.path)
-        if entry is None and (named := by_name.get(found.name)) is not None and named.moved(found):
-            entry = named
+        if entry is None and (named := by_name.get(found.name)) is not None and named.unchanged(found):
+            entry = None if os.path.lexists(named.path) else named  # moved here
+        ours.add(found.path if entry is None else entry.path)
         changed = entry is not None and not entry.unchanged(found)
         if entry is None or changed or (entry.error and retry):
             plan.todo.append(found)
@@ -83,32 +84,27 @@ def make_plan(output: str, files: Sequence[FoundAudio], state: State | None, *, 
         elif entry.error:
             plan.failed.append(entry)
         else:
-            plan.done.append(found)
-            plan.noted += [(found.path, entry.note)] if entry.note else []
-            renamed = (entry.path, entry.name) != (found.path, found.name)
-            if renamed or (entry.digest and entry.stat != found):
-                plan.moved.append((entry.path, found))
-    _check_names(output, plan, entries)
+            plan.done.append(dataclasses.replace(entry, path=found.path, name=found.name))
+            plan.moved += [plan.done[-1]] if plan.done[-1] != entry else []
+    plan.kept = [entry for path, entry in entries.items() if entry.rows and path not in ours]
+    _check_names(output, plan)
     unfinished = None if state is None or state.open is None else state.open.path
     plan.todo.sort(key=lambda file: file.path != unfinished)
     return plan
 
 
-def stat(file: FoundAudio) -> FileStat:
+def stat(file: FoundAudio) -> FileEntry:
     """An input as it is now."""
     path = os.path.abspath(file.path)
     try:
         found = os.stat(path)
     except OSError:  # said when it is read
-        return FileStat(path, file.name, -1, -1)
-    inode = found.st_ino & (1 << 63) - 1  # as many bits as SQLite has
-    return FileStat(path, file.name, found.st_size, found.st_mtime_ns, found.st_ctime_ns, inode)
+        return FileEntry(path, file.name, -1, -1, -1)
+    return FileEntry(path, file.name, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
-def _check_names(output: str, plan: Plan, entries: Mapping[str, FileEntry]) -> None:
-    """Find the rows that are kept, and see that no new one goes by the name of one of them."""
-    ours = {*plan.order, *(old for old, _ in plan.moved)}
-    plan.kept = [entry for entry in entries.values() if entry.rows and entry.path not in ours]
+def _check_names(output: str, plan: Plan) -> None:
+    """See that no input goes by the name of one whose rows are kept."""
     kept = {entry.name: entry.path for entry in plan.kept}
     for file in (*plan.todo, *plan.done):
         if file.name in kept:
@@ -122,7 +118,7 @@ def _check_names(output: str, plan: Plan, entries: Mapping[str, FileEntry]) -> N
 class Step:
     """What is done with one input's part of a batch; complete once it has an entry or an error."""
 
-    file: FileStat
+    file: FileEntry
     seconds: float  # of audio that were encoded
     entry: FileEntry | None
     error: AudioError | None
@@ -134,13 +130,8 @@ def embed_files(
 ) -> Iterator[Step]:
     """Embed what a plan has to do; every batch is committed before its steps are told.
 
-    Args:
-        plan: from `make_plan`, of the state of `recorder`, which has begun.
-        recorder: takes the rows.
-        encoder: from `mtslvr.load`.
-        config: how files become embeddings.
-        stop: end after the first input that fails, which the next run tries again.
-        whole: an input fails where audio is missing that its header claims.
+    With `stop` the first input that fails is the last, and the next run tries it again; with `whole` one fails where
+    audio is missing that its header claims.
     """
     skip = recorder.resume(plan.todo[0] if plan.todo else None)
     sources = (Source(file.path, skip=skip if i == 0 else 0, whole=whole) for i, file in enumerate(plan.todo))
@@ -169,7 +160,7 @@ def embed_files(
 
 
 def stream_files(
-    files: Sequence[FileStat], output: BinaryIO, form: Format, encoder: Encoder, config: ExtractConfig, whole: bool
+    files: Sequence[FileEntry], output: BinaryIO, form: Format, encoder: Encoder, config: ExtractConfig, whole: bool
 ) -> Iterator[Step]:
     """Embed files, the rows of each written once it is finished, as csv or jsonl; see `embed_files`."""
     output.write(header(form, encoder.embedding_dim(config.features, config.layer)))
@@ -179,5 +170,5 @@ def stream_files(
         if result.error is None:
             output.writelines(lines(form, [([file.name] * len(result.spans), result.spans, result.embeddings)]))
             output.flush()
-            entry = FileEntry(**vars(file), rows=len(result.spans), seconds=seconds)
+            entry = dataclasses.replace(file, rows=len(result.spans), seconds=seconds)
         yield Step(file, seconds, entry, result.error, result.notes)

@@ -37,10 +37,7 @@ def cpu_model() -> str:
     """The CPU's name, as far as the system tells, with family and model: virtual machines shorten names."""
     try:
         text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        text = ""
-    fields = ("model name", "cpu family", "model")
-    name, family, model = (re.search(rf"^{field}\s*: (.+)$", text, re.MULTILINE) for field in fields)
-    if not name:
+        found = dict(re.findall(r"^(model name|cpu family|model)\s*: (.+)$", text, re.MULTILINE))
+        return f"{found['model name']} (family {found['cpu family']}, model {found['model']})"
+    except (OSError, KeyError):
         return platform.processor() or platform.machine()
-    return f"{name[1]} (family {family[1]}, model {model[1]})" if family and model else name[1]

@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from .export import Row, export
 from .files import ERRORS, STATE, atomic, guarded, locked, parse_format, resolve, sidecar, state_folder
 from .recorder import delete_state
-from .shards import Shard, from_runs, part_outputs
+from .shards import Shard, part_outputs
 from .state import differences
 from .table import EmbeddingTable, read_table
 
@@ -53,10 +53,6 @@ def merge(
 
     Rows, their order and the settings are those of a run over all files. Files that are no inputs any more come
     after the others, unless another shard has them now.
-
-    Raises:
-        ConfigError: parts that are unreadable, no shards, of other settings, files or numbers of shards, of one shard
-            twice or, unless that is allowed, missing; an output that is there or cannot be written.
     """
     chosen, target = parse_format(output, form), resolve(output, writable=True)
     if target.exists() and not overwrite:
@@ -64,16 +60,25 @@ def merge(
     if (state_folder(target) / STATE).exists() and not overwrite:
         remedy = "choose another name, or forget what it has finished with --overwrite"
         raise ConfigError(f"{output}: begun by a run of mtslvr-embed that left {state_folder(target).name}; {remedy}")
-    found = sorted(map(_read_part, parts or _beside(output)), key=lambda part: part.shard.index)
+    named = parts or part_outputs(output)
+    if not named:
+        expected = Path(Shard(1, 2).output(os.fspath(output))).name
+        remedy = "name them, or run mtslvr-embed --shard i/n"
+        raise ConfigError(f"{output}: no parts such as {expected} beside it; {remedy}")
+    found = sorted(map(_read_part, named), key=lambda part: part.shard.index)
     missing = _check_parts(found)
-    complete = not missing and all(part.table.settings.get("complete") for part in found)
-    if not complete and not allow_missing:
-        _refuse(found, missing)
+    unfinished = [part for part in found if not part.table.settings.get("complete")]
+    if (missing or unfinished) and not allow_missing:
+        remedy = "run mtslvr-embed again with the same --shard, or leave out what is missing with --allow-missing"
+        if unfinished:
+            raise ConfigError(f"{unfinished[0].path}: its run was interrupted; {remedy}")
+        listed = ", ".join(map(str, missing[:10])) + (" ..." if len(missing) > 10 else "")
+        raise ConfigError(f"shard {listed} of {found[0].shard.count}: missing beside {found[0].path}; {remedy}")
     files = _join(found)
     if not files:
         raise ConfigError(f"{output}: not written, for none of the parts has a row; see their {ERRORS[1:]}")
     settings = {key: value for key, value in found[0].table.settings.items() if key != "shard"}
-    settings |= {"format": chosen.value, "complete": complete}
+    settings |= {"format": chosen.value, "complete": not missing and not unfinished}
     count = sum(count for _, _, count in files.values())
     width = max(part.table.embeddings.shape[1] for part in found)  # text without rows does not say how wide they were
     with guarded(output), locked(target) as folder:
@@ -81,15 +86,6 @@ def merge(
         export(target, chosen, _rows(files), (count, width), settings)
         failed = _join_errors(target, found)
     return Merged(len(found), len(files), count, failed, missing)
-
-
-def _beside(output: str | os.PathLike[str]) -> list[Path]:
-    parts = part_outputs(output)
-    if not parts:
-        expected = Path(Shard(1, 2).output(os.fspath(output))).name
-        remedy = "name them, or run mtslvr-embed --shard i/n"
-        raise ConfigError(f"{output}: no parts such as {expected} beside it; {remedy}")
-    return parts
 
 
 def _read_part(path: str | os.PathLike[str]) -> _Part:
@@ -100,11 +96,15 @@ def _read_part(path: str | os.PathLike[str]) -> _Part:
         raise ConfigError(f"{path}: not the output of a shard{beside}; write parts with mtslvr-embed --shard i/n")
     try:
         shard = Shard(described["index"], described["count"])
-        places, first, files = from_runs(described["places"], shard.count), 0, []
-        for place, (name, rows) in zip(places, itertools.groupby(table.paths), strict=True):
+        missing, first = set(described["missing"]), 0
+        files: list[tuple[int | None, str, int, int]] = []
+        places = [place for place in shard.take(range(described["files"])) if place not in missing]
+        for name, rows in itertools.groupby(table.paths):
             count = len(list(rows))
-            files.append((place, name, first, count))
+            files.append((places[len(files)] if len(files) < len(places) else None, name, first, count))
             first += count
+        if len(files) < len(places):
+            raise ValueError
         listed = described["files"], described["names_sha256"]
         return _Part(Path(path), table, shard, listed, described.get("failed", 0), files)
     except (KeyError, TypeError, ValueError):
@@ -117,28 +117,15 @@ def _check_parts(parts: Sequence[_Part]) -> list[int]:
     first = parts[0]
     for one, part in itertools.pairwise(parts):
         theirs, ours = (f"shard {p.shard} of {p.listed[0]} files" for p in (part, first))
-        both = f"{part.path}: {theirs}, and {first.path} is {ours}"
-        if part.shard.count != first.shard.count:
-            remedy = "leave out the one that is not wanted; a single task of a job array run again takes every file, so"
-            raise ConfigError(f"{both}, of another number of parts; {remedy} name its part with --shard i/n")
-        if part.listed != first.listed:
-            remedy = "name the parts of one run; after a change of the files run every shard again"
-            raise ConfigError(f"{both}, of another list; {remedy}")
+        if part.shard.count != first.shard.count or part.listed != first.listed:
+            said = f"{part.path}: {theirs}, and {first.path} is {ours}, of another number of parts or list of files"
+            raise ConfigError(f"{said}; name the parts of one run; after a change of the files run every shard again")
         if different := differences(first.table.settings, part.table.settings, "here"):
             raise ConfigError(f"{part.path}: not made as {first.path}, with {'; '.join(different)}; merge them apart")
         if one.shard == part.shard:
             raise ConfigError(f"{part.path}: shard {part.shard}, which {one.path} is already; name it once")
     wanted = range(1, min(first.shard.count, first.listed[0]) + 1)
     return sorted({*wanted} - {part.shard.index for part in parts})
-
-
-def _refuse(parts: Sequence[_Part], missing: Sequence[int]) -> None:
-    remedy = "run mtslvr-embed again with the same --shard, or leave out what is missing with --allow-missing"
-    for part in parts:
-        if not part.table.settings.get("complete"):
-            raise ConfigError(f"{part.path}: its run was interrupted; {remedy}")
-    named = ", ".join(map(str, missing[:10])) + (" ..." if len(missing) > 10 else "")
-    raise ConfigError(f"shard {named} of {parts[0].shard.count}: missing beside {parts[0].path}; {remedy}")
 
 
 def _join(parts: Sequence[_Part]) -> dict[str, tuple[EmbeddingTable, int, int]]:

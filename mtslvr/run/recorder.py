@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,23 +20,11 @@ import numpy as np
 from ..audio.windows import Float32, Float64, Pool, Pooling
 from ..errors import ConfigError
 from .export import Row, export, in_blocks
-from .files import INDEX, META, STATE, Format, guarded, locked, sidecar, state_folder
-from .shards import Shard, to_runs
-from .state import (
-    JOURNAL,
-    FileEntry,
-    FileStat,
-    State,
-    content_digest,
-    earlier_state,
-    insert,
-    load_state,
-    open_state,
-    update,
-)
+from .files import INDEX, META, Format, guarded, locked, sidecar, state_folder
+from .shards import Shard
+from .state import FileEntry, State, earlier_state, insert, load_state, open_state, update
 from .table import as_utf8, read_table
 
-_EARLIER = "earlier.sqlite"  # the state that belongs to the output while a run begins anew
 _SYNC_SECONDS = 5.0
 
 
@@ -48,8 +35,6 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
         settings: everything the rows depend on, and `format`.
         state: what was finished before, and after `export` what is.
         relisted: whether the inputs have other places among all than those that an earlier run of a shard saw.
-    Raises:
-        ConfigError: another run is writing, the output is of another run or changed since, other settings.
     """
 
     def __init__(self, target: Path, settings: Mapping[str, Any], width: int, *, overwrite: bool = False) -> None:
@@ -68,20 +53,18 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
         """Close the state and let other runs write."""
         self._stack.close()
 
-    def begin(self, moved: Iterable[tuple[str, FileStat]] = ()) -> None:
-        """Open the state, needed for what follows; `moved` are old paths of finished inputs, and what they are now."""
+    def begin(self, moved: Iterable[FileEntry] = ()) -> None:
+        """Open the state, needed for what follows; `moved` are finished inputs that have another path or name now."""
         with guarded_rows(self.target):
             if self._anew:
-                _set_aside(self._folder)
-            self._db = open_state(self._folder, self.state)
+                delete_state(self._folder)
+            self._db = open_state(self._folder, self.settings)
             self._stack.callback(self._db.close)
-            self.state = load_state(self._db)
             if self.state.complete is not None:
                 self._restore()
-            for old, file in moved:
-                update(self._db, dataclasses.replace(self.state.entries[old], **vars(file)))
+            for entry in moved:
+                update(self._db, entry)
             self.commit()
-            (self._folder / JOURNAL).unlink(missing_ok=True)
         self._open: FileEntry | None = None
         self._pooling = Pooling(self.pool)
 
@@ -99,12 +82,12 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
             self._append(entries[name], 0, table.embeddings[rows], spans[rows])
             first += count
 
-    def resume(self, file: FileStat | None) -> int:
+    def resume(self, file: FileEntry | None) -> int:
         """Go on with the unfinished input if it is this one, else forget it; give how many windows are stored."""
         held = self.state.open
         if held is None:
             return 0
-        if held.stat != file:
+        if file is None or (held.path, held.name) != (file.path, file.name) or not held.unchanged(file):
             self._db.execute("DELETE FROM files WHERE id = ?", (held.id,))
             return 0
         self._open = held
@@ -113,11 +96,11 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
                 self._pooling.add(embeddings, spans)
         return held.rows
 
-    def add(self, file: FileStat, embeddings: Float32, spans: Float64, last: bool, note: str = "") -> FileEntry | None:
+    def add(self, file: FileEntry, embeddings: Float32, spans: Float64, last: bool, note: str = "") -> FileEntry | None:
         """Take the next windows of an input, (k, D) and (k, 2), and a note of its rows; give it once it is finished."""
         held = self._open
         if held is None:
-            held = FileEntry(**vars(file), finished=False)
+            held = dataclasses.replace(file, finished=False)
             held = dataclasses.replace(held, id=insert(self._db, held))
             self._pooling = Pooling(self.pool)
         first, seconds = held.rows, float(spans[-1, 1]) if len(spans) else held.seconds
@@ -127,9 +110,7 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
                 self._db.execute("DELETE FROM rows WHERE file = ?", (held.id,))
                 first, (embeddings, spans) = 0, self._pooling.result()
         self._append(held, first, embeddings, spans)
-        entry = dataclasses.replace(held, rows=first + len(spans), seconds=seconds)
-        if last:
-            entry = dataclasses.replace(entry, note=note, digest=content_digest(file.path), finished=True)
+        entry = dataclasses.replace(held, rows=first + len(spans), seconds=seconds, note=note, finished=last)
         update(self._db, entry)
         self._open = None if last else entry
         return entry if last else None
@@ -139,10 +120,10 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
         rows = ((entry.id, number, *span, row.tobytes()) for number, (span, row) in numbered)
         self._db.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?)", rows)
 
-    def fail(self, file: FileStat, message: str) -> None:
+    def fail(self, file: FileEntry, message: str) -> None:
         """Note that an input has no embeddings."""
         self._open = None
-        insert(self._db, FileEntry(**vars(file), error=message))
+        insert(self._db, dataclasses.replace(file, error=message))
 
     def commit(self) -> None:
         """Have all that was done since the last time count, and on disk what is older than a few seconds."""
@@ -153,12 +134,10 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
             self._synced = time.monotonic()
 
     def export(self, order: Sequence[str], *, complete: bool) -> int:
-        """Write the output from what was committed; gives the number of rows.
+        """Write the output from what was committed, inputs in this order, then others; gives the number of rows.
 
-        Those of inputs with the paths `order` come in this order, others after them. Where it is `complete`, nothing
-        being left to do, the output alone has the rows then.
+        Where it is `complete`, nothing being left to do, the output alone has the rows then.
         """
-        earlier = self._folder / _EARLIER
         with guarded_rows(self.target):
             self._db.rollback()
             self.state = load_state(self._db)
@@ -169,13 +148,8 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
             if entries or (complete and order and "shard" in self.settings):
                 settings = {**self._described(entries, place), "complete": complete}
                 export(self.target, self.format, self._rows(entries), (count, self.width), settings)
-                earlier.unlink(missing_ok=True)
                 if complete:
                     self._finish()
-            elif earlier.exists() and self.state.open is None:
-                self._db.close()
-                delete_state(self._folder, keep=_EARLIER)
-                os.replace(earlier, self._folder / STATE)
             elif complete:
                 self._db.close()
                 delete_state(self._folder)
@@ -189,13 +163,14 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
         return ((entry.name, *row) for entry in entries for row in self._db.execute(select, (entry.id,)))
 
     def _described(self, entries: Sequence[FileEntry], place: Mapping[str, int]) -> dict[str, Any]:
-        """The settings; of a shard with its files' places among all and how many of them failed, for `merge`."""
+        """The settings; of a shard with places among all of its files without rows and how many failed, for `merge`."""
         if "shard" not in self.settings:
             return self.settings
         shard = Shard(self.settings["shard"]["index"], self.settings["shard"]["count"])
-        places = [shard.place(place[entry.path]) if entry.path in place else None for entry in entries]
+        there = {entry.path for entry in entries}
+        missing = [shard.place(i) for path, i in place.items() if path not in there]
         failed = sum(bool(entry.error) for path, entry in self.state.entries.items() if path in place)
-        described = {"places": to_runs(places, shard.count), "failed": failed}
+        described = {"missing": missing, "failed": failed}
         return {**self.settings, "shard": {**self.settings["shard"], **described}}
 
     def _finish(self) -> None:
@@ -214,16 +189,8 @@ def guarded_rows(target: Path) -> contextlib.AbstractContextManager[None]:
     return guarded(target, remedy)
 
 
-def _set_aside(folder: Path) -> None:
-    """Forget what runs have left, but for the state of a finished one, until another output takes the place of its."""
-    unfinished = (folder / f"{STATE}-wal").exists()
-    if (folder / STATE).is_file() and not unfinished and not (folder / _EARLIER).exists():
-        os.replace(folder / STATE, folder / _EARLIER)
-    delete_state(folder, keep=_EARLIER)
-
-
-def delete_state(folder: Path, keep: str = "") -> None:
-    """Forget what runs of any version have left in their folder, but for the lock and what has the name `keep`."""
+def delete_state(folder: Path) -> None:
+    """Forget what runs of any version have left in their folder, but for the lock."""
     for path in sorted(folder.iterdir(), reverse=True):  # the database last: without its -wal it is an older one
-        if path.name not in ("lock", keep):
+        if path.name != "lock":
             path.unlink()

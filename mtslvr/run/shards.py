@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,8 +17,6 @@ from typing import Any, TypeVar
 from ..errors import ConfigError
 
 Item = TypeVar("Item")
-# Places of consecutive files of a part: the first, and how many follow it in steps of n; None is no input any more.
-Runs = list[tuple[int | None, int]]
 
 SLURM = "slurm"
 _REMEDY = "give i/n with i from 1 to n, such as 2/8, or slurm inside a Slurm job"
@@ -68,24 +65,6 @@ class Shard:
         return {"index": self.index, "count": self.count, "files": len(names), "names_sha256": digest}
 
 
-def to_runs(places: Iterable[int | None], step: int) -> Runs:
-    """Places in steps of `step`, put briefly: usually a single run."""
-    runs: Runs = []
-    for place in places:
-        first, length = runs[-1] if runs else (None, 0)
-        follows = place is None if first is None else place == first + length * step
-        if runs and follows:
-            runs[-1] = (first, length + 1)
-        else:
-            runs.append((place, 1))
-    return runs
-
-
-def from_runs(runs: Iterable[Sequence[Any]], step: int) -> list[int | None]:
-    """The places that `to_runs` got."""
-    return [None if first is None else first + i * step for first, length in runs for i in range(length)]
-
-
 def part_outputs(path: str | os.PathLike[str]) -> list[Path]:
     """The outputs of parts that lie beside the output of all, sorted."""
     whole = Path(path)
@@ -95,37 +74,20 @@ def part_outputs(path: str | os.PathLike[str]) -> list[Path]:
 
 
 def _from_slurm() -> Shard:
-    if "SLURM_ARRAY_TASK_ID" in os.environ:
-        return _from_array()
-    if "SLURM_PROCID" in os.environ:
-        return Shard(_number("SLURM_PROCID") + 1, _number("SLURM_NTASKS"))
-    told = "neither SLURM_ARRAY_TASK_ID nor SLURM_PROCID is set"
-    raise ConfigError(f"shard 'slurm': {told}; start it with sbatch --array or srun, or give i/n")
-
-
-def _from_array() -> Shard:
-    task, first, count = (_number(f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "MIN", "COUNT"))
-    step = _number("SLURM_ARRAY_TASK_STEP", 1)
-    last = _number("SLURM_ARRAY_TASK_MAX", first + (count - 1) * step)
-    index, rest = divmod(task - first, max(step, 1))
-    if rest or not first <= task <= last or last != first + (count - 1) * step:
-        told = f"task {task} of {count} from {first} to {last} in steps of {step}"
-        raise ConfigError(f"shard 'slurm': {told} has holes; use an array without them, such as --array=1-{count}")
-    if count == 1:
-        warnings.warn(
-            f"shard 'slurm': the array has one task, {task}, which takes every file as part 1 of 1; to run one task of "
-            f"an earlier array of N again, name its part: --shard {task}/N where that array began at 1, --shard "
-            f"{task + 1}/N where it began at 0",
-            stacklevel=4,
-        )
+    try:
+        if "SLURM_ARRAY_TASK_ID" in os.environ:
+            task, first, count = (int(os.environ[f"SLURM_ARRAY_TASK_{name}"]) for name in ("ID", "MIN", "COUNT"))
+            index, rest = divmod(task - first, int(os.environ.get("SLURM_ARRAY_TASK_STEP", 1)))
+        else:
+            index, rest, count = int(os.environ["SLURM_PROCID"]), 0, int(os.environ["SLURM_NTASKS"])
+    except (KeyError, ValueError, ZeroDivisionError) as error:
+        remedy = "start it with sbatch --array or srun, or give i/n"
+        said = f"neither SLURM_ARRAY_TASK_ID nor SLURM_PROCID is set with what belongs to it ({error!r})"
+        raise ConfigError(f"shard 'slurm': {said}; {remedy}") from None
+    if rest or not 0 <= index < count:
+        remedy = f"use one without them, such as --array=1-{count}"
+        raise ConfigError(f"shard 'slurm': task {index + 1} of {count}: the array has holes; {remedy}")
+    if count == 1 and "SLURM_ARRAY_TASK_ID" in os.environ:  # of an earlier array, run again
+        said = "an array of one task would take every file; name the part"
+        raise ConfigError(f"shard 'slurm': {said}, such as --shard {task}/8")
     return Shard(index + 1, count)
-
-
-def _number(name: str, default: int | None = None) -> int:
-    text = os.environ.get(name)
-    if text is None and default is not None:
-        return default
-    if text is None or not re.fullmatch(r"-?[0-9]+", text):
-        told = "is not set" if text is None else f"is {text!r}, no whole number"
-        raise ConfigError(f"shard 'slurm': {name} {told}; start it with sbatch --array or srun, or give i/n")
-    return int(text)

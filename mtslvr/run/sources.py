@@ -76,12 +76,7 @@ def list_rates(sample_rate: Any, count: int) -> list[Any]:
 
 
 def list_excerpts(channels: Any, start: Any, end: Any, sources: Iterable[Source]) -> list[Excerpt]:
-    """What to read of each input: one excerpt, or with `channels` of "each" one for each of their channels.
-
-    Raises:
-        AudioError: with "each" one that cannot be read, or inputs with other numbers of channels.
-        ConfigError: see `Excerpt`.
-    """
+    """What to read of each input: one excerpt, or with `channels` of "each" one for each of their channels."""
     if channels != "each":
         return [Excerpt(channels, start, end)]
     counts: dict[int, str] = {}

@@ -7,7 +7,6 @@ While a run is on, all rows are in the file; when it is finished, they are in th
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import sqlite3
@@ -23,51 +22,29 @@ from .files import STATE, state_folder
 # The same in all runs that add to one output.
 FIXED = ("format", "features", "layer", "pool", "window_seconds", "hop_seconds", "dtype", "channel")
 DEFAULTS = {"dtype": "float32", "channel": "mix"}  # of settings that are stored only where they are others
-JOURNAL = "journal.jsonl"  # of mtslvr 0.2
-_VERSION = 2  # 1 was that journal
-_WHOLE = 64 << 20  # bytes of a file up to which all of its content is compared
-_PIECES, _PIECE = 4096, 2048  # of the content of a larger one, and bytes of each
+_JOURNAL = "journal.jsonl"  # of mtslvr 0.2
+_VERSION = 3  # 1 was that journal, 2 never released
 
 
 @dataclass(frozen=True)
-class FileStat:
-    """One input as it was when a run planned it."""
+class FileEntry:
+    """An input as it was when a run planned it, and once it was taken up, what became of it."""
 
     path: str  # absolute
     name: str  # what it goes by in the output
     size: int
     mtime_ns: int
-    ctime_ns: int = 0
-    inode: int = 0
-
-
-@dataclass(frozen=True)
-class FileEntry(FileStat):
-    """An input that was taken up: finished, or the one that is unfinished."""
-
+    ctime_ns: int
     id: int | None = None  # in the database
     rows: int = 0  # of an unfinished input, windows that are stored
     seconds: float = 0.0  # of audio
     error: str = ""  # why there are no rows
     note: str = ""  # what is to be known of the rows
-    digest: bytes = b""  # see `content_digest`; empty where it is not known
     finished: bool = True
 
-    @property
-    def stat(self) -> FileStat:
-        """The input as it was."""
-        return FileStat(self.path, self.name, self.size, self.mtime_ns, self.ctime_ns, self.inode)
-
-    def unchanged(self, found: FileStat) -> bool:
-        """Whether the input has the same content now; where only the file system knows of a change, by its digest."""
-        if (self.size, self.mtime_ns) != (found.size, found.mtime_ns):
-            return False
-        same_file = (self.ctime_ns, self.inode) == (found.ctime_ns, found.inode)
-        return same_file or not self.digest or self.digest == content_digest(found.path)
-
-    def moved(self, found: FileStat) -> bool:
-        """Whether this input now lies at another path: gone from the old one, and of the same content at the new."""
-        return bool(self.digest) and not os.path.lexists(self.path) and self.unchanged(found)
+    def unchanged(self, found: FileEntry) -> bool:
+        """Whether the file system knows of no change: one of the content alone, as by `cp -p`, changes the ctime."""
+        return (self.size, self.mtime_ns, self.ctime_ns) == (found.size, found.mtime_ns, found.ctime_ns)
 
 
 @dataclass
@@ -93,8 +70,8 @@ _INSERT = f"INSERT OR REPLACE INTO files ({', '.join(_COLUMNS)}) VALUES ({', '.j
 _UPDATE = f"UPDATE files SET {', '.join(f'{c} = :{c}' for c in _COLUMNS)} WHERE id = :id"
 
 
-def open_state(folder: Path, begin: State) -> sqlite3.Connection:
-    """The database of an output for writing, with `begin` in it where there was none; the caller holds the lock."""
+def open_state(folder: Path, settings: Mapping[str, Any]) -> sqlite3.Connection:
+    """The database of an output for writing, made with these settings where there was none; the caller has the lock."""
     db = sqlite3.connect(folder / STATE)
     db.execute("PRAGMA foreign_keys = ON")
     db.execute("PRAGMA page_size = 16384")  # of several rows
@@ -107,9 +84,7 @@ def open_state(folder: Path, begin: State) -> sqlite3.Connection:
         db.execute("BEGIN")
         for statement in _SCHEMA:
             db.execute(statement)
-        db.execute("INSERT INTO output VALUES (?, ?)", (json.dumps(begin.settings), begin.complete))
-        for entry in begin.entries.values():
-            insert(db, entry)
+        db.execute("INSERT INTO output VALUES (?, NULL)", (json.dumps(settings),))
         db.commit()
     return db
 
@@ -143,51 +118,32 @@ def load_state(db: sqlite3.Connection) -> State:
 
 
 def read_state(target: Path) -> State | None:
-    """What earlier runs left of an output, without writing; None where there is nothing.
-
-    Raises:
-        ConfigError: not what a run has left, or a run of a later version.
-    """
+    """What earlier runs left of an output, without writing; None where there is nothing."""
     path = state_folder(target) / STATE
     if not path.exists():
-        return _read_journal(path.with_name(JOURNAL))
+        return None
     try:
         with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
             (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version > _VERSION:
-                raise ConfigError(f"{path}: version {version}, of a later mtslvr; upgrade mtslvr")
-            return load_state(db) if version else _read_journal(path.with_name(JOURNAL))  # killed as it began
+            if version not in (0, _VERSION):
+                said = f"version {version}, of another mtslvr, where this has {_VERSION}"
+                raise ConfigError(f"{path}: {said}; use that one, or start anew with --overwrite")
+            return load_state(db) if version else None  # killed as it began
     except (sqlite3.Error, OSError, TypeError) as error:
         remedy = "make it readable, or start anew with --overwrite"
         raise ConfigError(f"{path}: cannot be read ({error}); {remedy}") from None
 
 
-def _read_journal(path: Path) -> State | None:
-    """What a finished run of mtslvr 0.2 left; None where there is no such thing."""
-    if not path.exists():
-        return None
-    try:
-        head, *lines = map(json.loads, path.read_bytes().splitlines())
-        files = [values for line in lines for values in line.get("files", ())]
-        entries = {values["path"]: FileEntry(**{k: v for k, v in values.items() if k != "first"}) for values in files}
-        return State(head["settings"], entries, None, int(lines[-1]["complete"]))
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
-        remedy = "choose another -o, or start anew with --overwrite"
-        raise ConfigError(f"{path}: of a run of mtslvr 0.2 that was not finished; {remedy}") from None
-
-
 def earlier_state(target: Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> State | None:
-    """What a run with these settings goes on from; None where it begins anew.
-
-    Raises:
-        ConfigError: see `read_state`; an output that was made with others, or changed since. Not with `overwrite`.
-    """
+    """What a run with these settings goes on from; None where it begins anew."""
     if overwrite:
         return None
     state = read_state(target)
     size = target.stat().st_size if target.exists() else None
     remedy = "choose another -o, or start anew with --overwrite"
     if state is None:
+        if (journal := state_folder(target) / _JOURNAL).exists():
+            raise ConfigError(f"{journal}: of a run of mtslvr 0.2; {remedy}")
         if size is not None:
             raise ConfigError(f"{target}: exists, and no journal beside it says how it was made; {remedy}")
         return None
@@ -219,21 +175,3 @@ def _encoder(settings: Mapping[str, Any]) -> Any:
         return EncoderConfig.from_dict(settings["encoder"])
     except (KeyError, ConfigError):
         return settings.get("encoder")
-
-
-def content_digest(path: str) -> bytes:
-    """A digest of a file's content, beyond 64 MiB of pieces evenly spaced; empty where it cannot be read."""
-    try:
-        with open(path, "rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            digest = hashlib.blake2b(str(size).encode(), digest_size=16)
-            if size <= _WHOLE:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-            else:
-                for i in range(_PIECES):
-                    file.seek((size - _PIECE) * i // (_PIECES - 1))
-                    digest.update(file.read(_PIECE))
-    except OSError:
-        return b""
-    return digest.digest()

@@ -3,11 +3,10 @@ import math
 import fill_rule
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtslvr.audio.windows import Pool, Pooling, iter_windows, moments, slice_windows, standardize, window_length
+from mtslvr.audio.windows import Pool, Pooling, iter_windows, moments, slice_windows, standardize
 from mtslvr.errors import AudioError, ConfigError
 
 WAVES = ["w5", "w1", "w3p2", "w10", "w12p3"]
@@ -33,19 +32,6 @@ def test_windows_of_blocks_are_those_of_the_rule(sizes, window, hop):
     for cut, row, span in zip(found, windows, spans, strict=True):
         np.testing.assert_array_equal(cut[0], row)
         assert cut[1:] == tuple(span)
-
-
-def test_starts_do_not_accumulate_rounding():
-    starts = [start for _, start, _ in iter_windows([np.zeros(44100 * 700, np.float32)], 0.1, 0.33333, 44100)]
-    assert starts[2000] * 44100 == round(2000 * 0.33333 * 44100) != 2000 * round(0.33333 * 44100)
-
-
-@pytest.mark.parametrize("length", [1, 8, 25])
-def test_hop_of_one_window_equals_torch_split_with_circular_tail(length):
-    waveform = np.arange(1, length + 1, dtype=np.float32)
-    pieces = torch.from_numpy(waveform).split(8)
-    for window, piece in zip(slice_windows(waveform, 0.8, 0.8, 10)[0], pieces, strict=True):
-        np.testing.assert_array_equal(window, piece.repeat(8)[:8])
 
 
 def test_windows_are_a_copy():
@@ -77,10 +63,6 @@ def test_bad_seconds_are_named(name, value):
     seconds = {"window_seconds": 1.0, "hop_seconds": 1.0, name: value}
     with pytest.raises(ConfigError, match=rf"{name}={value!r}: "):
         slice_windows(np.zeros(100, np.float32), sample_rate=16000, **seconds)
-
-
-def test_window_length_rounds():
-    assert window_length(0.33333, 16000) == 5333 and window_length(3600, 16000) == 57600000
 
 
 @pytest.mark.parametrize("norm", ["raw", "sample", "global"])

@@ -15,7 +15,7 @@ import soundfile
 
 from mtslvr.cli.embed import embed_command
 from mtslvr.cli.summary import Progress, clock
-from mtslvr.run.state import FileStat, read_state
+from mtslvr.run.state import FileEntry, read_state
 from mtslvr.run.table import read_table
 
 COMMAND = [sys.executable, "-c", "from mtslvr.cli.embed import main; main()"]
@@ -148,7 +148,7 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(audio, write, model
 
 
 def planned(folder, *names):
-    return [FileStat(str(folder / name), name, (folder / name).stat().st_size, 0) for name in names]
+    return [FileEntry(str(folder / name), name, (folder / name).stat().st_size, 0, 0) for name in names]
 
 
 def test_the_time_left_counts_what_is_done_of_a_long_file(write, tmp_path, monkeypatch):

@@ -76,23 +76,10 @@ def test_round_trip(tmp_path, encoder, dtype):
         assert len({stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}) == 1
 
 
-@torch.inference_mode()
-def test_float16_moves_embeddings_little(saved, encoder):
-    x = torch.randn(2, 16000, generator=torch.Generator().manual_seed(0))
-    expected, found = encoder(x).concat, checkpoint.load(saved)(x).concat
-    assert 0 < (found - expected).abs().max() / expected.abs().max() <= 1e-2
-
-
 def test_a_folded_encoder_is_not_saved(tmp_path, encoder):
     with pytest.raises(CheckpointError, match="a folded encoder cannot be saved; save the one it was folded from"):
         encoder.fold().save(tmp_path / "folded")
     assert not (tmp_path / "folded").exists()
-
-
-def test_folder_that_cannot_be_written(tmp_path, encoder):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match=r"file: cannot write the checkpoint .* choose a writable folder"):
-        encoder.save(tmp_path / "file")
 
 
 def test_a_save_that_fails_keeps_the_older_checkpoint(saved, encoder):
@@ -231,21 +218,11 @@ ROW = Rows((0, 1))
     ("kind", "values", "message"),
     [
         (EncoderConfig, {"adapter": AdapterKind.SPLIT}, "tasks=2: must be 1 with adapter 'split'"),
-        (EncoderConfig, {"adapter": AdapterKind.NONE, "tasks": 1}, "heads=2: must be 1 with adapter 'none'"),
-        (EncoderConfig, {"adapter": "bn"}, r"adapter='bn': must be of type AdapterKind"),
         (FrontendConfig, {"phase": "stable"}, r"frontend\.phase='stable': must be of type Phase"),
         (EncoderConfig, {"spectral_statistics": True, "heads": 1}, "spectral_statistics=True: .* without two tasks"),
         (Rows, {}, r"rows=.*: must be one row at least"),
         (Rows, {"layer3": (4, 2)}, r"rows.layer3=\(4, 2\): must be two whole numbers, 0 <= first <= end"),
-        (Rows, {"layer4": (0, True)}, r"rows.layer4=\(0, True\): must be two whole numbers"),
-        (Rows, {"layer3": (0, 1), "means": 1}, r"rows.means=1: must be of type bool"),
-        (EncoderConfig, {"invariant_rows": (2, 4)}, r"invariant_rows=\(2, 4\): must be of type Rows"),
         (EncoderConfig, {"variant_rows": Rows((0, 9))}, r"variant_rows=.*: must be within 8 rows of layer3 and 4 of"),
-        (
-            EncoderConfig,
-            {"adapter": AdapterKind.SPLIT, "tasks": 1, "variant_rows": ROW},
-            r"variant_rows=.*: must be None with one path",
-        ),
         (EncoderConfig, {"heads": 1, "invariant_rows": ROW}, r"variant_rows=None: must be invariant_rows"),
         (
             EncoderConfig.from_dict,

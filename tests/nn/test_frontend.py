@@ -205,14 +205,6 @@ def test_stable_phase_survives_another_fft(randomize, waveforms, tolerance):
     assert error.max() <= tolerance, error
 
 
-def test_published_phase_of_frame_0_does_not_survive_another_fft(frontend):
-    """Why `Phase.STABLE` exists: the sign of pi is rounding noise, and differs between two precisions."""
-    x = noise(8, 16000)
-    found = frontend(x)[:, 2, :, 0] - frontend(x.double())[:, 2, :, 0]
-    assert found.abs().max() > 6
-    assert np.abs(circular(found)).max() <= 1e-2
-
-
 # Silence and bad input
 
 

@@ -147,31 +147,10 @@ def test_a_file_that_fails_midway_gives_no_embedding_and_the_rest_go_on(files, e
         assert first.error is None and last.error is None
 
 
-def with_little_memory(encoder, most, sizes):
-    """An encoder on a device that holds `most` windows at once and no more; `sizes` gets what it is given."""
-
+def test_out_of_memory_says_what_to_do(files, encoder):
     def look(piece):
-        sizes.append(len(piece))
-        if len(piece) > most:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
 
-    return watched(encoder, look)
-
-
-@pytest.mark.filterwarnings("ignore:batch_size")  # those of smaller batches, which no one waits for
-def test_out_of_memory_halves_the_batch_and_changes_no_result(files, encoder, torch_threads):
-    torch_threads(1)
-    expected, sizes = rows(embed(files, encoder, batch_size=8)), []
-    with pytest.warns(
-        UserWarning, match=r"batch_size=8: out of memory on cpu \(CUDA out of memory.*\); going on with 4"
-    ):
-        found = rows(embed(files, with_little_memory(encoder, 3, sizes), batch_size=8))
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
-    assert sizes[:3] == [8, 4, 2] and sizes.count(8) <= 2
-    assert max(sizes[-4:]) <= 2  # later batches begin small
-
-
-@pytest.mark.filterwarnings("ignore:batch_size")
-def test_out_of_memory_for_one_window_says_so(files, encoder):
-    with pytest.raises(ConfigError, match=r"one window of 8000 samples: out of memory on cpu .*; use a shorter window"):
-        embed(files, with_little_memory(encoder, 0, []))
+    said = r"8 windows of 8000 samples: out of memory on cpu \(CUDA out of memory.*GiB\.\); use a smaller batch_size"
+    with pytest.raises(ConfigError, match=said):
+        embed(files, watched(encoder, look), batch_size=8)

@@ -13,20 +13,20 @@ from mtslvr.run.export import export
 from mtslvr.run.files import Format
 from mtslvr.run.merge import merge
 from mtslvr.run.recorder import Recorder
-from mtslvr.run.shards import Shard, to_runs
+from mtslvr.run.shards import Shard
 from mtslvr.run.table import read_table
 
 NAMES = ["a.wav", "b.wav", "c.wav", "d.wav", "e.wav"]
 SETTINGS = {"features": "concat", "model": "m", "model_sha256": "0" * 64, "encoder": EncoderConfig().to_dict()}
 
 
-def part(folder, index, count, names=NAMES, form="npz", rows=None, *, complete=True, places=None, **changes):
+def part(folder, index, count, names=NAMES, form="npz", rows=None, *, complete=True, missing=(), **changes):
     """The output of a shard; row i of file k is 10 k + i."""
     shard = Shard(index, count)
     rows = rows or [1] * len(names)
     ours = shard.take(range(len(names)))
     values = [(names[k], 10 * k + i) for k in ours for i in range(rows[k])]
-    described = {**shard.describe(names), "places": to_runs(ours if places is None else places, count)}
+    described = {**shard.describe(names), "missing": list(missing)}
     settings = {**SETTINGS, "format": form, "shard": described, "complete": complete, **changes}
     path = folder / f"out-{index:05}-of-{count:05}.{form}"
     stored = ((name, value, value + 1, np.float32([value, -value]).tobytes()) for name, value in values)
@@ -34,30 +34,18 @@ def part(folder, index, count, names=NAMES, form="npz", rows=None, *, complete=T
     return path
 
 
-@pytest.mark.parametrize("form", ["npz", "npy", "parquet", "csv", "jsonl"])
-def test_rows_come_in_the_order_of_the_files(tmp_path, form):
-    rows = [700, 3, 2000, 1, 1100]  # more than are joined at once
-    parts = [part(tmp_path, i, 2, rows=rows, form=form) for i in (2, 1)]
-    merged = merge(tmp_path / f"out.{form}", parts)
-    assert (merged.parts, merged.files, merged.rows, merged.failed, merged.missing) == (2, 5, sum(rows), 0, [])
-    table = read_table(tmp_path / f"out.{form}")
-    values = [10 * k + i for k in range(5) for i in range(rows[k])]
-    assert table.embeddings[:, 0].tolist() == values == table.start.tolist()
-    assert table.embeddings.dtype == np.float32 and (table.embeddings[:, 1] == -table.embeddings[:, 0]).all()
-    assert table.paths == tuple(name for name, count in zip(NAMES, rows, strict=True) for _ in range(count))
-    assert table.settings == {**SETTINGS, "format": form, "complete": True}
-
-
 def test_files_that_are_no_inputs_come_last_and_once(tmp_path):
-    first = part(tmp_path, 1, 2, places=[0, None, 4])  # c.wav, which the other part has not
-    second = part(tmp_path, 2, 2, places=[1, 3])
+    first, second = (
+        part(tmp_path, 1, 2, missing=[2]),
+        part(tmp_path, 2, 2),
+    )  # e.wav is no input any more
     merge(tmp_path / "out.npz", [first, second])
-    assert read_table(tmp_path / "out.npz").paths == ("a.wav", "b.wav", "d.wav", "e.wav", "c.wav")
-    settings = read_table(second).settings["shard"]
-    moved = part(tmp_path, 2, 2, names=["x", "c.wav", "y", "d.wav", "z"], shard={**settings, "places": [[1, 2]]})
+    assert read_table(tmp_path / "out.npz").paths == ("a.wav", "b.wav", "d.wav", "c.wav", "e.wav")
+    shard = read_table(second).settings["shard"]
+    moved = part(tmp_path, 2, 2, names=["x", "e.wav", "y", "d.wav", "z"], shard=shard)
     merge(tmp_path / "out.npz", [first, moved], overwrite=True)
     table = read_table(tmp_path / "out.npz")
-    assert table.paths == ("a.wav", "c.wav", "d.wav", "e.wav") and table.start.tolist() == [0, 10, 30, 40]
+    assert table.paths == ("a.wav", "e.wav", "d.wav", "c.wav") and table.start.tolist() == [0, 10, 30, 20]
 
 
 def refused(folder, parts, message, **options):
@@ -76,11 +64,11 @@ def test_parts_that_do_not_belong_together(tmp_path):
     message = refused(tmp_path, [one, other], "features 'concat', here 'variant'")
     assert message.startswith(f"{other}: not made as {one}") and message.endswith("; merge them apart")
     longer = part(tmp_path, 2, 2, names=[*NAMES, "f.wav"])
-    refused(tmp_path, [one, longer], r"shard 2/2 of 6 files, and .* is shard 1/2 of 5 files, of another list")
+    refused(tmp_path, [one, longer], r"shard 2/2 of 6 files, and .* is shard 1/2 of 5 files, of another")
     renamed = part(tmp_path, 2, 2, names=[*NAMES[:4], "E.wav"])
-    refused(tmp_path, [one, renamed], "of another list; name the parts of one run")
+    refused(tmp_path, [one, renamed], "or list of files; name the parts of one run")
     third = part(tmp_path, 2, 3)
-    refused(tmp_path, [one, third], "shard 2/3 of 5 files, .*, of another number of parts; .* --shard i/n")
+    refused(tmp_path, [one, third], "shard 2/3 of 5 files, .*, of another number of parts")
 
 
 def test_missing_shards(tmp_path):
@@ -96,7 +84,7 @@ def test_a_part_says_itself_how_many_of_its_files_failed(tmp_path, form):
     (tmp_path / "parts").mkdir()
     rows, parts = [1, 1, 0, 1, 1], [part(tmp_path / "parts", i, 7, form=form) for i in (1, 2, 4, 5)]
     refused(tmp_path, parts, "shard 3 of 7: missing")  # 6 and 7 have no files, and are not
-    shard = {**Shard(3, 7).describe(NAMES), "places": [], "failed": 1}
+    shard = {**Shard(3, 7).describe(NAMES), "missing": [2], "failed": 1}
     broken = part(tmp_path / "parts", 3, 7, form=form, rows=rows, shard=shard)
     merged = merge(tmp_path / "out.npz", [*parts, broken])
     assert (merged.failed, merged.missing, merged.files) == (1, [], 4)
@@ -110,7 +98,7 @@ def test_a_part_says_itself_how_many_of_its_files_failed(tmp_path, form):
 
 @pytest.mark.parametrize("form", ["npz", "npy", "parquet", "csv", "jsonl"])
 def test_parts_without_rows_alone_are_no_output(tmp_path, form):
-    shard = {**Shard(1, 1).describe(NAMES), "places": [], "failed": 5}
+    shard = {**Shard(1, 1).describe(NAMES), "missing": [*range(5)], "failed": 5}
     empty = part(tmp_path, 1, 1, form=form, names=[], shard=shard)
     assert len(read_table(empty).embeddings) == 0
     refused(tmp_path, [empty], r"not written, for none of the parts has a row")
@@ -158,8 +146,8 @@ def test_parts_that_are_interrupted_or_none(tmp_path):
     text = part(tmp_path, 1, 1, form="csv")
     text.with_name(text.name + ".meta.json").unlink()
     refused(tmp_path, [text], r"not the output of a shard \(out-00001-of-00001\.csv\.meta\.json is not beside it\)")
-    for shard in ({"places": [[0, 4]]}, {"places": [[0]]}, {"index": 9}, {"count": "2"}):
-        settings = {**Shard(1, 1).describe(NAMES), "places": [[0, 5]], **shard}
+    for shard in ({"missing": None}, {"files": 9}, {"index": 9}, {"count": "2"}):
+        settings = {**Shard(1, 1).describe(NAMES), "missing": [], **shard}
         refused(tmp_path, [part(tmp_path, 1, 1, shard=settings)], "its rows are not those that its settings speak of")
 
 

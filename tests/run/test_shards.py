@@ -1,12 +1,11 @@
 import pytest
 
 from mtslvr.errors import ConfigError
-from mtslvr.run.shards import Shard, from_runs, part_outputs, to_runs
+from mtslvr.run.shards import Shard, part_outputs
 
 ARRAY = {
     "SLURM_ARRAY_TASK_ID": "2",
     "SLURM_ARRAY_TASK_MIN": "0",
-    "SLURM_ARRAY_TASK_MAX": "3",
     "SLURM_ARRAY_TASK_STEP": "1",
     "SLURM_ARRAY_TASK_COUNT": "4",
 }
@@ -14,14 +13,13 @@ ARRAY = {
 
 @pytest.fixture
 def slurm(monkeypatch):
-    """Sets the variables of Slurm, and unsets those that are None."""
+    """Sets these variables of Slurm alone."""
     for name in (*ARRAY, "SLURM_PROCID", "SLURM_NTASKS"):
         monkeypatch.delenv(name, raising=False)
 
     def set_all(environment):
         for name, value in environment.items():
-            if value is not None:
-                monkeypatch.setenv(name, value)
+            monkeypatch.setenv(name, value)
 
     return set_all
 
@@ -47,9 +45,8 @@ def test_what_is_no_part(text):
     ("changes", "expected"),
     [
         ({}, (3, 4)),
-        ({"TASK_MIN": "1", "TASK_MAX": "4"}, (2, 4)),
-        ({"TASK_ID": "11", "TASK_MIN": "5", "TASK_MAX": "14", "TASK_STEP": "3"}, (3, 4)),
-        ({"TASK_STEP": None, "TASK_MAX": None}, (3, 4)),
+        ({"TASK_MIN": "1"}, (2, 4)),
+        ({"TASK_ID": "11", "TASK_MIN": "5", "TASK_STEP": "3"}, (3, 4)),
     ],
 )
 def test_the_task_of_an_array(slurm, changes, expected):
@@ -65,24 +62,20 @@ def test_without_an_array_the_step_of_srun_is_taken(slurm):
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({}, "neither SLURM_ARRAY_TASK_ID nor SLURM_PROCID is set"),
-        ({"SLURM_PROCID": "0"}, "SLURM_NTASKS is not set"),
-        ({"SLURM_PROCID": "2", "SLURM_NTASKS": "2"}, "shard 3/2: no such part"),
-        ({"SLURM_PROCID": "one", "SLURM_NTASKS": "2"}, "SLURM_PROCID is 'one', no whole number"),
-        ({**ARRAY, "SLURM_ARRAY_TASK_COUNT": "3"}, r"task 2 of 3 from 0 to 3 in steps of 1 has holes.*--array=1-3"),
-        ({**ARRAY, "SLURM_ARRAY_TASK_STEP": "2"}, "has holes"),
+        (
+            {},
+            "neither SLURM_ARRAY_TASK_ID nor SLURM_PROCID is set .*; start it with sbatch --array or srun",
+        ),
+        ({"SLURM_PROCID": "one", "SLURM_NTASKS": "2"}, "is set with what belongs to it .*'one'"),
+        ({**ARRAY, "SLURM_ARRAY_TASK_COUNT": "2"}, "task 3 of 2: the array has holes; .*--array=1-2"),
+        ({**ARRAY, "SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_STEP": "2"}, "has holes"),
+        ({**ARRAY, "SLURM_ARRAY_TASK_MIN": "2", "SLURM_ARRAY_TASK_COUNT": "1"}, "array of one task .* --shard 2/8"),
     ],
 )
 def test_variables_of_slurm_that_name_no_shard(slurm, environment, message):
     slurm(environment)
     with pytest.raises(ConfigError, match=message):
         Shard.parse("slurm")
-
-
-def test_one_task_of_an_array_run_again_is_told_how_to_name_its_part(slurm):
-    slurm({"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_COUNT": "1"})
-    with pytest.warns(UserWarning, match="takes every file as part 1 of 1.*--shard 3/N .* --shard 4/N"):
-        assert Shard.parse("slurm") == Shard(1, 1)
 
 
 def test_outputs_are_named_after_the_whole_and_found_beside_it(tmp_path):
@@ -93,12 +86,6 @@ def test_outputs_are_named_after_the_whole_and_found_beside_it(tmp_path):
         (tmp_path / name).touch()
     assert [path.name for path in part_outputs(tmp_path / "a.b.csv")] == names
     assert part_outputs(tmp_path / "nowhere" / "a.csv") == []
-
-
-@pytest.mark.parametrize("places", [[], [1, 4, 7], [7, 1, 4, None, None], [None, 1, 4], [4, 1]], ids=str)
-def test_places_survive_being_put_briefly(places):
-    assert from_runs(to_runs(places, 3), 3) == places
-    assert len(to_runs(range(2, 3000, 3), 3)) == 1
 
 
 def test_the_description_tells_lists_of_files_apart():

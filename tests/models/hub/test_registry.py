@@ -132,7 +132,7 @@ def test_cards_cannot_print_what_a_terminal_obeys_or_without_end(folder, models)
     (folder / "README.md").write_text(text + "body \x1b]0;title\x07 end\n")
     card = registry.read_card(folder)
     assert card.licence == "[31mmit"
-    assert card.training_data == ("x" * 200, "7") and card.library == ""
+    assert card.training_data == ("x" * 200 + " ...", "7") and card.library == ""
     assert card.text == "body ]0;title end"
     assert len(models("tiny").output) < 2000
 

@@ -189,3 +189,14 @@ def test_the_core_does_without_the_libraries_of_others():
         if part(path) in CORE:
             others = imports(path)[1] & set(KEPT_OUT)
             assert {(part(path), other) for other in others} <= USED_WHEN_CALLED, path
+
+
+def test_what_the_core_and_the_commands_import_is_declared():
+    modules = {"scikit-learn": "sklearn", "umap-learn": "umap"}
+    names = {re.split(r"[^\w-]", line)[0] for line in metadata.requires("mtslvr") or []}
+    declared = {modules.get(name, name.replace("-", "_")) for name in names}
+    # Whoever asks for such a frame has the library; typing_extensions is there for types alone.
+    allowed = declared | set(sys.stdlib_module_names) | {"pandas", "polars", "typing_extensions"}
+    for path in files():
+        if part(path) in (*CORE, "cli"):
+            assert imports(path)[1] <= allowed, path

@@ -7,6 +7,7 @@ import pytest
 import torch
 from fill_rule import GOLDEN_VARIANTS, golden_rows, mostly_slow, relative
 from narrow import cut_widths
+from torch.utils.flop_counter import FlopCounterMode
 
 import mtslvr
 from mtslvr.audio import windows
@@ -315,6 +316,46 @@ def test_heads_that_read_rows_and_statistics():
 
 
 # Plain torch
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"spectral_statistics": True, "invariant_rows": Rows((2, 4), (1, 3)), "variant_rows": Rows((0, 8))}],
+    ids=["published", "ours"],
+)
+@torch.inference_mode()
+def test_a_row_does_not_depend_on_its_batch_or_on_threads(encoder, changes):
+    if changes:
+        encoder = Encoder(dataclasses.replace(encoder.config, **changes)).fold()
+    x, threads = noise(20, 8000), torch.get_num_threads()
+    whole = encoder(x).concat.numpy()
+    for size in (1, 2, 5, 17):
+        found = torch.cat([encoder(part).concat for part in x.split(size)])
+        # torch convolves a single small image in another way.
+        assert relative(found.numpy(), whole) <= (1e-6 if size > 1 else 3e-6), size
+    try:
+        torch.set_num_threads(1 if threads > 1 else 2)
+        assert relative(encoder(x).concat.numpy(), whole) <= 1e-6
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_what_a_folded_encoder_computes_is_counted(encoder):
+    with FlopCounterMode(display=False) as counter:
+        encoder(torch.randn(2, 16000))
+    convolutions = counter.get_flop_counts()["Global"][torch.ops.aten.convolution]
+    assert convolutions == pytest.approx(2 * 0.49e9, rel=0.02)
+
+
+@pytest.mark.parametrize("change", [lambda p: p.data.zero_(), lambda p: p.zero_()], ids=["data", "itself"])
+def test_weights_that_change_after_a_call_show_in_the_next(encoder, change):
+    changed, x = copy.deepcopy(encoder), noise(2, 4000)
+    with torch.no_grad():
+        assert changed(x).concat.abs().max() > 0
+        for parameter in changed.parameters():
+            change(parameter)
+        assert torch.count_nonzero(changed(x).concat) == 0
 
 
 def test_a_hook_on_a_folded_encoder_fires_once_with_the_whole_batch(encoder):

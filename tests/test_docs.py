@@ -38,11 +38,11 @@ PAGES = ["cli", "README", "embed", "outputs", "python", "features", "recipes", "
 PAGES = [ROOT / "README.md", *(DOCS / f"{name}.md" for name in [*PAGES, "speed", "models", "onnx"])]
 RECIPES = ("duckdb", "faiss", "fsspec", "pandas", "polars", "webdataset")
 SECONDS = 2
-# The only task of an array.
+# The first of eight tasks of an array.
 SLURM = {
     "SLURM_ARRAY_TASK_ID": "1",
     "SLURM_ARRAY_TASK_MIN": "1",
-    "SLURM_ARRAY_TASK_COUNT": "1",
+    "SLURM_ARRAY_TASK_COUNT": "8",
     "SLURM_CPUS_PER_TASK": "2",
 }
 
@@ -97,6 +97,7 @@ def shell(tmp_path, monkeypatch, request):
             soundfile.write(copy, file.read(SECONDS * file.samplerate), file.samplerate, **how)
     for label, folder in (("birds", "birds"), ("rain", "rain"), ("background", "machine")):
         shutil.copytree(ROOT / "examples" / "audio" / folder, tmp_path / "work" / "calls" / label)
+    shutil.copytree(ROOT / "examples" / "audio", tmp_path / "work" / "examples" / "audio")
     (tmp_path / "work" / "nights").mkdir()
     shutil.copy(ROOT / "examples" / "audio" / "bells" / "church.ogg", tmp_path / "work" / "nights" / "one.ogg")
     for name, seconds in (("dog.wav", 1), ("cat.wav", 2), ("night.flac", 12)):
@@ -176,7 +177,7 @@ def test_every_command_and_every_piece_of_python_runs(shell, tmp_path):
     assert (work / "birds.csv").read_text().count("\n") == 4 and (work / "first.jsonl").read_text().count("\n") == 1
     assert "complete" in (work / "mtslvr-embed-completion.bash").read_text()
     assert json.loads((work / "some.npz.errors.jsonl").read_text())["file"].endswith("broken.wav")
-    assert len(np.load(work / "array-00001-of-00001.npz")["paths"]) == 15
+    assert len(np.load(work / "array-00001-of-00008.npz")["paths"]) == 2
     whole = np.load(work / "embeddings.npz")["embeddings"]
     for name in ("out.npz", "gpus.npz", "shared.npy", "two.npy"):
         merged = np.load(work / name)

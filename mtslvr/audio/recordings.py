@@ -210,7 +210,7 @@ def _open(source: object, label: str, stack: ExitStack) -> Any:
 
 def _open_path(path: str, label: str) -> BinaryIO:
     if os.path.isdir(path):
-        raise AudioError(f"{label} is a folder; use find_audio or mtslvr-embed")
+        raise AudioError(f"{label} is a folder; give its files to mtslvr.embed_files, or use mtslvr-embed")
     try:
         found = os.stat(path)
     except (OSError, ValueError):

@@ -140,7 +140,7 @@ class Pooling:
 def _check_seconds(value: float, name: str, sample_rate: int) -> float:
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not (number and 0 < value <= MAX_SECONDS):
-        raise ConfigError(f"{name}={value!r}: must be above 0 and at most {MAX_SECONDS:g} s")
+        raise ConfigError(f"{name}={value!r}: must be a number above 0 and at most {MAX_SECONDS:g} s")
     if value * sample_rate < 1:
         sample = f"{1 / sample_rate:.3g} s"
         raise ConfigError(f"{name}={value!r}: less than a sample of {sample} ({sample_rate} Hz); use more")

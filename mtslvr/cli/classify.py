@@ -196,6 +196,7 @@ def _write(call: SimpleNamespace, form: LabelFormat, found: Found, classifier: C
         lower = "--threshold or --min-duration" if call.min_duration else "--threshold"
         say(f"nothing is labelled: lower {lower}, try --no-reject, or give more examples; --report shows the scores")
     if call.page is not None:
+        say(f"making the report {call.page} ...")
         write_file(call.page, page(classifier, found, call.threshold))
         say(f"wrote {call.page}")
     if call.suggest is not None:

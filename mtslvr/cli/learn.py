@@ -179,6 +179,8 @@ def _collect(call: SimpleNamespace, stored: Mapping[str, Any], recordings: Itera
     hop = stored.get("hop_seconds") if call.hop is None else call.hop
     channel = stored.get("channel", "mix") if call.channel is None else call.channel
     features, layer = stored.get("features", "concat"), stored.get("layer", "head")
+    if not call.quiet:
+        echo(f"embedding the examples in {call.examples} ...", err=True)
     model = call.model or stored.get("model")
     try:
         with warnings_as_lines():

@@ -83,7 +83,8 @@ class Progress:
             self._left[suffix] += max(file.size, 0)
         self._started = time.monotonic()
         self._due = self._started + _EVERY
-        self._said = ""
+        self._begun: tuple[float, float] | None = None  # time and seconds of audio once the first batch is done
+        self._said = self._told = ""
         self._bar: Any = None
         if not quiet and sys.stderr.isatty():
             from tqdm import tqdm
@@ -102,10 +103,14 @@ class Progress:
                 known, size = self._known[suffix]
                 self._known[suffix] = known + length, size + file.size
             self._files, self._within = self._files + 1, 0.0
-        speed = self._seconds / max(time.monotonic() - self._started, 1e-6)
+        now = time.monotonic()
+        speed = self._seconds / max(now - self._started, 1e-6)
+        self._begun = self._begun or (now, self._seconds)
+        # Without the start, which is slow: of the first batch nothing is concluded.
+        further = (self._seconds - self._begun[1]) / max(now - self._begun[0], 1e-6)
         rates = {suffix: known / size for suffix, (known, size) in self._known.items() if self._left[suffix]}
         left = max(sum(rate * self._left[suffix] for suffix, rate in rates.items()) - self._within, 0)
-        told = f", {clock(left / speed)} left" if speed and all(rates.values()) else ""
+        told = f", {clock(left / further)} left" if further and all(rates.values()) else ""
         self._said = f"{speed:.1f} times real time{told}"
         if self._bar is not None:
             self._bar.set_postfix_str(self._said, refresh=False)
@@ -129,8 +134,10 @@ class Progress:
 
     def _line(self) -> None:
         self._due = time.monotonic() + _EVERY
-        if not self._quiet:
-            echo(f"embedding: {self._files}/{self._total}, {self._said}", err=True)
+        line = f"embedding: {self._files}/{self._total}, {self._said}"
+        if not self._quiet and line != self._told:
+            echo(line, err=True)
+            self._told = line
 
 
 def clock(seconds: float) -> str:

@@ -87,6 +87,8 @@ def read_table(path: str | os.PathLike[str]) -> EmbeddingTable:
     if not isinstance(path, (str, os.PathLike)):
         raise ConfigError(f"type {type(path).__name__}: pass the path of an output of mtslvr-embed")
     file = Path(path)
+    if file.is_dir():
+        raise ConfigError(f"{path}: not embeddings but a folder; embed its files first: mtslvr-embed {path} -o OUT")
     if file.suffix and not file.exists():
         raise ConfigError(f"{path}: no such file; check the path")
     try:

@@ -229,7 +229,7 @@ def test_samples_that_are_not_finite_are_counted(tmp_path):
     ("name", "content", "message"),
     [
         ("gone.wav", None, "{}: no such file; check the path"),
-        ("", None, "{} is a folder; use find_audio or mtslvr-embed"),
+        ("", None, "{} is a folder; give its files to mtslvr.embed_files, or use mtslvr-embed"),
         ("empty.wav", b"", "{}: an empty file (0 bytes), zero samples; leave it out"),
         ("text.wav", b"hello " * 100, "{}: not an audio file (begins with 'hello "),
         ("head.wav", b"RIFF", "{}: not an audio file (begins with 'RIFF', libsndfile: "),

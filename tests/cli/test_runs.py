@@ -156,6 +156,7 @@ def test_the_time_left_counts_what_is_done_of_a_long_file(write, tmp_path, monke
     monkeypatch.setattr(sys, "stderr", Terminal())
     [file] = planned(tmp_path, "long.wav")
     progress = Progress([file, file])
+    progress.advance(file, 0.1, None)  # of the first batch, which has loaded the model, nothing is concluded
     time.sleep(0.5)
     progress.advance(file, 0.2, None)
     progress.close()
@@ -174,8 +175,10 @@ def test_the_time_left_knows_that_a_byte_of_flac_is_more_audio_than_one_of_wav(t
     for files in ([wav, flac, last], [wav, other]):
         monkeypatch.setattr(sys, "stderr", io.StringIO())
         progress = Progress(files)
+        progress.advance(wav, 0, None)
         time.sleep(1)
         progress.advance(wav, 10, 10)  # a third, where bytes would say a half or more
+        progress.close()
         told.append(sys.stderr.getvalue())
     assert re.search(r"0:00:0[2-4] left", told[0]) and " left" not in told[1]
 

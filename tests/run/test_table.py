@@ -141,7 +141,7 @@ def test_reading_something_else(tmp_path, make):
     with pytest.raises(ConfigError, match=r"in\.npz: no such file; check the path"):
         read_table(tmp_path / "in.npz")
     make(tmp_path / "in.npz")
-    with pytest.raises(ConfigError, match=r"in\.npz: not embeddings .*; write them with mtslvr-embed"):
+    with pytest.raises(ConfigError, match=r"in\.npz: not embeddings .*mtslvr-embed"):
         read_table(tmp_path / "in.npz")
 
 

@@ -376,9 +376,9 @@ def test_what_is_no_audio_is_named(encoder, audio, message):
     [
         ({"features": "all"}, ConfigError, r"features='all': unknown; use one of 'invariant', 'variant', 'concat'"),
         ({"layer": "neck"}, ConfigError, r"layer='neck': unknown; use one of 'head', 'pooled'"),
-        ({"window_seconds": 0}, ConfigError, r"window_seconds=0: must be above 0"),
+        ({"window_seconds": 0}, ConfigError, r"window_seconds=0: must be a number above 0"),
         ({"window_seconds": 0.01}, ConfigError, r"window_seconds=0\.01: shorter than half an STFT frame; .*0\.03206 s"),
-        ({"hop_seconds": -1}, ConfigError, r"hop_seconds=-1: must be above 0"),
+        ({"hop_seconds": -1}, ConfigError, r"hop_seconds=-1: must be a number above 0"),
         ({"batch_size": 0}, ConfigError, r"batch_size=0: must be an integer from 1 to 65536"),
         ({"batch_size": 2.0}, ConfigError, r"batch_size=2\.0: must be an integer"),
         ({"sample_rate": [RATE, RATE]}, AudioError, "2 sample rates for 1 inputs; give one, or one for each"),

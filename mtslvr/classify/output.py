@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 from ..errors import ConfigError
-from ..run.files import atomic, guarded, resolve
+from ..run.files import atomic, guarded, remove_parts, resolve, sidecar
 from ..run.table import as_utf8
 from .labels import RAVEN_BEGIN, RAVEN_OFFSET, Label, first_bytes
 
@@ -93,9 +93,11 @@ def check_labels_kept(out: Path, form: LabelFormat, names: Sequence[str], *, ove
 
 def _written(folder: Path) -> dict[str, list[str]]:
     """Digests of what the files in a folder of labels may hold as calls have written them."""
-    with contextlib.suppress(OSError, ValueError):
-        return dict(json.loads((folder / _WRITTEN).read_bytes()))
-    return {}
+    noted = None
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        noted = json.loads((folder / _WRITTEN).read_bytes()) if (folder / _WRITTEN).is_file() else None
+    pairs = noted.items() if isinstance(noted, dict) else ()
+    return {name: digests for name, digests in pairs if isinstance(digests, list)}
 
 
 def _digest_of(file: Path) -> str | None:
@@ -161,11 +163,29 @@ def write_rows(out: Path, form: LabelFormat, rows: Sequence[Row], columns: Seque
 
 
 def _write_known(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files, having noted the old and the new content of each, one of which is there whenever a call ends."""
-    digests = {name: [_digest_of(folder / name) or "", _digest(content)] for name, content in files.items()}
-    write_file(folder / _WRITTEN, json.dumps({**_written(folder), **digests}))
-    for name, content in files.items():
-        write_file(folder / name, content)
+    """Write files and note what they hold.
+
+    Until all are written the list has what a call wrote before, too, so that one may be killed at any time.
+    """
+    import filelock
+
+    noted, new = folder / _WRITTEN, {name: [_digest(content)] for name, content in files.items()}
+    with guarded(noted):
+        folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(sidecar(noted, ".lock")):
+            remove_parts([noted, *(folder / name for name in files)])
+            written, there = _written(folder), {name: _digest_of(folder / name) for name in files}
+            old = {name: [x for x in written.get(name, ()) if x == there[name]] for name in files}
+            _note(noted, {**written, **{name: old[name] + new[name] for name in files}})
+            for name, content in files.items():
+                write_file(folder / name, content)
+            _note(noted, {**written, **new})
+
+
+def _note(file: Path, digests: Mapping[str, list[str]]) -> None:
+    """Write the digests in the place of whatever is there, a link as well."""
+    with atomic(file) as out:
+        out.write(json.dumps(digests).encode())
 
 
 def _places(form: LabelFormat, recordings: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ import re
 import secrets
 import shutil
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -19,6 +19,7 @@ from ..errors import ConfigError
 STDOUT = "-"
 STATE = "state.sqlite"  # in an output's folder of `state_folder`
 INDEX, META, ERRORS = ".index.csv", ".meta.json", ".errors.jsonl"  # behind an output's name
+_PART = re.compile(r"(.+)\.[0-9a-f]+\.part", re.DOTALL)  # see `atomic`
 
 
 class Format(str, enum.Enum):
@@ -94,16 +95,20 @@ def locked(target: Path) -> Iterator[Path]:
     except filelock.Timeout:
         raise ConfigError(f"{target}: another run is writing it; wait for it, or choose another -o") from None
     try:
-        suffixes = "|".join(map(re.escape, (INDEX, META, ERRORS)))
-        part = re.compile(rf"{re.escape(target.name)}({suffixes})?\.[0-9a-f]+\.part")
-        for path in target.parent.iterdir():
-            if part.fullmatch(path.name):
-                path.unlink()
+        remove_parts([target, *(sidecar(target, suffix) for suffix in (INDEX, META, ERRORS))])
         yield folder
     finally:
         if set(os.listdir(folder)) <= {"lock"}:
             shutil.rmtree(folder, ignore_errors=True)
         lock.release()
+
+
+def remove_parts(targets: Collection[Path]) -> None:
+    """Delete what killed runs have left of files that no other process is writing now."""
+    for folder in {target.parent for target in targets if target.parent.is_dir()}:
+        for path in folder.iterdir():
+            if (part := _PART.fullmatch(path.name)) and folder / part[1] in targets:
+                path.unlink()
 
 
 @contextmanager

@@ -1,5 +1,8 @@
 """Where labels go: names of tracks, recordings of any name, suggestions over all recordings."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import soundfile
@@ -47,9 +50,78 @@ def test_labels_that_a_person_has_changed_or_made_are_not_written_over(tmp_path,
     check_labels_kept(out, form, names, overwrite=True)
     write_labels(out, form, [], found)
     check_labels_kept(out, form, names, overwrite=False)
-    (tmp_path / ".mtslvr-classify.json").write_text("no longer JSON")
-    with pytest.raises(ConfigError, match="not written by it"):
-        check_labels_kept(out, form, names, overwrite=False)
+
+
+def owl_track(out, names=("a.wav",)):
+    write_labels(out, LabelFormat.AUDACITY, [Label("a.wav", 1.0, 2.0, "owl", 0.5)], [recording(x) for x in names])
+
+
+def test_only_what_the_last_call_wrote_may_be_written_over(tmp_path):
+    def refused():
+        with pytest.raises(ConfigError, match=r"a\.txt: changed since"):
+            check_labels_kept(tmp_path, LabelFormat.AUDACITY, ["a.wav"], overwrite=False)
+        return True
+
+    track = tmp_path / "a.txt"
+    write_labels(tmp_path, LabelFormat.AUDACITY, [], [recording("a.wav")])
+    owl_track(tmp_path)
+    track.write_text("")  # as it was before, but by a person
+    assert refused()
+    track.write_text("by hand")
+    owl_track(tmp_path)  # as with --overwrite
+    track.write_text("by hand")
+    assert refused()
+    (tmp_path / "b.txt").mkdir()
+    with pytest.raises(ConfigError, match=r"b\.txt: exists and is not a file"):  # as if killed before a.txt is written
+        owl_track(tmp_path, ["b.wav", "a.wav"])
+    assert track.read_text() == "by hand" and refused()
+
+
+def test_a_call_that_was_ended_before_all_is_written_can_be_repeated(tmp_path):
+    names = ["a.wav", "b.wav", "c.wav"]
+    found, owls = [recording(x) for x in names], [Label(x, 1.0, 2.0, "owl", 0.5) for x in names]
+    write_labels(tmp_path, LabelFormat.AUDACITY, [], found)
+    (tmp_path / "b.txt").unlink()
+    (tmp_path / "b.txt").mkdir()
+    with pytest.raises(ConfigError, match=r"b\.txt: exists and is not a file"):
+        write_labels(tmp_path, LabelFormat.AUDACITY, owls, found)
+    (tmp_path / "b.txt").rmdir()
+    check_labels_kept(tmp_path, LabelFormat.AUDACITY, names, overwrite=False)
+
+
+@pytest.mark.parametrize("text", ["no JSON", "[1]", "null", "1e999", '{"a.txt": 5}', '[["a.txt", 1]]', "[" * 100_000])
+def test_a_damaged_list_of_what_was_written_is_as_none(tmp_path, text):
+    owl_track(tmp_path)
+    (tmp_path / ".mtslvr-classify.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"a\.txt: changed since mtslvr classify wrote it, or not written by it"):
+        check_labels_kept(tmp_path, LabelFormat.AUDACITY, ["a.wav"], overwrite=False)
+    owl_track(tmp_path)
+    check_labels_kept(tmp_path, LabelFormat.AUDACITY, ["a.wav"], overwrite=False)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="named pipes and links")
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to(path.parent / "no" / "folder")])
+def test_what_is_no_list_of_what_was_written_is_replaced(tmp_path, make):
+    make(tmp_path / ".mtslvr-classify.json")
+    check_labels_kept(tmp_path, LabelFormat.AUDACITY, ["a.wav"], overwrite=False)
+    owl_track(tmp_path)
+    check_labels_kept(tmp_path, LabelFormat.AUDACITY, ["a.wav"], overwrite=False)
+
+
+def test_calls_side_by_side_note_all_that_they_write(tmp_path):
+    outs = [tmp_path / f"{number}.csv" for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda out: write_labels(out, LabelFormat.CSV, [], []), outs))
+    for out in outs:
+        check_labels_kept(out, LabelFormat.CSV, [], overwrite=False)
+
+
+def test_parts_that_a_killed_call_left_are_deleted(tmp_path):
+    parts = [tmp_path / f"{name}.0123456789abcdef.part" for name in ("a.txt", ".mtslvr-classify.json", "other.txt")]
+    for part in parts:
+        part.touch()
+    owl_track(tmp_path)
+    assert [part.exists() for part in parts] == [False, False, True]
 
 
 def test_the_format_is_that_of_the_suffix(tmp_path):

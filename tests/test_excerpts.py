@@ -121,8 +121,8 @@ def test_a_file_object_that_cannot_seek_is_read_once_for_all_passes(wav, encoder
         ({"start": -1}, mtslvr.ConfigError, "start=-1: must be a time in seconds from 0, or None"),
         ({"end": "1:30"}, mtslvr.ConfigError, "end='1:30': must be a time in seconds from 0, or None"),
         ({"channels": 2}, mtslvr.AudioError, "no channel 2, counted from 0, of 2; choose another"),
-        ({"channels": "left"}, mtslvr.ConfigError, "channel 'left': must be 'mix' or the number of a channel"),
-        ({"channels": -1}, mtslvr.ConfigError, "channel -1: must be 'mix' or the number of a channel"),
+        ({"channels": "left"}, mtslvr.ConfigError, "channel='left': must be 'mix' or the number of a channel"),
+        ({"channels": -1}, mtslvr.ConfigError, "channel=-1: must be 'mix' or the number of a channel"),
     ],
 )
 def test_what_is_not_there_is_named(wav, encoder, how, error, message):
@@ -136,7 +136,7 @@ def test_what_is_not_there_is_named(wav, encoder, how, error, message):
 def test_each_channel_of_inputs_with_other_numbers_of_channels(wav, encoder):
     with pytest.raises(mtslvr.AudioError, match=rf"other numbers of channels \({wav} has 2, <array 1> has 1\)"):
         mtslvr.embed([wav, STEREO[0]], RATE, channels="each", encoder=encoder)
-    with pytest.raises(mtslvr.ConfigError, match="channel 'each': must be 'mix' or the number"):
+    with pytest.raises(mtslvr.ConfigError, match="channel='each': must be 'mix' or the number"):
         mtslvr.embed_files([wav], channels="each", encoder=encoder)
 
 

@@ -31,6 +31,7 @@ MOST_HITS = 12  # that are played, of the best, the least certain and those to l
 MOST_CLASSES = 36  # that have a best hit, where there are more classes than that
 LONGEST = 4.0  # seconds of one
 AROUND = 0.5  # seconds that are shown and played before and after it
+_TITLE = "Labels"
 _RATE = 24_000  # enough to hear by
 _WINDOW = 512  # samples of a spectrogram's column
 _STYLE = """
@@ -49,13 +50,14 @@ def check_page(path: Path) -> None:
     """Find out before the work starts that a page can be made and written.
 
     Raises:
-        ConfigError: another suffix, matplotlib is not installed, a folder that is missing or cannot be written.
+        ConfigError: another suffix, matplotlib is not installed, a folder that is missing or cannot be written, or a
+            file that is no such page.
     """
     if path.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"{path}: unknown format {path.suffix!r}; end the name in .html")
     if importlib.util.find_spec("matplotlib") is None:
         raise ConfigError(f"{path}: pictures need matplotlib: pip install 'mtslvr[plot]'")
-    check_file(path)
+    check_file(path, "report of mtslvr classify", f"<title>{_TITLE}</title>")
 
 
 def page(classifier: Classifier, found: Found, threshold: float) -> str:
@@ -89,7 +91,7 @@ def page(classifier: Classifier, found: Found, threshold: float) -> str:
     if to_label := spread(found.doubts, MOST_HITS):
         said = "The windows whose label would help most, with the likeliest class; --suggest has cut them out."
         body.append(f"<h2>To label next</h2><p>{said}</p>{_hits(to_label, recordings)}")
-    return html_page("Labels", "".join(body), _STYLE)
+    return html_page(_TITLE, "".join(body), _STYLE)
 
 
 def _made_with(settings: Mapping[str, Any]) -> str:

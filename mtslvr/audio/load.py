@@ -47,7 +47,7 @@ class Excerpt:
         if isinstance(self.channel, numbers.Integral) and self.channel >= 0:
             object.__setattr__(self, "channel", int(self.channel))
         elif self.channel != "mix":
-            raise ConfigError(f"channel {self.channel!r}: must be 'mix' or the number of a channel, counted from 0")
+            raise ConfigError(f"channel={self.channel!r}: must be 'mix' or the number of a channel, counted from 0")
         for name in ("start", "end"):
             if (time := getattr(self, name)) is not None:
                 with suppress(TypeError, ValueError):

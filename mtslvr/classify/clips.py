@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -46,14 +46,22 @@ def audio_bytes(samples: npt.NDArray[np.float32], rate: int, form: str) -> bytes
     return out.getvalue()
 
 
-def write_clips(places: Sequence[Label], recordings: Mapping[str, Recording], folder: Path) -> list[Path]:
-    """Write each place as a clip named by its recording, time, class and probability; of equal names by a number."""
+def write_clips(places: Iterable[Label], recordings: Mapping[str, Recording], folder: Path) -> list[Path]:
+    """Write each place as a clip named by its recording, time, class and probability; of equal names by a number.
+
+    None is left where one fails or the user interrupts, so that the same call can be made again.
+    """
     paths: list[Path] = []
-    for place in places:
-        start, end = place.start or 0.0, place.end or 0.0
-        samples, rate = read_clip(recordings[place.file], start, end)
-        path = folder / clip_name(os.path.splitext(place.file)[0], start, place.label, place.score)
-        named = (path.with_stem(f"{path.stem}_{number}") for number in itertools.count(2))
-        paths.append(next(x for x in itertools.chain([path], named) if x not in paths))
-        write_file(paths[-1], audio_bytes(samples, rate, "WAV"))
+    try:
+        for place in places:
+            start, end = place.start or 0.0, place.end or 0.0
+            samples, rate = read_clip(recordings[place.file], start, end)
+            path = folder / clip_name(os.path.splitext(place.file)[0], start, place.label, place.score)
+            named = (path.with_stem(f"{path.stem}_{number}") for number in itertools.count(2))
+            paths.append(next(x for x in itertools.chain([path], named) if x not in paths))
+            write_file(paths[-1], audio_bytes(samples, rate, "WAV"))
+    except BaseException:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        raise
     return paths

@@ -109,22 +109,27 @@ def _digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def check_file(path: Path) -> None:
-    """Refuse a file that cannot be written."""
-    if not os.access(resolve(path).parent, os.W_OK):
+def check_file(path: Path, kind: str = "", sign: str = "") -> None:
+    """Refuse a file that cannot be written, or is there without the `sign` that begins files of this kind."""
+    target = resolve(path)
+    if not os.access(target.parent, os.W_OK):
         raise ConfigError(f"{path}: its folder cannot be written; choose another")
+    if sign and target.exists():
+        with guarded(path), open(target, "rb") as file:
+            if sign.encode() not in file.read(1000):
+                raise ConfigError(f"{path}: is there and is no {kind}; move it away, or choose another name")
 
 
 def check_folder(path: Path) -> None:
     """Refuse a folder, which need not be there, to which no files can be written."""
-    if path.is_file():
+    if os.path.isfile(path):
         raise ConfigError(f"{path}: exists and is not a folder; choose another name")
-    if not os.access(path if path.is_dir() else resolve(path).parent, os.W_OK):
+    if not os.access(path if os.path.isdir(path) else resolve(path).parent, os.W_OK):
         raise ConfigError(f"{path}: its folder cannot be written; choose another")
 
 
 def _is_folder(out: Path, form: LabelFormat) -> bool:
-    return form not in TABLES and (out.is_dir() or out.suffix.lower() != ".txt")
+    return form not in TABLES and (os.path.isdir(out) or out.suffix.lower() != ".txt")
 
 
 def write_file(path: Path, data: str | bytes) -> None:

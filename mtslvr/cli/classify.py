@@ -21,14 +21,29 @@ if TYPE_CHECKING:
 _TABLES = (".npz", ".npy", ".parquet", ".csv", ".jsonl")
 EXIT_CODES = """\b
 Exit codes: 0 labels written, 1 some recordings failed and the labels of the rest are written, 2 wrong usage or
-examples, 3 weights unavailable, 4 no audio found, 130 interrupted (the same command goes on).
+examples, 3 weights unavailable, 4 no audio found, 130 interrupted (the same command goes on),
+143 ended by SIGTERM (likewise).
 """
+
+
+class _Named(click.Path):
+    """The path of an output: names that are its own and more go beside it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse one that has no name, or a long one."""
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if path.name in ("", "..") or len(os.fsencode(path.name)) > 200:
+            self.fail("a name of 1 to 200 bytes is expected, other than . and ..; choose another", param, ctx)
+        return path
+
+
+_OUT = _Named()
 
 
 @click.command("classify", cls=Command, epilog=EXIT_CODES, short_help="From labelled examples to labels with times.")
 @click.argument("examples", type=PATH)
 @click.argument("recordings", nargs=-1, type=click.Path())
-@click.option("-o", "--out", "output", type=PATH, metavar="OUT", help="Where the labels go.")
+@click.option("-o", "--out", "output", type=_OUT, metavar="OUT", help="Where the labels go.")
 @click.option(
     "--format",
     "form",
@@ -49,14 +64,14 @@ examples, 3 weights unavailable, 4 no audio found, 130 interrupted (the same com
 @click.option("--merge-gap", default=0.0, metavar="SECONDS", help="Join events no further apart.  [default: 0]")
 @click.option("--no-reject", is_flag=True, help="Label also windows that resemble no class.")
 @click.option("--per-file", is_flag=True, help="A row a recording with its best classes, in place of events.")
-@click.option("--save", type=PATH, metavar="FILE", help="Keep the classifier, as birds.mtslvr.")
+@click.option("--save", type=_OUT, metavar="FILE", help="Keep the classifier, as birds.mtslvr.")
 @click.option("--suggest", type=click.IntRange(min=1), metavar="N", help="Cut out the N windows to label next.")
-@click.option("--suggest-to", type=PATH, metavar="DIR", help="Where these go.  [default: OUT.suggestions]")
-@click.option("--report", "page", type=PATH, metavar="HTML", help="A page to judge the result by eye and ear.")
+@click.option("--suggest-to", type=_OUT, metavar="DIR", help="Where these go.  [default: OUT.suggestions]")
+@click.option("--report", "page", type=_OUT, metavar="HTML", help="A page to judge the result by eye and ear.")
 @click.option(
     "--embeddings",
     "stored",
-    type=PATH,
+    type=_OUT,
     metavar="FILE",
     help="Where the windows' embeddings are kept.  [default: OUT.embeddings.npy, or another such file beside it that "
     "has all RECORDINGS]",
@@ -82,28 +97,32 @@ def classify_command(**options: Any) -> None:
     or OUT.parquet has a row an event. The embeddings are kept beside OUT: with more examples or another threshold the
     same command takes seconds.
     """
+    from ..audio.load import Excerpt
     from ..classify import EventConfig
-    from ..classify.output import check_file
     from ..classify.predict import predict_table
+    from ..config import EncoderConfig
     from ..models.hub import parse_device
+    from ..run.extract import ExtractConfig, check_windows
 
     call = SimpleNamespace(**options)
     config = EventConfig(call.threshold, call.top_k, call.min_duration, call.merge_gap)
     parse_device(call.device)
-    if call.save is not None:
-        check_file(call.save)
-    _check_written(call)
-    if not call.recordings:
-        if call.save is None or call.output is not None:
-            raise click.UsageError("no RECORDINGS to label; without them give --save alone, to keep the classifier")
-        learn(call, {})
-        return
-    if call.output is None:
+    sizes = {"window_seconds": call.window, "hop_seconds": call.hop, "batch_size": call.batch_size}
+    excerpt = Excerpt("mix" if call.channel is None else call.channel)
+    check_windows(EncoderConfig(), ExtractConfig(**sizes, threads=call.threads, excerpt=excerpt))
+    if not call.recordings and (call.save is None or call.output is not None):
+        raise click.UsageError("no RECORDINGS to label; without them give --save alone, to keep the classifier")
+    if call.recordings and call.output is None:
         raise click.UsageError("no OUT for the labels; give -o labels.csv")
-    _check_inputs(call)
     if call.suggest_to is not None and call.suggest is None:
         raise click.UsageError(f"--suggest-to {call.suggest_to}: is for --suggest N; give both")
-    call.suggest_to = call.suggest_to or call.output.with_name(f"{call.output.name}.suggestions")
+    _check_inputs(call)
+    if call.suggest is not None and call.output is not None:
+        call.suggest_to = call.suggest_to or call.output.with_name(f"{call.output.name}.suggestions")
+    _check_written(call)
+    if not call.recordings:
+        learn(call, {})
+        return
     form = _check_outputs(call)
     classifier, table, path_of, names, failure = (from_table if _tables(call) else from_audio)(call, form)
     found = predict_table(
@@ -120,7 +139,7 @@ def _tables(call: SimpleNamespace) -> list[str]:
 
 def _check_inputs(call: SimpleNamespace) -> None:
     absent = [x for x in call.recordings if x != "-" and not x.startswith("@") and not os.path.lexists(x)]
-    if not call.examples.exists():
+    if not os.path.exists(call.examples):
         named = ", ".join([f"EXAMPLES {str(call.examples)!r}", *(f"RECORDINGS {x!r}" for x in absent)])
         raise ConfigError(f"{named}: no such file or folder; check the path{'s' if absent else ''}")
     if (tables := _tables(call)) and len(call.recordings) > 1:
@@ -128,24 +147,29 @@ def _check_inputs(call: SimpleNamespace) -> None:
 
 
 def _check_written(call: SimpleNamespace) -> None:
-    """Refuse to write over examples, recordings or any audio, and into the folder of the examples."""
+    """Refuse to write over what is read, any audio or other files, twice in a place, and among the examples."""
     from ..audio.find import AUDIO_SUFFIXES
+    from ..classify.output import check_file
 
-    written = [x for x in (call.output, call.save, call.page, call.stored) if x is not None]
+    stored = call.stored
+    if stored is None and call.output is not None and not _tables(call):
+        stored = call.output.with_name(f"{call.output.name}.embeddings.npy")
+    written = [x for x in (call.output, call.save, call.page, stored, call.suggest_to) if x is not None]
     places = [os.path.realpath(x) for x in written]
     read = [os.path.realpath(x) for x in (call.examples, *call.recordings)]
     for path, place in zip(written, places, strict=True):
         faults = {
-            "is audio": path.is_file() and path.suffix.lower() in AUDIO_SUFFIXES,
+            "is audio": os.path.isfile(path) and path.suffix.lower() in AUDIO_SUFFIXES,
             # Tracks may lie beside their recordings.
-            "is both read and to be written": place in read and not (path.is_dir() and place != read[0]),
+            "is both read and to be written": place in read and not (os.path.isdir(path) and place != read[0]),
             "is to be written twice": places.count(place) > 1,
         }
         if told := [fault for fault, there in faults.items() if there]:
             raise ConfigError(f"{path}: {told[0]}; choose another name")
-    for path in (*written, *([call.suggest_to] if call.suggest_to else [])):
         if call.examples.resolve() in path.resolve().parents:
             raise ConfigError(f"{path}: is within EXAMPLES, whose part it would be next time; choose another place")
+    if call.save is not None:
+        check_file(call.save, "classifier", "mtslvr.classifier")
 
 
 def _check_outputs(call: SimpleNamespace) -> LabelFormat:
@@ -161,7 +185,8 @@ def _check_outputs(call: SimpleNamespace) -> LabelFormat:
         raise ConfigError(f"--embeddings {call.stored}: is for audio; the embeddings of RECORDINGS are there already")
     if call.suggest is not None:
         check_folder(call.suggest_to)
-        if any(os.path.realpath(x) in map(str, call.suggest_to.resolve().parents) for x in call.recordings):
+        place = call.suggest_to.resolve()
+        if any(os.path.realpath(x) in map(str, (place, *place.parents)) for x in call.recordings):
             raise ConfigError(
                 f"{call.suggest_to}: is within RECORDINGS, whose part it would be next time; give --suggest-to"
             )
@@ -193,8 +218,10 @@ def _write(call: SimpleNamespace, form: LabelFormat, found: Found, classifier: C
         events, recordings = counted(len(found.events), "event"), counted(len(found.recordings), "recording")
         say(f"{events} in {recordings}; {call.output} has them")
     if not found.events:
-        lower = "--threshold or --min-duration" if call.min_duration else "--threshold"
-        say(f"nothing is labelled: lower {lower}, try --no-reject, or give more examples; --report shows the scores")
+        remedies = {"lower --threshold": call.threshold, "lower --min-duration": call.min_duration}
+        remedies |= {"try --no-reject": not call.no_reject, "give more examples": True}
+        told = ", or ".join(remedy for remedy, helps in remedies.items() if helps)
+        say(f"nothing is labelled: {told}; --report shows the scores")
     if call.page is not None:
         say(f"making the report {call.page} ...")
         write_file(call.page, page(classifier, found, call.threshold))

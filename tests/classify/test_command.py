@@ -443,10 +443,52 @@ def refused(made, tmp_path):
         (["--format", "audacity", "--per-file"], "a row a recording has no times"),
         (["--report", "page.pdf"], "page.pdf: unknown format '.pdf'"),
         (["--save", "nowhere/x.mtslvr"], "folder 'nowhere' does not exist"),
+        (["--channel", "x"], "--channel x: must be 'mix' or the number of a channel"),
+        (["--hop", "-1"], "--hop -1: must be"),
+        (["--window", "nan"], "--window nan: must be"),
+        (["--suggest", "1", "--suggest-to", ""], "'--suggest-to': a name of 1 to 200 bytes is expected"),
+        (["--save", "x" * 300], "'--save': a name of 1 to 200 bytes is expected"),
+        (["--save", f"{'x' * 300}/x.mtslvr"], "does not exist"),
     ],
 )
-def test_wrong_options(refused, options, told):
-    assert told in refused(*options)
+def test_wrong_options(refused, tmp_path, monkeypatch, options, told):
+    monkeypatch.chdir(tmp_path)
+    said = refused(*options)
+    assert told in said and "embedding the examples" not in said
+
+
+@pytest.mark.parametrize("out", ["", ".", "..", f"{'x' * 300}.csv"])
+@pytest.mark.parametrize("form", ["csv", "audacity"])
+def test_an_output_without_a_name_of_its_own(made, tmp_path, monkeypatch, out, form):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    result = run(made / "examples", made / "nights", "-o", out, "--format", form)
+    assert result.exit_code == 2 and "a name of 1 to 200 bytes is expected" in result.output
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--save", "labels.csv.embeddings.npy"],
+        ["--suggest", "1", "--suggest-to", "labels.csv"],
+        ["--suggest", "1", "--suggest-to", "labels.csv.embeddings.npy"],
+        ["--suggest", "1", "--save", "labels.csv.suggestions"],
+    ],
+)
+def test_two_outputs_of_one_name(refused, tmp_path, options):
+    *options, name = options
+    assert f"{name}: is to be written twice" in refused(*options, tmp_path / "out" / name)
+
+
+@pytest.mark.parametrize(("option", "name"), [("--save", "labels.csv"), ("--report", "notes.html")])
+def test_a_file_of_another_kind_is_not_replaced(done, again, tmp_path, option, name):
+    (tmp_path / name).write_text("file,start,end,label\n")
+    result = run(done[0] / "examples", done[0] / "nights", "-o", tmp_path / "x.csv", option, tmp_path / name)
+    assert result.exit_code == 2 and f"{name}: is there and is no " in result.output, result.output
+    assert (tmp_path / name).read_text() == "file,start,end,label\n" and not (tmp_path / "x.csv").exists()
+    (tmp_path / name).unlink()
+    for _ in range(2):
+        assert again("-o", tmp_path / "x.csv", option, tmp_path / name).exit_code == 0
 
 
 def test_an_output_that_cannot_be_told_or_hold_it(made, refused, tmp_path):

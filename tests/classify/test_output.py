@@ -149,6 +149,17 @@ def test_clips_of_recordings_of_like_or_long_names_are_all_written(tmp_path):
     assert [recording_of(str(clip)) for clip in clips[:4]] == ["a_b", "a_b", "a_b", "_"]
 
 
+def test_an_interrupted_call_leaves_no_clips_at_which_the_next_one_stops(tmp_path):
+    def places():
+        yield Label("a.wav", 0.0, 0.5, "owl", 0.5)
+        raise KeyboardInterrupt
+
+    soundfile.write(tmp_path / "a.wav", np.zeros(16_000), 16_000)
+    with pytest.raises(KeyboardInterrupt):
+        write_clips(places(), {"a.wav": Recording("a.wav", str(tmp_path / "a.wav"), 1.0, 16_000)}, tmp_path / "clips")
+    assert list((tmp_path / "clips").iterdir()) == []
+
+
 def test_suggestions_take_all_recordings_in_turn():
     def doubt(name, margin):
         return Doubt(Label(name, 0.0, 1.0, "owl", 0.5), margin)

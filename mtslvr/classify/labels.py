@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 import os
 import re
@@ -96,7 +97,10 @@ def read_labels(
         return []
     first = text.partition("\n")[0]
     _check_text(path, 1, first)
-    labels = list((_track_rows if _is_track(first) else _table_rows)(path, text, elsewhere))
+    try:
+        labels = list((_track_rows if _is_track(first) else _table_rows)(path, text, elsewhere))
+    except csv.Error as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); close the quote that is left open in it") from None
     if not labels and not empty:
         raise ConfigError(f"{path}: no labels in it; give a table with a line a label")
     places = {file: _place(path, file, elsewhere) for file in dict.fromkeys(label.file for label in labels)}
@@ -113,14 +117,20 @@ def _check_text(path: Path, line: int, text: str) -> None:
 def _place(table: Path, file: str, elsewhere: Elsewhere) -> str:
     """The path of a recording that a table names: beside the table, or one elsewhere whose path ends in the name."""
     beside = table.parent / file
-    if beside.exists():
+    if os.path.exists(beside):
         return str(beside)
     if PurePath(file).is_absolute() or PureWindowsPath(file).is_absolute():  # moved since, or of another machine
-        file = PureWindowsPath(file).name
-        if (table.parent / file).exists():
+        folders, file = PureWindowsPath(file).parts[:-1], PureWindowsPath(file).name
+        if os.path.exists(table.parent / file):
             return str(table.parent / file)
-    parts = PurePath(file).parts
-    found = [x for x in elsewhere.get(parts[-1] if parts else "", ()) if _ends_in(PurePath(x), parts)]
+        found = _in_folders_of(elsewhere.get(file, ()), folders)
+    else:
+        parts = PurePath(file).parts
+        found = [x for x in elsewhere.get(parts[-1] if parts else "", ()) if _ends_in(PurePath(x), parts)]
+        # Of a.wav and b/a.wav in the folder of all recordings, the first is the one that is called a.wav.
+        roots = [PurePath(x).parts[: -len(parts)] for x in found]
+        of_all = [all(other[: len(root)] == root for other in roots) for root in roots]
+        found = list(itertools.compress(found, of_all)) or found
     if len(found) > 1:
         raise ConfigError(f"{table}: {file!r} may be {found[0]} or {found[1]}; give its path")
     if not found and _NO_TEXT.search(file):
@@ -130,6 +140,13 @@ def _place(table: Path, file: str, elsewhere: Elsewhere) -> str:
 
 def _ends_in(path: PurePath, parts: Sequence[str]) -> bool:
     return any(whole.parts[-len(parts) :] == tuple(parts) for whole in (path, path.with_suffix("")))
+
+
+def _in_folders_of(paths: Sequence[str], folders: tuple[str, ...]) -> list[str]:
+    """Those of several paths that are in most of the last ones of these folders."""
+    both = [zip(Path(x).absolute().parts[-2::-1], folders[::-1], strict=False) for x in paths]
+    shared = [sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)) for pairs in both]
+    return [x for x, count in zip(paths, shared, strict=True) if count == max(shared)]
 
 
 def is_track_or_selections(table: Path) -> bool:
@@ -143,7 +160,7 @@ def is_track_or_selections(table: Path) -> bool:
 
 
 def _is_track(line: str) -> bool:
-    parts = line.split("\t")
+    parts = line.replace(",", ".").split("\t")
     try:
         return len(parts) >= 2 and math.isfinite(float(parts[0])) and math.isfinite(float(parts[1]))
     except ValueError:
@@ -165,7 +182,11 @@ def _table_rows(path: Path, text: str, elsewhere: Elsewhere) -> Iterator[Label]:
         has = ", ".join(map(repr, names)) or "none"
         raise ConfigError(f"{path}: its columns are {has}: no column for {', and none for '.join(missing)}")
     start, end = _time_columns(path, names, {file, label, scored})
+    lower = [name.lower() for name in names]
+    if twice := [name for name in (file, label, scored, start, end) if name and lower.count(name.lower()) > 1]:
+        raise ConfigError(f"{path}: has several columns {twice[0]!r}; leave one, or rename the others")
     alone = None if file else _recording_of(path, elsewhere)
+    files = set[str]()
     for row in rows:
         if any(surplus := row.get(None) or ()):
             raise ConfigError(
@@ -176,6 +197,13 @@ def _table_rows(path: Path, text: str, elsewhere: Elsewhere) -> Iterator[Label]:
         if delimiter == ";":  # where numbers may have a decimal comma
             numbers = [number and number.replace(",", ".") for number in numbers]
         *times, score, offset = numbers
+        if file and file.lower().startswith("begin ") and start == RAVEN_BEGIN and not offset:
+            files.add(row[file])
+        if len(files) > 1:
+            raise ConfigError(
+                f"{path}, line {rows.line_num}: a second recording and no {RAVEN_OFFSET!r}, and Raven's times go on "
+                f"over all recordings; add this column in Raven, or where they begin anew in each, call {file!r} 'file'"
+            )
         yield _label(path, rows.line_num, row[file] if file else alone, times, row[label or ""], score, offset)
 
 
@@ -215,16 +243,15 @@ def _track_rows(path: Path, text: str, elsewhere: Elsewhere) -> Iterator[Label]:
         start, end, label, *_ = (*line.split("\t"), "", "")
         scored = _SCORED.fullmatch(label)
         name, score = scored.groups() if scored else (label, None)
-        yield _label(path, number, recording, [start, end], name, score)
+        yield _label(path, number, recording, [start.replace(",", "."), end.replace(",", ".")], name, score)
 
 
 def _recording_of(table: Path, elsewhere: Elsewhere) -> str:
     """The recording that a table is of which names none: the one of its name."""
     stem = table.name.split(".Table.")[0] if ".Table." in table.name else table.stem
     beside = [p for p in sorted(table.parent.glob("*")) if stem in (p.stem, p.name)]
-    found = [p.name for p in beside if p.suffix.lower() in AUDIO_SUFFIXES] or elsewhere.get(stem, ())
-    if len(found) > 1:  # those in a folder of the same name
-        found = [x for x in found if Path(x).parent.name == table.parent.name] or found
+    found = [p.name for p in beside if p.suffix.lower() in AUDIO_SUFFIXES]
+    found = found or _in_folders_of(elsewhere.get(stem, ()), table.absolute().parent.parts)
     if len(found) != 1:
         told = f"{len(found)} recordings" if found else "no recording"
         raise ConfigError(

@@ -75,8 +75,8 @@ def test_an_audacity_track_is_of_the_recording_beside_it(tmp_path, recording):
         (recording.path, 0.5, 1.25, "owl", 0.9),
         (recording.path, 3.0, 4.0, "two words", 0.75),
     ]
-    [by_hand] = read(tmp_path, "a.txt", "1.0\t2.0\towl 2\n")
-    assert (by_hand.label, by_hand.score) == ("owl 2", 1.0)
+    [by_hand] = read(tmp_path, "a.txt", "1,0\t2,5\towl 2, far\n")
+    assert (by_hand.start, by_hand.end, by_hand.label, by_hand.score) == (1.0, 2.5, "owl 2, far", 1.0)
 
 
 def test_names_and_labels_of_any_characters_are_read_as_they_were_written(tmp_path):
@@ -101,6 +101,30 @@ def test_a_track_in_a_folder_is_of_the_recording_in_a_folder_of_that_name(tmp_pa
     (tmp_path / "b" / "x.txt").write_text(audacity_text(LABELS[:1]))
     [label] = read_labels(tmp_path / "b" / "x.txt", by_name(["nights/a/x.wav", "nights/b/x.wav"]))
     assert label.file == "nights/b/x.wav"
+
+
+def test_of_recordings_with_one_name_that_in_the_folders_of_the_table_is_meant(tmp_path):
+    given = by_name([f"rec/{site}/day1/a.wav" for site in ("s1", "s2")])
+    for site in ("s1", "s2"):
+        table = tmp_path / site / "day1" / "a.txt"
+        table.parent.mkdir(parents=True)
+        table.write_text(audacity_text(LABELS[:1]))
+        assert [x.file for x in read_labels(table, given)] == [f"rec/{site}/day1/a.wav"]
+        moved = tmp_path / "moved.csv"
+        moved.write_text(f"file,label\n/gone/{site}/day1/a.wav,owl\n")
+        assert [x.file for x in read_labels(moved, given)] == [f"rec/{site}/day1/a.wav"]
+    (tmp_path / "a.txt").write_text(audacity_text(LABELS[:1]))
+    with pytest.raises(ConfigError, match=r"a\.txt: names no recording, and 2 recordings of the name 'a'"):
+        read_labels(tmp_path / "a.txt", given)
+
+
+def test_a_name_is_that_of_the_recording_which_has_it_from_the_folder_of_all_on(tmp_path):
+    long = "x" * 300  # longer than names of files can be
+    (tmp_path / "t.csv").write_text(f"file,label\na.wav,owl\ns2/a.wav,fox\n{long},owl\n")
+    found = read_labels(tmp_path / "t.csv", by_name(["rec/s2/a.wav", "rec/a.wav", "rec/s1/s2/a.wav"]))
+    assert [x.file for x in found] == ["rec/a.wav", "rec/s2/a.wav", str(tmp_path / long)]
+    with pytest.raises(ConfigError, match=r"'a\.wav' may be s1/a\.wav or s2/x/a\.wav; give its path"):
+        read_labels(tmp_path / "t.csv", by_name(["s1/a.wav", "s2/x/a.wav"]))
 
 
 def test_a_raven_table_names_its_recordings_in_the_order_of_time(tmp_path):
@@ -142,6 +166,15 @@ def test_recordings_of_another_machine_are_found_by_their_names(tmp_path, record
         ("file,label\na.wav,\n", "line 2: no label"),
         ("file,start,end,label\na.wav,1,5,2,5,owl\n", "line 2: 6 fields under 4 columns; put labels with commas in"),
         ("file,label\n", "no labels in it"),
+        (
+            "file,start,end,label,Label\na.wav,1,2,owl,fox\n",
+            "has several columns 'label'; leave one, or rename the others",
+        ),
+        ('file,label\na.wav,"' + "x" * 140_000, "larger than field limit (131072)); close the quote that is left open"),
+        (
+            "Begin Time (s)\tEnd Time (s)\tBegin File\tLabel\n1\t2\ta.wav\towl\n11\t12\tb.wav\towl\n",
+            "line 3: a second recording and no 'File Offset (s)', and Raven's times go on over all",
+        ),
         ("1.0\t2.0\towl\n", "names no recording, and no recording of the name"),
     ],
 )

@@ -185,6 +185,39 @@ def test_similar_refuses_other_weights(folder, tmp_path):
     assert missing.exit_code == 2 and "nowhere.wav: no such file" in missing.output
 
 
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        ({"model": 3}, "its 'model' is 3"),
+        ({"model_sha256": 7}, "its 'model_sha256' is 7"),
+        ({"layer": "x"}, "'x' is not a valid Layer"),
+        ({"features": None}, "None is not a valid Features"),
+        ({"hop_seconds": "x"}, "its 'hop_seconds' is 'x'"),
+        ({"window_seconds": None}, "its 'window_seconds' is None"),
+        ({"window_seconds": float("nan")}, "its 'window_seconds' is nan"),
+        ({"encoder": 3}, "its 'encoder' is 3"),
+        ({"encoder": {"frontend": 3}}, "its 'frontend' is 3"),
+    ],
+)
+def test_damaged_settings_are_told_in_one_sentence(folder, tmp_path, damage, told):
+    found = read_table(folder / "x.npz")
+    columns = {"embeddings": found.embeddings, "paths": found.paths, "start": found.start, "end": found.end}
+    np.savez(tmp_path / "x.npz", **columns, settings=json.dumps({**found.settings, **damage}))
+    for command in (("similar", tmp_path / "x.npz", "q.wav"), ("classify", folder, tmp_path / "x.npz", "-o", "x.csv")):
+        result = run(*command)
+        assert result.exit_code == 2 and f"x.npz: not embeddings ({told}); write them with" in result.output
+
+
+def test_rows_that_are_of_no_file_are_not_labelled(folder, tmp_path):
+    found = read_table(folder / "x.npz")
+    times = {"start": found.start, "end": found.end, "settings": json.dumps(found.settings)}
+    for name in ("", ".", "..", "/", "a\0b"):
+        names = np.array([name, *found.paths[1:]])
+        np.savez(tmp_path / "x.npz", embeddings=found.embeddings, paths=names, **times)
+        result = run("classify", folder, tmp_path / "x.npz", "-o", tmp_path / "t", "--format", "audacity")
+        assert result.exit_code == 2 and "which is no name of a file; embed it again" in result.output
+
+
 @pytest.mark.parametrize("command", [("similar", "q.wav"), ("plot", "-o", "map.png")])
 def test_files_that_are_no_embeddings_or_of_a_later_version(folder, tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
@@ -194,6 +227,10 @@ def test_files_that_are_no_embeddings_or_of_a_later_version(folder, tmp_path, mo
     assert result.exit_code == 2 and "x.npz: not embeddings" in result.output and "mtslvr-embed" in result.output
     absent = run(name, "absent.npz", *rest)
     assert absent.exit_code == 2 and "absent.npz: no such file; check the path" in absent.output
+    np.save("open.npy", np.ones((2, 3)))
+    (tmp_path / "open.npy.index.csv").write_text('row,file,start,end\n0,"' + "a" * 140_000)
+    quote = run(name, "open.npy", *rest)
+    assert quote.exit_code == 2 and "open.npy: not embeddings (field larger than field limit" in quote.output
     columns = {"embeddings": np.ones((2, 3)), "paths": ["a", "b"], "start": [0, 0], "end": [1, 1]}
     np.savez("later.npz", **columns, settings=json.dumps({"format_version": 2, "mtslvr": "9.9"}))
     later = run(name, "later.npz", *rest)

@@ -28,6 +28,10 @@ SHARES = {
 # and no worse with fewer.
 INVERSE_PENALTY = 100.0
 _TEMPERATURES = np.geomspace(0.1, 10.0, 41)
+FIGURES = {
+    "classes": dict, "recordings": int, "features": str, "reason": str, "candidates": list, "confusion": list,
+    "doubtful": list,
+}  # fmt: skip
 _MOST_FOLDS = 20
 _MOST_DOUBTFUL = 20
 _MOST_ROWS = 400  # of the examples that the choice is measured on

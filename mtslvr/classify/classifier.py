@@ -20,9 +20,9 @@ from ..errors import ConfigError
 from ..nn.encoder import Encoder
 from ..run.files import atomic, resolve
 from ..run.state import DEFAULTS
-from ..run.table import EmbeddingTable
+from ..run.table import SETTINGS, EmbeddingTable, check_types
 from ..search import table_encoder
-from .choose import Float64, Int64, choose, figures, fit_linear, softmax, unit_rows
+from .choose import FIGURES, Float64, Int64, choose, figures, fit_linear, softmax, unit_rows
 from .events import EventConfig, find_events
 from .examples import Examples, PathLike, class_names, collect, invariant_width, is_negative
 from .labels import Label
@@ -33,7 +33,8 @@ FORMAT_VERSION = 1
 _MOST_ROWS = 3000  # of the examples: time grows with their third power
 _BLOCK = 4096  # windows at once
 _KEY = "mtslvr.classifier"
-_ABOUT = ("classes", "share", "temperature", "least_similarity", "settings", "figures")
+_NUMBERS = dict.fromkeys(("share", "temperature", "least_similarity"), float)
+_ABOUT: Mapping[str, Any] = {"classes": list, **_NUMBERS, "settings": dict, "figures": FIGURES}
 _ARRAYS = ("weights", "means", "silence")
 _SILENT = 1 - 1e-5  # cosine to the embedding of silence from which a window is taken for it
 
@@ -187,9 +188,8 @@ class Classifier:
             theirs, ours = (each.get(key, DEFAULTS.get(key)) for each in (settings, self.settings))
             if theirs != ours:
                 if key == "model_sha256":
-                    theirs, ours = (
-                        f"{x.get('model')} (sha256 {str(x.get(key))[:12]})" for x in (settings, self.settings)
-                    )
+                    named = [f"{x.get('model')} (sha256 {str(x.get(key))[:12]})" for x in (settings, self.settings)]
+                    theirs, ours = named
                 raise ConfigError(
                     f"{name}: made with {key.removesuffix('_sha256')}={theirs}, and the classifier with {ours}; embed "
                     "the recordings anew, or make the classifier with the settings of these embeddings"
@@ -215,19 +215,36 @@ class Classifier:
         """Read what `save` wrote.
 
         Raises:
-            ConfigError: missing, another kind of file, or of a later version.
+            ConfigError: missing, another kind of file, damaged, or of a later version.
         """
         try:
             with safe_open(os.fspath(path), "numpy") as file:
                 about = json.loads((file.metadata() or {})[_KEY])
                 arrays = {name: file.get_tensor(name) for name in _ARRAYS}
-            version = about["format_version"]
-            if version == FORMAT_VERSION:
-                values = {name: about[name] for name in _ABOUT}
-                return cls(**arrays, **{**values, "classes": tuple(values["classes"])})
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise ConfigError(f"{path}: not a classifier ({error}); write one with mtslvr classify --save") from None
-        raise ConfigError(f"{path}: in format {version}, and this reads {FORMAT_VERSION}; upgrade mtslvr")
+        try:
+            check_types(about, {"format_version": int}, whole=True)
+            if (version := about["format_version"]) != FORMAT_VERSION:
+                raise ConfigError(f"{path}: in format {version}, and this reads {FORMAT_VERSION}; upgrade mtslvr")
+            check_types(about, _ABOUT, whole=True)
+            check_types(about["settings"], SETTINGS)
+            _check_numbers(about, arrays)
+        except ValueError as error:
+            raise ConfigError(f"{path}: a damaged classifier ({error}); make it anew") from None
+        return cls(**arrays, **{name: about[name] for name in _ABOUT} | {"classes": tuple(about["classes"])})
+
+
+def _check_numbers(about: Mapping[str, Any], arrays: Mapping[str, Float32]) -> None:
+    """Raise a ValueError where names and numbers cannot be those of one classifier."""
+    names, width = about["classes"], arrays["silence"].size
+    if set(map(type, names)) != {str}:
+        raise ValueError(f"its classes are {names!r:.60}")
+    shapes = (width + 1, len(names)), (sum(not is_negative(name) for name in names), width), (width,)
+    fitting = all(arrays[name].shape == shape for name, shape in zip(_ARRAYS, shapes, strict=True))
+    fitting = fitting and all(np.isfinite(array).all() for array in arrays.values())
+    if not (fitting and 0 <= about["share"] <= 1 and about["temperature"] > 0):
+        raise ValueError("numbers out of their range, or others than its classes have")
 
 
 @functools.lru_cache(maxsize=2)

@@ -53,6 +53,8 @@ def from_table(call: SimpleNamespace, form: LabelFormat) -> Windows:
     if table.settings["pool"] != "none":
         raise ConfigError(f"{source}: has a row a file; write a row a window with mtslvr-embed --pool none")
     names = list(dict.fromkeys(table.paths))
+    if nameless := [name for name in names if "\0" in name or Path(name).name in ("", "..")]:
+        raise ConfigError(f"{source}: has rows of {nameless[0]!r}, which is no name of a file; embed it again")
     check_labels_kept(call.output, form, names, overwrite=call.overwrite)
     for option in _STORED:
         _check_given(call, option, table.settings, source)

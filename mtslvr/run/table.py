@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import enum
 import json
 import os
 import re
 import sys
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..config import Features, Layer
 from ..errors import ConfigError
 from .files import INDEX, META, sidecar
 
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 KEYS = ("embeddings", "paths", "start", "end", "settings")
+SETTINGS = {
+    "model": str, "model_sha256": str, "features": Features, "layer": Layer, "window_seconds": float,
+    "hop_seconds": float, "encoder": {"frontend": {"sample_rate": float}},
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +104,7 @@ def read_table(path: str | os.PathLike[str]) -> EmbeddingTable:
             raise ValueError(f"embeddings {table.embeddings.shape} of {len(table.paths)} rows")
         if table.embeddings.dtype.kind != "f" or not {str}.issuperset(map(type, table.paths)):
             raise ValueError(f"embeddings of type {table.embeddings.dtype}, names {table.paths[:1]}")
+        check_types(table.settings, SETTINGS)
         if not np.all((table.start >= 0) & (table.end >= table.start) & (table.end < np.inf)):
             raise ValueError("a start or an end that is no time in seconds")
     except ConfigError:
@@ -113,8 +120,29 @@ def read_table(path: str | os.PathLike[str]) -> EmbeddingTable:
 
 
 _UNREADABLE = (
-    OSError, EOFError, KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration, zipfile.BadZipFile
+    OSError, EOFError, KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration, zipfile.BadZipFile,
+    csv.Error, RecursionError,
 )  # fmt: skip
+
+
+def check_types(found: Any, kind: Any, name: str = "settings", *, whole: bool = False) -> None:
+    """Raise a ValueError where JSON is not of a kind: a type, float being any finite number, an enum, or named fields.
+
+    Fields may be missing unless it is to be whole.
+    """
+    if isinstance(kind, Mapping):
+        check_types(found, dict, name)
+        for key in kind:
+            if key in found:
+                check_types(found[key], kind[key], key, whole=whole)
+            elif whole:
+                raise ValueError(f"no {key}")
+    elif issubclass(kind, enum.Enum):
+        kind(found)
+    elif not isinstance(found, (int, float) if kind is float else kind) or (
+        kind is float and (isinstance(found, bool) or not abs(found) <= sys.float_info.max)
+    ):
+        raise ValueError(f"its {name!r} is {found!r:.60}")
 
 
 def _reader(path: Path) -> Callable[[Path], EmbeddingTable]:

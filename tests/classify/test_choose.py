@@ -1,7 +1,11 @@
 """Features chosen by examples, and the classifier that is made with them."""
 
+import json
+
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from mtslvr.classify import Classifier
 from mtslvr.errors import ConfigError
@@ -134,6 +138,38 @@ def test_another_file_is_no_classifier(tmp_path):
         Classifier.load(tmp_path / "x.mtslvr")
     with pytest.raises(ConfigError, match=r"missing\.mtslvr: not a classifier"):
         Classifier.load(tmp_path / "missing.mtslvr")
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    {
+        "classes": [[], ["up"], "abcd", [1, 2, 3]],
+        "share": ["x", None, 7, True],
+        "temperature": ["x", -1, 0, float("nan")],
+        "least_similarity": ["x", None],
+        "figures": [None, {}, []],
+        "settings": [
+            [], None, "x", {"window_seconds": "x"}, {"hop_seconds": None}, {"layer": "x"}, {"layer": 3},
+            {"features": None}, {"model": 3}, {"encoder": {"frontend": 3}},
+        ],
+        "format_version": ["1", None],
+        "weights": [np.zeros(17), np.zeros((16, 3)), np.full((17, 3), np.nan)],
+        "means": [np.zeros((3, 15)), np.full((3, 16), np.inf)],
+        "silence": [np.full(16, np.nan)],
+    }.items(),
+)  # fmt: skip
+def test_a_damaged_classifier_is_told_in_one_sentence(tmp_path, name, values):
+    path = tmp_path / "x.mtslvr"
+    Classifier.fit(*table(n=6)).save(path)
+    with safe_open(path, "numpy") as file:
+        arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # a file is no mapping
+        [(key, header)] = file.metadata().items()
+    about = json.loads(header)
+    for value in values:
+        changed = {name: value.astype(np.float32)} if name in arrays else {}
+        save_file({**arrays, **changed}, path, {key: json.dumps(about if changed else {**about, name: value})})
+        with pytest.raises(ConfigError, match=r"x\.mtslvr: a damaged classifier \(.*\); make it anew"):
+            Classifier.load(path)
 
 
 def test_what_cannot_be_learned_from_is_said():

@@ -110,6 +110,8 @@ def similar(
     if not parsed:
         raise ConfigError("no queries; give at least one sound")
     for query in parsed:
+        if os.path.isdir(query.path):
+            raise AudioError(f"{query.path}: a query is a sound, and this is a folder; give files in it")
         if query.start is None:
             channel = channel_of(query.path, found.settings.get("channel", "mix"))
             _check_sound(query.path, iter_blocks(query.path, 16_000, excerpt=Excerpt(channel)), 16_000)

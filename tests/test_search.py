@@ -94,6 +94,7 @@ def test_a_query_in_which_nothing_can_be_heard_is_refused(folder, tmp_path):
     for query, told in (
         ("silent.wav", "silent.wav: a silent query; give one with a sound"),
         ("a.wav:0-0.4", "a.wav:0-0.4: a silent query"),
+        ("", "a query is a sound, and this is a folder; give files in it"),
         ("short.wav", "short.wav: a query of 0.050 s; give one of at least 0.1 s"),
         ("a.wav:0.5-0.55", "a.wav:0.5-0.55: a query of 0.050 s"),
     ):

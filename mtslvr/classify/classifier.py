@@ -224,7 +224,7 @@ class Classifier:
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise ConfigError(f"{path}: not a classifier ({error}); write one with mtslvr classify --save") from None
         try:
-            check_types(about, {"format_version": int}, whole=True)
+            check_types(about, {"format_version": int}, "header", whole=True)
             if (version := about["format_version"]) != FORMAT_VERSION:
                 raise ConfigError(f"{path}: in format {version}, and this reads {FORMAT_VERSION}; upgrade mtslvr")
             check_types(about, _ABOUT, whole=True)

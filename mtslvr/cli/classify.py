@@ -134,7 +134,8 @@ def classify_command(**options: Any) -> None:
 
 
 def _tables(call: SimpleNamespace) -> list[str]:
-    return [x for x in call.recordings if Path(x).suffix.lower() in _TABLES and not os.path.isdir(x)]
+    named = [x for x in call.recordings if Path(x).suffix.lower() in _TABLES and not x.startswith("@")]
+    return [x for x in named if not os.path.isdir(x)]
 
 
 def _check_inputs(call: SimpleNamespace) -> None:

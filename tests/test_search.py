@@ -233,7 +233,7 @@ def test_files_that_are_no_embeddings_or_of_a_later_version(folder, tmp_path, mo
     quote = run(name, "open.npy", *rest)
     assert quote.exit_code == 2 and "open.npy: not embeddings (field larger than field limit" in quote.output
     columns = {"embeddings": np.ones((2, 3)), "paths": ["a", "b"], "start": [0, 0], "end": [1, 1]}
-    np.savez("later.npz", **columns, settings=json.dumps({"format_version": 2, "mtslvr": "9.9"}))
+    np.savez("later.npz", **columns, settings=json.dumps({"format_version": 2, "mtslvr": "9.9", "layer": "new"}))
     later = run(name, "later.npz", *rest)
     assert later.exit_code == 2 and "written by mtslvr 9.9 in format 2" in later.output
     assert not (tmp_path / "map.png").exists()

@@ -104,6 +104,10 @@ def read_table(path: str | os.PathLike[str]) -> EmbeddingTable:
             raise ValueError(f"embeddings {table.embeddings.shape} of {len(table.paths)} rows")
         if table.embeddings.dtype.kind != "f" or not {str}.issuperset(map(type, table.paths)):
             raise ValueError(f"embeddings of type {table.embeddings.dtype}, names {table.paths[:1]}")
+        version = table.settings.get("format_version", 0)
+        if not isinstance(version, int) or version > FORMAT_VERSION:
+            by = f"written by mtslvr {table.settings.get('mtslvr', '?')} in format {version}"
+            raise ConfigError(f"{path}: {by}, and this reads up to {FORMAT_VERSION}; upgrade mtslvr")
         check_types(table.settings, SETTINGS)
         if not np.all((table.start >= 0) & (table.end >= table.start) & (table.end < np.inf)):
             raise ValueError("a start or an end that is no time in seconds")
@@ -112,10 +116,6 @@ def read_table(path: str | os.PathLike[str]) -> EmbeddingTable:
     except _UNREADABLE as error:
         said = f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
         raise ConfigError(f"{path}: not embeddings ({said}); write them with mtslvr-embed") from error
-    version = table.settings.get("format_version", 0)
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        by = f"written by mtslvr {table.settings.get('mtslvr', '?')} in format {version}"
-        raise ConfigError(f"{path}: {by}, and this reads up to {FORMAT_VERSION}; upgrade mtslvr")
     return table
 
 

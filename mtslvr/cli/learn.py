@@ -154,14 +154,9 @@ def learn(call: SimpleNamespace, stored: Mapping[str, Any], recordings: Iterable
 
     `recordings` are the paths of those to be labelled, which tables of examples may name.
     """
-    from ..audio.load import Excerpt
-    from ..audio.windows import iter_windows
     from ..classify import Classifier
     from ..classify.classifier import fit_examples
 
-    window, hop = (1.0 if given is None else given for given in (call.window, call.hop))
-    next(iter_windows([], window, hop, 16_000), None)  # raises for values outside their range, as the next line does
-    Excerpt("mix" if call.channel is None else call.channel)
     if _is_classifier(call.examples):
         classifier = Classifier.load(call.examples)
         _check_given(call, "window", classifier.settings, call.examples)

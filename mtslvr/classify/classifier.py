@@ -32,7 +32,7 @@ Float32 = npt.NDArray[np.float32]
 FORMAT_VERSION = 1
 _MOST_ROWS = 3000  # of the examples: time grows with their third power
 _BLOCK = 4096  # windows at once
-_KEY = "mtslvr.classifier"
+HEADER_KEY = "mtslvr.classifier"  # of the header of a stored one
 _NUMBERS = dict.fromkeys(("share", "temperature", "least_similarity"), float)
 _ABOUT: Mapping[str, Any] = {"classes": list, **_NUMBERS, "settings": dict, "figures": FIGURES}
 _ARRAYS = ("weights", "means", "silence")
@@ -203,7 +203,7 @@ class Classifier:
             ConfigError: the file cannot be written.
         """
         about = {name: getattr(self, name) for name in _ABOUT}
-        header = {_KEY: json.dumps({"format_version": FORMAT_VERSION, **about})}
+        header = {HEADER_KEY: json.dumps({"format_version": FORMAT_VERSION, **about})}
         try:
             with atomic(resolve(Path(path))) as file:  # what was there stays until the new one is whole
                 file.write(save({name: getattr(self, name) for name in _ARRAYS}, header))
@@ -219,7 +219,7 @@ class Classifier:
         """
         try:
             with safe_open(os.fspath(path), "numpy") as file:
-                about = json.loads((file.metadata() or {})[_KEY])
+                about = json.loads((file.metadata() or {})[HEADER_KEY])
                 arrays = {name: file.get_tensor(name) for name in _ARRAYS}
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise ConfigError(f"{path}: not a classifier ({error}); write one with mtslvr classify --save") from None

@@ -150,6 +150,7 @@ def _check_inputs(call: SimpleNamespace) -> None:
 def _check_written(call: SimpleNamespace) -> None:
     """Refuse to write over what is read, any audio or other files, twice in a place, and among the examples."""
     from ..audio.find import AUDIO_SUFFIXES
+    from ..classify.classifier import HEADER_KEY
     from ..classify.output import check_file
 
     stored = call.stored
@@ -170,7 +171,7 @@ def _check_written(call: SimpleNamespace) -> None:
         if call.examples.resolve() in path.resolve().parents:
             raise ConfigError(f"{path}: is within EXAMPLES, whose part it would be next time; choose another place")
     if call.save is not None:
-        check_file(call.save, "classifier", "mtslvr.classifier")
+        check_file(call.save, "classifier", HEADER_KEY)
 
 
 def _check_outputs(call: SimpleNamespace) -> LabelFormat:

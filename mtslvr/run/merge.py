@@ -56,7 +56,8 @@ def merge(
     """
     chosen, target = parse_format(output, form), resolve(output, writable=True)
     if target.exists() and not overwrite:
-        raise ConfigError(f"{output}: exists; choose another name, or replace it with --overwrite")
+        remedy = "choose another name, or replace it with --overwrite; OUT comes before the parts"
+        raise ConfigError(f"{output}: exists; {remedy}")
     if (state_folder(target) / STATE).exists() and not overwrite:
         remedy = "choose another name, or forget what it has finished with --overwrite"
         raise ConfigError(f"{output}: begun by a run of mtslvr-embed that left {state_folder(target).name}; {remedy}")

@@ -59,7 +59,13 @@ def imports(path):
 def fresh(code):
     """The JSON that `code` prints in a new interpreter, which says nothing else."""
     done = subprocess.run(
-        [sys.executable, "-W", "error::DeprecationWarning:mtslvr", "-c", code],
+        # Torch 2.4 warns of itself.
+        [
+            sys.executable,
+            *("-W", "error::DeprecationWarning:mtslvr", "-W", "ignore::FutureWarning:torch._export.utils"),
+            "-c",
+            code,
+        ],
         capture_output=True,
         text=True,
         timeout=120,

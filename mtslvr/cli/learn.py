@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ConfigError
 from .common import EXIT_SOME_FAILED, Failure, counted, echo
-from .measuring import warnings_as_lines
 from .run import Run, Weights, find_inputs
 from .summary import Report
 
@@ -185,11 +184,10 @@ def _collect(call: SimpleNamespace, stored: Mapping[str, Any], recordings: Itera
         echo(f"embedding the examples in {call.examples} ...", err=True)
     model = call.model or stored.get("model")
     try:
-        with warnings_as_lines():
-            return collect(
-                call.examples, None, model, window, hop, call.device, features=features, layer=layer,
-                channel=channel, recordings=recordings,
-            )  # fmt: skip
+        return collect(
+            call.examples, None, model, window, hop, call.device, features=features, layer=layer,
+            channel=channel, recordings=recordings,
+        )  # fmt: skip
     except ConfigError as error:
         summary, *faults = str(error).split("\n")
         for fault in faults:

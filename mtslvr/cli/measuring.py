@@ -13,7 +13,6 @@ import click
 from ..errors import ConfigError
 from ..run.files import atomic, guarded, resolve, wrong_suffix
 from .common import FC, PATH
-from .common import warnings_as_lines as warnings_as_lines
 
 OUTPUTS = (".json", ".csv", ".md", ".txt")  # of results
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..run.state import FileEntry
 
 _EVERY = 10.0  # seconds between lines where stderr is no terminal
+_BATCH = 0.05  # seconds within which all files of a batch are told
 
 
 @dataclass
@@ -83,7 +84,8 @@ class Progress:
             self._left[suffix] += max(file.size, 0)
         self._started = time.monotonic()
         self._due = self._started + _EVERY
-        self._begun: tuple[float, float] | None = None  # time and seconds of audio once the first batch is done
+        self._first = 0.0  # when the first batch was told
+        self._begun = (0.0, 0.0)  # the time and seconds of audio when all of it was told
         self._said = self._told = ""
         self._bar: Any = None
         if not quiet and sys.stderr.isatty():
@@ -105,12 +107,15 @@ class Progress:
             self._files, self._within = self._files + 1, 0.0
         now = time.monotonic()
         speed = self._seconds / max(now - self._started, 1e-6)
-        self._begun = self._begun or (now, self._seconds)
+        self._first = self._first or now
+        if now - self._first < _BATCH:
+            self._begun = now, self._seconds
         # Without the start, which is slow: of the first batch nothing is concluded.
         further = (self._seconds - self._begun[1]) / max(now - self._begun[0], 1e-6)
         rates = {suffix: known / size for suffix, (known, size) in self._known.items() if self._left[suffix]}
         left = max(sum(rate * self._left[suffix] for suffix, rate in rates.items()) - self._within, 0)
-        told = f", {clock(left / further)} left" if further and all(rates.values()) else ""
+        foreseen = all(rates.values()) and (further > 0 or not left)
+        told = f", {clock(left / further if left else 0)} left" if foreseen else ""
         self._said = f"{speed:.1f} times real time{told}"
         if self._bar is not None:
             self._bar.set_postfix_str(self._said, refresh=False)

@@ -22,7 +22,7 @@ NONE = "none"
 @click.option("--clips", type=int, help="Clips to measure on.  [default: 4096]")
 @click.option("--crop-seconds", type=float, help="Length of the crops of these clips, in seconds.  [default: 2.5]")
 @click.option("--source-balance", type=float, help="0 draws every clip alike often, 1 every source.  [default: 0.5]")
-@click.option("--variant-scale", type=float, help="Length of variant over invariant embeddings.  [default: 1]")
+@click.option("--variant-scale", type=float, help="Length of variant over invariant embeddings.  [default: 0.35]")
 @click.option(
     "--spectral-statistics/--no-spectral-statistics",
     default=None,

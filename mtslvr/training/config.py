@@ -49,7 +49,9 @@ class HeadsConfig:
     power: float = 1.0  # 0 only rotates, 1 makes crops of a clip differ alike in every direction
     ridge: float = 1.0  # added to each variance within clips, as a share of their mean
     variant_ridge: float = 0.1  # the same for the variant head
-    variant_scale: float = 1.0  # how long variant embeddings are over invariant ones, so how much they count in concat
+    # Length of variant over invariant embeddings, so how much they count in concat. With 1.0 concat is far behind the
+    # invariant half on single examples of sounds and digits.
+    variant_scale: float = 0.35
     spectral_statistics: bool = True  # the variant head of two paths reads them, too, see `EncoderConfig`
     # What the heads read, see `EncoderConfig`; None is what they read in training.
     invariant_rows: Rows | None = field(default_factory=lambda: Rows((2, 4), (1, 3)))

@@ -48,7 +48,7 @@ from model_card import EvalSet
 from model_card import table as markdown
 
 import mtslvr
-from mtslvr.cli.whiten import changes, whiten_command
+from mtslvr.cli.train import changes, whiten_command
 from mtslvr.fewshot import EpisodeConfig, evaluate, read_set
 from mtslvr.fewshot.features import extract_features
 from mtslvr.run.machine import environment

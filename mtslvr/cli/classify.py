@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import ConfigError
-from .common import PATH, Command, counted, echo, embedding_options
+from .common import EMBEDDING, PATH, Command, counted, echo
 from .learn import from_audio, from_table, learn
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ _OUT = _Named()
     metavar="DIR",
     help="Where the recordings of an embeddings file are now.  [default: where they were embedded]",
 )
-@embedding_options
+@EMBEDDING
 @click.option("--overwrite", is_flag=True, help="Embed everything anew, and write over labels changed since.")
 @click.option("-q", "--quiet", is_flag=True, help="Errors only.")
 def classify_command(**options: Any) -> None:

@@ -42,12 +42,28 @@ def channel(text: str) -> int | str:
     return int(text) if text.isdecimal() else text
 
 
-_EMBEDDING = (
+def options(*options: Callable[[FC], FC]) -> Callable[[FC], FC]:
+    """Several options at once."""
+
+    def add(command: FC) -> FC:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ...")
+LAYER = choice(
+    "--layer", ["head", "pooled"], "Read after the linear head (500 a task) or before it (512 as published)."
+)
+# Of every command that embeds recordings; channel and dtype are None where they are not given.
+EMBEDDING = options(
     click.option("--model", help="Bundled name, checkpoint folder or hub id.  [default: the bundled weights]"),
     click.option(
         "--channel", type=channel, metavar="mix|N", help="Of channels: their mean, or one, from 0.  [default: mix]"
     ),
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 ..."),
+    DEVICE,
     click.option(
         "--dtype",
         type=click.Choice(["float32", "bfloat16"]),
@@ -58,13 +74,6 @@ _EMBEDDING = (
     choice("--on-error", ["skip", "stop"], "Go on after a file that cannot be read, or end there."),
     choice("--on-truncated", ["embed", "error"], "Embed what is there of a recording cut short, or call it broken."),
 )
-
-
-def embedding_options(command: FC) -> FC:
-    """The options of every command that embeds recordings; channel and dtype are None where they are not given."""
-    for option in reversed(_EMBEDDING):
-        command = option(command)
-    return command
 
 
 def printable(line: str) -> str:

@@ -1,13 +1,15 @@
-"""`mtslvr-embed` (also `mtslvr embed`): files and folders of audio to one output of embeddings; next: `run`."""
+"""`mtslvr-embed` (also `mtslvr embed`) and `mtslvr merge`: audio to one output of embeddings; next: `run`."""
 
 from __future__ import annotations
 
+import glob
+import os
 from types import SimpleNamespace
 from typing import Any
 
 import click
 
-from .common import FORMATS, Command, check_stdout, choice, embedding_options
+from .common import EMBEDDING, FORMATS, LAYER, Command, check_stdout, choice, counted, echo
 from .process import embed as main  # noqa: F401  # the program
 from .run import Run, Weights, find_inputs
 from .summary import Report
@@ -33,11 +35,11 @@ Exit codes: 0 every file embedded, 1 some files failed and the rest is written, 
     ["concat", "invariant", "variant"],
     "Both, invariant (contrastive) or variant (augmentation prediction).",
 )
-@choice("--layer", ["head", "pooled"], "Read after the linear head (500 a task) or before it (512 as published).")
+@LAYER
 @click.option("--window", type=float, metavar="SECONDS", help="Length of a window.  [default: the model's, 5]")
 @click.option("--hop", type=float, metavar="SECONDS", help="From one window to the next.  [default: the window]")
 @choice("--pool", ["mean", "none"], "One row a file (mean over windows) or one row a window.")
-@embedding_options
+@EMBEDDING
 @click.option(
     "--shard", metavar="I/N",
     help="Embed part I of N of the files only, into OUT-0000I-of-0000N; slurm takes both from a Slurm job. "
@@ -84,3 +86,33 @@ def embed_command(inputs: tuple[str, ...], output: str, form: str | None, shard:
     found = find_inputs(inputs, call.stdin, report)
     weights = Weights(call.model, call.device, call.dtype or "float32")
     Run(weights, config, chosen, call.overwrite, call.on_truncated == "error", report).start(found)
+
+
+@click.command("merge", cls=Command, short_help="Join the outputs of mtslvr-embed --shard.")
+@click.argument("output", metavar="OUT", type=click.Path())
+@click.argument("parts", nargs=-1, metavar="PART...", type=click.Path())
+@click.option("--format", "form", type=FORMATS, help="[default: the suffix of OUT]")
+@click.option("--allow-missing", is_flag=True, help="Go on without shards that are missing or were interrupted.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT.")
+@click.option("-q", "--quiet", is_flag=True, help="No summary; errors only.")
+def merge_command(
+    output: str, parts: tuple[str, ...], form: str | None, allow_missing: bool, overwrite: bool, quiet: bool
+) -> None:
+    """Join the outputs of shards to OUT, which equals the output of one run over all files.
+
+    Each PART is a file or a pattern; without any, those beside OUT are taken: for OUT.npz, OUT-00001-of-00008.npz and
+    so on. Parts may be of another format than OUT.
+    """
+    from ..run.merge import merge
+
+    named: list[str] = []
+    for part in parts:
+        found = [] if os.path.exists(part) else sorted(glob.glob(part))  # a pattern that no shell has expanded
+        named += found or [part]
+    merged = merge(output, named, form=form, allow_missing=allow_missing, overwrite=overwrite)
+    if not quiet:
+        said = [f"{counted(merged.files, 'file')} of {counted(merged.parts, 'part')}"]
+        said += [f"{merged.failed} failed"] if merged.failed else []
+        said += [f"listed in {output}.errors.jsonl"] if os.path.exists(f"{output}.errors.jsonl") else []
+        said += [f"{counted(len(merged.missing), 'shard')} missing"] if merged.missing else []
+        echo(f"{', '.join(said)}; {counted(merged.rows, 'row')} in {output}", err=True)

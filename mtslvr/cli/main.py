@@ -7,11 +7,13 @@ import importlib
 
 import click
 
-# Each in a module of its name, as NAME_command; in the order of the help.
-NAMES = (
-    "embed", "merge", "classify", "similar", "plot", "fewshot", "invariance", "report", "models", "download", "push",
-    "convert", "export", "pack", "train", "whiten",
-)  # fmt: skip
+# Names in the order of the help, and the module where NAME_command is.
+MODULES = {
+    "embed": "embed", "merge": "embed", "classify": "classify", "similar": "explore", "plot": "explore",
+    "fewshot": "measure", "invariance": "measure", "report": "measure", "models": "models", "download": "models",
+    "push": "models", "convert": "models", "export": "models", "pack": "train", "train": "train", "whiten": "train",
+}  # fmt: skip
+NAMES = tuple(MODULES)
 
 
 class Commands(click.Group):
@@ -23,9 +25,10 @@ class Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command, imported now."""
-        if cmd_name not in NAMES:
+        if cmd_name not in MODULES:
             return None
-        command: click.Command = getattr(importlib.import_module(f".{cmd_name}", __package__), f"{cmd_name}_command")
+        module = importlib.import_module(f".{MODULES[cmd_name]}", __package__)
+        command: click.Command = getattr(module, f"{cmd_name}_command")
         return command
 
     def resolve_command(

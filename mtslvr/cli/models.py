@@ -1,8 +1,10 @@
-"""`mtslvr models`: what is bundled and in the hub's cache; one model with its card."""
+"""`mtslvr models`, `download`, `push`, `convert` and `export`: checkpoints listed, fetched, checked and turned."""
 
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,17 +12,29 @@ from typing import Any
 
 import click
 
-from .common import PATH, Command, check_stdout, echo
+from ..config import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, Normalization
+from ..errors import CheckpointError, ConfigError, HubError
+from .common import LAYER, PATH, Command, check_stdout, choice, echo
 
 HINT = """\
 few-shot: accuracy in % of both embeddings by logistic regression, or the first figure of a card.
 `mtslvr models NAME` shows all figures of a model and its card."""
+CONVERTED_CARD = """---
+library_name: mtslvr
+pipeline_tag: feature-extraction
+---
+# {}, converted
+
+Converted locally from an official MT-SLVR checkpoint, which carries no licence: for your own use.
+"""
+FILES = (CONFIG_NAME, WEIGHTS_NAME, CARD_NAME)
+CACHE_DIR = click.option("--cache-dir", type=PATH, help="Of the hub.  [default: HF_HOME's]")
 
 
 @click.command("models", cls=Command, short_help="List the models on this machine, or show one.")
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-@click.option("--cache-dir", type=PATH, help="Of the hub.  [default: HF_HOME's]")
+@CACHE_DIR
 def models_command(name: str | None, as_json: bool, cache_dir: Path | None) -> None:
     """List the models that are bundled or in the hub's cache; with NAME show one and its card.
 
@@ -31,20 +45,19 @@ def models_command(name: str | None, as_json: bool, cache_dir: Path | None) -> N
     check_stdout()
     rows = models(cache_dir)
     if name is not None:
-        model = find_model(name, cache_dir, rows)
-        shown = json.dumps(model, indent=2) if as_json else details(model)
+        model = _find_model(name, cache_dir, rows)
+        shown = json.dumps(model, indent=2) if as_json else _details(model)
     elif as_json:
         shown = json.dumps([{key: row[key] for key in row if key != "card"} for row in rows], indent=2)
     else:
-        blocks = ["\n".join(facts(row, most=2)) for row in rows]
+        blocks = ["\n".join(_facts(row, most=2)) for row in rows]
         shown = "\n\n".join([*blocks, HINT]) if rows else "no models; get one with `mtslvr download org/name`"
     for line in shown.split("\n"):  # cards come from hubs
         echo(line)
 
 
-def find_model(name: str, cache_dir: Path | None, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _find_model(name: str, cache_dir: Path | None, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The model that `name` means, in the list or a folder; the hub is not asked."""
-    from ..errors import HubError
     from ..models.hub import find
     from ..models.registry import read_model
 
@@ -56,7 +69,7 @@ def find_model(name: str, cache_dir: Path | None, rows: Sequence[dict[str, Any]]
     return read_model(name, sources.get(folder.resolve(), "folder"), folder)
 
 
-def facts(row: dict[str, Any], most: int) -> list[str]:
+def _facts(row: dict[str, Any], most: int) -> list[str]:
     """Lines of what is known of a model, with `most` names of its training data."""
     trained = row["training_data"]
     more = f" and {len(trained) - most} more" if len(trained) > most else ""
@@ -68,7 +81,7 @@ def facts(row: dict[str, Any], most: int) -> list[str]:
         "licence": row["licence"] or "none given",
         "trained on": ", ".join(trained[:most]) + more or "not told",
         "problem": row["problem"],
-        "few-shot": headline(row["few_shot"]),
+        "few-shot": _headline(row["few_shot"]),
     }
     lines = [row["name"]]
     for key, value in told.items():
@@ -76,9 +89,9 @@ def facts(row: dict[str, Any], most: int) -> list[str]:
     return lines
 
 
-def details(row: dict[str, Any]) -> str:
+def _details(row: dict[str, Any]) -> str:
     """All that is known of one model, its card last."""
-    lines = facts(row, most=len(row["training_data"]))
+    lines = _facts(row, most=len(row["training_data"]))
     lines.insert(2, f"  folder      {row['folder']}")
     if row["sample_rate"]:
         lines.insert(3, f"  input       {row['sample_rate']} Hz, windows of {row['window_seconds']:g} s")
@@ -91,7 +104,7 @@ def details(row: dict[str, Any]) -> str:
     return "\n".join([*lines, "", row["card"]] if row["card"] else lines)
 
 
-def headline(figures: Sequence[dict[str, Any]]) -> str:
+def _headline(figures: Sequence[dict[str, Any]]) -> str:
     """A figure a data set: the one for concatenated features and logistic regression, else the first."""
     best: dict[str, float | str] = {}
     for figure in figures:
@@ -99,3 +112,161 @@ def headline(figures: Sequence[dict[str, Any]]) -> str:
         if dataset not in best or ("concat" in figure["metric"] and "logistic" in figure["metric"]):
             best[dataset] = figure["value"]
     return ", ".join(f"{dataset} {value}" for dataset, value in best.items()) or "not told"
+
+
+@click.command("download", cls=Command, short_help="Download a model, for use without network.")
+@click.argument("name")
+@click.option("--to", type=PATH, metavar="DIR", help="Also copy it into this folder.")
+@CACHE_DIR
+def download_command(name: str, to: Path | None, cache_dir: Path | None) -> None:
+    """Download NAME, "org/name" or "org/name@revision" of the hub, and check that it loads.
+
+    It is then loaded from the cache. With --to, DIR holds config.json, model.safetensors and the model card, as the
+    hub does: copy it to a machine without network and use its path as the model there.
+    """
+    from ..models import checkpoint
+    from ..models.hub import find
+
+    folder = find(name, cache_dir=cache_dir)
+    checkpoint.load(folder)
+    if to is not None:
+        _copy(folder, to)
+    click.echo(to or folder)
+
+
+def _copy(folder: Path, to: Path) -> None:
+    """Copy the files of a checkpoint into a folder that has no other one."""
+    from ..models.checkpoint import sha256
+
+    names = [name for name in FILES if (folder / name).exists()]
+    try:
+        for name in names:
+            if (to / name).exists() and sha256(to / name) != sha256(folder / name):
+                raise ConfigError(f"{to / name}: of another checkpoint; choose an empty folder")
+        to.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            shutil.copyfile(folder / name, to / name)
+    except OSError as error:
+        raise ConfigError(f"{to}: cannot be written ({error}); choose another folder") from None
+
+
+@click.command(
+    "push", cls=Command, checkpoint_is_input=True, short_help="Check a checkpoint folder before it is published."
+)
+@click.argument("folder", type=PATH)
+@click.argument("repo", metavar="org/name")
+@click.option("--private", is_flag=True, help="Make a new repository private.")
+def push_command(folder: Path, repo: str, private: bool) -> None:
+    """Check that FOLDER can be published as the repository org/name of the hub.
+
+    The checkpoint must load and its model card must say enough. Nothing is sent: the last line printed is the
+    command that sends it, `hf upload` of the Hugging Face hub's own tool, which is installed with mtslvr.
+    """
+    from ..models.checkpoint import sha256
+
+    _check_publishable(folder, repo)
+    for name in FILES:
+        click.echo(f"{name}  {(folder / name).stat().st_size} bytes  sha256 {sha256(folder / name)}")
+    include = [word for name in FILES for word in ("--include", name)]
+    click.echo("checked, and nothing was sent. After `hf auth login`, this publishes it:", err=True)
+    click.echo(shlex.join(["hf", "upload", repo, str(folder), ".", *include, *["--private"] * private]))
+
+
+def _check_publishable(folder: Path, repo: str) -> None:
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.errors import HFValidationError
+
+    from ..models import checkpoint
+    from ..models.registry import read_card
+
+    try:
+        hf_hub_url(repo, CONFIG_NAME)  # Checks the name.
+        if "/" not in repo:
+            raise HFValidationError("no organisation or user before a '/'")
+    except HFValidationError as error:
+        raise HubError(f"{repo!r}: not a repository id ({error}); give 'org/name'") from None
+    checkpoint.load(folder)
+    card = read_card(folder)
+    wanted = {
+        "a licence (license:)": card.licence,
+        "library_name: mtslvr": card.library == "mtslvr",
+        "the training data (datasets:)": card.training_data,
+        "measured results (model-index:)": card.figures,
+        "a text": card.text,
+    }
+    if missing := [what for what, there in wanted.items() if not there]:
+        raise CheckpointError(
+            f"{folder / CARD_NAME}: the model card lacks {'; '.join(missing)}. Nothing should be published "
+            "without these: complete the card (benchmarks/model_card.py writes one)"
+        )
+
+
+@click.command("convert", cls=Command, checkpoint_is_input=True, short_help="Convert an official .pt checkpoint.")
+@click.argument("checkpoint", type=PATH)
+@click.argument("out_dir", type=PATH)
+@choice(
+    "--normalization", ["window", "file", "global", "none"],
+    "Kept with the weights: by each window, by the file (published evaluation of 2023-08), by the statistics "
+    "of the training data (published training), or not at all.",
+)  # fmt: skip
+@click.option("--global-mean", type=float, help="Of the training waveforms, where the file name does not tell.")
+@click.option("--global-std", type=float, help="Of the training waveforms, where the file name does not tell.")
+def convert_command(
+    checkpoint: Path, out_dir: Path, normalization: str, global_mean: float | None, global_std: float | None
+) -> None:
+    """Convert CHECKPOINT.pt, an official MT-SLVR state dict, into the folder OUT_DIR.
+
+    The file is loaded as tensors only; one that would run code is refused. `mtslvr.load(OUT_DIR)` then gives
+    the published embeddings.
+    """
+    import torch
+
+    from ..models.official import convert_official
+
+    if (global_mean is None) != (global_std is None):
+        raise ConfigError("--global-mean and --global-std belong together; give both or neither")
+    statistics = None if global_mean is None or global_std is None else (global_mean, global_std)
+    encoder = convert_official(checkpoint, normalization=Normalization(normalization), statistics=statistics)
+    # Full precision: rounding to float16 would move the published embeddings.
+    encoder.save(out_dir, dtype=torch.float32, card=CONVERTED_CARD.format(checkpoint.name))
+    config = encoder.config
+    click.echo(
+        f"{out_dir}: adapter {config.adapter.value}, {config.frontend.channels} channels, {config.heads} heads of "
+        f"{config.head_dim}, normalization {config.normalization.value}"
+    )
+
+
+@click.command("export", cls=Command, short_help="Export a model to ONNX.")
+@click.argument("model")
+@click.argument("out", metavar="OUT.onnx", type=PATH)
+@click.option(
+    "--input", "kind", type=click.Choice(["waveform", "spectrogram"]), default="waveform", show_default=True,
+    help="What the file takes: mono float32 samples, or the front end's output.",
+)  # fmt: skip
+@LAYER
+@click.option("--window", type=float, metavar="SECONDS", help="The length that it takes.  [default: the model's]")
+@click.option("--overwrite", is_flag=True, help="Replace OUT.onnx where it exists.")
+def export_command(model: str, out: Path, kind: str, layer: str, window: float | None, overwrite: bool) -> None:
+    """Write MODEL, a bundled name, checkpoint folder or hub id, as OUT.onnx with both embeddings as outputs.
+
+    Weights are folded and float32, the batch is free. Where onnxruntime is installed, embeddings of noise, silence
+    and loud noise are compared with torch's first, and a file that differs by more than 1e-4 is not written.
+    """
+    from ..models.checkpoint import sha256
+    from ..models.hub import find, load
+    from ..models.registry import read_card
+    from ..onnx import TOLERANCE, check_target, export
+
+    check_target(out, overwrite=overwrite)
+    folder = find(model)
+    name = folder.resolve().name if folder == Path(model).expanduser() else model
+    facts = {"model": name, "model_sha256": sha256(folder / WEIGHTS_NAME)}
+    if licence := read_card(folder).licence:
+        facts["licence"] = licence
+    encoder = load(folder, device="cpu")
+    worst = export(encoder, out, input=kind, layer=layer, window_seconds=window, facts=facts, overwrite=overwrite)
+    if worst is None:
+        said = "not checked: onnxruntime is not installed (pip install 'mtslvr[onnx]')"
+    else:
+        said = f"checked: differs from torch by {worst:.1e} of the largest number at most ({TOLERANCE:.0e} is allowed)"
+    click.echo(f"{out}: {out.stat().st_size / 1e6:.0f} MB; {said}")

@@ -7,8 +7,8 @@ import shutil
 import pytest
 from click.testing import CliRunner
 
-from mtslvr.cli.convert import model_card
 from mtslvr.cli.main import main
+from mtslvr.cli.models import CONVERTED_CARD
 from mtslvr.errors import CheckpointError
 from mtslvr.models import hub, registry
 
@@ -169,7 +169,7 @@ def test_push_wants_a_whole_card(folder):
         (card.replace("- made-up tones\n- made-up noise\n- made-up speech\n", ""), "the training data (datasets:)"),
         (card.replace("model-index:", "other-index:"), "measured results (model-index:)"),
         (card.replace("# tiny\n\nA card for tests.\n", ""), "a text"),
-        (model_card("a.pt"), "a licence (license:); the training data (datasets:); measured results (model-index"),
+        (CONVERTED_CARD, "a licence (license:); the training data (datasets:); measured results (model-index"),
     ]:
         (folder / "README.md").write_text(changed)
         result = run("push", folder, "org/name")

@@ -6,7 +6,7 @@ import io
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
 
@@ -44,6 +44,15 @@ class Stream(Protocol):
     def blocks(self, step: int) -> Iterator[npt.NDArray[Any]]:
         """Read (m, channels) samples at a time, m = `step` but for the last."""
         ...
+
+
+def header(path: str | os.PathLike[str]) -> tuple[float, int]:
+    """Seconds and rate in Hz that the header of a file claims; zeros for what it does not tell libsndfile."""
+    with suppress(OSError, RuntimeError, UnicodeError):
+        # soundfile encodes text strictly, and a name on Linux may be any bytes.
+        info = soundfile.info(os.fsencode(path) if os.name == "posix" else path)
+        return (info.duration if info.frames < _UNKNOWN_FRAMES else 0.0), info.samplerate
+    return 0.0, 0
 
 
 def read_streams(source: object, label: str, notes: Notes) -> Iterator[Stream]:

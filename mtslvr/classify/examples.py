@@ -10,7 +10,6 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, TypeAlias, Union
 
 import numpy as np
@@ -22,7 +21,7 @@ from ..audio.windows import Pool
 from ..config import EncoderConfig, Features, Layer
 from ..errors import AudioError, ConfigError, MTSLVRError
 from ..models import checkpoint
-from ..models.hub import DEFAULT_MODEL, find, load
+from ..models.hub import find, load
 from ..nn.encoder import Encoder
 from ..run.extract import ExtractConfig
 from ..run.job import describe
@@ -160,11 +159,11 @@ def invariant_width(settings: Mapping[str, Any], width: int) -> int:
 
 def collect(
     examples: PathLike | EmbeddingTable | Sequence[PathLike],
-    labels: Sequence[str] | None,
-    model: PathLike | None,
-    window_seconds: float | None,
-    hop_seconds: float | None,
-    device: str,
+    labels: Sequence[str] | None = None,
+    model: PathLike | None = None,
+    window_seconds: float | None = None,
+    hop_seconds: float | None = None,
+    device: str = "auto",
     *,
     features: str = "concat",
     layer: str = "head",
@@ -199,9 +198,7 @@ def collect(
         )
     hop = window / 2 if hop_seconds is None else hop_seconds
     config = ExtractConfig(Features(features), Layer(layer), Pool.NONE, window, hop, excerpt=Excerpt(channel))
-    name = os.fspath(model or DEFAULT_MODEL)
-    named = os.path.abspath(folder) if folder == Path(name).expanduser() else name
-    return _embed(clips, load(folder, device=device), describe(named, folder, config, about))
+    return _embed(clips, load(folder, device=device), describe(model, folder, config))
 
 
 def _check_labels(labels: Sequence[str] | None, count: int, what: str) -> None:

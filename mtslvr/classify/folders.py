@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import statistics
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import soundfile
-
 from ..audio.find import AUDIO_SUFFIXES, search
+from ..audio.recordings import header
 from ..errors import ConfigError, MTSLVRError
 from .labels import Label, by_name, is_track_or_selections, read_labels
 
@@ -104,8 +102,5 @@ def check_order(examples: Sequence[Label], recordings: Sequence[str]) -> None:
 
 def _median_seconds(files: Sequence[str]) -> float:
     """By their heads, over twenty of the files; 0 where these do not tell."""
-    found = []
-    for file in files[:: len(files) // 20 + 1]:
-        with contextlib.suppress(OSError, RuntimeError, UnicodeError):
-            found.append(float(soundfile.info(file).duration))
+    found = [seconds for file in files[:: len(files) // 20 + 1] if (seconds := header(file)[0])]
     return statistics.median(found) if found else 0.0

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import soundfile
 
+from ..audio.recordings import header
 from ..errors import ConfigError
 from ..run.table import EmbeddingTable
 from .classifier import Classifier, Float32
@@ -79,20 +77,14 @@ def predict_table(
         probabilities, near = classifier.judge(table.embeddings[part], name)
         shown = probabilities * near if reject else probabilities
         positive = len(classifier.positive)
-        found.recordings.append(_recording(name, path_of(name), float(spans[part, 1].max()), rate, channel))
+        seconds, own_rate = header(path := path_of(name))  # zeros where it is not here, or read by ffmpeg
+        seconds = max(seconds, float(spans[part, 1].max()))
+        found.recordings.append(Recording(name, path, seconds, own_rate or rate, channel))
         found.events += find_events(name, shown, spans[part], classifier.positive, config)
         found.best.append(_best(name, shown[:, :positive].max(axis=0), classifier.positive, config))
         found.doubts.append(list(_doubts(name, probabilities, spans[part], classifier.classes, doubts)))
         found.histogram += np.histogram(shown[:, :positive].max(axis=1), BINS, (0, 1))[0]
     return found
-
-
-def _recording(name: str, path: str, seconds: float, rate: int, channel: int | str) -> Recording:
-    """A recording with the length and rate that its file tells, else those of its windows."""
-    with contextlib.suppress(OSError, RuntimeError, UnicodeError):  # not here, or read by ffmpeg
-        info = soundfile.info(os.fsencode(path) if os.name == "posix" else path)
-        rate, seconds = info.samplerate, max(seconds, info.duration) if info.frames < 1 << 40 else seconds
-    return Recording(name, path, seconds, rate, channel)
 
 
 def _best(name: str, scores: Float32, classes: Sequence[str], config: EventConfig) -> list[Label]:

@@ -11,7 +11,7 @@ import click
 
 from .common import EMBEDDING, FORMATS, LAYER, Command, check_stdout, choice, counted, echo
 from .process import embed as main  # noqa: F401  # the program
-from .run import Run, Weights, find_inputs
+from .run import Run, find_inputs
 from .summary import Report
 
 EXIT_CODES = """\b
@@ -84,8 +84,8 @@ def embed_command(inputs: tuple[str, ...], output: str, form: str | None, shard:
     if target is None or call.dry_run or call.as_json:
         check_stdout()
     found = find_inputs(inputs, call.stdin, report)
-    weights = Weights(call.model, call.device, call.dtype or "float32")
-    Run(weights, config, chosen, call.overwrite, call.on_truncated == "error", report).start(found)
+    weights = call.model, call.device, call.dtype or "float32"
+    Run(*weights, config, chosen, call.overwrite, call.on_truncated == "error", report).start(found)
 
 
 @click.command("merge", cls=Command, short_help="Join the outputs of mtslvr-embed --shard.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ConfigError
 from .common import EXIT_SOME_FAILED, Failure, counted, echo
-from .run import Run, Weights, find_inputs
+from .run import Run, find_inputs
 from .summary import Report
 
 if TYPE_CHECKING:
@@ -59,7 +59,9 @@ def from_table(call: SimpleNamespace, form: LabelFormat) -> Windows:
         _check_given(call, option, table.settings, source)
     entries = _entries(source)
     path_of = _path_of(entries, call.audio)
-    if changed := _changed(entries):
+    there = [entry for entry in entries if entry.rows and os.path.isfile(entry.path)]
+    found = [(entry, os.stat(entry.path)) for entry in there]
+    if changed := [x.path for x, stat in found if (x.size, x.mtime_ns) != (stat.st_size, stat.st_mtime_ns)]:
         others = f" and {len(changed) - 1} more" if changed[1:] else ""
         echo(f"warning: {changed[0]}{others} changed after being embedded: times are of the old audio", err=True)
     classifier = learn(call, table.settings, map(path_of, names))
@@ -93,19 +95,18 @@ def from_audio(call: SimpleNamespace, form: LabelFormat) -> Windows:
     kinds, excerpt = (Features(ours["features"]), Layer(ours["layer"])), Excerpt(ours.get("channel", "mix"))
     sizes = ours["window_seconds"], hop, call.batch_size, call.threads
     config = ExtractConfig(*kinds, Pool.NONE, *sizes, excerpt=excerpt)
-    weights = Weights(call.model or ours["model"], call.device, call.dtype or earlier.get("dtype", "float32"))
-    settings = weights.describe(weights.find(False), config)
+    weights = call.model or ours["model"], call.device, call.dtype or earlier.get("dtype", "float32")
+    run = Run(*weights, config, stored_form, call.overwrite, call.on_truncated == "error", report)
+    _, settings = run.find()
     classifier.check_settings(settings, ", ".join(call.recordings))
     if state is None and call.stored is None and not call.overwrite:
         stored = _embedded_beside(stored, settings, inputs)
-        target = resolve(stored, writable=True)
-        report.output, report.target = str(stored), target
-    run = Run(weights, config, stored_form, call.overwrite, call.on_truncated == "error", report)
+        report.output, report.target = str(stored), resolve(stored, writable=True)
     failure = None
     try:
         run.start(inputs)
     except Failure as error:
-        if error.exit_code != EXIT_SOME_FAILED or report.stop or not target.exists():
+        if error.exit_code != EXIT_SOME_FAILED or report.stop or not resolve(stored).exists():
             raise
         failure = error
     names = {file.name for file in inputs.files}
@@ -142,12 +143,6 @@ def _path_of(entries: Iterable[FileEntry], audio: Path | None = None) -> Callabl
     return lambda name: paths.get(name, name) if audio is None else str(audio / name)
 
 
-def _changed(entries: Iterable[FileEntry]) -> list[str]:
-    """Recordings whose size or time of change is another than when they were embedded."""
-    there = [x for x in entries if x.rows and os.path.isfile(x.path)]
-    return [x.path for x in there if (x.size, x.mtime_ns) != ((s := os.stat(x.path)).st_size, s.st_mtime_ns)]
-
-
 def learn(call: SimpleNamespace, stored: Mapping[str, Any], recordings: Iterable[str] = ()) -> Classifier:
     """The classifier, made as the embeddings that are `stored` where the options say no other.
 
@@ -156,7 +151,8 @@ def learn(call: SimpleNamespace, stored: Mapping[str, Any], recordings: Iterable
     from ..classify import Classifier
     from ..classify.classifier import fit_examples
 
-    if _is_classifier(call.examples):
+    kept = _is_classifier(call.examples)
+    if kept:
         classifier = Classifier.load(call.examples)
         _check_given(call, "window", classifier.settings, call.examples)
         if call.channel is not None:  # which one is a matter of the recordings
@@ -164,10 +160,10 @@ def learn(call: SimpleNamespace, stored: Mapping[str, Any], recordings: Iterable
     else:
         classifier = fit_examples(_collect(call, stored, recordings))
     if not call.quiet:
-        kept = f"classifier: {call.examples}: {', '.join(classifier.classes)}; by {classifier.figures['features']}"
-        lines = [kept] if _is_classifier(call.examples) else _described(classifier)
-        for line in (*lines, _window_line(call, classifier.settings, stored)):
+        told = f"classifier: {call.examples}: {', '.join(classifier.classes)}; by {classifier.figures['features']}"
+        for line in [told] if kept else _described(classifier):
             echo(line, err=True)
+        echo(_window_line(call, classifier.settings, stored, kept), err=True)
     if call.save is not None:
         classifier.save(call.save)
     return classifier
@@ -176,18 +172,13 @@ def learn(call: SimpleNamespace, stored: Mapping[str, Any], recordings: Iterable
 def _collect(call: SimpleNamespace, stored: Mapping[str, Any], recordings: Iterable[str]) -> Examples:
     from ..classify.examples import collect
 
-    window = stored.get("window_seconds") if call.window is None else call.window
-    hop = stored.get("hop_seconds") if call.hop is None else call.hop
-    channel = stored.get("channel", "mix") if call.channel is None else call.channel
-    features, layer = stored.get("features", "concat"), stored.get("layer", "head")
     if not call.quiet:
         echo(f"embedding the examples in {call.examples} ...", err=True)
-    model = call.model or stored.get("model")
+    given = {"model": call.model, "window_seconds": call.window, "hop_seconds": call.hop, "channel": call.channel}
+    how = {name: stored[name] for name in (*given, "features", "layer") if name in stored}
+    how |= {name: value for name, value in given.items() if value is not None}
     try:
-        return collect(
-            call.examples, None, model, window, hop, call.device, features=features, layer=layer,
-            channel=channel, recordings=recordings,
-        )  # fmt: skip
+        return collect(call.examples, device=call.device, recordings=recordings, **how)
     except ConfigError as error:
         summary, *faults = str(error).split("\n")
         for fault in faults:
@@ -228,17 +219,15 @@ def _described(classifier: Classifier) -> Iterator[str]:
         yield f"not held out: {told}; of each class two recordings are needed, and 400 windows in all are measured"
 
 
-def _window_line(call: SimpleNamespace, ours: Mapping[str, Any], stored: Mapping[str, Any]) -> str:
+def _window_line(call: SimpleNamespace, ours: Mapping[str, Any], stored: Mapping[str, Any], kept: bool) -> str:
     """A line for people: how long windows are and how far apart, and what says so."""
     told = []
     for name, default in {"window": "the examples' median", "hop": "half the window"}.items():
-        given, key = getattr(call, name), f"{name}_seconds"
-        if given is not None:
+        value, source = ours[f"{name}_seconds"], "the classifier's" if kept else default
+        if (given := getattr(call, name)) is not None:
             value, source = given, f"--{name}"
-        elif key in stored:
-            value, source = stored[key], "as the recordings are embedded"
-        else:
-            value, source = ours[key], "the classifier's" if _is_classifier(call.examples) else default
+        elif f"{name}_seconds" in stored:
+            value, source = stored[f"{name}_seconds"], "as the recordings are embedded"
         told.append(f"{name}: {value:g} s ({source})")
     return ", ".join(told)
 

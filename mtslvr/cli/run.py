@@ -1,9 +1,8 @@
-"""One call of `mtslvr-embed`: which weights, from which inputs, to which output; joins `job` and the terminal."""
+"""One call of `mtslvr-embed`: from which inputs, with which weights, to which output; joins `job` and the terminal."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,47 +24,26 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Weights:
-    """Which encoder, and what it runs on; the arguments of `hub.load`."""
-
-    model: str | None
-    device: str
-    dtype: str
-
-    def find(self, local_files_only: bool) -> Path:
-        """The folder of the checkpoint, once it is sure that this machine can run it."""
-        from ..models.hub import find, resolve
-
-        resolve(self.device, self.dtype)
-        return find(self.model, local_files_only=local_files_only)
-
-    def describe(self, folder: Path, config: ExtractConfig) -> dict[str, Any]:
-        """The settings of what is embedded with the checkpoint in `folder`."""
-        from ..models.hub import DEFAULT_MODEL
-        from ..run.job import describe
-
-        name = self.model or DEFAULT_MODEL
-        name = os.path.abspath(folder) if folder == Path(os.path.expanduser(name)) else name
-        return describe(name, folder, config, dtype=self.dtype)
-
-    def load(self, folder: Path) -> Encoder:
-        """The encoder, ready for its first batch."""
-        from ..models.hub import load
-
-        _share_memory_pools()
-        return load(folder, device=self.device, dtype=self.dtype)
-
-
-@dataclass(frozen=True)
 class Run:
     """One call of the command."""
 
-    weights: Weights
+    model: str | None  # the first three are the arguments of `hub.load`
+    device: str
+    dtype: str
     config: ExtractConfig
     form: Format  # of the output
     overwrite: bool  # whatever an earlier run left
     whole: bool  # count recordings that are cut short as broken
     report: Report  # where the output is, and what is told
+
+    def find(self) -> tuple[Path, dict[str, Any]]:
+        """The folder of the checkpoint, once it is sure that this machine can run it, and the settings of the rows."""
+        from ..models.hub import find, resolve
+        from ..run.job import describe
+
+        resolve(self.device, self.dtype)
+        folder = find(self.model, local_files_only=self.report.dry_run)
+        return folder, describe(self.model, folder, self.config, dtype=self.dtype)
 
     def start(self, found: Inputs) -> None:
         """Embed, write, tell."""
@@ -75,8 +53,8 @@ class Run:
         from ..run.state import earlier_state
 
         report, target = self.report, self.report.target
-        folder = self.weights.find(local_files_only=report.dry_run)
-        settings = {**self.weights.describe(folder, self.config), "format": self.form.value}
+        folder, settings = self.find()
+        settings["format"] = self.form.value
         encoder = EncoderConfig.from_dict(settings["encoder"])
         check_windows(encoder, self.config)
         if report.shard is not None:
@@ -101,9 +79,8 @@ class Run:
         from ..run.job import stat, stream_files
 
         encoder, files = self._load(folder, model), [stat(file) for file in found.files]
-        output, config = sys.stdout.buffer, self.config.for_output()
         try:
-            steps = stream_files(files, output, self.form, encoder, config, self.whole)
+            steps = stream_files(files, sys.stdout.buffer, self.form, encoder, self.config.for_output(), self.whole)
             self.report.summary.complete = self._follow(steps, files)
         except KeyboardInterrupt:
             rows = counted(self.report.summary.rows, "row")
@@ -113,57 +90,50 @@ class Run:
         from ..run.job import make_plan
         from ..run.recorder import Recorder
 
-        report, summary = self.report, self.report.summary
+        summary = self.report.summary
         with Recorder(target, settings, width, overwrite=self.overwrite) as recorder:
-            plan = make_plan(report.output, found.files, recorder.state, retry=self._retry(recorder.state))
+            plan = make_plan(self.report.output, found.files, recorder.state, retry=self._retry(recorder.state))
             encoder = self._load(folder, settings["model"]) if plan.todo else None
-            report.begin(found.missing, plan)
+            self.report.begin(found.missing, plan)
+            summary.complete = True  # where nothing is to be embedded
             if plan.todo or plan.moved or recorder.relisted or recorder.state.complete is None:
                 self._go_on(plan, recorder, encoder)
             else:
                 summary.rows = sum(entry.rows for entry in recorder.state.entries.values())
-                summary.complete = True
 
     def _go_on(self, plan: Plan, recorder: Recorder, encoder: Encoder | None) -> None:
         from ..run.job import embed_files
 
-        summary, config = self.report.summary, self.config.for_output()
-        summary.complete = True  # where nothing is to be embedded
+        report, config = self.report, self.config.for_output()
         recorder.begin(plan.moved)
         try:
             if encoder is not None:
-                steps = embed_files(plan, recorder, encoder, config, stop=self.report.stop, whole=self.whole)
-                summary.complete = self._follow(steps, plan.todo)
+                steps = embed_files(plan, recorder, encoder, config, stop=report.stop, whole=self.whole)
+                report.summary.complete = self._follow(steps, plan.todo)
         except KeyboardInterrupt:
             rows = recorder.export(plan.order, complete=False)
             finished = sum(not entry.error for entry in recorder.state.entries.values())
-            there = f"{finished} of {counted(len(plan.order), 'file')} in {self.report.output}"
+            there = f"{finished} of {counted(len(plan.order), 'file')} in {report.output}"
             said = there if rows else "no file was finished"
             raise Failure(f"interrupted; {said}; the same command goes on from there", EXIT_INTERRUPTED) from None
-        summary.rows = recorder.export(plan.order, complete=summary.complete)
+        report.summary.rows = recorder.export(plan.order, complete=report.summary.complete)
 
     def _load(self, folder: Path, model: str) -> Encoder:
+        from ..models.hub import load
+
         if sys.stderr.isatty():
             self.report.inform(f"loading {model} ...")
-        return self.weights.load(folder)
+        _share_memory_pools()
+        return load(folder, device=self.device, dtype=self.dtype)
 
     def _follow(self, steps: Iterator[Step], files: Sequence[FileEntry]) -> bool:
         """Have everything done and told; False where the first failure ended the run."""
-        report, summary = self.report, self.report.summary
-        with report.embedding(files) as progress:
+        with self.report.embedding(files) as progress:
             for step in steps:
-                summary.audio_seconds += step.seconds
-                if step.error is not None:
-                    report.skip(step.file.path, "decode", str(step.error))
-                elif step.entry is not None:
-                    summary.done += 1
-                    summary.rows += step.entry.rows
-                    report.warn(step.file.path, step.notes)
-                    if report.verbose:
-                        report.say(f"{step.entry.name}: {step.entry.seconds:.1f} s, rows {step.entry.rows}")
+                self.report.step(step)
                 length = step.entry.seconds if step.entry is not None else None if step.error is None else 0.0
                 progress.advance(step.file, step.seconds, length)
-                if step.error is not None and report.stop:
+                if step.error is not None and self.report.stop:
                     return False
         return True
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +19,12 @@ import click
 from .common import EXIT_SOME_FAILED, Failure, counted, echo, printable
 
 if TYPE_CHECKING:
-    from ..audio.recordings import Notes
-    from ..run.job import Plan
+    from ..run.job import Plan, Step
     from ..run.shards import Shard
     from ..run.state import FileEntry
 
 _EVERY = 10.0  # seconds between lines where stderr is no terminal
+_UNITS = ((3600, "h"), (60, "min"), (1, "s"))
 _BATCH = 0.05  # seconds within which all files of a batch are told
 
 
@@ -53,15 +54,10 @@ class Summary:
         parts = [f"{counted(self.done, 'file')} embedded{incomplete}"]
         parts += [f"{self.skipped} already there"] if self.skipped else []
         parts += [f"{self.failed} failed"] if self.failed else []
-        parts += [f"{_duration(self.audio_seconds)} of audio at {self.speed:.1f} times real time"] if self.done else []
+        unit, name = next((pair for pair in _UNITS if self.audio_seconds >= pair[0]), _UNITS[-1])
+        length = f"{self.audio_seconds / unit:.1f} {name} of audio"
+        parts += [f"{length} at {self.speed:.1f} times real time"] if self.done else []
         return f"{', '.join(parts)}; {counted(self.rows, 'row')} in {output}"
-
-
-def _duration(seconds: float) -> str:
-    for unit, name in ((3600, "h"), (60, "min")):
-        if seconds >= unit:
-            return f"{seconds / unit:.1f} {name}"
-    return f"{seconds:.1f} s"
 
 
 class Progress:
@@ -72,6 +68,8 @@ class Progress:
     """
 
     def __init__(self, files: Sequence[FileEntry], quiet: bool = False) -> None:
+        from ..audio.recordings import header
+
         self._total, self._quiet = counted(len(files), "file"), quiet
         self._files, self._seconds, self._within = 0, 0.0, 0.0  # done; of audio done, and of the file that goes on
         self._left: Counter[str] = Counter()  # bytes by suffix, the file that goes on included
@@ -79,7 +77,7 @@ class Progress:
         for file in files:
             suffix = _suffix(file)
             if suffix not in self._left:
-                head = _length(file.path) / file.size if file.size > 0 else 0.0  # a pipe can be read once
+                head = header(file.path)[0] / file.size if file.size > 0 else 0.0  # a pipe can be read once
                 self._known[suffix] = head, 1  # as one byte: what is measured counts for more
             self._left[suffix] += max(file.size, 0)
         self._started = time.monotonic()
@@ -115,7 +113,7 @@ class Progress:
         rates = {suffix: known / size for suffix, (known, size) in self._known.items() if self._left[suffix]}
         left = max(sum(rate * self._left[suffix] for suffix, rate in rates.items()) - self._within, 0)
         foreseen = all(rates.values()) and (further > 0 or not left)
-        told = f", {clock(left / further if left else 0)} left" if foreseen else ""
+        told = f", {timedelta(seconds=round(left / further if left else 0))} left" if foreseen else ""
         self._said = f"{speed:.1f} times real time{told}"
         if self._bar is not None:
             self._bar.set_postfix_str(self._said, refresh=False)
@@ -145,25 +143,8 @@ class Progress:
             self._told = line
 
 
-def clock(seconds: float) -> str:
-    """Hours, minutes and seconds."""
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
-
-
 def _suffix(file: FileEntry) -> str:
     return os.path.splitext(file.path)[1].lower()
-
-
-def _length(path: str) -> float:
-    """Seconds of audio by the head of a file; 0 where it does not tell."""
-    import soundfile
-
-    try:
-        # soundfile encodes text strictly, and a name on Linux may be any bytes.
-        return float(soundfile.info(os.fsencode(path) if os.name == "posix" else path).duration)
-    except (OSError, RuntimeError):
-        return 0.0
 
 
 @dataclass
@@ -202,28 +183,41 @@ class Report:
         self._note(path, stage, message)
         self.say(f"{'stopped at' if self.stop else 'skipped'} {message}")
 
-    def warn(self, path: str, notes: Notes) -> None:
-        """Count, note and tell what was noticed about an input that is embedded."""
-        self.summary.above_half += notes.above_half
-        if notes.incomplete:
-            self.summary.incomplete += 1
-            self._note(path, "warning", notes.incomplete)
-            self.say(f"incomplete {path}: {notes.incomplete}")
+    def step(self, step: Step) -> None:
+        """Count, note and tell what was done with an input, and what was noticed of it."""
+        summary, path, entry = self.summary, step.file.path, step.entry
+        summary.audio_seconds += step.seconds
+        if step.error is not None:
+            self.skip(path, "decode", str(step.error))
+        elif entry is not None:
+            summary.done += 1
+            summary.rows += entry.rows
+            summary.above_half += step.notes.above_half
+            if step.notes.incomplete:
+                summary.incomplete += 1
+                self._note(path, "warning", step.notes.incomplete)
+                self.say(f"incomplete {path}: {step.notes.incomplete}")
+            if self.verbose:
+                self.say(f"{entry.name}: {entry.seconds:.1f} s, rows {entry.rows}")
+
+    def _count(self, plan: Plan) -> None:
+        """Count what earlier runs have done."""
+        self.summary.skipped, self.summary.kept = len(plan.done), len(plan.kept)
+        self.summary.failed += len(plan.failed)
 
     def begin(self, missing: Sequence[tuple[str, str]], plan: Plan) -> None:
         """Count and note what is known before the first file is read: missing inputs, and what earlier runs found."""
         from ..run.files import ERRORS, guarded
 
+        self._count(plan)
         self._log = Path(f"{self.target}{ERRORS}")
         with guarded(self._log):
             self._log.unlink(missing_ok=True)
-        noted = [(path, "find", message) for path, message in missing]
-        noted += [(entry.path, "decode", entry.error) for entry in plan.failed]
-        noted += [(entry.path, "warning", entry.note) for entry in plan.done if entry.note]
-        for note in noted:
-            self._note(*note)
-        self.summary.failed += len(plan.failed)
-        self.summary.skipped, self.summary.kept = len(plan.done), len(plan.kept)
+        for path, message in missing:
+            self._note(path, "find", message)
+        for entry in (*plan.failed, *plan.done):
+            if entry.error or entry.note:
+                self._note(entry.path, "decode" if entry.error else "warning", entry.error or entry.note)
 
     def _note(self, path: str, stage: str, message: str) -> None:
         """A line of OUT.errors.jsonl, which is there only where an input failed or is incomplete."""
@@ -248,8 +242,7 @@ class Report:
 
     def dry(self, plan: Plan) -> None:
         """List what a run would embed."""
-        self.summary.skipped, self.summary.kept = len(plan.done), len(plan.kept)
-        self.summary.failed += len(plan.failed)
+        self._count(plan)
         self.summary.done = len(plan.todo)
         if not self.as_json:
             for file in plan.todo:
@@ -262,25 +255,22 @@ class Report:
         """Tell what was done with so many inputs; a Failure where some of them failed."""
         errors = str(self._log) if self._log is not None and self._log.exists() else None
         if self.as_json:
-            self._print_json(settings, errors)
+            report = {
+                "output": self.output,
+                "dry_run": self.dry_run,
+                **vars(self.summary),
+                "audio_hours": self.summary.audio_seconds / 3600,
+                "audio_seconds_per_second": self.summary.speed,
+                "errors": errors,
+                "shard": None if self.shard is None else str(self.shard),
+                "settings": settings,
+            }
+            click.echo(json.dumps(report), err=self.target is None and not self.dry_run)
         if not self.dry_run:
             self._tell(settings, inputs)
         if failed := self.summary.failed:
             listed = f", listed in {errors}" if errors else ""
             raise Failure(f"{failed} of {counted(inputs, 'input')} failed{listed}", EXIT_SOME_FAILED)
-
-    def _print_json(self, settings: dict[str, Any], errors: str | None) -> None:
-        report = {
-            "output": self.output,
-            "dry_run": self.dry_run,
-            **vars(self.summary),
-            "audio_hours": self.summary.audio_seconds / 3600,
-            "audio_seconds_per_second": self.summary.speed,
-            "errors": errors,
-            "shard": None if self.shard is None else str(self.shard),
-            "settings": settings,
-        }
-        click.echo(json.dumps(report), err=self.target is None and not self.dry_run)
 
     def _tell(self, settings: dict[str, Any], inputs: int) -> None:
         summary = self.summary

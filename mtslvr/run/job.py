@@ -15,9 +15,9 @@ from typing import Any, BinaryIO
 
 from ..audio.load import FoundAudio
 from ..audio.recordings import Notes
-from ..config import EncoderConfig
 from ..errors import AudioError, ConfigError
 from ..models import checkpoint
+from ..models.hub import DEFAULT_MODEL
 from ..nn.encoder import Encoder
 from .export import header, lines
 from .extract import ExtractConfig, Source, encode_batches, extract
@@ -28,19 +28,17 @@ from .table import FORMAT_VERSION
 
 
 def describe(
-    name: str, folder: Path, config: ExtractConfig, encoder: EncoderConfig | None = None, *, dtype: str = "float32"
+    model: str | os.PathLike[str] | None, folder: Path, config: ExtractConfig, *, dtype: str = "float32"
 ) -> dict[str, Any]:
-    """The settings that go with an output: everything that its rows depend on.
-
-    The model is called `name`, lies in `folder`, and has the config `encoder` unless that is to be read there.
-    """
-    encoder = encoder or checkpoint.read_config(folder / checkpoint.CONFIG_NAME)
+    """The settings that go with an output: everything that its rows depend on; `hub.find` gave the model's `folder`."""
+    name = os.fspath(model or DEFAULT_MODEL)
+    encoder = checkpoint.read_config(folder / checkpoint.CONFIG_NAME)
     window = encoder.window_seconds if config.window_seconds is None else config.window_seconds
     others = {"dtype": dtype, "channel": config.excerpt.channel}
     return {
         "format_version": FORMAT_VERSION,
         "mtslvr": metadata.version("mtslvr"),
-        "model": name,
+        "model": os.path.abspath(folder) if folder == Path(name).expanduser() else name,
         "model_sha256": checkpoint.sha256(folder / checkpoint.WEIGHTS_NAME),
         "features": config.features.value,
         "layer": config.layer.value,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .api import embed
-from .audio.load import Excerpt, channel_of, iter_blocks, load_parts
+from .audio.load import load_parts
 from .config import EncoderConfig
 from .errors import AudioError, ConfigError
 from .models import checkpoint
@@ -32,23 +32,14 @@ _PART = re.compile(r"(.+):(\d+(?:\.\d*)?)-(\d+(?:\.\d*)?)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Hit:
-    """A place, or a file, that is near.
+    """A place, or a file, that is near."""
 
-    Attributes:
-        rank: from 1.
-        score: cosine similarity, -1 to 1.
-        file: its name in the table.
-        start: in seconds, of the nearest row, or of all that were joined.
-        end: likewise.
-        query: which of several queries it is nearest to, from 0.
-    """
-
-    rank: int
-    score: float
-    file: str
-    start: float
+    rank: int  # from 1
+    score: float  # cosine similarity, -1 to 1
+    file: str  # its name in the table
+    start: float  # in seconds, of the nearest row, or of all that were joined
     end: float
-    query: int = 0
+    query: int = 0  # which of several queries it is nearest to
 
 
 class Query(NamedTuple):
@@ -94,8 +85,6 @@ def similar(
         table: an output of mtslvr-embed, or what `read_table` makes of it.
         queries: a path, or several, a row's score being that of the nearest; "call.wav:12.5-14" is a part of a file.
         k: see `nearest`, as `threshold` and `per_file`.
-        threshold: see `nearest`.
-        per_file: see `nearest`.
         model: where the weights are, if not where they were.
         device: see `mtslvr.load`.
 
@@ -109,14 +98,6 @@ def similar(
     parsed = [Query.parse(query) for query in given]
     if not parsed:
         raise ConfigError("no queries; give at least one sound")
-    for query in parsed:
-        if os.path.isdir(query.path):
-            raise AudioError(f"{query.path}: a query is a sound, and this is a folder; give files in it")
-        if query.start is None:
-            channel = channel_of(query.path, found.settings.get("channel", "mix"))
-            _check_sound(query.path, iter_blocks(query.path, 16_000, excerpt=Excerpt(channel)), 16_000)
-        else:
-            next(iter_blocks(query.path, 16_000))  # raises where it is no audio
     encoder = table_encoder(path, found.settings, model, device)
     rows = np.stack([_embed_query(query, found.settings, encoder) for query in parsed])
     return nearest(found, rows, k, threshold, per_file=per_file)
@@ -197,46 +178,28 @@ def cosine(embeddings: npt.NDArray[np.float32], query: npt.NDArray[np.float32]) 
 
 
 def check_times(what: str, start: float | None, end: float | None, seconds: float) -> None:
-    """See that a part of a file lies within it.
-
-    Args:
-        what: the part, as errors call it.
-        start: in seconds; None is the beginning.
-        end: in seconds; None is the end.
-        seconds: the length of the file.
-
-    Raises:
-        ConfigError: it does not.
-    """
+    """Raise a ConfigError where a part of a file of so many seconds, called `what`, does not lie within it."""
     if (start or 0) >= seconds or (end or 0) > seconds + _BEYOND:
         told = f"{start or 0:g} to {seconds if end is None else end:g} s"
         raise ConfigError(f"{what} is at {told}, and the recording is {seconds:.1f} s long; correct the times")
 
 
-def _check_sound(name: str, blocks: Iterable[Float32], sample_rate: int) -> None:
-    """See that a query, read no further than that takes, is neither silent nor too short."""
-    count, low, high = 0, np.inf, -np.inf
-    for block in blocks:
-        count, low, high = count + block.size, min(low, block.min()), max(high, block.max())
-        if low < high and count >= SHORTEST * sample_rate:
-            return
-    if count < SHORTEST * sample_rate:
-        raise AudioError(f"{name}: a query of {count / sample_rate:.3f} s; give one of at least {SHORTEST} s")
-    raise AudioError(f"{name}: a silent query; give one with a sound, as call.wav, or call.wav:12.5-14 for a part")
-
-
 def _embed_query(query: Query, settings: Mapping[str, Any], encoder: Encoder) -> Float32:
     """Embed a sound as the rows of a table were: same features, layer, windows and channel, mean over the windows."""
-    audio: Any = query.path
-    channel = channel_of(query.path, settings.get("channel", "mix"))
-    if query.start is not None:
-        [waveform], seconds = load_parts(query.path, encoder.sample_rate, [(query.start, query.end)], channel)
-        check_times(f"{query.path}: the query", query.start, query.end, seconds)
-        _check_sound(f"{query.path}:{query.start:g}-{query.end:g}", [waveform], encoder.sample_rate)
-        audio, channel = (waveform, encoder.sample_rate), "mix"
+    path, start, end = query
+    if os.path.isdir(path):
+        raise AudioError(f"{path}: a query is a sound, and this is a folder; give files in it")
+    rate = encoder.sample_rate
+    [waveform], length = load_parts(path, rate, [(start, end)], settings.get("channel", "mix"))
+    check_times(f"{path}: the query", start, end, length)
+    name = path if start is None else f"{path}:{start:g}-{end:g}"
+    if (seconds := waveform.size / rate) < SHORTEST:
+        raise AudioError(f"{name}: a query of {seconds:.3f} s; give one of at least {SHORTEST} s")
+    if np.ptp(waveform) == 0:
+        raise AudioError(f"{name}: a silent query; give one with a sound, as call.wav, or call.wav:12.5-14 for a part")
     defaults = {"features": "concat", "layer": "head", "window_seconds": None, "hop_seconds": None}
     options = {name: settings.get(name, default) for name, default in defaults.items()}
-    row: Float32 = embed(audio, encoder=encoder, channels=channel, **options)
+    row: Float32 = embed(waveform, rate, encoder=encoder, **options)
     return row
 
 
@@ -248,18 +211,12 @@ def table_encoder(
     *,
     local_files_only: bool = False,
 ) -> Encoder:
-    """The encoder that an embeddings file was made with.
+    """The encoder that an embeddings file was made with, by its settings; errors call the file `path`.
 
-    Args:
-        path: what errors call the file.
-        settings: of the file.
-        model: where the weights are, if not where they were.
-        device: see `mtslvr.load`.
-        local_files_only: likewise.
+    `model` says where the weights are, if not where they were; the other arguments and errors are those of `load`.
 
     Raises:
         ConfigError: weights other than those of the file, or nothing that tells which they were.
-        HubError, CheckpointError: see `mtslvr.load`.
     """
     name, expected = model or settings.get("model"), settings.get("model_sha256")
     if name is None or (expected is None and model is None):

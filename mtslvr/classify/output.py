@@ -82,8 +82,8 @@ def check_labels_kept(out: Path, form: LabelFormat, names: Sequence[str], *, ove
     if overwrite:
         return
     folder, files = (out, _places(form, names)) if _is_folder(out, form) else (out.parent, [out.name])
-    written, there = _written(folder), {name: _digest_of(folder / name) for name in files}
-    if changed := [name for name, digest in there.items() if digest and digest not in written.get(name, ())]:
+    written = _written(folder)
+    if changed := [x for x in files if (digest := _digest_of(folder / x)) and digest not in written.get(x, ())]:
         others = f" and {len(changed) - 1} more" if changed[1:] else ""
         raise ConfigError(
             f"{folder / changed[0]}{others}: changed since mtslvr classify wrote it, or not written by it; move it "
@@ -111,9 +111,7 @@ def _digest(content: bytes) -> str:
 
 def check_file(path: Path, kind: str = "", sign: str = "") -> None:
     """Refuse a file that cannot be written, or is there without the `sign` that begins files of this kind."""
-    target = resolve(path)
-    if not os.access(target.parent, os.W_OK):
-        raise ConfigError(f"{path}: its folder cannot be written; choose another")
+    target = resolve(path, writable=True)
     if sign and target.exists():
         with guarded(path), open(target, "rb") as file:
             if sign.encode() not in file.read(1000):
@@ -132,12 +130,12 @@ def _is_folder(out: Path, form: LabelFormat) -> bool:
     return form not in TABLES and (os.path.isdir(out) or out.suffix.lower() != ".txt")
 
 
-def write_file(path: Path, data: str | bytes) -> None:
+def write_file(path: Path, data: bytes) -> None:
     """Write a file whole or not at all; folders above it are made."""
     with guarded(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(resolve(path)) as file:
-            file.write(data if isinstance(data, bytes) else data.encode("utf-8", "surrogateescape"))
+            file.write(data)
 
 
 def write_labels(out: Path, form: LabelFormat, labels: Sequence[Label], recordings: Sequence[Recording]) -> None:
@@ -145,42 +143,42 @@ def write_labels(out: Path, form: LabelFormat, labels: Sequence[Label], recordin
     if form in TABLES:
         return write_rows(out, form, [label_row(label) for label in labels], CSV_COLUMNS)
     text = audacity_text if form is LabelFormat.AUDACITY else raven_text
-    if _is_folder(out, form):
-        of_recording: dict[str, list[Label]] = defaultdict(list)
-        for label in labels:
-            of_recording[label.file].append(label)
-        places = _places(form, [recording.name for recording in recordings])
-        files = {name: text(of_recording[x.name], [x]) for name, x in zip(places, recordings, strict=True)}
-    else:
-        out, files = out.parent, {out.name: text(labels, recordings)}
-    _write_known(out, {name: content.encode("utf-8", "surrogateescape") for name, content in files.items()})
+    if not _is_folder(out, form):
+        return _write_known(out.parent, {out.name: text(labels, recordings)})
+    of_recording: dict[str, list[Label]] = defaultdict(list)
+    for label in labels:
+        of_recording[label.file].append(label)
+    places = _places(form, [recording.name for recording in recordings])
+    _write_known(out, {place: text(of_recording[x.name], [x]) for place, x in zip(places, recordings, strict=True)})
 
 
 def write_rows(out: Path, form: LabelFormat, rows: Sequence[Row], columns: Sequence[str]) -> None:
     """Write a table."""
     if form is LabelFormat.PARQUET:
-        content = parquet_bytes(rows, columns)
+        content: str | bytes = parquet_bytes(rows, columns)
     elif form is LabelFormat.CSV:
-        content = csv_text(rows, columns).encode("utf-8", "surrogateescape")
+        content = csv_text(rows, columns)
     else:
-        content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        content = "".join(json.dumps(row) + "\n" for row in rows)
     _write_known(out.parent, {out.name: content})
 
 
-def _write_known(folder: Path, files: Mapping[str, bytes]) -> None:
+def _write_known(folder: Path, contents: Mapping[str, str | bytes]) -> None:
     """Write files and note what they hold.
 
     Until all are written the list has what a call wrote before, too, so that one may be killed at any time.
     """
     import filelock
 
-    noted, new = folder / _WRITTEN, {name: [_digest(content)] for name, content in files.items()}
+    noted = folder / _WRITTEN
+    files = {name: x.encode("utf-8", "surrogateescape") if isinstance(x, str) else x for name, x in contents.items()}
+    new = {name: [_digest(content)] for name, content in files.items()}
     with guarded(noted):
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(sidecar(noted, ".lock")):
             remove_parts([noted, *(folder / name for name in files)])
-            written, there = _written(folder), {name: _digest_of(folder / name) for name in files}
-            old = {name: [x for x in written.get(name, ()) if x == there[name]] for name in files}
+            written = _written(folder)
+            old = {name: [x for x in written.get(name, ()) if x == _digest_of(folder / name)] for name in files}
             _note(noted, {**written, **{name: old[name] + new[name] for name in files}})
             for name, content in files.items():
                 write_file(folder / name, content)

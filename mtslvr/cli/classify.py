@@ -45,18 +45,11 @@ _OUT = _Named()
 @click.argument("recordings", nargs=-1, type=click.Path())
 @click.option("-o", "--out", "output", type=_OUT, metavar="OUT", help="Where the labels go.")
 @click.option(
-    "--format",
-    "form",
-    type=click.Choice(["csv", "jsonl", "parquet", "audacity", "raven"]),
+    "--format", "form", type=click.Choice(["csv", "jsonl", "parquet", "audacity", "raven"]),
     help="What to write. audacity and raven: a file a recording in the folder OUT, or one selection table OUT.txt for "
     "all.  [default: the suffix of OUT]",
-)
-@click.option(
-    "--window",
-    type=float,
-    metavar="SECONDS",
-    help="Length of a window.  [default: the examples' median, from 0.5 s on]",
-)
+)  # fmt: skip
+@click.option("--window", type=float, metavar="SECONDS", help="Length.  [default: the examples' median, from 0.5 s on]")
 @click.option("--hop", type=float, metavar="SECONDS", help="From one window to the next.  [default: half the window]")
 @click.option("--threshold", default=0.5, show_default=True, help="Probability from which a window is labelled.")
 @click.option("--top-k", default=1, show_default=True, metavar="K", help="Classes that a window, or file, may have.")
@@ -69,19 +62,14 @@ _OUT = _Named()
 @click.option("--suggest-to", type=_OUT, metavar="DIR", help="Where these go.  [default: OUT.suggestions]")
 @click.option("--report", "page", type=_OUT, metavar="HTML", help="A page to judge the result by eye and ear.")
 @click.option(
-    "--embeddings",
-    "stored",
-    type=_OUT,
-    metavar="FILE",
+    "--embeddings", "stored", type=_OUT, metavar="FILE",
     help="Where the windows' embeddings are kept.  [default: OUT.embeddings.npy, or another such file beside it that "
     "has all RECORDINGS]",
-)
+)  # fmt: skip
 @click.option(
-    "--audio",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    metavar="DIR",
+    "--audio", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="DIR",
     help="Where the recordings of an embeddings file are now.  [default: where they were embedded]",
-)
+)  # fmt: skip
 @EMBEDDING
 @click.option("--overwrite", is_flag=True, help="Embed everything anew, and write over labels changed since.")
 @click.option("-q", "--quiet", is_flag=True, help="Errors only.")
@@ -145,6 +133,10 @@ def _check_inputs(call: SimpleNamespace) -> None:
         raise ConfigError(f"{named}: no such file or folder; check the path{'s' if absent else ''}")
     if (tables := _tables(call)) and len(call.recordings) > 1:
         raise ConfigError(f"{tables[0]}: an embeddings file among several RECORDINGS; give it alone")
+    if tables and call.stored is not None:
+        raise ConfigError(f"--embeddings {call.stored}: is for audio; the embeddings of RECORDINGS are there already")
+    if call.audio is not None and call.recordings and not tables:
+        raise ConfigError(f"--audio {call.audio}: is for an embeddings file; RECORDINGS are where they are")
 
 
 def _check_written(call: SimpleNamespace) -> None:
@@ -181,21 +173,14 @@ def _check_outputs(call: SimpleNamespace) -> LabelFormat:
     form = check_labels_output(call.output, call.form, per_file=call.per_file)
     if call.output.is_dir() and call.output.resolve() in call.examples.resolve().parents:
         raise ConfigError(f"{call.output}: has EXAMPLES in it, which tracks may replace; choose another folder")
-    if call.audio is not None and not _tables(call):
-        raise ConfigError(f"--audio {call.audio}: is for an embeddings file; RECORDINGS are where they are")
-    if call.stored is not None and _tables(call):
-        raise ConfigError(f"--embeddings {call.stored}: is for audio; the embeddings of RECORDINGS are there already")
-    if call.suggest is not None:
-        check_folder(call.suggest_to)
-        place = call.suggest_to.resolve()
-        if any(os.path.realpath(x) in map(str, (place, *place.parents)) for x in call.recordings):
-            raise ConfigError(
-                f"{call.suggest_to}: is within RECORDINGS, whose part it would be next time; give --suggest-to"
-            )
-        if any(call.suggest_to.glob("*.wav")):
-            raise ConfigError(
-                f"{call.suggest_to}: has clips already; move them to their classes or away, or give --suggest-to"
-            )
+    if (clips := call.suggest_to) is not None:
+        check_folder(clips)
+        above = [clips.resolve(), *clips.resolve().parents]
+        if any(Path(x).resolve() in above for x in call.recordings):
+            raise ConfigError(f"{clips}: is within RECORDINGS, whose part it would be next time; give --suggest-to")
+        if any(clips.glob("*.wav")):
+            told = "has clips already; move them to their classes or away, or give --suggest-to"
+            raise ConfigError(f"{clips}: {told}")
     if call.page is not None:
         check_page(call.page)
     return form
@@ -226,7 +211,7 @@ def _write(call: SimpleNamespace, form: LabelFormat, found: Found, classifier: C
         say(f"nothing is labelled: {told}; --report shows the scores")
     if call.page is not None:
         say(f"making the report {call.page} ...")
-        write_file(call.page, page(classifier, found, call.threshold))
+        write_file(call.page, page(classifier, found, call.threshold).encode("utf-8", "surrogateescape"))
         say(f"wrote {call.page}")
     if call.suggest is not None:
         by_name = {recording.name: recording for recording in found.recordings}

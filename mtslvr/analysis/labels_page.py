@@ -47,12 +47,7 @@ text-overflow:ellipsis;padding:.7rem .1rem}
 
 
 def check_page(path: Path) -> None:
-    """Find out before the work starts that a page can be made and written.
-
-    Raises:
-        ConfigError: another suffix, matplotlib is not installed, a folder that is missing or cannot be written, or a
-            file that is no such page.
-    """
+    """Find out before the work starts that a page can be made and written, else raise a ConfigError."""
     if path.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"{path}: unknown format {path.suffix!r}; end the name in .html")
     if importlib.util.find_spec("matplotlib") is None:
@@ -61,23 +56,20 @@ def check_page(path: Path) -> None:
 
 
 def page(classifier: Classifier, found: Found, threshold: float) -> str:
-    """HTML with its pictures and sounds inside, some 12 MB at most.
-
-    Args:
-        classifier: with the figures of its cross-validation.
-        found: in the recordings.
-        threshold: from which windows were labelled.
-    """
+    """HTML with its pictures and sounds inside, some 12 MB at most; windows were labelled from a `threshold` on."""
     recordings = {recording.name: recording for recording in found.recordings}
     seconds = sum(recording.seconds for recording in found.recordings)
     length = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
     counts = Counter(event.label for event in found.events)
     said = f"Events: {len(found.events)}. Recordings: {len(found.recordings)}, {length} in all."
+    made = classifier.settings
+    window, hop, digest = made["window_seconds"], made["hop_seconds"], made["model_sha256"][:12]
+    model = f"model {made['model']} (sha256 {digest}), mtslvr {metadata.version('mtslvr')}, {date.today():%Y-%m-%d}"
     best, worst = _best(found.events), sorted(found.events, key=lambda event: event.score)[:MOST_HITS]
     body = [
         f"<h1>Labels</h1><p>{said} A window is labelled where a class has a probability of {threshold:g} or more.</p>",
         html_table([["class", "events"], *([name, str(counts[name])] for name in classifier.positive)]),
-        f'<p class="small">{escape(_made_with(classifier.settings))}</p>',
+        f'<p class="small">Examples in windows of {window:g} s every {hop:g} s, {escape(model)}.</p>',
         *_examples(classifier.figures),
         "<h2>Scores of windows</h2><p>How many windows had which probability of their likeliest class; those near none "
         "of the classes, and silence, count as 0. Where two hills stand apart, the threshold belongs between them.</p>",
@@ -92,14 +84,6 @@ def page(classifier: Classifier, found: Found, threshold: float) -> str:
         said = "The windows whose label would help most, with the likeliest class; --suggest has cut them out."
         body.append(f"<h2>To label next</h2><p>{said}</p>{_hits(to_label, recordings)}")
     return html_page(_TITLE, "".join(body), _STYLE)
-
-
-def _made_with(settings: Mapping[str, Any]) -> str:
-    window, hop = settings["window_seconds"], settings["hop_seconds"]
-    return (
-        f"Examples in windows of {window:g} s every {hop:g} s, model {settings['model']} (sha256 "
-        f"{settings['model_sha256'][:12]}), mtslvr {metadata.version('mtslvr')}, {date.today():%Y-%m-%d}."
-    )
 
 
 def _examples(figures: Mapping[str, Any]) -> Iterator[str]:

@@ -24,11 +24,11 @@ SHARES = {
     0.75: "75% invariant + 25% variant",
     1.0: "invariant",
 }
-# scikit-learn's C. Of 1, 10 and 100, measured on the visible validation sets, 100 is best from five examples a class on
-# and no worse with fewer.
+# scikit-learn's C. Of 1, 10 and 100, 100 is best on the visible validation sets from five examples a class on, and no
+# worse with fewer.
 INVERSE_PENALTY = 100.0
 _TEMPERATURES = np.geomspace(0.1, 10.0, 41)
-FIGURES = {
+FIGURES = {  # what `figures` gives
     "classes": dict, "recordings": int, "features": str, "reason": str, "candidates": list, "confusion": list,
     "doubtful": list,
 }  # fmt: skip
@@ -120,9 +120,8 @@ def choose(
         embeddings: (n, D) of the examples, the invariant embedding first.
         targets: (n,) classes from 0 on.
         recordings: n names; rows of one recording never stand on both sides.
-        invariant: width of the invariant half; D where there is one feature, and so nothing to choose, but
-            probabilities to calibrate.
-        features: the name of that one.
+        invariant: width of the invariant half; D where there is nothing to choose, but probabilities to calibrate.
+        features: the name of the only ones then.
     """
     shares = {1.0: features} if invariant == embeddings.shape[1] else SHARES
     rows = np.arange(len(targets))[:: -(-len(targets) // _MOST_ROWS)]

@@ -30,12 +30,14 @@ from .labels import Label
 Float32 = npt.NDArray[np.float32]
 
 FORMAT_VERSION = 1
+HEADER_KEY = "mtslvr.classifier"  # of the header of a stored one
+_ABOUT: Mapping[str, Any] = {  # the fields in the header, as JSON
+    "classes": list, "share": float, "temperature": float, "least_similarity": float, "settings": dict,
+    "figures": FIGURES,
+}  # fmt: skip
+_ARRAYS = ("weights", "means", "silence")
 _MOST_ROWS = 3000  # of the examples: time grows with their third power
 _BLOCK = 4096  # windows at once
-HEADER_KEY = "mtslvr.classifier"  # of the header of a stored one
-_NUMBERS = dict.fromkeys(("share", "temperature", "least_similarity"), float)
-_ABOUT: Mapping[str, Any] = {"classes": list, **_NUMBERS, "settings": dict, "figures": FIGURES}
-_ARRAYS = ("weights", "means", "silence")
 _SILENT = 1 - 1e-5  # cosine to the embedding of silence from which a window is taken for it
 
 
@@ -51,9 +53,8 @@ class Classifier:
         temperature: by which decision values are divided before softmax.
         least_similarity: cosine to the mean of a class below which a window is not of it.
         settings: the model, its weights' sum, window, hop and features that rows must be made with.
-        figures: what the cross-validation found, for people.
-        silence: (D,) of length 1, of a window of constant samples, which is none of the classes; zeros where it is not
-            known.
+        figures: what the cross-validation found, for people; see `choose.figures`.
+        silence: (D,) of length 1, of a window of constant samples; zeros where it is not known.
     """
 
     classes: tuple[str, ...]
@@ -117,8 +118,7 @@ class Classifier:
             reject: give windows no class that they are far from.
 
         Returns:
-            (n, C) in the order of `classes`, each row with the sum 1, but for zeros in place of classes that a window
-            is far from.
+            (n, C) in the order of `classes`, each row with the sum 1 but for zeros in place of classes that it is not.
 
         Raises:
             ConfigError: another width, or rows that are no numbers.
@@ -187,13 +187,13 @@ class Classifier:
         for key in ("model_sha256", "features", "layer", "window_seconds", "pool", "channel"):
             theirs, ours = (each.get(key, DEFAULTS.get(key)) for each in (settings, self.settings))
             if theirs != ours:
+                remedy = f", or give --channel {theirs}" if key == "channel" else ""
                 if key == "model_sha256":
-                    named = [f"{x.get('model')} (sha256 {str(x.get(key))[:12]})" for x in (settings, self.settings)]
-                    theirs, ours = named
+                    both = (settings, self.settings)
+                    theirs, ours = (f"{x.get('model')} (sha256 {str(x.get(key))[:12]})" for x in both)
                 raise ConfigError(
                     f"{name}: made with {key.removesuffix('_sha256')}={theirs}, and the classifier with {ours}; embed "
-                    "the recordings anew, or make the classifier with the settings of these embeddings"
-                    + (f", or give --channel {theirs}" if key == "channel" else "")
+                    f"the recordings anew, or make the classifier with the settings of these embeddings{remedy}"
                 )
 
     def save(self, path: PathLike) -> None:
@@ -229,21 +229,21 @@ class Classifier:
                 raise ConfigError(f"{path}: in format {version}, and this reads {FORMAT_VERSION}; upgrade mtslvr")
             check_types(about, _ABOUT, whole=True)
             check_types(about["settings"], SETTINGS)
-            _check_numbers(about, arrays)
+            found = cls(**arrays, **{name: about[name] for name in _ABOUT} | {"classes": tuple(about["classes"])})
+            _check(found)
         except ValueError as error:
             raise ConfigError(f"{path}: a damaged classifier ({error}); make it anew") from None
-        return cls(**arrays, **{name: about[name] for name in _ABOUT} | {"classes": tuple(about["classes"])})
+        return found
 
 
-def _check_numbers(about: Mapping[str, Any], arrays: Mapping[str, Float32]) -> None:
+def _check(found: Classifier) -> None:
     """Raise a ValueError where names and numbers cannot be those of one classifier."""
-    names, width = about["classes"], arrays["silence"].size
-    if set(map(type, names)) != {str}:
-        raise ValueError(f"its classes are {names!r:.60}")
-    shapes = (width + 1, len(names)), (sum(not is_negative(name) for name in names), width), (width,)
-    fitting = all(arrays[name].shape == shape for name, shape in zip(_ARRAYS, shapes, strict=True))
-    fitting = fitting and all(np.isfinite(array).all() for array in arrays.values())
-    if not (fitting and 0 <= about["share"] <= 1 and about["temperature"] > 0):
+    if set(map(type, found.classes)) != {str}:
+        raise ValueError(f"its classes are {found.classes!r:.60}")
+    width, arrays = found.silence.size, (found.weights, found.means, found.silence)
+    shapes = [(width + 1, len(found.classes)), (len(found.positive), width), (width,)]
+    finite = all(np.isfinite(array).all() for array in arrays)
+    if [x.shape for x in arrays] != shapes or not (finite and 0 <= found.share <= 1 and found.temperature > 0):
         raise ValueError("numbers out of their range, or others than its classes have")
 
 
@@ -286,10 +286,9 @@ def _unit(rows: Float64) -> Float64:
 
 
 def _least_similarity(rows: Float64, targets: Int64, means: Float64, recordings: Sequence[str]) -> float:
-    """Cosine to the mean of a class below which a window is not of it; -1 where no class has two recordings.
+    """Halfway between the cosines of examples to the mean of their own class and to those of the others.
 
-    Halfway between what examples have to the mean of their own class, its other recordings alone, and what they have to
-    the means of other classes.
+    The first are to the class's other recordings alone; it is -1 where no class has two recordings.
     """
     number = np.unique(np.array(recordings), return_inverse=True)[1]
     kin = (targets[:, None] == targets) & (number[:, None] != number)

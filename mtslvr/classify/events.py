@@ -62,7 +62,7 @@ def find_events(
         probabilities: (k, C) of each window; columns beyond `classes` stand for none of them.
         spans: (k, 2), start and end of each window in seconds, in order.
         classes: names of the first columns.
-        config: see `EventConfig`.
+        config: threshold and how windows are joined.
 
     Returns:
         Events by start, then class; the score of an event is the highest probability in it.

@@ -89,32 +89,29 @@ def cut_examples(labels: Sequence[Label], sample_rate: int, channel: int | str =
     faults: list[MTSLVRError] = []
     for file, parts in of_recording.items():
         try:
-            for found in _cut(file, parts, sample_rate, channel):
-                (clips if isinstance(found, Clip) else faults).append(found)  # type: ignore[arg-type]
+            found, length = load_parts(file, sample_rate, [(part.start, part.end) for part in parts], channel)
         except AudioError as error:
             faults.append(error)
+            continue
+        for part, waveform in zip(parts, found, strict=True):
+            try:
+                clips.append(_clip(part, waveform, sample_rate, length))
+            except MTSLVRError as error:
+                faults.append(error)
     raise_all([*faults, *_in_two_classes(clips)])
     return clips
 
 
-def _cut(file: str, labels: Sequence[Label], sample_rate: int, channel: int | str) -> Iterator[Clip | MTSLVRError]:
-    """The examples of one recording; for one that cannot be used, why not."""
-    waveforms, length = load_parts(file, sample_rate, [(label.start, label.end) for label in labels], channel)
-    for label, waveform in zip(labels, waveforms, strict=True):
-        part = label.start is not None or label.end is not None
-        name = f"{file} from {label.start or 0:g} s" if part else file
-        try:
-            check_times(f"{file}: the label {label.label!r}", label.start, label.end, length)
-        except ConfigError as error:
-            yield error
-            continue
-        seconds = waveform.size / sample_rate
-        if seconds < SHORTEST:
-            yield ConfigError(f"{name}: an example of {seconds:.3f} s; give at least {SHORTEST} s, or take it out")
-        elif np.ptp(waveform) == 0 and not is_negative(label.label):
-            yield AudioError(f"{name}: a silent example; take it out")
-        else:
-            yield Clip(label.label, recording_of(file), name, waveform)
+def _clip(label: Label, waveform: Float32, sample_rate: int, length: float) -> Clip:
+    """The example of a recording of `length` seconds; raises where it cannot be used."""
+    file = label.file
+    check_times(f"{file}: the label {label.label!r}", label.start, label.end, length)
+    name = file if label.start is label.end is None else f"{file} from {label.start or 0:g} s"
+    if (seconds := waveform.size / sample_rate) < SHORTEST:
+        raise ConfigError(f"{name}: an example of {seconds:.3f} s; give at least {SHORTEST} s, or take it out")
+    if np.ptp(waveform) == 0 and not is_negative(label.label):
+        raise AudioError(f"{name}: a silent example; take it out")
+    return Clip(label.label, recording_of(file), name, waveform)
 
 
 def _in_two_classes(clips: Iterable[Clip]) -> Iterator[ConfigError]:
@@ -189,7 +186,8 @@ def collect(
     about = checkpoint.read_config(folder / checkpoint.CONFIG_NAME)
     clips = cut_examples(found, about.frontend.sample_rate, channel)
     median = statistics.median(clip.waveform.size for clip in clips) / about.frontend.sample_rate
-    window = _fitting_window(median, about) if window_seconds is None else window_seconds
+    fitting = round(min(max(median, _SHORTEST_WINDOW), about.window_seconds), 1)
+    window = fitting if window_seconds is None else window_seconds
     if window > _LONGER * max(median, _SHORTEST_WINDOW):
         warnings.warn(
             f"windows of {window:g} s, and examples of {median:g} s (median): windows so much longer than the examples "
@@ -221,11 +219,6 @@ def _from_table(table: EmbeddingTable, labels: Sequence[str] | None) -> Examples
     return Examples(np.asarray(table.embeddings), list(labels or ()), list(table.paths), names, table.settings, silence)
 
 
-def _fitting_window(median: float, about: EncoderConfig) -> float:
-    """The median of the examples in seconds, at least 0.5 s and at most the model's own window."""
-    return round(min(max(median, _SHORTEST_WINDOW), about.window_seconds), 1)
-
-
 def _embed(clips: Sequence[Clip], encoder: Encoder, settings: Mapping[str, Any]) -> Examples:
     """Embed the windows of the clips, but for a short tail after others."""
     window = settings["window_seconds"]
@@ -253,8 +246,6 @@ def _embed_silence(encoder: Encoder, settings: Mapping[str, Any]) -> Float32:
     """The embedding (D,) of a window of constant samples."""
     window = settings.get("window_seconds") or encoder.config.window_seconds
     nothing = np.zeros(round(window * encoder.sample_rate), np.float32)
-    features, layer = settings.get("features", "concat"), settings.get("layer", "head")
-    row: Float32 = embed(
-        nothing, encoder.sample_rate, features=features, layer=layer, window_seconds=window, encoder=encoder
-    )
+    how = {"features": settings.get("features", "concat"), "layer": settings.get("layer", "head")}
+    row: Float32 = embed(nothing, encoder.sample_rate, window_seconds=window, encoder=encoder, **how)
     return row

@@ -54,14 +54,9 @@ def predict_table(
 ) -> Found:
     """Classify the windows of a table, as `mtslvr-embed --pool none` writes it, or of the recordings `only`.
 
-    Args:
-        classifier: made with the table's settings.
-        table: a row a window, those of a recording one after the other; else, or where they are no numbers, refused.
-        config: threshold and how windows are joined.
-        path_of: gives the path of a recording by its name in the table.
-        only: names of the recordings; None is all.
-        reject: see `Classifier.probabilities`.
-        doubts: how many windows to suggest for labelling.
+    The table is made with the classifier's settings, and has the windows of a recording one after the other; else, or
+    where they are no numbers, it is refused. `path_of` gives the path of a recording by its name in the table, `doubts`
+    is how many windows to suggest for labelling; `reject`: see `Classifier.probabilities`.
     """
     found, spans = Found(), np.stack([table.start, table.end], axis=1)
     rate = (table.settings.get("encoder") or {}).get("frontend", {}).get("sample_rate", 16_000)

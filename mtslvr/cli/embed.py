@@ -10,8 +10,9 @@ from typing import Any
 import click
 
 from .common import EMBEDDING, FORMATS, LAYER, Command, check_stdout, choice, counted, echo
+from .inputs import find_inputs
 from .process import embed as main  # noqa: F401  # the program
-from .run import Run, find_inputs
+from .run import Run
 from .summary import Report
 
 EXIT_CODES = """\b
@@ -83,9 +84,9 @@ def embed_command(inputs: tuple[str, ...], output: str, form: str | None, shard:
     report = Report(output, target, part, call.on_error, call.dry_run, call.as_json, call.quiet, call.verbose)
     if target is None or call.dry_run or call.as_json:
         check_stdout()
-    found = find_inputs(inputs, call.stdin, report)
+    found, names = find_inputs(inputs, call.stdin, report)
     weights = call.model, call.device, call.dtype or "float32"
-    Run(*weights, config, chosen, call.overwrite, call.on_truncated == "error", report).start(found)
+    Run(*weights, config, chosen, call.overwrite, call.on_truncated == "error", report).start(found, names)
 
 
 @click.command("merge", cls=Command, short_help="Join the outputs of mtslvr-embed --shard.")

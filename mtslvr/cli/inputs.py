@@ -7,15 +7,14 @@ import re
 import stat
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import ConfigError
+from .common import EXIT_NO_AUDIO, EXIT_SOME_FAILED, Failure, counted
 
 if TYPE_CHECKING:
-    from ..audio.load import FoundAudio
-    from ..run.shards import Shard
-
+    from ..audio.find import Search
+    from .summary import Report
 
 _HEAD = 4096  # bytes, by which standard input is told to be audio, a list, or neither
 # What files begin with: WAV, AIFF, W64, FLAC, Ogg, MP3 with and without a tag, AAC, AU, CAF; MP4, Matroska, WMA; VOC,
@@ -30,32 +29,31 @@ _AUDIO = re.compile(
 _BINARY = re.compile(rb"[\x01-\x06\x0e-\x1a\x1c-\x1f]|\A(\xff\xfe|\xfe\xff)")
 
 
-@dataclass
-class Inputs:
-    """What the arguments stand for.
+def find_inputs(arguments: Sequence[str], stdin: str, report: Report) -> tuple[Search, list[str]]:
+    """The audio files of all arguments, or the shard's part of them, and the names of all; what is amiss is told."""
+    found = gather(arguments, stdin)
+    files, absent = found.files, found.unlisted
+    if absent and not files:
+        others = f" (and {len(absent) - 1} more)" if absent[1:] else ""
+        raise Failure(f"no audio found: {absent[0][1]}{others}", EXIT_NO_AUDIO)
+    if report.shard is not None:
+        found.files, found.unlisted = report.shard.take(files), report.shard.take(absent)
+    for path, message in found.unlisted:
+        if report.stop:
+            raise Failure(f"{message}; nothing is embedded (--on-error stop)", EXIT_SOME_FAILED)
+        report.skip(path, "find", message)
+    if found.left_out:
+        report.inform(found.left_out_text)
+    if not files:
+        suffixes = "no file with a known suffix (wav, flac, ogg, opus, mp3, aiff ...)"
+        raise Failure(f"{', '.join(arguments)}: no audio found: {suffixes}", EXIT_NO_AUDIO)
+    if found.repeated:
+        report.inform(f"named more than once: {counted(found.repeated, 'file')}; each is embedded once")
+    return found, [file.name for file in files]
 
-    Attributes:
-        files: audio files, each once.
-        missing: what was given and is not there, folders within it that cannot be listed, and a message about each.
-        repeated: how often a file was named again.
-        names: what all files go by in the output, where this is a part of them.
-        left_out: a sentence on the files of audio formats that cannot be read here; "" where there are none.
-    """
 
-    files: list[FoundAudio] = field(default_factory=list)
-    missing: list[tuple[str, str]] = field(default_factory=list)
-    repeated: int = 0
-    names: list[str] = field(default_factory=list)
-    left_out: str = ""
-
-    def part(self, shard: Shard) -> Inputs:
-        """The share of one shard in the files and in what is missing."""
-        names = [file.name for file in self.files]
-        return Inputs(shard.take(self.files), shard.take(self.missing), self.repeated, names, self.left_out)
-
-
-def gather(arguments: Sequence[str], stdin: str = "auto") -> Inputs:
-    """Find the audio files of all arguments; a folder that cannot be listed is among what is missing.
+def gather(arguments: Sequence[str], stdin: str = "auto") -> Search:
+    """Find the audio files of all arguments; what is not there is among what cannot be listed.
 
     Args:
         arguments: files, folders, lists.
@@ -72,7 +70,8 @@ def gather(arguments: Sequence[str], stdin: str = "auto") -> Inputs:
         else:
             absent.append((path, f"{origin}{missing(path)}"))
     found = search(there)
-    return Inputs(found.files, absent + found.unlisted, found.repeated, left_out=found.left_out_text)
+    found.unlisted = absent + found.unlisted
+    return found
 
 
 def expand(arguments: Sequence[str], stdin: str = "auto") -> Iterator[tuple[str, str]]:

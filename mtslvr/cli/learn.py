@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ConfigError
 from .common import EXIT_SOME_FAILED, Failure, counted, echo
-from .run import Run, find_inputs
+from .inputs import find_inputs
+from .run import Run
 from .summary import Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from ..audio.find import Search
     from ..classify import Classifier
     from ..classify.examples import Examples
     from ..classify.output import LabelFormat
     from ..run.state import FileEntry
     from ..run.table import EmbeddingTable
-    from .inputs import Inputs
 
 _STORED = {"window": "window_seconds", "hop": "hop_seconds", "channel": "channel", "dtype": "dtype"}
 
@@ -83,8 +84,8 @@ def from_audio(call: SimpleNamespace, form: LabelFormat) -> Windows:
     stored = call.stored or call.output.with_name(f"{call.output.name}.embeddings.npy")
     target, stored_form = resolve(stored, writable=True), parse_format(stored)
     report = Report(str(stored), target, on_error=call.on_error, quiet=call.quiet)
-    inputs = find_inputs(call.recordings, "auto", report)
-    check_labels_kept(call.output, form, [file.name for file in inputs.files], overwrite=call.overwrite)
+    inputs, names = find_inputs(call.recordings, "auto", report)
+    check_labels_kept(call.output, form, names, overwrite=call.overwrite)
     state = None if call.overwrite else read_state(target)
     if state is not None and state.complete is not None and not target.exists():  # finished, and then deleted
         state = None
@@ -109,11 +110,10 @@ def from_audio(call: SimpleNamespace, form: LabelFormat) -> Windows:
         if error.exit_code != EXIT_SOME_FAILED or report.stop or not resolve(stored).exists():
             raise
         failure = error
-    names = {file.name for file in inputs.files}
-    return Windows(classifier, read_table(stored), _path_of(_entries(stored)), names, failure)
+    return Windows(classifier, read_table(stored), _path_of(_entries(stored)), set(names), failure)
 
 
-def _embedded_beside(stored: Path, settings: Mapping[str, Any], inputs: Inputs) -> Path:
+def _embedded_beside(stored: Path, settings: Mapping[str, Any], inputs: Search) -> Path:
     """Finished embeddings of all inputs that a call with another output has left in the same folder, else `stored`."""
     from ..run.files import resolve
     from ..run.job import make_plan

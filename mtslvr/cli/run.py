@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import EXIT_INTERRUPTED, EXIT_NO_AUDIO, EXIT_SOME_FAILED, Failure, counted
-from .inputs import Inputs, gather
+from .common import EXIT_INTERRUPTED, Failure, counted
 from .summary import Report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from ..audio.find import Search
     from ..nn.encoder import Encoder
     from ..run.extract import ExtractConfig
     from ..run.files import Format
@@ -45,8 +45,8 @@ class Run:
         folder = find(self.model, local_files_only=self.report.dry_run)
         return folder, describe(self.model, folder, self.config, dtype=self.dtype)
 
-    def start(self, found: Inputs) -> None:
-        """Embed, write, tell."""
+    def start(self, found: Search, names: Sequence[str] = ()) -> None:
+        """Embed, write, tell; of a shard with the `names` of the files of all."""
         from ..config import EncoderConfig
         from ..run.extract import check_windows
         from ..run.job import make_plan
@@ -58,7 +58,7 @@ class Run:
         encoder = EncoderConfig.from_dict(settings["encoder"])
         check_windows(encoder, self.config)
         if report.shard is not None:
-            settings["shard"] = report.shard.describe(found.names)
+            settings["shard"] = report.shard.describe(names)
         if report.verbose:
             report.say(f"model {settings['model']}, sha256 {settings['model_sha256']}, in {folder}")
         if report.dry_run:
@@ -69,13 +69,13 @@ class Run:
         else:
             width = encoder.embedding_dim(self.config.features, self.config.layer)
             self._to_file(found, folder, settings, width, target)
-        report.finish(settings, len(found.files) + len(found.missing))
+        report.finish(settings, len(found.files) + len(found.unlisted))
 
     def _retry(self, state: State | None) -> bool:
         """An interrupted run goes on as if it had not been; a finished one tries again what failed."""
         return self.report.stop or state is None or state.complete is not None
 
-    def _to_stdout(self, found: Inputs, folder: Path, model: str) -> None:
+    def _to_stdout(self, found: Search, folder: Path, model: str) -> None:
         from ..run.job import stat, stream_files
 
         encoder, files = self._load(folder, model), [stat(file) for file in found.files]
@@ -86,7 +86,7 @@ class Run:
             rows = counted(self.report.summary.rows, "row")
             raise Failure(f"interrupted after {rows}", EXIT_INTERRUPTED) from None
 
-    def _to_file(self, found: Inputs, folder: Path, settings: dict[str, Any], width: int, target: Path) -> None:
+    def _to_file(self, found: Search, folder: Path, settings: dict[str, Any], width: int, target: Path) -> None:
         from ..run.job import make_plan
         from ..run.recorder import Recorder
 
@@ -94,7 +94,7 @@ class Run:
         with Recorder(target, settings, width, overwrite=self.overwrite) as recorder:
             plan = make_plan(self.report.output, found.files, recorder.state, retry=self._retry(recorder.state))
             encoder = self._load(folder, settings["model"]) if plan.todo else None
-            self.report.begin(found.missing, plan)
+            self.report.begin(found.unlisted, plan)
             summary.complete = True  # where nothing is to be embedded
             if plan.todo or plan.moved or recorder.relisted or recorder.state.complete is None:
                 self._go_on(plan, recorder, encoder)
@@ -136,27 +136,6 @@ class Run:
                 if step.error is not None and self.report.stop:
                     return False
         return True
-
-
-def find_inputs(arguments: Sequence[str], stdin: str, report: Report) -> Inputs:
-    """The audio files of all arguments, or the shard's part of them; what is not there is told."""
-    everything = gather(arguments, stdin)
-    found = everything if report.shard is None else everything.part(report.shard)
-    if everything.missing and not everything.files:
-        others = f" (and {len(everything.missing) - 1} more)" if everything.missing[1:] else ""
-        raise Failure(f"no audio found: {everything.missing[0][1]}{others}", EXIT_NO_AUDIO)
-    for path, message in found.missing:
-        if report.stop:
-            raise Failure(f"{message}; nothing is embedded (--on-error stop)", EXIT_SOME_FAILED)
-        report.skip(path, "find", message)
-    if everything.left_out:
-        report.inform(everything.left_out)
-    if not everything.files:
-        suffixes = "no file with a known suffix (wav, flac, ogg, opus, mp3, aiff ...)"
-        raise Failure(f"{', '.join(arguments)}: no audio found: {suffixes}", EXIT_NO_AUDIO)
-    if found.repeated:
-        report.inform(f"named more than once: {counted(found.repeated, 'file')}; each is embedded once")
-    return found
 
 
 def _share_memory_pools() -> None:

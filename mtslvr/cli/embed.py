@@ -10,10 +10,7 @@ from typing import Any
 import click
 
 from .common import EMBEDDING, FORMATS, LAYER, Command, check_stdout, choice, counted, echo
-from .inputs import find_inputs
 from .process import embed as main  # noqa: F401  # the program
-from .run import Run
-from .summary import Report
 
 EXIT_CODES = """\b
 Exit codes: 0 every file embedded, 1 some files failed and the rest is written, 2 wrong usage,
@@ -72,6 +69,9 @@ def embed_command(inputs: tuple[str, ...], output: str, form: str | None, shard:
     from ..run.extract import ExtractConfig
     from ..run.files import STDOUT, parse_format, resolve
     from ..run.shards import Shard
+    from .inputs import find_inputs
+    from .run import Run
+    from .summary import Report
 
     call = SimpleNamespace(**options)
     part = None if shard is None else Shard.parse(shard)
@@ -81,7 +81,7 @@ def embed_command(inputs: tuple[str, ...], output: str, form: str | None, shard:
     kinds = Features(call.features), Layer(call.layer), Pool(call.pool)
     excerpt = Excerpt("mix" if call.channel is None else call.channel)
     config = ExtractConfig(*kinds, call.window, call.hop, call.batch_size, call.threads, excerpt=excerpt)
-    report = Report(output, target, part, call.on_error, call.dry_run, call.as_json, call.quiet, call.verbose)
+    report = Report(output, target, part, call.on_error == "stop", call.dry_run, call.as_json, call.quiet, call.verbose)
     if target is None or call.dry_run or call.as_json:
         check_stdout()
     found, names = find_inputs(inputs, call.stdin, report)

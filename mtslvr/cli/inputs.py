@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
+from ..audio.find import Search, missing, search
 from ..errors import ConfigError
 from .common import EXIT_NO_AUDIO, EXIT_SOME_FAILED, Failure, counted
-
-if TYPE_CHECKING:
-    from ..audio.find import Search
-    from .summary import Report
+from .summary import Report
 
 _HEAD = 4096  # bytes, by which standard input is told to be audio, a list, or neither
 # What files begin with: WAV, AIFF, W64, FLAC, Ogg, MP3 with and without a tag, AAC, AU, CAF; MP4, Matroska, WMA; VOC,
@@ -61,8 +61,6 @@ def gather(arguments: Sequence[str], stdin: str = "auto") -> Search:
     Raises:
         ConfigError: a list that cannot be read, or is none.
     """
-    from ..audio.find import missing, search
-
     there, absent = [], []
     for path, origin in expand(arguments, stdin):
         if os.path.lexists(path):
@@ -105,9 +103,6 @@ def _standard_input(stream: BinaryIO, kind: str) -> Iterator[tuple[str, str]]:
 
 def _make_seekable(head: bytes, stream: BinaryIO) -> None:
     """Have /dev/stdin be a file, which is opened more than once, at its beginning; `head` is what was read of it."""
-    import shutil
-    import tempfile
-
     try:
         if not stat.S_ISREG(os.fstat(0).st_mode):
             with tempfile.TemporaryFile() as file:  # without a name: nothing is left of it, whatever ends the run

@@ -1,146 +1,21 @@
-"""What one call of `mtslvr classify` labels with, and the embedded recordings that it labels."""
+"""The classifier of one call of `mtslvr classify`, learned or loaded, and what is told of it; next: `label`."""
 
 from __future__ import annotations
 
-import contextlib
-import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
+from ..classify import Classifier, Examples
+from ..classify.classifier import fit_examples
+from ..classify.examples import collect
 from ..errors import ConfigError
-from .common import EXIT_SOME_FAILED, Failure, counted, echo
-from .inputs import find_inputs
-from .run import Run
-from .summary import Report
+from ..run.state import DEFAULTS
+from .common import counted, echo
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-
-    from ..audio.find import Search
-    from ..classify import Classifier
-    from ..classify.examples import Examples
-    from ..classify.output import LabelFormat
-    from ..run.state import FileEntry
-    from ..run.table import EmbeddingTable
-
-_STORED = {"window": "window_seconds", "hop": "hop_seconds", "channel": "channel", "dtype": "dtype"}
-
-
-class Windows(NamedTuple):
-    """Embedded recordings and what labels them."""
-
-    classifier: Classifier  # made with the settings of the table
-    table: EmbeddingTable
-    path_of: Callable[[str], str]  # gives the path of a recording by its name in the table
-    names: set[str] | None = None  # of the recordings to be labelled; None is all
-    failure: Failure | None = None  # to be raised once the rest is labelled
-
-
-def from_table(call: SimpleNamespace, form: LabelFormat) -> Windows:
-    """What RECORDINGS has, one file of embeddings."""
-    from ..classify.output import check_labels_kept
-    from ..run.table import read_table
-
-    source = Path(call.recordings[0])
-    table = read_table(source)
-    if not len(table.paths):
-        raise ConfigError(f"{source}: holds no windows; embed recordings with mtslvr-embed --pool none")
-    if "pool" not in table.settings:
-        told = "does not say how it was made; keep beside it what mtslvr-embed wrote there, or embed again"
-        raise ConfigError(f"{source}: {told} with --pool none")
-    if table.settings["pool"] != "none":
-        raise ConfigError(f"{source}: has a row a file; write a row a window with mtslvr-embed --pool none")
-    names = list(dict.fromkeys(table.paths))
-    if nameless := [name for name in names if "\0" in name or Path(name).name in ("", "..")]:
-        raise ConfigError(f"{source}: has rows of {nameless[0]!r}, which is no name of a file; embed it again")
-    check_labels_kept(call.output, form, names, overwrite=call.overwrite)
-    for option in _STORED:
-        _check_given(call, option, table.settings, source)
-    entries = _entries(source)
-    path_of = _path_of(entries, call.audio)
-    there = [entry for entry in entries if entry.rows and os.path.isfile(entry.path)]
-    found = [(entry, os.stat(entry.path)) for entry in there]
-    if changed := [x.path for x, stat in found if (x.size, x.mtime_ns) != (stat.st_size, stat.st_mtime_ns)]:
-        others = f" and {len(changed) - 1} more" if changed[1:] else ""
-        echo(f"warning: {changed[0]}{others} changed after being embedded: times are of the old audio", err=True)
-    classifier = learn(call, table.settings, map(path_of, names))
-    classifier.check_settings(table.settings, str(source))
-    return Windows(classifier, table, path_of)
-
-
-def from_audio(call: SimpleNamespace, form: LabelFormat) -> Windows:
-    """Embed all windows of the recordings, but for those that an earlier call has embedded."""
-    from ..audio.load import Excerpt
-    from ..audio.windows import Pool
-    from ..classify.output import check_labels_kept
-    from ..config import Features, Layer
-    from ..run.extract import ExtractConfig
-    from ..run.files import parse_format, resolve
-    from ..run.state import read_state
-    from ..run.table import read_table
-
-    stored = call.stored or call.output.with_name(f"{call.output.name}.embeddings.npy")
-    target, stored_form = resolve(stored, writable=True), parse_format(stored)
-    report = Report(str(stored), target, on_error=call.on_error, quiet=call.quiet)
-    inputs, names = find_inputs(call.recordings, "auto", report)
-    check_labels_kept(call.output, form, names, overwrite=call.overwrite)
-    state = None if call.overwrite else read_state(target)
-    if state is not None and state.complete is not None and not target.exists():  # finished, and then deleted
-        state = None
-    earlier = {} if state is None else state.settings
-    classifier = learn(call, earlier, [str(file.path) for file in inputs.files])
-    ours = classifier.settings
-    hop = earlier.get("hop_seconds", ours["hop_seconds"]) if call.hop is None else call.hop
-    kinds, excerpt = (Features(ours["features"]), Layer(ours["layer"])), Excerpt(ours.get("channel", "mix"))
-    sizes = ours["window_seconds"], hop, call.batch_size, call.threads
-    config = ExtractConfig(*kinds, Pool.NONE, *sizes, excerpt=excerpt)
-    weights = call.model or ours["model"], call.device, call.dtype or earlier.get("dtype", "float32")
-    run = Run(*weights, config, stored_form, call.overwrite, call.on_truncated == "error", report)
-    _, settings = run.find()
-    classifier.check_settings(settings, ", ".join(call.recordings))
-    if state is None and call.stored is None and not call.overwrite:
-        stored = _embedded_beside(stored, settings, inputs)
-        report.output, report.target = str(stored), resolve(stored, writable=True)
-    failure = None
-    try:
-        run.start(inputs)
-    except Failure as error:
-        if error.exit_code != EXIT_SOME_FAILED or report.stop or not resolve(stored).exists():
-            raise
-        failure = error
-    return Windows(classifier, read_table(stored), _path_of(_entries(stored)), set(names), failure)
-
-
-def _embedded_beside(stored: Path, settings: Mapping[str, Any], inputs: Search) -> Path:
-    """Finished embeddings of all inputs that a call with another output has left in the same folder, else `stored`."""
-    from ..run.files import resolve
-    from ..run.job import make_plan
-    from ..run.state import earlier_state
-
-    for other in sorted(stored.parent.glob("*.embeddings.npy")):
-        with contextlib.suppress(ConfigError):  # made otherwise
-            state = earlier_state(resolve(other), {**settings, "format": "npy"})
-            finished = state is not None and state.complete is not None
-            if finished and not make_plan(str(other), inputs.files, state, retry=False).todo:
-                return other
-    return stored
-
-
-def _entries(source: Path) -> Iterable[FileEntry]:
-    """The recordings of the embeddings `source`, as they were embedded; none where that is not known."""
-    from ..run.files import resolve
-    from ..run.state import read_state
-
-    state = read_state(resolve(source))
-    return () if state is None else state.entries.values()
-
-
-def _path_of(entries: Iterable[FileEntry], audio: Path | None = None) -> Callable[[str], str]:
-    """What gives the path of a recording by its name."""
-    paths = {entry.name: entry.path for entry in entries}
-    return lambda name: paths.get(name, name) if audio is None else str(audio / name)
+STORED = {"window": "window_seconds", "hop": "hop_seconds", "channel": "channel", "dtype": "dtype"}
 
 
 def learn(call: SimpleNamespace, stored: Mapping[str, Any], recordings: Iterable[str] = ()) -> Classifier:
@@ -148,13 +23,10 @@ def learn(call: SimpleNamespace, stored: Mapping[str, Any], recordings: Iterable
 
     `recordings` are the paths of those to be labelled, which tables of examples may name.
     """
-    from ..classify import Classifier
-    from ..classify.classifier import fit_examples
-
     kept = _is_classifier(call.examples)
     if kept:
         classifier = Classifier.load(call.examples)
-        _check_given(call, "window", classifier.settings, call.examples)
+        check_given(call, "window", classifier.settings, call.examples)
         if call.channel is not None:  # which one is a matter of the recordings
             classifier = replace(classifier, settings={**classifier.settings, "channel": call.channel})
     else:
@@ -170,8 +42,6 @@ def learn(call: SimpleNamespace, stored: Mapping[str, Any], recordings: Iterable
 
 
 def _collect(call: SimpleNamespace, stored: Mapping[str, Any], recordings: Iterable[str]) -> Examples:
-    from ..classify.examples import collect
-
     if not call.quiet:
         echo(f"embedding the examples in {call.examples} ...", err=True)
     given = {"model": call.model, "window_seconds": call.window, "hop_seconds": call.hop, "channel": call.channel}
@@ -187,11 +57,9 @@ def _collect(call: SimpleNamespace, stored: Mapping[str, Any], recordings: Itera
         raise ConfigError(told) from error
 
 
-def _check_given(call: SimpleNamespace, name: str, settings: Mapping[str, Any], source: Path) -> None:
+def check_given(call: SimpleNamespace, name: str, settings: Mapping[str, Any], source: Path) -> None:
     """Refuse an option that says other than what is there already."""
-    from ..run.state import DEFAULTS
-
-    given, there = getattr(call, name), settings.get(_STORED[name], DEFAULTS.get(name))
+    given, there = getattr(call, name), settings.get(STORED[name], DEFAULTS.get(name))
     if given is not None and there is not None and given != there:
         told, of = (f"{given:g}", f"{there:g} s") if isinstance(given, float) else (given, there)
         raise ConfigError(

@@ -61,7 +61,10 @@ def run(command: Callable[[], Any]) -> NoReturn:
     if hasattr(os, "register_at_fork"):  # processes that prepare batches are ended by the signals as always
         os.register_at_fork(after_in_child=lambda: [signal.signal(number, before[number]) for number in before])
     try:
-        code = _exit_code(command)
+        try:
+            code = command()
+        except SystemExit as end:
+            code = end.code
         for number in before:
             signal.signal(number, signal.SIG_IGN)
     except BaseException:
@@ -77,13 +80,6 @@ def run(command: Callable[[], Any]) -> NoReturn:
 def _interrupt_later(number: int) -> None:
     time.sleep(0.01)
     _thread.interrupt_main(signal.Signals(number))
-
-
-def _exit_code(command: Callable[[], Any]) -> Any:
-    try:
-        return command()
-    except SystemExit as end:
-        return end.code
 
 
 def _importing(frame: FrameType | None) -> bool:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..audio.find import Search
+from ..config import EncoderConfig
+from ..models import hub
+from ..nn.encoder import Encoder
+from ..run.extract import ExtractConfig, check_windows
+from ..run.files import Format
+from ..run.job import Plan, Step, describe, embed_files, make_plan, stat, stream_files
+from ..run.recorder import Recorder
+from ..run.state import FileEntry, State, earlier_state
 from .common import EXIT_INTERRUPTED, Failure, counted
 from .summary import Report
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from ..audio.find import Search
-    from ..nn.encoder import Encoder
-    from ..run.extract import ExtractConfig
-    from ..run.files import Format
-    from ..run.job import Plan, Step
-    from ..run.recorder import Recorder
-    from ..run.state import FileEntry, State
 
 
 @dataclass(frozen=True)
@@ -38,20 +38,12 @@ class Run:
 
     def find(self) -> tuple[Path, dict[str, Any]]:
         """The folder of the checkpoint, once it is sure that this machine can run it, and the settings of the rows."""
-        from ..models.hub import find, resolve
-        from ..run.job import describe
-
-        resolve(self.device, self.dtype)
-        folder = find(self.model, local_files_only=self.report.dry_run)
+        hub.resolve(self.device, self.dtype)
+        folder = hub.find(self.model, local_files_only=self.report.dry_run)
         return folder, describe(self.model, folder, self.config, dtype=self.dtype)
 
     def start(self, found: Search, names: Sequence[str] = ()) -> None:
         """Embed, write, tell; of a shard with the `names` of the files of all."""
-        from ..config import EncoderConfig
-        from ..run.extract import check_windows
-        from ..run.job import make_plan
-        from ..run.state import earlier_state
-
         report, target = self.report, self.report.target
         folder, settings = self.find()
         settings["format"] = self.form.value
@@ -76,8 +68,6 @@ class Run:
         return self.report.stop or state is None or state.complete is not None
 
     def _to_stdout(self, found: Search, folder: Path, model: str) -> None:
-        from ..run.job import stat, stream_files
-
         encoder, files = self._load(folder, model), [stat(file) for file in found.files]
         try:
             steps = stream_files(files, sys.stdout.buffer, self.form, encoder, self.config.for_output(), self.whole)
@@ -87,9 +77,6 @@ class Run:
             raise Failure(f"interrupted after {rows}", EXIT_INTERRUPTED) from None
 
     def _to_file(self, found: Search, folder: Path, settings: dict[str, Any], width: int, target: Path) -> None:
-        from ..run.job import make_plan
-        from ..run.recorder import Recorder
-
         summary = self.report.summary
         with Recorder(target, settings, width, overwrite=self.overwrite) as recorder:
             plan = make_plan(self.report.output, found.files, recorder.state, retry=self._retry(recorder.state))
@@ -102,8 +89,6 @@ class Run:
                 summary.rows = sum(entry.rows for entry in recorder.state.entries.values())
 
     def _go_on(self, plan: Plan, recorder: Recorder, encoder: Encoder | None) -> None:
-        from ..run.job import embed_files
-
         report, config = self.report, self.config.for_output()
         recorder.begin(plan.moved)
         try:
@@ -119,12 +104,10 @@ class Run:
         report.summary.rows = recorder.export(plan.order, complete=report.summary.complete)
 
     def _load(self, folder: Path, model: str) -> Encoder:
-        from ..models.hub import load
-
         if sys.stderr.isatty():
             self.report.inform(f"loading {model} ...")
         _share_memory_pools()
-        return load(folder, device=self.device, dtype=self.dtype)
+        return hub.load(folder, device=self.device, dtype=self.dtype)
 
     def _follow(self, steps: Iterator[Step], files: Sequence[FileEntry]) -> bool:
         """Have everything done and told; False where the first failure ended the run."""
@@ -143,7 +126,5 @@ def _share_memory_pools() -> None:
 
     Of the C library's allocators other ones have no such call, or ignore it.
     """
-    import ctypes
-
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).mallopt(-8, 2)  # M_ARENA_MAX

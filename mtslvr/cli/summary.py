@@ -12,16 +12,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from ..audio.recordings import header
+from ..run.files import ERRORS, guarded
+from ..run.job import Plan, Step
+from ..run.shards import Shard
+from ..run.state import FileEntry
 from .common import EXIT_SOME_FAILED, Failure, counted, echo, printable
-
-if TYPE_CHECKING:
-    from ..run.job import Plan, Step
-    from ..run.shards import Shard
-    from ..run.state import FileEntry
 
 _EVERY = 10.0  # seconds between lines where stderr is no terminal
 _UNITS = ((3600, "h"), (60, "min"), (1, "s"))
@@ -68,8 +68,6 @@ class Progress:
     """
 
     def __init__(self, files: Sequence[FileEntry], quiet: bool = False) -> None:
-        from ..audio.recordings import header
-
         self._total, self._quiet = counted(len(files), "file"), quiet
         self._files, self._seconds, self._within = 0, 0.0, 0.0  # done; of audio done, and of the file that goes on
         self._left: Counter[str] = Counter()  # bytes by suffix, the file that goes on included
@@ -154,7 +152,7 @@ class Report:
     output: str
     target: Path | None  # None is standard output
     shard: Shard | None = None
-    on_error: str = "skip"
+    stop: bool = False  # at the first failure
     dry_run: bool = False
     as_json: bool = False
     quiet: bool = False
@@ -162,11 +160,6 @@ class Report:
     summary: Summary = field(default_factory=Summary)
     _progress: Progress | None = field(default=None, init=False)
     _log: Path | None = field(default=None, init=False)
-
-    @property
-    def stop(self) -> bool:
-        """Whether the first failure ends the run."""
-        return self.on_error == "stop"
 
     def say(self, line: str) -> None:
         """Print a line beside the progress, whatever is quiet."""
@@ -207,8 +200,6 @@ class Report:
 
     def begin(self, missing: Sequence[tuple[str, str]], plan: Plan) -> None:
         """Count and note what is known before the first file is read: missing inputs, and what earlier runs found."""
-        from ..run.files import ERRORS, guarded
-
         self._count(plan)
         self._log = Path(f"{self.target}{ERRORS}")
         with guarded(self._log):
@@ -222,8 +213,6 @@ class Report:
     def _note(self, path: str, stage: str, message: str) -> None:
         """A line of OUT.errors.jsonl, which is there only where an input failed or is incomplete."""
         if self._log is not None:
-            from ..run.files import guarded
-
             line = json.dumps({"file": path, "stage": stage, "message": message}) + "\n"
             with guarded(self._log), open(self._log, "ab", buffering=0) as log:
                 log.write(line.encode())

@@ -58,7 +58,7 @@ def pack_command(
 @click.option(
     "--recipe", type=click.Choice(["own", "published"]), help="Settings: ours or the paper's.  [default: own]"
 )
-@click.option("--contrastive", type=click.Choice(["simclr", "simsiam"]), help="Of --system.  [default: simclr]")
+@click.option("--contrastive", type=click.Choice(["simclr", "simsiam"]), help="Contrastive loss.  [default: simclr]")
 @click.option("--augmentation-weight", type=float, help="Lambda of the joint loss.  [default: 1]")
 @click.option("--steps", type=int, help="Optimiser steps.  [default: 16000]")
 @click.option("--minutes", type=float, metavar="M", help="As many steps as take M minutes here, by 20 that are timed.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
@@ -51,6 +52,8 @@ class Label:
 
 
 Elsewhere: TypeAlias = Mapping[str, Sequence[str]]
+# A line of a table: its number, the recording, the class, and start, end, score and Raven's offset as they stand there.
+Line: TypeAlias = tuple[int, str | None, str | None, Sequence[str | None]]
 
 
 def by_name(paths: Iterable[str]) -> Elsewhere:
@@ -89,16 +92,17 @@ def read_labels(
     path, elsewhere = Path(table), elsewhere or {}
     try:
         # The names of recordings may be any bytes.
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            text = file.read()
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
+            text = opened.read()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     if empty and not text.strip():
         return []
     first = text.partition("\n")[0]
-    _check_text(path, 1, first)
+    _check_text(f"{path}, line 1", first)
+    lines = (_track_lines if _is_track(first) else _table_lines)(path, text, elsewhere)
     try:
-        labels = list((_track_rows if _is_track(first) else _table_rows)(path, text, elsewhere))
+        labels = [_label(f"{path}, line {n}", file, label, numbers) for n, file, label, numbers in lines]
     except csv.Error as error:
         raise ConfigError(f"{path}: cannot be read ({error}); close the quote that is left open in it") from None
     if not labels and not empty:
@@ -108,10 +112,9 @@ def read_labels(
     return list(dict.fromkeys(replace(label, file=places[label.file]) for label in labels))
 
 
-def _check_text(path: Path, line: int, text: str) -> None:
+def _check_text(where: str, text: str) -> None:
     if _NO_TEXT.search(text):
-        told = "not text in UTF-8; give a folder of classes, or save the table as UTF-8"
-        raise ConfigError(f"{path}, line {line}: {told}")
+        raise ConfigError(f"{where}: not text in UTF-8; give a folder of classes, or save the table as UTF-8")
 
 
 def _place(table: Path, file: str, elsewhere: Elsewhere) -> str:
@@ -156,7 +159,11 @@ def is_track_or_selections(table: Path) -> bool:
             first = file.readline(1000)
     except (OSError, UnicodeDecodeError):
         return False
-    return _is_track(first) or (RAVEN_BEGIN in first and "\t" in first)
+    return _is_track(first) or _is_selections(first)
+
+
+def _is_selections(line: str) -> bool:
+    return RAVEN_BEGIN in line and "\t" in line
 
 
 def _is_track(line: str) -> bool:
@@ -167,9 +174,9 @@ def _is_track(line: str) -> bool:
         return False
 
 
-def _table_rows(path: Path, text: str, elsewhere: Elsewhere) -> Iterator[Label]:
+def _table_lines(path: Path, text: str, elsewhere: Elsewhere) -> Iterator[Line]:
     first = text.partition("\n")[0]
-    raven = RAVEN_BEGIN in first and "\t" in first
+    raven = _is_selections(first)
     delimiter = max("\t,;", key=first.count)
     lines = io.StringIO(text, newline="")
     rows = csv.DictReader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE if raven else csv.QUOTE_MINIMAL)
@@ -196,15 +203,14 @@ def _table_rows(path: Path, text: str, elsewhere: Elsewhere) -> Iterator[Label]:
         numbers = [row.get(name or "") or None for name in (start, end, scored, RAVEN_OFFSET)]
         if delimiter == ";":  # where numbers may have a decimal comma
             numbers = [number and number.replace(",", ".") for number in numbers]
-        *times, score, offset = numbers
-        if file and file.lower().startswith("begin ") and start == RAVEN_BEGIN and not offset:
+        if file and file.lower().startswith("begin ") and start == RAVEN_BEGIN and not numbers[-1]:
             files.add(row[file])
         if len(files) > 1:
             raise ConfigError(
                 f"{path}, line {rows.line_num}: a second recording and no {RAVEN_OFFSET!r}, and Raven's times go on "
                 f"over all recordings; add this column in Raven, or where they begin anew in each, call {file!r} 'file'"
             )
-        yield _label(path, rows.line_num, row[file] if file else alone, times, row[label or ""], score, offset)
+        yield rows.line_num, row[file] if file else alone, row[label or ""], numbers
 
 
 def _column(names: Sequence[str], known: Sequence[str]) -> str | None:
@@ -235,7 +241,7 @@ def _time_columns(path: Path, names: Sequence[str], used: Collection[str | None]
     return times
 
 
-def _track_rows(path: Path, text: str, elsewhere: Elsewhere) -> Iterator[Label]:
+def _track_lines(path: Path, text: str, elsewhere: Elsewhere) -> Iterator[Line]:
     recording = _recording_of(path, elsewhere)
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith("\\"):  # a second line holds the frequencies of a label
@@ -243,7 +249,7 @@ def _track_rows(path: Path, text: str, elsewhere: Elsewhere) -> Iterator[Label]:
         start, end, label, *_ = (*line.split("\t"), "", "")
         scored = _SCORED.fullmatch(label)
         name, score = scored.groups() if scored else (label, None)
-        yield _label(path, number, recording, [start.replace(",", "."), end.replace(",", ".")], name, score)
+        yield number, recording, name, [start.replace(",", "."), end.replace(",", "."), score, None]
 
 
 def _recording_of(table: Path, elsewhere: Elsewhere) -> str:
@@ -261,37 +267,25 @@ def _recording_of(table: Path, elsewhere: Elsewhere) -> str:
     return found[0]
 
 
-def _label(
-    path: Path,
-    line: int,
-    file: str | None,
-    times: Sequence[str | None],
-    label: str | None,
-    score: str | None,
-    offset: str | None = None,
-) -> Label:
-    """A label of one line; `offset` is its start where Raven's other times go on over all recordings of a table."""
+def _label(where: str, file: str | None, label: str | None, numbers: Sequence[str | None]) -> Label:
+    """The label of a line; its start is the offset where Raven's other times go on over all recordings of a table."""
     if not file:
-        raise ConfigError(f"{path}, line {line}: no recording named; fill in its file")
+        raise ConfigError(f"{where}: no recording named; fill in its file")
     if not label or not label.strip():
-        raise ConfigError(f"{path}, line {line}: no label; fill it in, or take the line out")
-    _check_text(path, line, label)
-    start, end, first, value = (
-        None if given is None else _number(path, line, name, given)
-        for name, given in zip(("start", "end", RAVEN_OFFSET, "score"), (*times, offset, score), strict=True)
-    )
+        raise ConfigError(f"{where}: no label; fill it in, or take the line out")
+    _check_text(where, label)
+    found: list[float | None] = []
+    for name, value in zip(("start", "end", "score", RAVEN_OFFSET), numbers, strict=True):
+        number = None
+        if value is not None:
+            with contextlib.suppress(ValueError):
+                number = float(value)
+            if number is None or not 0 <= number < math.inf:
+                raise ConfigError(f"{where}: {name} {value!r}: must be a number from 0 on, without a unit")
+        found.append(number)
+    start, end, score, offset = found
     if start is not None and end is not None and not start < end:
-        raise ConfigError(f"{path}, line {line}: end {end:g} s is not after start {start:g} s; correct the times")
-    if first is not None:
-        start, end = first, None if end is None else first + end - (start or 0.0)
-    return Label(file, start, end, label.strip(), 1.0 if value is None else value)
-
-
-def _number(path: Path, line: int, name: str, value: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = -1.0
-    if not (math.isfinite(number) and number >= 0):
-        raise ConfigError(f"{path}, line {line}: {name} {value!r}: must be a number from 0 on, without a unit")
-    return number
+        raise ConfigError(f"{where}: end {end:g} s is not after start {start:g} s; correct the times")
+    if offset is not None:
+        start, end = offset, None if end is None else offset + end - (start or 0.0)
+    return Label(file, start, end, label.strip(), 1.0 if score is None else score)

@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from safetensors.numpy import save
 from ..api import embed_windows
 from ..errors import ConfigError
 from ..nn.encoder import Encoder
-from ..run.files import atomic, resolve
+from ..run.files import atomic, guarded, resolve
 from ..run.state import DEFAULTS
 from ..run.table import SETTINGS, EmbeddingTable, check_types
 from ..search import table_encoder
@@ -204,11 +203,8 @@ class Classifier:
         """
         about = {name: getattr(self, name) for name in _ABOUT}
         header = {HEADER_KEY: json.dumps({"format_version": FORMAT_VERSION, **about})}
-        try:
-            with atomic(resolve(Path(path))) as file:  # what was there stays until the new one is whole
-                file.write(save({name: getattr(self, name) for name in _ARRAYS}, header))
-        except (OSError, SafetensorError) as error:
-            raise ConfigError(f"{path}: the classifier cannot be written ({error}); choose another place") from None
+        with guarded(path), atomic(resolve(path)) as file:  # what was there stays until the new one is whole
+            file.write(save({name: getattr(self, name) for name in _ARRAYS}, header))
 
     @classmethod
     def load(cls, path: PathLike) -> Classifier:

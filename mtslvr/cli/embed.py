@@ -64,8 +64,6 @@ def embed_command(inputs: tuple[str, ...], output: str, form: str | None, shard:
     is new or changed after a finished one.
     """
     from ..audio.load import Excerpt
-    from ..audio.windows import Pool
-    from ..config import Features, Layer
     from ..run.extract import ExtractConfig
     from ..run.files import STDOUT, parse_format, resolve
     from ..run.shards import Shard
@@ -78,9 +76,9 @@ def embed_command(inputs: tuple[str, ...], output: str, form: str | None, shard:
     output = output if part is None or output == STDOUT else part.output(output)
     chosen = parse_format(output, form)
     target = None if output == STDOUT else resolve(output, writable=not call.dry_run)
-    kinds = Features(call.features), Layer(call.layer), Pool(call.pool)
+    windows = call.window, call.hop, call.batch_size, call.threads
     excerpt = Excerpt("mix" if call.channel is None else call.channel)
-    config = ExtractConfig(*kinds, call.window, call.hop, call.batch_size, call.threads, excerpt=excerpt)
+    config = ExtractConfig.parse(call.features, call.layer, call.pool, *windows, excerpt=excerpt)
     report = Report(output, target, part, call.on_error == "stop", call.dry_run, call.as_json, call.quiet, call.verbose)
     if target is None or call.dry_run or call.as_json:
         check_stdout()

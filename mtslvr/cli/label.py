@@ -13,17 +13,16 @@ import click
 
 from ..audio.find import AUDIO_SUFFIXES, Search
 from ..audio.load import Excerpt
-from ..audio.windows import Pool
 from ..classify import Classifier, EventConfig, output
 from ..classify.classifier import HEADER_KEY
 from ..classify.clips import write_clips
 from ..classify.output import LabelFormat
 from ..classify.predict import Found, file_rows, predict_table, spread
-from ..config import EncoderConfig, Features, Layer
+from ..config import EncoderConfig
 from ..errors import ConfigError
 from ..models.hub import parse_device
 from ..run.extract import ExtractConfig, check_windows
-from ..run.files import parse_format, resolve
+from ..run.files import parse_format, resolve, sidecar
 from ..run.job import make_plan
 from ..run.state import FileEntry, earlier_state, read_state
 from ..run.table import EmbeddingTable, read_table
@@ -51,7 +50,7 @@ def label(call: SimpleNamespace) -> None:
         raise click.UsageError(f"--suggest-to {call.suggest_to}: is for --suggest N; give both")
     _check_inputs(call)
     if call.suggest is not None and call.output is not None:
-        call.suggest_to = call.suggest_to or call.output.with_name(f"{call.output.name}.suggestions")
+        call.suggest_to = call.suggest_to or sidecar(call.output, ".suggestions")
     _check_written(call)
     if not call.recordings:
         learn(call, {})
@@ -88,7 +87,7 @@ def _check_written(call: SimpleNamespace) -> None:
     """Refuse to write over what is read, any audio or other files, twice in a place, and among the examples."""
     stored = call.stored
     if stored is None and call.output is not None and not _tables(call):
-        stored = call.output.with_name(f"{call.output.name}.embeddings.npy")
+        stored = sidecar(call.output, ".embeddings.npy")
     written = [x for x in (call.output, call.save, call.page, stored, call.suggest_to) if x is not None]
     places = [os.path.realpath(x) for x in written]
     read = [os.path.realpath(x) for x in (call.examples, *call.recordings)]
@@ -199,7 +198,7 @@ def from_table(call: SimpleNamespace, form: LabelFormat) -> Windows:
 
 def from_audio(call: SimpleNamespace, form: LabelFormat) -> Windows:
     """Embed all windows of the recordings, but for those that an earlier call has embedded."""
-    stored = call.stored or call.output.with_name(f"{call.output.name}.embeddings.npy")
+    stored = call.stored or sidecar(call.output, ".embeddings.npy")
     target, stored_form = resolve(stored, writable=True), parse_format(stored)
     report = Report(str(stored), target, stop=call.on_error == "stop", quiet=call.quiet)
     inputs, names = find_inputs(call.recordings, "auto", report)
@@ -211,9 +210,8 @@ def from_audio(call: SimpleNamespace, form: LabelFormat) -> Windows:
     classifier = learn(call, earlier, [str(file.path) for file in inputs.files])
     ours = classifier.settings
     hop = earlier.get("hop_seconds", ours["hop_seconds"]) if call.hop is None else call.hop
-    kinds, excerpt = (Features(ours["features"]), Layer(ours["layer"])), Excerpt(ours.get("channel", "mix"))
-    sizes = ours["window_seconds"], hop, call.batch_size, call.threads
-    config = ExtractConfig(*kinds, Pool.NONE, *sizes, excerpt=excerpt)
+    windows, excerpt = (ours["window_seconds"], hop, call.batch_size, call.threads), Excerpt(ours.get("channel", "mix"))
+    config = ExtractConfig.parse(ours["features"], ours["layer"], "none", *windows, excerpt=excerpt)
     weights = call.model or ours["model"], call.device, call.dtype or earlier.get("dtype", "float32")
     run = Run(*weights, config, stored_form, call.overwrite, call.on_truncated == "error", report)
     _, settings = run.find()

@@ -65,10 +65,12 @@ class ExtractConfig:
             object.__setattr__(self, name, int(value))
 
     @classmethod
-    def parse(cls, features: Features | str, layer: Layer | str, pool: Pool | str, *rest: Any) -> ExtractConfig:
+    def parse(
+        cls, features: Features | str, layer: Layer | str, pool: Pool | str, *rest: Any, **more: Any
+    ) -> ExtractConfig:
         """With names as users give them."""
         names = parse_enum(Features, features, "features"), parse_enum(Layer, layer, "layer")
-        return cls(*names, parse_enum(Pool, pool, "pool"), *rest)
+        return cls(*names, parse_enum(Pool, pool, "pool"), *rest, **more)
 
     def for_output(self) -> ExtractConfig:
         """The same with `fixed_batches`, as outputs are made that are gone on with and merged."""

@@ -6,7 +6,7 @@ import functools
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -255,7 +255,9 @@ def fit_examples(examples: Examples) -> Classifier:
         ConfigError: fewer than two classes, or no positive one.
     """
     names = class_names(examples.labels)
-    examples = examples.thinned(_MOST_ROWS)
+    step = -(-len(examples.labels) // _MOST_ROWS)
+    fewer = {name: getattr(examples, name)[::step] for name in ("embeddings", "labels", "recordings", "names")}
+    examples = replace(examples, **fewer)
     targets: Int64 = np.array([names.index(label) for label in examples.labels])
     invariant = invariant_width(examples.settings, examples.embeddings.shape[1])
     features = examples.settings.get("features", "concat")

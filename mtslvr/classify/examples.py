@@ -9,7 +9,7 @@ import statistics
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias, Union
 
 import numpy as np
@@ -135,12 +135,6 @@ class Examples:
     names: list[str]  # n, what people know each by, see `Clip`
     settings: Mapping[str, Any]  # what the rows were made with, as `read_table` has them
     silence: Float32  # (D,) embedding of a window of constant samples; zeros where the weights are not here
-
-    def thinned(self, most: int) -> Examples:
-        """No more than `most` rows, evenly from all."""
-        step = slice(None, None, -(-len(self.labels) // most))
-        fields = ("embeddings", "labels", "recordings", "names")
-        return replace(self, **{name: getattr(self, name)[step] for name in fields})
 
 
 def invariant_width(settings: Mapping[str, Any], width: int) -> int:

@@ -55,9 +55,7 @@ def pack_command(
 @click.option("--init", type=PATH, help="Run directory or checkpoint folder to start the weights from.")
 @click.option("--stop-after", type=int, metavar="N", help="End after N steps of the schedule.  [default: all]")
 @click.option("--system", type=click.Choice(SYSTEMS), help="Which of the paper's systems.  [default: mt-parallel]")
-@click.option(
-    "--recipe", type=click.Choice(["own", "published"]), help="Settings: ours or the paper's.  [default: own]"
-)
+@click.option("--recipe", type=click.Choice(["own", "published"]), help="Our settings or the paper's.  [default: own]")
 @click.option("--contrastive", type=click.Choice(["simclr", "simsiam"]), help="Contrastive loss.  [default: simclr]")
 @click.option("--augmentation-weight", type=float, help="Lambda of the joint loss.  [default: 1]")
 @click.option("--steps", type=int, help="Optimiser steps.  [default: 16000]")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from ..models import hub
 from ..nn.encoder import Encoder
 from ..run.extract import ExtractConfig, check_windows
 from ..run.files import Format
-from ..run.job import Plan, Step, describe, embed_files, make_plan, stat, stream_files
+from ..run.job import Plan, describe, embed_files, make_plan, stat, stream_files
 from ..run.recorder import Recorder
-from ..run.state import FileEntry, State, earlier_state
+from ..run.state import State, earlier_state
 from .common import EXIT_INTERRUPTED, Failure, counted
 from .summary import Report
 
@@ -71,7 +71,7 @@ class Run:
         encoder, files = self._load(folder, model), [stat(file) for file in found.files]
         try:
             steps = stream_files(files, sys.stdout.buffer, self.form, encoder, self.config.for_output(), self.whole)
-            self.report.summary.complete = self._follow(steps, files)
+            self.report.summary.complete = self.report.follow(steps, files)
         except KeyboardInterrupt:
             rows = counted(self.report.summary.rows, "row")
             raise Failure(f"interrupted after {rows}", EXIT_INTERRUPTED) from None
@@ -94,7 +94,7 @@ class Run:
         try:
             if encoder is not None:
                 steps = embed_files(plan, recorder, encoder, config, stop=report.stop, whole=self.whole)
-                report.summary.complete = self._follow(steps, plan.todo)
+                report.summary.complete = report.follow(steps, plan.todo)
         except KeyboardInterrupt:
             rows = recorder.export(plan.order, complete=False)
             finished = sum(not entry.error for entry in recorder.state.entries.values())
@@ -108,17 +108,6 @@ class Run:
             self.report.inform(f"loading {model} ...")
         _share_memory_pools()
         return hub.load(folder, device=self.device, dtype=self.dtype)
-
-    def _follow(self, steps: Iterator[Step], files: Sequence[FileEntry]) -> bool:
-        """Have everything done and told; False where the first failure ended the run."""
-        with self.report.embedding(files) as progress:
-            for step in steps:
-                self.report.step(step)
-                length = step.entry.seconds if step.entry is not None else None if step.error is None else 0.0
-                progress.advance(step.file, step.seconds, length)
-                if step.error is not None and self.report.stop:
-                    return False
-        return True
 
 
 def _share_memory_pools() -> None:

@@ -7,8 +7,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -83,12 +82,12 @@ class Progress:
         self._first = 0.0  # when the first batch was told
         self._begun = (0.0, 0.0)  # the time and seconds of audio when all of it was told
         self._said = self._told = ""
-        self._bar: Any = None
+        self.bar: Any = None
         if not quiet and sys.stderr.isatty():
             from tqdm import tqdm
 
             form = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/" + self._total + "{postfix}"
-            self._bar = tqdm(total=len(files), desc="embedding", file=sys.stderr, bar_format=form, dynamic_ncols=True)
+            self.bar = tqdm(total=len(files), desc="embedding", file=sys.stderr, bar_format=form, dynamic_ncols=True)
 
     def advance(self, file: FileEntry, seconds: float, length: float | None) -> None:
         """Count `seconds` of audio of a file, the one that goes on or else the next; it is done with a `length`."""
@@ -113,23 +112,16 @@ class Progress:
         foreseen = all(rates.values()) and (further > 0 or not left)
         told = f", {timedelta(seconds=round(left / further if left else 0))} left" if foreseen else ""
         self._said = f"{speed:.1f} times real time{told}"
-        if self._bar is not None:
-            self._bar.set_postfix_str(self._said, refresh=False)
-            self._bar.update(length is not None)
+        if self.bar is not None:
+            self.bar.set_postfix_str(self._said, refresh=False)
+            self.bar.update(length is not None)
         elif (length is not None and self._files == 1) or time.monotonic() >= self._due:
             self._line()
 
-    def say(self, text: str) -> None:
-        """A line of its own."""
-        if self._bar is not None:
-            self._bar.write(printable(text), file=sys.stderr)
-        else:
-            echo(text, err=True)
-
     def close(self) -> None:
         """The last word."""
-        if self._bar is not None:
-            self._bar.close()
+        if self.bar is not None:
+            self.bar.close()
         elif self._said:
             self._line()
 
@@ -163,7 +155,10 @@ class Report:
 
     def say(self, line: str) -> None:
         """Print a line beside the progress, whatever is quiet."""
-        echo(line, err=True) if self._progress is None else self._progress.say(line)
+        if self._progress is None or self._progress.bar is None:
+            echo(line, err=True)
+        else:
+            self._progress.bar.write(printable(line), file=sys.stderr)
 
     def inform(self, line: str) -> None:
         """Print a line unless the run is quiet."""
@@ -176,7 +171,24 @@ class Report:
         self._note(path, stage, message)
         self.say(f"{'stopped at' if self.stop else 'skipped'} {message}")
 
-    def step(self, step: Step) -> None:
+    def follow(self, steps: Iterable[Step], files: Sequence[FileEntry]) -> bool:
+        """Have these files embedded, telling how far it is; False where the first failure ended the run."""
+        started = time.monotonic()
+        self._progress = progress = Progress(files, self.quiet)
+        try:
+            for step in steps:
+                self._tell_step(step)
+                length = step.entry.seconds if step.entry is not None else None if step.error is None else 0.0
+                progress.advance(step.file, step.seconds, length)
+                if step.error is not None and self.stop:
+                    return False
+            return True
+        finally:
+            self.summary.seconds = time.monotonic() - started
+            progress.close()
+            self._progress = None
+
+    def _tell_step(self, step: Step) -> None:
         """Count, note and tell what was done with an input, and what was noticed of it."""
         summary, path, entry = self.summary, step.file.path, step.entry
         summary.audio_seconds += step.seconds
@@ -216,18 +228,6 @@ class Report:
             line = json.dumps({"file": path, "stage": stage, "message": message}) + "\n"
             with guarded(self._log), open(self._log, "ab", buffering=0) as log:
                 log.write(line.encode())
-
-    @contextmanager
-    def embedding(self, files: Sequence[FileEntry]) -> Iterator[Progress]:
-        """Show progress on these files, and take the time."""
-        started = time.monotonic()
-        self._progress = Progress(files, self.quiet)
-        try:
-            yield self._progress
-        finally:
-            self.summary.seconds = time.monotonic() - started
-            self._progress.close()
-            self._progress = None
 
     def dry(self, plan: Plan) -> None:
         """List what a run would embed."""

@@ -118,15 +118,12 @@ def steps_in(minutes: float, config: TrainConfig, data: tuple[Path, ...], **how:
 
     if len(data) != 1 or not is_packed(data[0]) or not minutes > 0:
         raise click.UsageError(f"--minutes {minutes:g}: takes more than 0, and one folder from `mtslvr pack` as --data")
-    seconds: list[float] = []
-
-    def note(report: dict[str, float]) -> None:
-        seconds.append(config.batch_size / report["clips_per_second"])
-
+    speeds: list[float] = []  # in clips a second
     timed = dataclasses.replace(config, steps=25, heads=None, validate_every=0, validation_fraction=0.0, patience=0)
     with tempfile.TemporaryDirectory() as folder:
-        train(timed, Path(folder) / "timed", data, on_step=note, save_every=100, **how)
-    return max(1, round(minutes * 60 / statistics.median(seconds[5:])))
+        where = Path(folder) / "timed"
+        train(timed, where, data, on_step=lambda x: speeds.append(x["clips_per_second"]), save_every=100, **how)
+    return max(1, round(minutes * 60 * statistics.median(speeds[5:]) / config.batch_size))
 
 
 def read_config(path: Path | None, options: dict[str, str | None]) -> TrainConfig:

@@ -197,10 +197,14 @@ def _embed_query(query: Query, settings: Mapping[str, Any], encoder: Encoder) ->
         raise AudioError(f"{name}: a query of {seconds:.3f} s; give one of at least {SHORTEST} s")
     if np.ptp(waveform) == 0:
         raise AudioError(f"{name}: a silent query; give one with a sound, as call.wav, or call.wav:12.5-14 for a part")
-    defaults = {"features": "concat", "layer": "head", "window_seconds": None, "hop_seconds": None}
-    options = {name: settings.get(name, default) for name, default in defaults.items()}
-    row: Float32 = embed(waveform, rate, encoder=encoder, **options)
+    row: Float32 = embed(waveform, rate, encoder=encoder, **embed_options(settings))
     return row
+
+
+def embed_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `embed` that make rows as those of an embeddings file were made, by its settings."""
+    defaults = {"features": "concat", "layer": "head", "window_seconds": None, "hop_seconds": None}
+    return {name: settings.get(name, default) for name, default in defaults.items()}
 
 
 def table_encoder(

@@ -20,7 +20,7 @@ from ..nn.encoder import Encoder
 from ..run.files import atomic, guarded, resolve
 from ..run.state import DEFAULTS
 from ..run.table import SETTINGS, EmbeddingTable, check_types
-from ..search import table_encoder
+from ..search import embed_options, table_encoder
 from .choose import FIGURES, Float64, Int64, choose, figures, fit_linear, softmax, unit_rows
 from .events import EventConfig, find_events
 from .examples import Examples, PathLike, class_names, collect, invariant_width, is_negative
@@ -176,9 +176,10 @@ class Classifier:
         return found
 
     def _embed(self, file: PathLike, device: str) -> tuple[Float32, Float64]:
-        options = {name: self.settings[name] for name in ("features", "layer", "window_seconds", "hop_seconds")}
         encoder, channel = _encoder(json.dumps(self.settings), device), self.settings.get("channel", "mix")
-        found: tuple[Float32, Float64] = embed_windows(file, encoder=encoder, channels=channel, **options)
+        found: tuple[Float32, Float64] = embed_windows(
+            file, encoder=encoder, channels=channel, **embed_options(self.settings)
+        )
         return found
 
     def check_settings(self, settings: Mapping[str, Any], name: str) -> None:

@@ -26,7 +26,7 @@ from ..nn.encoder import Encoder
 from ..run.extract import ExtractConfig
 from ..run.job import describe
 from ..run.table import EmbeddingTable
-from ..search import SHORTEST, check_times, table_encoder
+from ..search import SHORTEST, check_times, embed_options, table_encoder
 from .folders import check_order, find_examples, raise_all
 from .labels import Label, first_bytes
 
@@ -215,13 +215,11 @@ def _from_table(table: EmbeddingTable, labels: Sequence[str] | None) -> Examples
 
 def _embed(clips: Sequence[Clip], encoder: Encoder, settings: Mapping[str, Any]) -> Examples:
     """Embed the windows of the clips, but for a short tail after others."""
-    window = settings["window_seconds"]
-    options = {name: settings[name] for name in ("features", "layer", "window_seconds", "hop_seconds")}
     inputs = ((clip.waveform, encoder.sample_rate) for clip in clips)
-    results = embed_files(inputs, encoder=encoder, pool="none", on_error="raise", **options)
+    results = embed_files(inputs, encoder=encoder, pool="none", on_error="raise", **embed_options(settings))
     rows, kept = [], []
     for clip, result in zip(clips, results, strict=True):
-        count = len(result.embeddings) - _has_short_tail(result.spans, window)
+        count = len(result.embeddings) - _has_short_tail(result.spans, settings["window_seconds"])
         rows.append(result.embeddings[:count])
         kept += [clip] * count
     labels, recordings, names = ([getattr(clip, name) for clip in kept] for name in ("label", "recording", "name"))
@@ -240,6 +238,5 @@ def _embed_silence(encoder: Encoder, settings: Mapping[str, Any]) -> Float32:
     """The embedding (D,) of a window of constant samples."""
     window = settings.get("window_seconds") or encoder.config.window_seconds
     nothing = np.zeros(round(window * encoder.sample_rate), np.float32)
-    how = {"features": settings.get("features", "concat"), "layer": settings.get("layer", "head")}
-    row: Float32 = embed(nothing, encoder.sample_rate, window_seconds=window, encoder=encoder, **how)
+    row: Float32 = embed(nothing, encoder.sample_rate, encoder=encoder, **embed_options(settings))
     return row

@@ -1,5 +1,4 @@
 import copy
-import io
 import threading
 import time
 
@@ -23,7 +22,7 @@ def files(tmp_path_factory):
     root, rng = tmp_path_factory.mktemp("extract"), np.random.default_rng(0)
     for i, seconds in enumerate(SECONDS):
         soundfile.write(root / f"{i}.flac", 0.1 * rng.standard_normal((int(44100 * seconds), 2)), 44100)
-    return sorted(root.iterdir())
+    return [str(file) for file in sorted(root.iterdir())]
 
 
 @pytest.fixture
@@ -33,9 +32,9 @@ def torch_threads():
     torch.set_num_threads(before)
 
 
-def embed(files, encoder, **changes):
+def embed(audio, encoder, **changes):
     config = ExtractConfig(**{"pool": Pool.NONE, "window_seconds": 0.5, **changes})
-    return list(extract.extract([Source(str(file)) for file in files], encoder, config))
+    return list(extract.extract([Source(one) for one in audio], encoder, config))
 
 
 def rows(results):
@@ -79,11 +78,9 @@ def test_rows_are_those_of_the_encoder_itself(files, encoder):
     for features in Features:
         for layer in Layer:
             config = ExtractConfig(features, layer, Pool.NONE)
-            [found] = [
-                result.embeddings for result in extract.extract([Source(windows.ravel(), RATE)], encoder, config)
-            ]
+            [found] = extract.extract([Source(windows.ravel(), RATE)], encoder, config)
             expected = encoder(torch.from_numpy(windows), layer).select(features).numpy()
-            np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+            np.testing.assert_allclose(found.embeddings, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
 
 def test_an_encoder_in_training_mode_is_evaluated_and_left_as_it_is(files, unfolded_encoder):
@@ -97,10 +94,9 @@ def test_an_encoder_in_training_mode_is_evaluated_and_left_as_it_is(files, unfol
 
 
 def test_one_open_file_given_several_times_has_the_same_row_each_time(encoder, files):
-    file = io.BytesIO(files[4].read_bytes())
-    config = ExtractConfig(window_seconds=0.5, threads=4)
-    found = extract.extract([Source(audio) for audio in (file, str(files[2]), file, file)], encoder, config)
-    expected = extract.extract([Source(str(files[i])) for i in (4, 2, 4, 4)], encoder, config)
+    with open(files[4], "rb") as file:
+        found = embed([file, files[2], file, file], encoder, pool=Pool.MEAN, threads=4)
+    expected = embed([files[i] for i in (4, 2, 4, 4)], encoder, pool=Pool.MEAN, threads=4)
     for result, wanted in zip(found, expected, strict=True):
         assert result.error is None and np.array_equal(result.spans, wanted.spans)
         np.testing.assert_array_equal(result.embeddings, wanted.embeddings)
@@ -110,9 +106,9 @@ def test_a_full_batch_begins_before_the_next_is_read(encoder, files):
     begun = threading.Event()
 
     def sources():
-        yield Source(str(files[4]))  # 8 windows
+        yield Source(files[4])  # 8 windows
         assert begun.wait(60)
-        yield Source(str(files[2]))
+        yield Source(files[2])
 
     config = ExtractConfig(window_seconds=0.5, batch_size=8, threads=1)
     assert len(list(extract.extract(sources(), watched(encoder, lambda _: begun.set()), config))) == 2
@@ -120,9 +116,8 @@ def test_a_full_batch_begins_before_the_next_is_read(encoder, files):
 
 def test_nothing_is_encoded_after_the_iteration_was_ended(files, encoder):
     seen = []
-    sources = [Source(str(file)) for file in files]
     counting = watched(encoder, lambda piece: seen.append(len(piece)))
-    results = extract.extract(sources, counting, ExtractConfig(window_seconds=0.5, batch_size=2))
+    results = extract.extract(map(Source, files), counting, ExtractConfig(window_seconds=0.5, batch_size=2))
     next(results)
     results.close()
     before = len(seen)
@@ -131,14 +126,14 @@ def test_nothing_is_encoded_after_the_iteration_was_ended(files, encoder):
 
 
 def test_a_file_that_fails_midway_gives_no_embedding_and_the_rest_go_on(files, encoder, tmp_path):
-    broken, rng = tmp_path / "broken.flac", np.random.default_rng(1)
-    soundfile.write(broken, 0.1 * rng.standard_normal(RATE * 8), RATE)
+    broken = tmp_path / "broken.flac"
+    soundfile.write(broken, 0.1 * np.random.default_rng(1).standard_normal(RATE * 8), RATE)
     data = bytearray(broken.read_bytes())
     data[len(data) // 2 : -30_000] = bytes(len(data) - len(data) // 2 - 30_000)
     broken.write_bytes(data)
     expected = embed(files[1:3], encoder, batch_size=2)
     for pool in Pool:
-        first, failed, last = embed([files[1], broken, files[2]], encoder, batch_size=2, pool=pool)
+        first, failed, last = embed([files[1], str(broken), files[2]], encoder, batch_size=2, pool=pool)
         assert len(failed.embeddings) == len(failed.spans) == 0
         assert str(failed.error).startswith(f"{broken}: decoding fails after ")
         if pool is Pool.NONE:
@@ -148,9 +143,9 @@ def test_a_file_that_fails_midway_gives_no_embedding_and_the_rest_go_on(files, e
 
 
 def test_out_of_memory_says_what_to_do(files, encoder):
-    def look(piece):
+    def run_out(piece):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
 
     said = r"8 windows of 8000 samples: out of memory on cpu \(CUDA out of memory.*GiB\.\); use a smaller batch_size"
     with pytest.raises(ConfigError, match=said):
-        embed(files, watched(encoder, look), batch_size=8)
+        embed(files, watched(encoder, run_out), batch_size=8)

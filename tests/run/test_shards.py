@@ -3,25 +3,21 @@ import pytest
 from mtslvr.errors import ConfigError
 from mtslvr.run.shards import Shard, part_outputs
 
-ARRAY = {
-    "SLURM_ARRAY_TASK_ID": "2",
-    "SLURM_ARRAY_TASK_MIN": "0",
-    "SLURM_ARRAY_TASK_STEP": "1",
-    "SLURM_ARRAY_TASK_COUNT": "4",
-}
+ARRAY = {"ARRAY_TASK_ID": "2", "ARRAY_TASK_MIN": "0", "ARRAY_TASK_STEP": "1", "ARRAY_TASK_COUNT": "4"}
 
 
 @pytest.fixture
 def slurm(monkeypatch):
-    """Sets these variables of Slurm alone."""
-    for name in (*ARRAY, "SLURM_PROCID", "SLURM_NTASKS"):
-        monkeypatch.delenv(name, raising=False)
+    """The shard of a job that has these variables of Slurm alone."""
 
-    def set_all(environment):
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
+    def parse(variables):
+        for name in (*ARRAY, "PROCID", "NTASKS"):
+            monkeypatch.delenv(f"SLURM_{name}", raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(f"SLURM_{name}", value)
+        return Shard.parse("slurm")
 
-    return set_all
+    return parse
 
 
 @pytest.mark.parametrize(("count", "total"), [(1, 7), (3, 7), (30, 7), (3, 0)])
@@ -42,40 +38,31 @@ def test_what_is_no_part(text):
 
 
 @pytest.mark.parametrize(
-    ("changes", "expected"),
+    ("variables", "expected"),
     [
-        ({}, (3, 4)),
-        ({"TASK_MIN": "1"}, (2, 4)),
-        ({"TASK_ID": "11", "TASK_MIN": "5", "TASK_STEP": "3"}, (3, 4)),
+        (ARRAY, (3, 4)),
+        ({**ARRAY, "ARRAY_TASK_MIN": "1"}, (2, 4)),
+        ({**ARRAY, "ARRAY_TASK_ID": "11", "ARRAY_TASK_MIN": "5", "ARRAY_TASK_STEP": "3"}, (3, 4)),
+        ({"PROCID": "0", "NTASKS": "2"}, (1, 2)),
     ],
 )
-def test_the_task_of_an_array(slurm, changes, expected):
-    slurm({**ARRAY, **{f"SLURM_ARRAY_{name}": value for name, value in changes.items()}})
-    assert Shard.parse("slurm") == Shard(*expected)
-
-
-def test_without_an_array_the_step_of_srun_is_taken(slurm):
-    slurm({"SLURM_PROCID": "0", "SLURM_NTASKS": "2"})
-    assert Shard.parse("slurm") == Shard(1, 2)
+def test_the_task_of_an_array_or_else_of_srun(slurm, variables, expected):
+    assert slurm(variables) == Shard(*expected)
 
 
 @pytest.mark.parametrize(
-    ("environment", "message"),
+    ("variables", "message"),
     [
-        (
-            {},
-            "neither SLURM_ARRAY_TASK_ID nor SLURM_PROCID is set .*; start it with sbatch --array or srun",
-        ),
-        ({"SLURM_PROCID": "one", "SLURM_NTASKS": "2"}, "is set with what belongs to it .*'one'"),
-        ({**ARRAY, "SLURM_ARRAY_TASK_COUNT": "2"}, "task 3 of 2: the array has holes; .*--array=1-2"),
-        ({**ARRAY, "SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_STEP": "2"}, "has holes"),
-        ({**ARRAY, "SLURM_ARRAY_TASK_MIN": "2", "SLURM_ARRAY_TASK_COUNT": "1"}, "array of one task .* --shard 2/8"),
+        ({}, "neither SLURM_ARRAY_TASK_ID nor SLURM_PROCID is set .*; start it with sbatch --array or srun"),
+        ({"PROCID": "one", "NTASKS": "2"}, "is set with what belongs to it .*'one'"),
+        ({**ARRAY, "ARRAY_TASK_COUNT": "2"}, "task 3 of 2: the array has holes; .*--array=1-2"),
+        ({**ARRAY, "ARRAY_TASK_ID": "1", "ARRAY_TASK_STEP": "2"}, "has holes"),
+        ({**ARRAY, "ARRAY_TASK_MIN": "2", "ARRAY_TASK_COUNT": "1"}, "array of one task .* --shard 2/8"),
     ],
 )
-def test_variables_of_slurm_that_name_no_shard(slurm, environment, message):
-    slurm(environment)
+def test_variables_of_slurm_that_name_no_shard(slurm, variables, message):
     with pytest.raises(ConfigError, match=message):
-        Shard.parse("slurm")
+        slurm(variables)
 
 
 def test_outputs_are_named_after_the_whole_and_found_beside_it(tmp_path):

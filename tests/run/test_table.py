@@ -79,13 +79,12 @@ def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypa
 
 
 def test_a_link_stays_a_link_and_permissions_follow_the_umask(tmp_path):
-    (tmp_path / "real").mkdir()
-    link = tmp_path / "link.npz"
-    link.symlink_to(tmp_path / "real" / "out.npz")
+    link, real, plain = tmp_path / "link.npz", tmp_path / "real" / "out.npz", tmp_path / "plain"
+    real.parent.mkdir()
+    plain.touch()
+    link.symlink_to(real)
     write(resolve(link))
-    (tmp_path / "plain").touch()
-    assert link.is_symlink() and (tmp_path / "real" / "out.npz").is_file()
-    assert link.stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert link.is_symlink() and real.is_file() and real.stat().st_mode == plain.stat().st_mode
 
 
 @pytest.mark.parametrize(
@@ -116,50 +115,38 @@ def test_a_folder_that_takes_no_file(tmp_path):
         tmp_path.chmod(0o700)
 
 
-def save(path, **arrays):
-    with open(path, "wb") as file:
-        np.savez(file, **arrays)
+WHOLE = {"embeddings": np.ones((2, 3)), "paths": ["a", "a"], "start": [0.0, 1.0], "end": [1.0, 2.0], "settings": "{}"}
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("content", "told"),
     [
-        lambda path: path.write_bytes(b""),
-        lambda path: path.write_bytes(b"text\n"),
-        lambda path: path.write_bytes(b"PK\x03\x04 broken"),
-        lambda path: path.write_bytes(b"\x93NUMPY broken"),
-        lambda path: path.write_bytes(b"PAR1 broken"),
-        lambda path: path.write_bytes(b"{broken"),
-        lambda path: save(path, embeddings=np.zeros((1, 2))),
-        lambda path: save(path, **{key: np.array([{}], dtype=object) for key in KEYS}),
-        lambda path: save(path, **{key: np.zeros(1) for key in KEYS}),
-        lambda path: path.mkdir(),
-    ],
-    ids=["empty", "text", "zip", "npy", "parquet", "jsonl", "keys", "pickle", "settings", "folder"],
-)
-def test_reading_something_else(tmp_path, make):
-    with pytest.raises(ConfigError, match=r"in\.npz: no such file; check the path"):
-        read_table(tmp_path / "in.npz")
-    make(tmp_path / "in.npz")
-    with pytest.raises(ConfigError, match=r"in\.npz: not embeddings .*mtslvr-embed"):
-        read_table(tmp_path / "in.npz")
-
-
-@pytest.mark.parametrize(
-    ("column", "values", "told"),
-    [
-        ("embeddings", np.ones((2, 3), np.complex64), "embeddings of type complex64"),
-        ("paths", [1, 2], "names (1,)"),
-        ("start", [0.0, np.nan], "no time in seconds"),
-        ("end", [1.0, 0.0], "no time in seconds"),
+        *((content, "") for content in (b"", b"text\n", b"PK\x03\x04 b", b"\x93NUMPY b", b"PAR1 b", b"{broken")),
+        ({"embeddings": np.zeros((1, 2))}, "no 'paths"),
+        (dict.fromkeys(KEYS, np.array([{}], dtype=object)), "allow_pickle"),
+        ({**WHOLE, "settings": np.zeros(1)}, ""),
+        ({**WHOLE, "embeddings": np.ones((2, 3), np.complex64)}, "embeddings of type complex64"),
+        ({**WHOLE, "embeddings": np.ones((3, 3))}, r"embeddings \(3, 3\) of 2 rows"),
+        ({**WHOLE, "paths": [1, 2]}, r"names \(1,\)"),
+        ({**WHOLE, "start": [0.0, np.nan]}, "no time in seconds"),
+        ({**WHOLE, "end": [1.0, 0.0]}, "no time in seconds"),
     ],
 )
-def test_columns_that_are_damaged_are_told(tmp_path, column, values, told):
-    columns = {"embeddings": np.ones((2, 3)), "paths": ["a", "a"], "start": [0.0, 1.0], "end": [1.0, 2.0]}
-    np.savez(tmp_path / "x.npz", **{**columns, column: values}, settings="{}")
-    with pytest.raises(ConfigError) as error:
-        read_table(tmp_path / "x.npz")
-    assert "x.npz: not embeddings (" in str(error.value) and told in str(error.value)
+def test_reading_something_else(tmp_path, content, told):
+    file = tmp_path / "in.npz"
+    file.write_bytes(content) if isinstance(content, bytes) else np.savez(file, **content)
+    with pytest.raises(ConfigError, match=rf"in\.npz: not embeddings \(.*{told}.*\); write them with mtslvr-embed"):
+        read_table(file)
+
+
+def test_reading_nothing_a_folder_or_no_path(tmp_path):
+    for path, told in (
+        (tmp_path / "in.npz", r"in\.npz: no such file; check the path"),
+        (tmp_path, "not embeddings but a folder; embed its files first: mtslvr-embed"),
+        (np.zeros((1, 2)), "type ndarray: pass the path of an output of mtslvr-embed"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            read_table(path)
 
 
 def test_an_npy_that_is_replaced_while_it_is_read_gives_no_rows_under_other_names(tmp_path, monkeypatch):
@@ -174,8 +161,3 @@ def test_an_npy_that_is_replaced_while_it_is_read_gives_no_rows_under_other_name
     monkeypatch.setattr(np, "load", load_late)
     with pytest.raises(ConfigError, match=r"out\.npy: .*replaced by another output while it was read; read it again"):
         read_table(tmp_path / "out.npy")
-
-
-def test_another_type_than_a_path_is_named():
-    with pytest.raises(ConfigError, match="type ndarray: pass the path of an output of mtslvr-embed"):
-        read_table(np.zeros((1, 2)))

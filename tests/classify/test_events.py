@@ -9,10 +9,9 @@ from mtslvr.errors import ConfigError
 SPANS = np.array([[0, 2], [1, 3], [2, 4], [3, 5], [6, 8]], float)
 
 
-def events(owl, config=None, fox=None):
-    fox = np.zeros(5) if fox is None else np.array(fox)
-    probabilities = np.stack([np.array(owl), fox, 1 - np.array(owl) - fox], axis=1).astype(np.float32)
-    found = find_events("a.wav", probabilities, SPANS, ("owl", "fox"), config or EventConfig())
+def events(owl, fox=(0, 0, 0, 0, 0), **settings):
+    probabilities = np.array([owl, fox, np.subtract(1, np.add(owl, fox))], np.float32).T
+    found = find_events("a.wav", probabilities, SPANS, ("owl", "fox"), EventConfig(**settings))
     return [(x.label, x.start, x.end, round(x.score, 2)) for x in found]
 
 
@@ -22,7 +21,9 @@ def events(owl, config=None, fox=None):
         ({"threshold": "0.5"}, "threshold='0.5': must be a number"),
         ({"threshold": 1.5}, "threshold=1.5: must be a probability"),
         ({"top_k": 1.5}, "top_k=1.5: must be a whole number"),
+        ({"top_k": 0}, "top_k=0: must be"),
         ({"merge_gap": float("nan")}, "merge_gap=nan: must be a number of seconds"),
+        ({"min_duration": -1}, "min_duration=-1: must be"),
     ],
 )
 def test_settings_of_events_are_numbers_in_their_ranges(setting, told):
@@ -32,47 +33,27 @@ def test_settings_of_events_are_numbers_in_their_ranges(setting, told):
 
 
 def test_neighbouring_windows_of_a_class_are_one_event_with_the_highest_score():
-    assert events([0.6, 0.9, 0.1, 0.0, 0.7]) == [("owl", 0, 3, 0.9), ("owl", 6, 8, 0.7)]
-
-
-def test_windows_that_only_touch_are_two_events_where_one_of_another_class_is_between():
-    two = EventConfig(top_k=2)
-    assert events([0.9, 0, 0.8, 0, 0], two, fox=[0, 0.9, 0, 0, 0]) == [
-        ("owl", 0, 2, 0.9),
-        ("fox", 1, 3, 0.9),
-        ("owl", 2, 4, 0.8),
-    ]
-    assert events([0.9, 0, 0.8, 0, 0], EventConfig(merge_gap=0.1)) == [("owl", 0, 4, 0.9)]
-
-
-def test_one_sound_has_one_class_unless_windows_may_have_two():
-    fox = [0, 0, 0.7, 0.9, 0]  # the end of the owl's call sounds like a fox, and then one calls
-    assert events([0.6, 0.9, 0, 0, 0], fox=fox) == [("owl", 0, 3, 0.9), ("fox", 3, 5, 0.9)]
-    assert ("fox", 2, 5, 0.9) in events([0.6, 0.9, 0, 0, 0], EventConfig(top_k=2), fox=fox)
-
-
-def test_windows_below_the_threshold_are_no_event():
-    assert events([0.6, 0.9, 0.1, 0.0, 0.7], EventConfig(threshold=0.8)) == [("owl", 1, 3, 0.9)]
-
-
-def test_a_gap_is_closed_and_short_events_are_left_out():
-    assert events([0.9, 0, 0, 0.9, 0.9], EventConfig(merge_gap=1)) == [("owl", 0, 8, 0.9)]
-    assert events([0.9, 0, 0, 0.9, 0.9], EventConfig(min_duration=2.5)) == []
-
-
-def test_a_window_has_the_likeliest_classes_only():
-    owl, fox = [0.5, 0, 0, 0, 0], [0.4, 0, 0, 0, 0]
-    assert events(owl, EventConfig(threshold=0.3), fox) == [("owl", 0, 2, 0.5)]
-    assert events(owl, EventConfig(threshold=0.3, top_k=2), fox) == [("fox", 0, 2, 0.4), ("owl", 0, 2, 0.5)]
-
-
-def test_a_recording_without_a_window_has_no_events():
+    owl = [0.6, 0.9, 0.1, 0.0, 0.7]
+    assert events(owl) == [("owl", 0, 3, 0.9), ("owl", 6, 8, 0.7)]
+    assert events(owl, threshold=0.8) == [("owl", 1, 3, 0.9)]
     assert find_events("a", np.empty((0, 2), np.float32), np.empty((0, 2)), ("owl",), EventConfig()) == []
 
 
-@pytest.mark.parametrize(
-    "values", [{"threshold": 1.5}, {"top_k": 0}, {"merge_gap": -1}, {"min_duration": float("nan")}]
-)
-def test_a_value_outside_its_range_is_named(values):
-    with pytest.raises(ConfigError, match=next(iter(values))):
-        EventConfig(**values)
+def test_windows_that_only_touch_are_two_events_where_one_of_another_class_is_between():
+    owl, apart = [0.9, 0, 0.8, 0, 0], [("owl", 0, 2, 0.9), ("fox", 1, 3, 0.9), ("owl", 2, 4, 0.8)]
+    assert events(owl, fox=[0, 0.9, 0, 0, 0], top_k=2) == apart
+    assert events(owl, merge_gap=0.1) == [("owl", 0, 4, 0.9)]
+
+
+def test_one_sound_has_one_class_unless_windows_may_have_two():
+    owl, fox = [0.6, 0.9, 0, 0, 0], [0, 0, 0.7, 0.9, 0]  # the end of the owl's call sounds like a fox, which calls then
+    assert events(owl, fox) == [("owl", 0, 3, 0.9), ("fox", 3, 5, 0.9)]
+    assert ("fox", 2, 5, 0.9) in events(owl, fox, top_k=2)
+    owl, fox = [0.5, 0, 0, 0, 0], [0.4, 0, 0, 0, 0]
+    assert events(owl, fox, threshold=0.3) == [("owl", 0, 2, 0.5)]
+    assert events(owl, fox, threshold=0.3, top_k=2) == [("fox", 0, 2, 0.4), ("owl", 0, 2, 0.5)]
+
+
+def test_a_gap_is_closed_and_short_events_are_left_out():
+    assert events([0.9, 0, 0, 0.9, 0.9], merge_gap=1) == [("owl", 0, 8, 0.9)]
+    assert events([0.9, 0, 0, 0.9, 0.9], min_duration=2.5) == []

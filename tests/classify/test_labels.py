@@ -1,5 +1,7 @@
 """Tables of labels in the forms of this package, Audacity and Raven: what is written is read again."""
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 import soundfile
@@ -9,31 +11,31 @@ from mtslvr.classify.output import Recording, audacity_text, csv_text, label_row
 from mtslvr.errors import ConfigError
 
 LABELS = [Label("a.wav", 0.5, 1.25, "owl", 0.9), Label("a.wav", 3.0, 4.0, "two words", 0.75)]
-ROWS = [label_row(x) for x in LABELS]
+TRACK = audacity_text(LABELS)
 
 
 @pytest.fixture
 def recording(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.zeros(80_000), 16_000)
-    return Recording("a.wav", str(tmp_path / "a.wav"), 5.0, 16_000)
+    return str(tmp_path / "a.wav")
 
 
-def read(folder, name, text):
-    (folder / name).write_text(text)
-    return read_labels(folder / name)
+def read(table, text, given=()):
+    """File, start, end, label and score of what a table with this text has."""
+    table.parent.mkdir(parents=True, exist_ok=True)
+    table.write_bytes(text.encode("utf-8", "surrogateescape"))
+    return [astuple(label) for label in read_labels(table, by_name(given))]
 
 
 def test_a_csv_is_read_as_it_was_written(tmp_path):
-    found = read(tmp_path, "labels.csv", csv_text(ROWS))
-    assert [(x.file, x.start, x.end, x.label, x.score) for x in found] == [
-        (str(tmp_path / "a.wav"), x.start, x.end, x.label, x.score) for x in LABELS
-    ]
+    found = read(tmp_path / "labels.csv", csv_text([label_row(x) for x in LABELS]))
+    assert found == [(str(tmp_path / "a.wav"), *astuple(x)[1:]) for x in LABELS]
 
 
 def test_a_csv_needs_no_times_and_names_columns_that_are_not_used(tmp_path):
     with pytest.warns(UserWarning, match="so whole recordings are meant; not used: 't0', 't1'"):
-        [label] = read(tmp_path, "labels.csv", "file,t0,t1,label,score\nsub/b.wav,1,2,owl,0.5\n")
-    assert (label.file, label.start, label.end) == (str(tmp_path / "sub" / "b.wav"), None, None)
+        found = read(tmp_path / "labels.csv", "file,t0,t1,label,score\nsub/b.wav,1,2,owl,0.5\n")
+    assert found == [(str(tmp_path / "sub" / "b.wav"), None, None, "owl", 0.5)]
 
 
 @pytest.mark.parametrize(
@@ -48,8 +50,8 @@ def test_a_csv_needs_no_times_and_names_columns_that_are_not_used(tmp_path):
     ],
 )
 def test_times_are_known_by_their_usual_names(tmp_path, text):
-    [label] = read(tmp_path, "labels.csv", text)
-    assert (label.file, label.start, label.end, label.label) == (str(tmp_path / "a.wav"), 1.0, 2.5, "owl")
+    [found] = read(tmp_path / "labels.csv", text)
+    assert found[:4] == (str(tmp_path / "a.wav"), 1.0, 2.5, "owl")
 
 
 def test_a_table_in_another_encoding_is_refused_with_its_line(tmp_path):
@@ -62,94 +64,70 @@ def test_a_table_in_another_encoding_is_refused_with_its_line(tmp_path):
 
 def test_a_table_with_a_relative_path_names_the_recording_beside_it(tmp_path, recording, monkeypatch):
     monkeypatch.chdir(tmp_path.parent)
-    (tmp_path / "a.txt").write_text(audacity_text(LABELS))
-    (tmp_path / "a.Table.1.selections.txt").write_text("Begin Time (s)\tEnd Time (s)\tLabel\n1\t2\towl\n")
-    for name in ("a.txt", "a.Table.1.selections.txt"):
-        [label, *_] = read_labels(f"{tmp_path.name}/{name}")
-        assert label.file == f"{tmp_path.name}/a.wav"
+    selections = "Begin Time (s)\tEnd Time (s)\tLabel\n1\t2\towl\n"
+    for name, text in (("a.txt", TRACK), ("a.Table.1.selections.txt", selections)):
+        (tmp_path / name).write_text(text)
+        assert read_labels(f"{tmp_path.name}/{name}")[0].file == f"{tmp_path.name}/a.wav"
 
 
 def test_an_audacity_track_is_of_the_recording_beside_it(tmp_path, recording):
-    found = read(tmp_path, "a.txt", audacity_text(LABELS) + "\\\t100.0\t2000.0\n")
-    assert [(x.file, x.start, x.end, x.label, x.score) for x in found] == [
-        (recording.path, 0.5, 1.25, "owl", 0.9),
-        (recording.path, 3.0, 4.0, "two words", 0.75),
-    ]
-    [by_hand] = read(tmp_path, "a.txt", "1,0\t2,5\towl 2, far\n")
-    assert (by_hand.start, by_hand.end, by_hand.label, by_hand.score) == (1.0, 2.5, "owl 2, far", 1.0)
+    found = read(tmp_path / "a.txt", TRACK + "\\\t100.0\t2000.0\n")
+    assert found == [(recording, *astuple(x)[1:]) for x in LABELS]
+    by_hand = read(tmp_path / "a.txt", "1,0\t2,5\towl 2, far\n")
+    assert by_hand == [(recording, 1.0, 2.5, "owl 2, far", 1.0)]
 
 
 def test_names_and_labels_of_any_characters_are_read_as_they_were_written(tmp_path):
     names = ["a\tb.wav", "a\nb.wav", "a\rb.wav", "a,b;c.wav", 'it\'s "a".wav', "-a.wav", "a  b.wav", "\udce4.wav"]
+    paths = [str(tmp_path / name) for name in names]
     for name in names:
         (tmp_path / name).touch()
     labels = [Label(name, 0.5, 1.0, 'two\nwords, -"x"', 0.25) for name in names]
-    text = csv_text([label_row(x) for x in labels])
-    (tmp_path / "labels.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
-    assert [(x.file, x.label) for x in read_labels(tmp_path / "labels.csv")] == [
-        (str(tmp_path / name), labels[0].label) for name in names
-    ]
-    recordings = [Recording(name, str(tmp_path / name), 5.0, 16_000) for name in names]
-    (tmp_path / "all.txt").write_bytes(raven_text(labels, recordings).encode("utf-8", "surrogateescape"))
-    found = read_labels(tmp_path / "all.txt")  # where the first three names are one
-    assert [x.file for x in found[1:]] == [str(tmp_path / name) for name in names[3:]]
-    assert {x.label for x in found} == {'two words, -"x"'}
-
-
-def test_a_track_in_a_folder_is_of_the_recording_in_a_folder_of_that_name(tmp_path):
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "x.txt").write_text(audacity_text(LABELS[:1]))
-    [label] = read_labels(tmp_path / "b" / "x.txt", by_name(["nights/a/x.wav", "nights/b/x.wav"]))
-    assert label.file == "nights/b/x.wav"
+    found = read(tmp_path / "labels.csv", csv_text([label_row(x) for x in labels]))
+    assert [(x[0], x[3]) for x in found] == [(path, labels[0].label) for path in paths]
+    recordings = [Recording(name, path, 5.0, 16_000) for name, path in zip(names, paths, strict=True)]
+    found = read(tmp_path / "all.txt", raven_text(labels, recordings))  # where the first three names are one
+    assert [x[0] for x in found[1:]] == paths[3:] and {x[3] for x in found} == {'two words, -"x"'}
 
 
 def test_of_recordings_with_one_name_that_in_the_folders_of_the_table_is_meant(tmp_path):
-    given = by_name([f"rec/{site}/day1/a.wav" for site in ("s1", "s2")])
-    for site in ("s1", "s2"):
-        table = tmp_path / site / "day1" / "a.txt"
-        table.parent.mkdir(parents=True)
-        table.write_text(audacity_text(LABELS[:1]))
-        assert [x.file for x in read_labels(table, given)] == [f"rec/{site}/day1/a.wav"]
-        moved = tmp_path / "moved.csv"
-        moved.write_text(f"file,label\n/gone/{site}/day1/a.wav,owl\n")
-        assert [x.file for x in read_labels(moved, given)] == [f"rec/{site}/day1/a.wav"]
-    (tmp_path / "a.txt").write_text(audacity_text(LABELS[:1]))
+    given = [f"rec/{site}/day1/a.wav" for site in ("s1", "s2")]
+    for site, path in zip(("s1", "s2"), given, strict=True):
+        assert {x[0] for x in read(tmp_path / site / "day1" / "a.txt", TRACK, given)} == {path}
+        moved = read(tmp_path / "moved.csv", f"file,label\n/gone/{site}/day1/a.wav,owl\n", given)
+        assert [x[0] for x in moved] == [path]
     with pytest.raises(ConfigError, match=r"a\.txt: names no recording, and 2 recordings of the name 'a'"):
-        read_labels(tmp_path / "a.txt", given)
+        read(tmp_path / "a.txt", TRACK, given)
 
 
 def test_a_name_is_that_of_the_recording_which_has_it_from_the_folder_of_all_on(tmp_path):
     long = "x" * 300  # longer than names of files can be
-    (tmp_path / "t.csv").write_text(f"file,label\na.wav,owl\ns2/a.wav,fox\n{long},owl\n")
-    found = read_labels(tmp_path / "t.csv", by_name(["rec/s2/a.wav", "rec/a.wav", "rec/s1/s2/a.wav"]))
-    assert [x.file for x in found] == ["rec/a.wav", "rec/s2/a.wav", str(tmp_path / long)]
+    text = f"file,label\na.wav,owl\ns2/a.wav,fox\n{long},owl\n"
+    found = read(tmp_path / "t.csv", text, ["rec/s2/a.wav", "rec/a.wav", "rec/s1/s2/a.wav"])
+    assert [x[0] for x in found] == ["rec/a.wav", "rec/s2/a.wav", str(tmp_path / long)]
     with pytest.raises(ConfigError, match=r"'a\.wav' may be s1/a\.wav or s2/x/a\.wav; give its path"):
-        read_labels(tmp_path / "t.csv", by_name(["s1/a.wav", "s2/x/a.wav"]))
+        read(tmp_path / "t.csv", text, ["s1/a.wav", "s2/x/a.wav"])
 
 
 def test_a_raven_table_names_its_recordings_in_the_order_of_time(tmp_path):
-    recordings = [Recording(name, str(tmp_path / name), 10.0, 48_000) for name in ("a.wav", "b.wav")]
-    text = raven_text([Label("a.wav", 1.0, 2.0, "owl", 0.5), Label("b.wav", 1.0, 2.5, "fox", 0.25)], recordings)
+    one, two = (Recording(name, str(tmp_path / name), 10.0, 48_000) for name in ("a.wav", "b.wav"))
+    text = raven_text([Label("a.wav", 1.0, 2.0, "owl", 0.5), Label("b.wav", 1.0, 2.5, "fox", 0.25)], [one, two])
     assert text.splitlines()[2].split("\t")[3:7] == ["11.000000", "12.500000", "0.0", "24000.0"]
-    found = read(tmp_path, "all.txt", text)
-    assert [(x.file, x.start, x.end, x.label, x.score) for x in found] == [
-        (recordings[0].path, 1.0, 2.0, "owl", 0.5),
-        (recordings[1].path, 1.0, 2.5, "fox", 0.25),
-    ]
+    expected = [(one.path, 1.0, 2.0, "owl", 0.5), (two.path, 1.0, 2.5, "fox", 0.25)]
+    assert read(tmp_path / "all.txt", text) == expected
 
 
 def test_a_raven_table_with_two_views_has_each_selection_once(tmp_path, recording):
     head = "Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tSpecies\n"
     rows = "1\tWaveform 1\t1\t0.5\t1.0\towl\n1\tSpectrogram 1\t1\t0.5\t1.0\towl\n"
-    assert len(read(tmp_path, "a.Table.1.selections.txt", head + rows)) == 1
+    assert len(read(tmp_path / "a.Table.1.selections.txt", head + rows)) == 1
 
 
 @pytest.mark.parametrize("place", ["/gone/{}", "C:\\gone\\{}", "D:/gone/{}"])
 def test_recordings_of_another_machine_are_found_by_their_names(tmp_path, recording, place):
-    given = by_name([str(tmp_path / "nights" / "b.wav")])
-    (tmp_path / "t.csv").write_text(f"file,label\n{place.format('a.wav')},owl\n{place.format('b.wav')},owl\n")
-    beside, elsewhere = read_labels(tmp_path / "t.csv", given)
-    assert (beside.file, elsewhere.file) == (str(tmp_path / "a.wav"), str(tmp_path / "nights" / "b.wav"))
+    elsewhere = str(tmp_path / "nights" / "b.wav")
+    text = f"file,label\n{place.format('a.wav')},owl\n{place.format('b.wav')},owl\n"
+    assert [x[0] for x in read(tmp_path / "t.csv", text, [elsewhere])] == [recording, elsewhere]
 
 
 @pytest.mark.parametrize(
@@ -166,10 +144,7 @@ def test_recordings_of_another_machine_are_found_by_their_names(tmp_path, record
         ("file,label\na.wav,\n", "line 2: no label"),
         ("file,start,end,label\na.wav,1,5,2,5,owl\n", "line 2: 6 fields under 4 columns; put labels with commas in"),
         ("file,label\n", "no labels in it"),
-        (
-            "file,start,end,label,Label\na.wav,1,2,owl,fox\n",
-            "has several columns 'label'; leave one, or rename the others",
-        ),
+        ("file,start,end,label,Label\na.wav,1,2,owl,fox\n", "has several columns 'label'; leave one, or rename the"),
         ('file,label\na.wav,"' + "x" * 140_000, "larger than field limit (131072)); close the quote that is left open"),
         (
             "Begin Time (s)\tEnd Time (s)\tBegin File\tLabel\n1\t2\ta.wav\towl\n11\t12\tb.wav\towl\n",
@@ -180,6 +155,5 @@ def test_recordings_of_another_machine_are_found_by_their_names(tmp_path, record
 )
 def test_a_fault_is_named_with_its_line(tmp_path, text, told):
     with pytest.raises(ConfigError) as error:
-        read(tmp_path, "labels.csv", text)
-    assert told in str(error.value)
-    assert "labels.csv" in str(error.value)
+        read(tmp_path / "labels.csv", text)
+    assert told in str(error.value) and "labels.csv" in str(error.value)

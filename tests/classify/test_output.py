@@ -16,121 +16,107 @@ from mtslvr.errors import ConfigError
 from mtslvr.run.table import EmbeddingTable
 
 
-def recording(name):
-    return Recording(name, f"/nowhere/{name}", 10.0, 48_000)
+def recordings(names):
+    return [Recording(name, f"/nowhere/{name}", 10.0, 48_000) for name in names]
+
+
+def write(out, names=("a.wav",), form=LabelFormat.AUDACITY, label="owl"):
+    """A track or table with a call a recording, or with none."""
+    labels = [Label(name, 1.0, 2.0, label, 0.5) for name in names] if label else []
+    write_labels(out, form, labels, recordings(names))
+
+
+def kept(out, names=("a.wav",), form=LabelFormat.AUDACITY, overwrite=False):
+    check_labels_kept(out, form, names, overwrite=overwrite)
+
+
+def refused(out, **more):
+    with pytest.raises(
+        ConfigError, match=r"\w\.(txt|csv): changed since .* or not written by it; .* --overwrite"
+    ):
+        kept(out, **more)
+    return True
 
 
 def test_each_recording_has_a_track_of_its_own_within_the_folder(tmp_path):
-    recordings = [recording(name) for name in ("a.wav", "a.flac", "deep/b.wav", "../c.wav", "/abs/d.wav")]
-    labels = [Label(x.name, 1.0, 2.0, "owl", 0.5) for x in recordings]
-    write_labels(tmp_path / "out", LabelFormat.AUDACITY, labels, recordings)
+    write(tmp_path / "out", ["a.wav", "a.flac", "deep/b.wav", "../c.wav", "/abs/d.wav"])
     found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.txt")}
     assert found == {f"out/{name}.txt" for name in ("a.wav", "a.flac", "deep/b", "c", "abs/d")}
-
-
-def test_recordings_of_like_names_have_tracks_of_their_own_and_long_names_are_cut(tmp_path):
-    names = ["a.wav", "a.flac", "a.wav.ogg", "c.wav", "../c.wav", "x" * 250 + ".wav"]
-    write_labels(tmp_path, LabelFormat.RAVEN, [], [recording(name) for name in names])
-    found = [path.name for path in tmp_path.glob("*.txt")]
+    write(tmp_path, ["a.wav", "a.flac", "a.wav.ogg", "c.wav", "../c.wav", "x" * 250 + ".wav"], LabelFormat.RAVEN)
+    found = [path.name for path in tmp_path.glob("*.txt")]  # of like names too; long ones are cut
     assert len(found) == 6 and f"{'x' * 207}.Table.1.selections.txt" in found
 
 
-@pytest.mark.parametrize("form", [LabelFormat.AUDACITY, LabelFormat.CSV])
-def test_labels_that_a_person_has_changed_or_made_are_not_written_over(tmp_path, form):
-    out, names = (tmp_path, ["a.wav", "b.wav"]) if form is LabelFormat.AUDACITY else (tmp_path / "x.csv", ["a.wav"])
-    found = [recording(name) for name in names]
-    for labels in ([], [Label("a.wav", 1.0, 2.0, "owl", 0.5)]):
-        check_labels_kept(out, form, names, overwrite=False)
-        write_labels(out, form, labels, found)
-    file = tmp_path / ("a.txt" if out == tmp_path else "x.csv")
-    file.write_text(file.read_text().replace("owl", "fox"))
-    (tmp_path / "b.txt").unlink(missing_ok=True)
-    with pytest.raises(ConfigError, match=f"{file}: changed since mtslvr classify wrote it, or not .* --overwrite"):
-        check_labels_kept(out, form, names, overwrite=False)
-    check_labels_kept(out, form, names, overwrite=True)
-    write_labels(out, form, [], found)
-    check_labels_kept(out, form, names, overwrite=False)
-
-
-def owl_track(out, names=("a.wav",)):
-    write_labels(out, LabelFormat.AUDACITY, [Label("a.wav", 1.0, 2.0, "owl", 0.5)], [recording(x) for x in names])
-
-
-def test_only_what_the_last_call_wrote_may_be_written_over(tmp_path):
-    def refused():
-        with pytest.raises(ConfigError, match=r"a\.txt: changed since"):
-            check_labels_kept(tmp_path, LabelFormat.AUDACITY, ["a.wav"], overwrite=False)
-        return True
-
-    track = tmp_path / "a.txt"
-    write_labels(tmp_path, LabelFormat.AUDACITY, [], [recording("a.wav")])
-    owl_track(tmp_path)
-    track.write_text("")  # as it was before, but by a person
-    assert refused()
-    track.write_text("by hand")
-    owl_track(tmp_path)  # as with --overwrite
-    track.write_text("by hand")
-    assert refused()
-    (tmp_path / "b.txt").mkdir()
-    with pytest.raises(ConfigError, match=r"b\.txt: exists and is not a file"):  # as if killed before a.txt is written
-        owl_track(tmp_path, ["b.wav", "a.wav"])
-    assert track.read_text() == "by hand" and refused()
+@pytest.mark.parametrize(("form", "name"), [(LabelFormat.AUDACITY, "a.txt"), (LabelFormat.CSV, "x.csv")])
+def test_labels_that_a_person_has_changed_or_made_are_not_written_over(tmp_path, form, name):
+    file, how = tmp_path / name, {"names": ["a.wav", "b.wav"], "form": form}
+    out = tmp_path if form is LabelFormat.AUDACITY else file
+    for label in (None, "owl"):
+        kept(out, **how)
+        write(out, **how, label=label)
+    for text in (file.read_text().replace("owl", "fox"), ""):  # one as it was before, but by a person
+        file.write_text(text)
+        assert refused(out, **how)
+    kept(out, **how, overwrite=True)
+    write(out, **how)
+    kept(out, **how)
+    file.write_text(text)  # what was written over, again
+    assert refused(out, **how)
 
 
 def test_a_call_that_was_ended_before_all_is_written_can_be_repeated(tmp_path):
-    names = ["a.wav", "b.wav", "c.wav"]
-    found, owls = [recording(x) for x in names], [Label(x, 1.0, 2.0, "owl", 0.5) for x in names]
-    write_labels(tmp_path, LabelFormat.AUDACITY, [], found)
-    (tmp_path / "b.txt").unlink()
-    (tmp_path / "b.txt").mkdir()
+    names, second = ["a.wav", "b.wav", "c.wav"], tmp_path / "b.txt"
+    write(tmp_path, names, label=None)
+    second.unlink()
+    second.mkdir()
     with pytest.raises(ConfigError, match=r"b\.txt: exists and is not a file"):
-        write_labels(tmp_path, LabelFormat.AUDACITY, owls, found)
-    (tmp_path / "b.txt").rmdir()
-    check_labels_kept(tmp_path, LabelFormat.AUDACITY, names, overwrite=False)
+        write(tmp_path, names)
+    second.rmdir()
+    kept(tmp_path, names)
+    (tmp_path / "c.txt").write_text("by hand")  # before it was written
+    assert refused(tmp_path, names=names)
 
 
-@pytest.mark.parametrize("text", ["no JSON", "[1]", "null", "1e999", '{"a.txt": 5}', '[["a.txt", 1]]', "[" * 100_000])
+@pytest.mark.parametrize("text", ["no JSON", "[1]", "1e999", '{"a.txt": 5}', "[" * 100_000])
 def test_a_damaged_list_of_what_was_written_is_as_none(tmp_path, text):
-    owl_track(tmp_path)
+    write(tmp_path)
     (tmp_path / ".mtslvr-classify.json").write_text(text)
-    with pytest.raises(ConfigError, match=r"a\.txt: changed since mtslvr classify wrote it, or not written by it"):
-        check_labels_kept(tmp_path, LabelFormat.AUDACITY, ["a.wav"], overwrite=False)
-    owl_track(tmp_path)
-    check_labels_kept(tmp_path, LabelFormat.AUDACITY, ["a.wav"], overwrite=False)
+    assert refused(tmp_path)
+    write(tmp_path)
+    kept(tmp_path)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="named pipes and links")
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to(path.parent / "no" / "folder")])
 def test_what_is_no_list_of_what_was_written_is_replaced(tmp_path, make):
     make(tmp_path / ".mtslvr-classify.json")
-    check_labels_kept(tmp_path, LabelFormat.AUDACITY, ["a.wav"], overwrite=False)
-    owl_track(tmp_path)
-    check_labels_kept(tmp_path, LabelFormat.AUDACITY, ["a.wav"], overwrite=False)
+    kept(tmp_path)
+    write(tmp_path)
+    kept(tmp_path)
 
 
 def test_calls_side_by_side_note_all_that_they_write(tmp_path):
     outs = [tmp_path / f"{number}.csv" for number in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda out: write_labels(out, LabelFormat.CSV, [], []), outs))
+        list(pool.map(lambda out: write(out, form=LabelFormat.CSV), outs))
     for out in outs:
-        check_labels_kept(out, LabelFormat.CSV, [], overwrite=False)
+        kept(out, form=LabelFormat.CSV)
 
 
 def test_parts_that_a_killed_call_left_are_deleted(tmp_path):
     parts = [tmp_path / f"{name}.0123456789abcdef.part" for name in ("a.txt", ".mtslvr-classify.json", "other.txt")]
     for part in parts:
         part.touch()
-    owl_track(tmp_path)
+    write(tmp_path)
     assert [part.exists() for part in parts] == [False, False, True]
 
 
-def test_the_format_is_that_of_the_suffix(tmp_path):
+def test_the_format_is_that_of_the_suffix_and_the_output_can_be_written(tmp_path):
     assert check_labels_output(tmp_path / "x.JSONL", None) is LabelFormat.JSONL
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="exists and is not a folder"):
-        check_labels_output(tmp_path / "file", "raven")
-    with pytest.raises(ConfigError, match="mkdir -p"):
-        check_labels_output(tmp_path / "no" / "folder", "raven")
+    for name, told in (("file", "exists and is not a folder"), ("no/folder", "mkdir -p")):
+        with pytest.raises(ConfigError, match=told):
+            check_labels_output(tmp_path / name, "raven")
 
 
 def test_a_clip_tells_the_recording_that_it_is_of():
@@ -140,23 +126,28 @@ def test_a_clip_tells_the_recording_that_it_is_of():
     assert recording_of("folder/night.wav") == "folder/night.wav"
 
 
-def test_clips_of_recordings_of_like_or_long_names_are_all_written(tmp_path):
+@pytest.fixture
+def sound(tmp_path):
+    """What gives a recording of one second with any name."""
     soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).normal(0, 0.1, 16_000), 16_000)
+    return lambda name: Recording(name, str(tmp_path / "a.wav"), 1.0, 16_000)
+
+
+def test_clips_of_recordings_of_like_or_long_names_are_all_written(sound, tmp_path):
     names = ["a/b.wav", "a b.wav", "a_b.wav", "???.wav", "\u00e4" * 200 + ".wav"]
-    recordings = {name: Recording(name, str(tmp_path / "a.wav"), 1.0, 16_000) for name in names}
-    clips = write_clips([Label(name, 0.0, 0.5, "owl", 0.5) for name in names], recordings, tmp_path / "clips")
+    labels = [Label(name, 0.0, 0.5, "owl", 0.5) for name in names]
+    clips = write_clips(labels, {name: sound(name) for name in names}, tmp_path / "clips")
     assert {clip.name for clip in (tmp_path / "clips").iterdir()} == {clip.name for clip in clips} and len(clips) == 5
     assert [recording_of(str(clip)) for clip in clips[:4]] == ["a_b", "a_b", "a_b", "_"]
 
 
-def test_an_interrupted_call_leaves_no_clips_at_which_the_next_one_stops(tmp_path):
+def test_an_interrupted_call_leaves_no_clips_at_which_the_next_one_stops(sound, tmp_path):
     def places():
         yield Label("a.wav", 0.0, 0.5, "owl", 0.5)
         raise KeyboardInterrupt
 
-    soundfile.write(tmp_path / "a.wav", np.zeros(16_000), 16_000)
     with pytest.raises(KeyboardInterrupt):
-        write_clips(places(), {"a.wav": Recording("a.wav", str(tmp_path / "a.wav"), 1.0, 16_000)}, tmp_path / "clips")
+        write_clips(places(), {"a.wav": sound("a.wav")}, tmp_path / "clips")
     assert list((tmp_path / "clips").iterdir()) == []
 
 
@@ -165,16 +156,12 @@ def test_suggestions_take_all_recordings_in_turn():
         return Doubt(Label(name, 0.0, 1.0, "owl", 0.5), margin)
 
     doubts = [[doubt("a", 0.1), doubt("a", 0.2)], [doubt("b", 0.05)], []]
-    assert [(x.file) for x in spread(doubts, 3)] == ["b", "a", "a"]
-    assert [(x.file) for x in spread(doubts, 1)] == ["b"]
+    assert [x.file for x in spread(doubts, 3)] == ["b", "a", "a"] and len(spread(doubts, 1)) == 1
 
 
 def test_only_the_recordings_asked_for_are_classified():
-    rng = np.random.default_rng(0)
-    rows = rng.normal(size=(12, 8)).astype(np.float32)
-    start = np.arange(12.0)
-    names = ("a",) * 6 + ("b",) * 6
-    table = EmbeddingTable(rows, names, start, start + 1, {"features": "variant"})
+    rows, start = np.random.default_rng(0).normal(size=(12, 8)).astype(np.float32), np.arange(12.0)
+    table = EmbeddingTable(rows, ("a",) * 6 + ("b",) * 6, start, start + 1, {"features": "variant"})
     made = Classifier.fit(table, ["owl", "fox"] * 6)
     found = predict_table(made, table, EventConfig(threshold=0), path_of=str, only={"b"}, reject=False, doubts=2)
     assert [x.name for x in found.recordings] == ["b"] and {x.file for x in found.events} == {"b"}
@@ -190,7 +177,7 @@ def test_the_page_has_a_hit_of_every_class_whatever_it_is_called():
     settings = {"features": "variant", "window_seconds": 1.0, "hop_seconds": 0.5, "model": "x", "model_sha256": "0"}
     table = EmbeddingTable(rows, tuple(map(str, range(60))), np.zeros(60), np.ones(60), settings)
     events = [Label("a <b>.wav", i, i + 1, name, 0.9) for i, name in enumerate(names * 2)]
-    found = Found([recording("a <b>.wav")], events, doubts=[[Doubt(Label("a <b>.wav", 5, 6, names[0], 0.4), 0.1)]])
+    found = Found(recordings(["a <b>.wav"]), events, doubts=[[Doubt(Label("a <b>.wav", 5, 6, names[0], 0.4), 0.1)]])
     html = page(Classifier.fit(table, names * 2), found, 0.5)
     best = html.split("<h2>Best hits</h2>")[1].split("<h2>")[0]
     assert all(f"<b>owl &lt;{i}&gt; &amp; &quot;</b>" in best for i in range(30))

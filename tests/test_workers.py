@@ -8,12 +8,24 @@ import torch
 
 from mtslvr.workers import Lanes, on_one_thread
 
+SETUP = """
+import os, sys, threading, warnings
+import numpy as np, torch
+import mtslvr
 
-def in_python(script, timeout=120):
+warnings.simplefilter("ignore")
+torch.manual_seed(0)
+encoder = mtslvr.Encoder(mtslvr.EncoderConfig(window_seconds=0.2)).eval()
+wave = np.random.default_rng(0).standard_normal(16000).astype(np.float32)
+"""
+
+
+def in_python(script, *arguments):
     """What a script prints in a process of its own, where torch has two threads."""
-    threads = {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
-    env = {**os.environ, **threads, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=timeout)
+    root = str(Path(__file__).parent.parent)
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2", "PYTHONPATH": root}
+    command = [sys.executable, "-c", SETUP + script, *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -31,31 +43,18 @@ def test_a_call_may_itself_divide_its_work():
 
 
 OVERLAPPING = """
-import threading
-import numpy as np, torch
-import mtslvr
-from mtslvr.nn.encoder import Encoder
+folded, rows, counts = encoder.fold(), [], []
 
-torch.manual_seed(0)
-encoder = Encoder(mtslvr.EncoderConfig(window_seconds=0.2)).eval().fold()
-wave = np.random.default_rng(0).standard_normal(8000).astype(np.float32)
-rows, counts = [], []
-
-def embed():
-    rows.append(mtslvr.embed(wave, 16000, encoder=encoder))
-
-def count():
-    counts.append(torch.get_num_threads())
-
-def run(threads):
+def run(function):
+    threads = [threading.Thread(target=function) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
 before = torch.get_num_threads()
-run([threading.Thread(target=embed) for _ in range(8)])
-run([threading.Thread(target=count) for _ in range(8)])
+run(lambda: rows.append(mtslvr.embed(wave[:8000], 16000, encoder=folded)))
+run(lambda: counts.append(torch.get_num_threads()))
 assert all(np.allclose(row, rows[0], rtol=0, atol=1e-5) for row in rows) and len(rows) == 8
 print(before, sorted(set(counts)), torch.get_num_threads())
 """
@@ -67,13 +66,7 @@ def test_embedding_from_many_threads_leaves_later_threads_torchs_number():
 
 
 UNFINISHED = """
-import numpy as np
-import mtslvr
-from mtslvr.nn.encoder import Encoder
-
-encoder = Encoder(mtslvr.EncoderConfig(window_seconds=0.2)).eval().fold()
-waves = [np.random.default_rng(0).standard_normal(64000).astype(np.float32)] * 20
-results = mtslvr.embed_files(((wave, 16000) for wave in waves), encoder=encoder, batch_size=2)
+results = mtslvr.embed_files([wave] * 80, 16000, encoder=encoder.fold(), batch_size=2)
 print(next(results).error)
 """
 
@@ -83,39 +76,8 @@ def test_python_ends_where_results_were_not_all_taken():
     assert in_python(UNFINISHED) == "None\n"
 
 
-FORKED = """
-import os, sys, warnings
-import numpy as np, torch
-import mtslvr
-from mtslvr.nn.encoder import Encoder
-
-warnings.simplefilter("ignore")
-torch.manual_seed(0)
-Encoder(mtslvr.EncoderConfig(window_seconds=0.2)).save(sys.argv[1])
-wave = np.random.default_rng(0).standard_normal(16000).astype(np.float32)
-BEFORE
-child = os.fork()
-if child == 0:
-    encoder = mtslvr.load(sys.argv[1])
-    row = mtslvr.embed(wave, 16000, encoder=encoder)
-    assert row.shape == (1000,) and np.isfinite(row).all()
-    AFTER
-    os._exit(0)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-
-
-CALL = "mtslvr.load(sys.argv[1])(torch.from_numpy(np.stack([wave] * 8)))"
-
-
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 GONE_ON_WITH = """
-import os, sys, warnings
-import numpy as np
-import mtslvr
-
-warnings.simplefilter("ignore")
-encoder = mtslvr.Encoder(mtslvr.EncoderConfig(window_seconds=0.2)).eval()
-wave = np.random.default_rng(0).standard_normal(16000).astype(np.float32)
 results = mtslvr.embed_files([wave[:3200]] * 20, 16000, encoder=encoder, batch_size=2)
 next(results)
 child = os.fork()
@@ -133,13 +95,27 @@ sys.exit(code or len(list(results)) - 19)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@needs_fork
 def test_results_are_not_read_on_in_a_forked_process():
     in_python(GONE_ON_WITH)
 
 
+FORKED = """
+encoder.save(sys.argv[1])
+BEFORE
+child = os.fork()
+if child == 0:
+    row = mtslvr.embed(wave, 16000, encoder=mtslvr.load(sys.argv[1]))
+    assert row.shape == (1000,) and np.isfinite(row).all()
+    AFTER
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+CALL = "mtslvr.load(sys.argv[1])(torch.from_numpy(np.stack([wave] * 8)))"
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@needs_fork
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -149,5 +125,4 @@ def test_results_are_not_read_on_in_a_forked_process():
     ],
 )
 def test_a_forked_process_loads_and_embeds(tmp_path, before, after):
-    script = FORKED.replace("BEFORE", before).replace("AFTER", after)
-    in_python(script.replace("sys.argv[1]", repr(str(tmp_path / "model"))))
+    in_python(FORKED.replace("BEFORE", before).replace("AFTER", after), tmp_path / "model")

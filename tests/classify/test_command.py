@@ -519,6 +519,7 @@ def test_embeddings_made_otherwise(done, refused, tmp_path):
         ({}, {"paths": table.paths[::2] + table.paths[1::2]}, "its windows do not follow each other"),
         ({}, {"embeddings": np.where(table.embeddings > 0, table.embeddings, np.nan)}, "embeddings are no numbers"),
         ({}, empty, "holds no windows; embed recordings"),
+        *(({}, {"paths": (name, *table.paths[1:])}, "is no name of a file; embed it") for name in ("", "..", "a\0b")),
     ):
         np.savez(tmp_path / "x.npz", **{**columns, **changes}, settings=json.dumps({**table.settings, **settings}))
         assert told in refused(examples=kept, recordings=tmp_path / "x.npz")

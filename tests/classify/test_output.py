@@ -31,9 +31,7 @@ def kept(out, names=("a.wav",), form=LabelFormat.AUDACITY, overwrite=False):
 
 
 def refused(out, **more):
-    with pytest.raises(
-        ConfigError, match=r"\w\.(txt|csv): changed since .* or not written by it; .* --overwrite"
-    ):
+    with pytest.raises(ConfigError, match=r"\w\.(txt|csv): changed since .* or not written by it; .* --overwrite"):
         kept(out, **more)
     return True
 

@@ -28,12 +28,12 @@ def load():
 
 
 @pytest.fixture
-def embed(monkeypatch, load):
-    """Calls mtslvr-embed, which is to end with `code`."""
+def embed(monkeypatch, load, model):
+    """Calls mtslvr-embed with the model above, which is to end with `code`."""
     monkeypatch.setattr(hub, "load", load)
 
     def run(*arguments, code=0, **more):
-        result = CliRunner().invoke(embed_command, [str(argument) for argument in arguments], **more)
+        result = CliRunner().invoke(embed_command, ["--model", str(model), *map(str, arguments)], **more)
         assert result.exit_code == code, result.output
         return result
 

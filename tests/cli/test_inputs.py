@@ -26,64 +26,66 @@ def given(monkeypatch, data, kind="auto"):
     return [os.fsencode(path) for path, _ in expand(["-"], kind)]
 
 
+named_stdin = pytest.mark.skipif(not os.path.exists("/dev/stdin"), reason="standard input has no name")
+
+
 @pytest.fixture
 def own_stdin():
-    """Standard input of this process, put back when the test is done."""
+    """Standard input of this process is nothing, and put back when the test is done."""
     kept = os.dup(0)
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
     yield
     os.dup2(kept, 0)
     os.close(kept)
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/stdin"), reason="standard input has no name")
+@named_stdin
 @pytest.mark.parametrize(
-    ("form", "subtype"),
-    [("WAV", None), ("RF64", None), ("FLAC", None), ("OGG", None), ("OGG", "OPUS"), ("MP3", None), ("AIFF", None),
-     ("AU", None), ("CAF", None), ("W64", None), ("VOC", None), ("NIST", None)],
-)  # fmt: skip
-def test_audio_on_standard_input_is_told_by_its_first_bytes(monkeypatch, own_stdin, form, subtype):
-    data = encoded(form, subtype)
-    with open(os.devnull) as nothing:
-        os.dup2(nothing.fileno(), 0)
+    "form", ["WAV", "RF64", "FLAC", "OGG", "OGG OPUS", "MP3", "AIFF", "AU", "CAF", "W64", "VOC", "NIST"]
+)
+def test_audio_on_standard_input_is_told_by_its_first_bytes(monkeypatch, own_stdin, form):
+    data = encoded(*form.split())
     assert given(monkeypatch, data) == [b"/dev/stdin"]
     for _ in range(2):  # decoders open a file more than once
         with open("/dev/stdin", "rb") as file:
             assert file.read() == data
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/stdin"), reason="standard input has no name")
+@named_stdin
 def test_an_mp3_behind_zeros_on_standard_input_is_audio(monkeypatch, own_stdin):
     assert given(monkeypatch, bytes(2000) + encoded("MP3")) == [b"/dev/stdin"]
     assert load_audio("/dev/stdin", 16000).size == 4000
 
 
-def test_a_list_on_standard_input_stays_one(monkeypatch):
-    assert given(monkeypatch, b"") == []
-    assert given(monkeypatch, b"RIFF/a.wav\nOggS.ogg\n") == [b"RIFF/a.wav", b"OggS.ogg"]
-    assert given(monkeypatch, b"\xef\xbb\xbfa.wav\r\n\r\n# b.wav\n./#c.wav\nd#1.wav") == [
-        b"a.wav", b"./#c.wav", b"d#1.wav",
-    ]  # fmt: skip
-    assert given(monkeypatch, b"#a\nb.wav\0\xff.wav\0") == [b"#a\nb.wav", b"\xff.wav"]
-    assert given(monkeypatch, b"\x1b[31m.wav") == [b"\x1b[31m.wav"]
+@pytest.mark.parametrize(
+    ("data", "paths"),
+    [
+        (b"", []),
+        (b"RIFF/a.wav\nOggS.ogg\n", [b"RIFF/a.wav", b"OggS.ogg"]),
+        (b"\xef\xbb\xbfa.wav\r\n\r\n# b.wav\n./#c.wav\nd#1.wav", [b"a.wav", b"./#c.wav", b"d#1.wav"]),
+        (b"#a\nb.wav\0\xff.wav\0", [b"#a\nb.wav", b"\xff.wav"]),
+        (b"\x1b[31m.wav", [b"\x1b[31m.wav"]),
+    ],
+)
+def test_a_list_on_standard_input_stays_one(monkeypatch, data, paths):
+    assert given(monkeypatch, data) == paths
+
+
+@pytest.mark.parametrize("data", [b"\x7fELF\2\1\1" + bytes(99), "a.wav".encode("utf-16"), encoded("WAV")])
+def test_what_is_no_list_is_refused(monkeypatch, tmp_path, data):
+    (tmp_path / "list").write_bytes(data)
+    wav = data.startswith(b"RIFF")
+    told = "audio; an audio file is given without" if wav else "neither audio nor text"
+    with pytest.raises(ConfigError, match=f"list: not a list of paths but {told}"):
+        list(expand([f"@{tmp_path}/list"]))
+    if not wav:
+        with pytest.raises(ConfigError, match="neither audio nor text; say what it is with --stdin audio or --stdin"):
+            given(monkeypatch, data)
     assert given(monkeypatch, b"\x01.wav\n", kind="list") == [b"\x01.wav"]
 
 
-@pytest.mark.parametrize("data", [b"\x7fELF\2\1\1" + bytes(99), "a.wav".encode("utf-16")])
-def test_what_is_neither_is_refused(monkeypatch, tmp_path, data):
-    with pytest.raises(ConfigError, match="neither audio nor text; say what it is with --stdin audio or --stdin list"):
-        given(monkeypatch, data)
-    (tmp_path / "list").write_bytes(data)
-    with pytest.raises(ConfigError, match="not a list of paths but neither audio nor text"):
-        list(expand([f"@{tmp_path}/list"]))
-
-
-def test_audio_given_as_a_list_file_is_refused(tmp_path):
-    (tmp_path / "a.wav").write_bytes(encoded("WAV"))
-    with pytest.raises(ConfigError, match=r"a\.wav: not a list of paths but audio; an audio file is given without"):
-        list(expand([f"@{tmp_path}/a.wav"]))
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/stdin"), reason="standard input has no name")
+@named_stdin
 @pytest.mark.parametrize("piped", [True, False])
 def test_the_audio_of_a_pipe_or_a_file_is_one_input(tmp_path, piped):
     """Names in the working directory must not be read out of the audio's bytes."""

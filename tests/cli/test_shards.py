@@ -33,26 +33,24 @@ def audio(tmp_path_factory, write):
 
 
 def merge(*arguments, code=0):
+    """What the command says."""
     result = CliRunner().invoke(main, ["merge", *map(str, arguments)])
     assert result.exit_code == code, result.output
-    return result
+    return result.stderr
 
 
 def contents(output):
     """An output and what lies beside it but its journal, by name."""
-    return {
-        path.name.replace(output.stem, ""): path.read_bytes()
-        for path in output.parent.glob(f"{output.stem}.*")
-        if path.is_file()
-    }
+    found = (path for path in output.parent.glob(f"{output.stem}.*") if path.is_file())
+    return {path.name.replace(output.stem, ""): path.read_bytes() for path in found}
 
 
 @pytest.mark.parametrize(
     ("form", "pool", "count"),
     [("npz", "none", 2), ("npy", "none", 2), ("parquet", "none", 2), ("csv", "none", 1), ("jsonl", "mean", 9)],
 )
-def test_shards_are_disjoint_and_merge_to_every_byte_of_the_full_run(audio, model, embed, tmp_path, form, pool, count):
-    options = [audio, "--model", model, "--pool", pool, "--batch-size", 3, "-q"]
+def test_shards_are_disjoint_and_merge_to_every_byte_of_the_full_run(audio, embed, tmp_path, form, pool, count):
+    options = [audio, "--pool", pool, "--batch-size", 3, "-q"]
     full, out = tmp_path / f"full.{form}", tmp_path / f"out.{form}"
     embed(*options, "-o", full, code=1)
     names = []
@@ -68,34 +66,33 @@ def test_shards_are_disjoint_and_merge_to_every_byte_of_the_full_run(audio, mode
     assert read_table(out).settings["complete"] is True
 
 
-def test_names_are_those_of_the_full_run(model, embed, write, tmp_path):
+def test_names_are_those_of_the_full_run(embed, write, tmp_path):
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         write(tmp_path / folder / "a.wav", 0.3)
-    options = [tmp_path / "one", tmp_path / "two", "--model", model, "-q"]
+    options = [tmp_path / "one", tmp_path / "two", "-q"]
     embed(*options, "-o", tmp_path / "out.npz", "--shard", "1/2")
     assert read_table(tmp_path / "out-00001-of-00002.npz").paths == ("one/a.wav",)
     lines = embed(*options, "-o", "-", "--shard", "2/2").stdout.splitlines()
     assert [json.loads(line)["file"] for line in lines] == ["two/a.wav"]
 
 
-def test_a_shard_that_was_stopped_goes_on(audio, model, embed, tmp_path, monkeypatch):
-    options = [audio, "-o", tmp_path / "out.npz", "--model", model, "--batch-size", 1, "-q"]
-    advance, seen = Progress.advance, []
+def test_a_shard_that_was_stopped_goes_on(audio, embed, tmp_path, monkeypatch):
+    options = [audio, "-o", tmp_path / "out.npz", "--batch-size", 1, "-q"]
+    advance, left = Progress.advance, iter([None] * 3)
 
     def interrupting(self, file, seconds, length):
         advance(self, file, seconds, length)
-        seen.append(file)
-        if len(seen) == 4:
+        if next(left, file):
             raise KeyboardInterrupt
 
     embed(*options, "--shard", "1/2", code=1)
-    monkeypatch.setattr(Progress, "advance", interrupting)
-    stopped = embed(*options, "--shard", "2/2", code=130).stderr
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "advance", interrupting)
+        stopped = embed(*options, "--shard", "2/2", code=130).stderr
     assert "interrupted; 1 of 3 files in " in stopped and "; the same command goes on from there" in stopped
     assert read_state(tmp_path / "out-00002-of-00002.npz").complete is None
-    refused = merge(tmp_path / "out.npz", code=2).stderr
-    assert "out-00002-of-00002.npz: its run was interrupted; run mtslvr-embed again" in refused
+    merge(tmp_path / "out.npz", code=2)
     report = json.loads(embed(*options, "--shard", "2/2", "--json").stdout)
     assert report["shard"] == "2/2" and report["skipped"] == 1 and report["done"] == 2
     merge(tmp_path / "out.npz")
@@ -103,7 +100,7 @@ def test_a_shard_that_was_stopped_goes_on(audio, model, embed, tmp_path, monkeyp
     assert (tmp_path / "out.npz").read_bytes() == (tmp_path / "full.npz").read_bytes()
 
 
-def test_after_a_change_of_the_files_every_shard_is_run_again(model, embed, write, tmp_path):
+def test_after_a_change_of_the_files_every_shard_is_run_again(embed, write, tmp_path):
     (tmp_path / "audio").mkdir()
     for i in range(4):
         write(tmp_path / "audio" / f"{i}.wav", 0.3, i)
@@ -111,13 +108,12 @@ def test_after_a_change_of_the_files_every_shard_is_run_again(model, embed, writ
 
     def shard(i):
         """How many files it embeds."""
-        run = embed(tmp_path / "audio", "-o", out, "--model", model, "--shard", f"{i}/2", "--json")
-        return json.loads(run.stdout)["done"]
+        return json.loads(embed(tmp_path / "audio", "-o", out, "--shard", f"{i}/2", "--json").stdout)["done"]
 
     assert (shard(1), shard(2)) == (2, 2) and merge(out)
     write(tmp_path / "audio" / "4.wav", 0.3, 4)
     assert shard(1) == 1
-    refused = merge(out, "--overwrite", code=2).stderr
+    refused = merge(out, "--overwrite", code=2)
     assert "out-00002-of-00002.npz: shard 2/2 of 4 files, and" in refused and "is shard 1/2 of 5 files" in refused
     assert shard(2) == 0  # told of the new list, no more
     merge(out, "--overwrite")
@@ -129,17 +125,17 @@ def test_after_a_change_of_the_files_every_shard_is_run_again(model, embed, writ
     assert sorted(read_table(out).paths) == ["0 first.wav", *(f"{i}.wav" for i in range(5))]  # as a full run keeps it
 
 
-def test_missing_inputs_are_told_by_one_shard_each(audio, model, embed, tmp_path):
-    options = [audio / "b.wav", "nowhere.wav", "--model", model, "-o", tmp_path / "out.csv"]
+def test_missing_inputs_are_told_by_one_shard_each(audio, embed, tmp_path):
+    options = [audio / "b.wav", "nowhere.wav", "-o", tmp_path / "out.csv"]
     assert "nowhere.wav" in embed(*options, "--shard", "1/2", code=1).stderr
     empty = embed(*options, "--shard", "2/2").stderr
     assert "nowhere" not in empty
     assert f"shard 2/2 has none of the files, {tmp_path}/out-00002-of-00002.csv is not written" in empty
-    assert "1 file of 1 part, 1 failed, listed in" in merge(tmp_path / "out.csv").stderr
+    assert "1 file of 1 part, 1 failed, listed in" in merge(tmp_path / "out.csv")
 
 
-def test_slurm_names_the_shard(audio, model, embed, tmp_path):
-    options = [audio, "--model", model, "-o", tmp_path / "out.npz", "--dry-run", "--json", "-q"]
+def test_slurm_names_the_shard(audio, embed, tmp_path):
+    options = [audio, "-o", tmp_path / "out.npz", "--dry-run", "--json", "-q"]
     array = {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "4", "SLURM_ARRAY_TASK_COUNT": "3"}
     report = json.loads(embed(*options, "--shard", "slurm", env=array).stdout)
     assert (report["shard"], report["done"]) == ("2/3", 2)
@@ -149,19 +145,21 @@ def test_slurm_names_the_shard(audio, model, embed, tmp_path):
     assert "neither SLURM_ARRAY_TASK_ID nor SLURM_PROCID is set" in wrong and os.listdir(tmp_path) == []
 
 
-def test_merging_takes_patterns_formats_and_what_is_there(audio, model, embed, tmp_path):
+def test_merging_takes_patterns_formats_and_what_is_there(audio, embed, tmp_path):
     (tmp_path / "parts").mkdir()
     for i in (1, 3):
-        options = ["--shard", f"{i}/3", "--model", model, "-q"]
+        options = ["--shard", f"{i}/3", "-q"]
         embed(audio, "-o", tmp_path / "parts" / "some.npy", *options, code=int(i == 1))
     out, pattern = tmp_path / "out.csv", f"{tmp_path}/parts/*.npy"
-    assert "shard 2 of 3: missing beside" in merge(out, pattern, code=2).stderr
-    assert "no parts such as out-00001-of-00002.csv beside it" in merge(out, code=2).stderr
-    told = merge(out, pattern, "--allow-missing").stderr
+    assert "shard 2 of 3: missing beside" in merge(out, pattern, code=2)
+    assert "no parts such as out-00001-of-00002.csv beside it" in merge(out, code=2)
+    told = merge(out, pattern, "--allow-missing")
     assert f"3 files of 2 parts, 1 failed, listed in {out}.errors.jsonl, 1 shard missing; 3 rows in {out}" in told
     table = read_table(out)
     assert table.settings["complete"] is False and table.settings["format"] == "csv"
     assert table.paths == ("c.wav", "d.wav", "deep/b.wav")
-    assert "exists; choose another name, or replace it with --overwrite" in merge(out, pattern, code=2).stderr
+    assert "exists; choose another name, or replace it with --overwrite" in merge(out, pattern, code=2)
+    for target, said in (("x.xls", "unknown format '.xls'"), ("no/x.npz", "does not exist; make it with mkdir -p")):
+        assert said in merge(tmp_path / target, pattern, code=2)
     shutil.rmtree(tmp_path / "parts")
-    assert "*.npy: no such file; check the path" in merge(out, pattern, "--overwrite", code=2).stderr
+    assert "*.npy: no such file; check the path" in merge(out, pattern, "--overwrite", code=2)

@@ -63,13 +63,6 @@ def test_parts_that_do_not_belong_together(tmp_path):
     refused(tmp_path, [one, part(tmp_path, 2, 3)], "shard 2/3 of 5 files, .*, of another number of parts")
 
 
-def test_missing_shards(tmp_path):
-    part(tmp_path, 2, 4)
-    refused(tmp_path, [], "shard 1, 3, 4 of 4: missing beside .* --allow-missing")
-    assert merge(tmp_path / "out.npz", allow_missing=True).missing == [1, 3, 4]
-    assert read_table(tmp_path / "out.npz").settings["complete"] is False
-
-
 @pytest.mark.parametrize("form", ["npz", "csv"])
 def test_a_part_says_itself_how_many_of_its_files_failed(tmp_path, form):
     parts, out = tmp_path / "parts", tmp_path / "out.npz"

@@ -116,6 +116,16 @@ def test_a_folder_that_takes_no_file(tmp_path):
 
 
 WHOLE = {"embeddings": np.ones((2, 3)), "paths": ["a", "a"], "start": [0.0, 1.0], "end": [1.0, 2.0], "settings": "{}"}
+DAMAGED = [
+    ({"model": 3}, "its 'model' is 3"),
+    ({"model_sha256": 7}, "its 'model_sha256' is 7"),
+    ({"layer": "x"}, "'x' is not a valid Layer"),
+    ({"features": None}, "None is not a valid Features"),
+    ({"hop_seconds": "x"}, "its 'hop_seconds' is 'x'"),
+    ({"window_seconds": float("nan")}, "its 'window_seconds' is nan"),
+    ({"encoder": 3}, "its 'encoder' is 3"),
+    ({"encoder": {"frontend": 3}}, "its 'frontend' is 3"),
+]
 
 
 @pytest.mark.parametrize(
@@ -130,6 +140,7 @@ WHOLE = {"embeddings": np.ones((2, 3)), "paths": ["a", "a"], "start": [0.0, 1.0]
         ({**WHOLE, "paths": [1, 2]}, r"names \(1,\)"),
         ({**WHOLE, "start": [0.0, np.nan]}, "no time in seconds"),
         ({**WHOLE, "end": [1.0, 0.0]}, "no time in seconds"),
+        *(({**WHOLE, "settings": json.dumps(settings)}, told) for settings, told in DAMAGED),
     ],
 )
 def test_reading_something_else(tmp_path, content, told):
@@ -139,11 +150,17 @@ def test_reading_something_else(tmp_path, content, told):
         read_table(file)
 
 
-def test_reading_nothing_a_folder_or_no_path(tmp_path):
+def test_reading_nothing_a_folder_no_path_and_what_a_later_version_wrote(tmp_path):
+    later = {"format_version": 2, "mtslvr": "9.9", "layer": "new"}
+    np.savez(tmp_path / "later.npz", **{**WHOLE, "settings": json.dumps(later)})
+    np.save(tmp_path / "open.npy", np.ones((2, 3)))
+    (tmp_path / "open.npy.index.csv").write_text('row,file,start,end\n0,"' + "a" * 140_000)
     for path, told in (
         (tmp_path / "in.npz", r"in\.npz: no such file; check the path"),
         (tmp_path, "not embeddings but a folder; embed its files first: mtslvr-embed"),
         (np.zeros((1, 2)), "type ndarray: pass the path of an output of mtslvr-embed"),
+        (tmp_path / "later.npz", r"later\.npz: written by mtslvr 9\.9 in format 2"),
+        (tmp_path / "open.npy", r"open\.npy: not embeddings \(field larger than field limit"),
     ):
         with pytest.raises(ConfigError, match=told):
             read_table(path)

@@ -67,10 +67,8 @@ def stopped(tmp_path):
     """What ends a program with and what it says that got signals once it had made the file `ready`."""
 
     def run(body, *signals, prefix=()):
-        command = [
-            *prefix,
-            *program(tmp_path, f"def ready():\n    open({str(tmp_path / 'ready')!r}, 'w').close()\n{body}"),
-        ]
+        ready = f"def ready():\n    open({str(tmp_path / 'ready')!r}, 'w').close()\n"
+        command = [*prefix, *program(tmp_path, ready + body)]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         try:
             while not (tmp_path / "ready").exists():

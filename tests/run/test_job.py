@@ -238,15 +238,11 @@ def test_a_moved_folder_and_other_names_are_not_embedded_again(audio, tmp_path, 
     assert len(read_table(out).paths) == 2 * len(SECONDS)
 
 
-def test_rows_of_other_inputs_are_kept_and_names_stay_apart(audio, tmp_path, encoded):
+def test_rows_of_other_inputs_are_kept(audio, tmp_path, encoded):
     out = tmp_path / "x.npy"
     run(audio / "b", out)
     plan, _ = run([audio / "d.wav"], out)
     assert len(plan.kept) == 2 and set(read_table(out).paths) == {"a.wav", "c.wav", "d.wav"}
-    before = contents(tmp_path)
-    with pytest.raises(ConfigError, match=r"a\.wav: would go by the name 'a\.wav', which .*b/a\.wav has in .*x\.npy"):
-        run([audio / "a.wav"], out)
-    assert contents(tmp_path) == before
 
 
 def test_a_file_of_the_same_name_size_and_time_is_another_file(tmp_path, encoded):
@@ -256,11 +252,13 @@ def test_a_file_of_the_same_name_size_and_time_is_another_file(tmp_path, encoded
         write(path, 0.1, seed)
         os.utime(path, ns=(10**18, 10**18))  # as archives do
     run(owl.parent, out)
-    for unlink in (lambda: None, owl.unlink):
-        unlink()
+    before = contents(tmp_path)
+    for change in (lambda: None, owl.unlink):
+        change()
         with pytest.raises(ConfigError, match=r"saw/7\.wav: would go by the name '7\.wav', which .*owl/7\.wav has in"):
             run(saw.parent, out)
-    assert read_table(out).paths == ("7.wav",) and len(encoded.take()) == 1
+    del before["owl/7.wav"]
+    assert contents(tmp_path) == before and read_table(out).paths == ("7.wav",) and len(encoded.take()) == 1
 
 
 @pytest.mark.parametrize(
@@ -279,15 +277,6 @@ def test_other_settings_are_refused_by_name(audio, tmp_path, encoded, changes, m
     with pytest.raises(ConfigError, match=message + r".*with --overwrite"):
         run(audio, out, **changes)
     assert contents(tmp_path) == before
-
-
-def test_an_output_stays_where_an_overwrite_has_nothing_in_its_place(audio, tmp_path, encoded):
-    out, bad = tmp_path / "x.npy", tmp_path / "bad.wav"
-    run(audio, out)
-    bad.write_bytes(b"no audio")
-    before = contents(tmp_path)
-    _, [step] = run([bad], out, overwrite=True)
-    assert step.error is not None and contents(tmp_path) == before and not (tmp_path / "x.npy.journal").exists()
 
 
 def test_an_output_goes_with_the_last_of_its_rows(audio, tmp_path, encoded):

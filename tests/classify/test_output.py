@@ -75,20 +75,15 @@ def test_a_call_that_was_ended_before_all_is_written_can_be_repeated(tmp_path):
     assert refused(tmp_path, names=names)
 
 
-@pytest.mark.parametrize("text", ["no JSON", "[1]", "1e999", '{"a.txt": 5}', "[" * 100_000])
-def test_a_damaged_list_of_what_was_written_is_as_none(tmp_path, text):
-    write(tmp_path)
-    (tmp_path / ".mtslvr-classify.json").write_text(text)
-    assert refused(tmp_path)
-    write(tmp_path)
-    kept(tmp_path)
-
-
 @pytest.mark.skipif(os.name != "posix", reason="named pipes and links")
-@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to(path.parent / "no" / "folder")])
-def test_what_is_no_list_of_what_was_written_is_replaced(tmp_path, make):
-    make(tmp_path / ".mtslvr-classify.json")
-    kept(tmp_path)
+@pytest.mark.parametrize("text", ["[1]", '{"a.txt": 5}', "[" * 100_000, "a pipe", "a link"])
+def test_what_is_no_list_of_what_was_written_is_as_none_and_replaced(tmp_path, text):
+    noted = tmp_path / ".mtslvr-classify.json"
+    write(tmp_path)
+    noted.unlink()
+    make = {"a pipe": os.mkfifo, "a link": lambda path: path.symlink_to(tmp_path / "no" / "folder")}
+    make.get(text, lambda path: path.write_text(text))(noted)
+    assert refused(tmp_path)
     write(tmp_path)
     kept(tmp_path)
 

@@ -140,31 +140,25 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(audio, write, model
         assert "4/4 files" in last and " times real time, 0:00:00 left" in last
 
 
-def test_the_time_left_knows_what_is_done_of_a_file_and_that_a_byte_of_flac_is_more_audio(tmp_path, monkeypatch):
-    def progress(*names):
-        monkeypatch.setattr(sys, "stderr", io.StringIO())
-        files = [FileEntry(str(tmp_path / name), name, (tmp_path / name).stat().st_size, 0, 0) for name in names]
-        return Progress(files), files[0]
-
+@pytest.mark.parametrize(
+    ("names", "first", "then", "left"),
+    [
+        (["a.wav", "b.flac"], (0.1, None), (0.1, None), r"0:0[1-9]:\d\d left"),  # a hundredth in half a second
+        (["a.wav", "b.flac", "c.flac"], (0, None), (10, 10), r"0:00:0[12] left"),  # a third, and not by bytes a half
+        (["a.wav", "d.m4a"], (0, None), (10, 10), r"real time\n"),  # of the other file nothing is known
+    ],
+)
+def test_the_time_left_is_that_of_the_audio_left(tmp_path, capfd, names, first, then, left):
     tone = np.sin(np.arange(160_000) / 9).astype(np.float32)
-    for name in ("a.wav", "b.flac", "c.flac"):
-        soundfile.write(tmp_path / name, tone, 16000)
-    (tmp_path / "d.m4a").write_bytes(b"its length is not known by its head")
-    assert 2 * os.path.getsize(tmp_path / "b.flac") < os.path.getsize(tmp_path / "a.wav")
-    told = []
-    for first, then, names in (
-        ((0.1, None), (0.1, None), ("a.wav", "b.flac")),  # a hundredth in half a second
-        ((0, None), (10, 10), ("a.wav", "b.flac", "c.flac")),  # a third, where bytes would say a half or more
-        ((0, None), (10, 10), ("a.wav", "d.m4a")),
-    ):
-        run, file = progress(*names)
-        run.advance(file, *first)  # of the first batch, which has loaded the model, nothing is concluded
-        time.sleep(0.5)
-        run.advance(file, *then)
-        run.close()
-        told.append(sys.stderr.getvalue())
-    assert re.search(r"0:0[1-9]:\d\d left", told[0]) and re.search(r"0:00:0[1-2] left", told[1])
-    assert " left" not in told[2]
+    for name in names:
+        soundfile.write(tmp_path / name, tone, 16000) if name != "d.m4a" else (tmp_path / name).write_bytes(b"no head")
+    files = [FileEntry(str(tmp_path / name), name, os.path.getsize(tmp_path / name), 0, 0) for name in names]
+    progress = Progress(files)
+    progress.advance(files[0], *first)  # of the first batch, which has loaded the model, nothing is concluded
+    time.sleep(0.5)
+    progress.advance(files[0], *then)
+    progress.close()
+    assert re.search(left, capfd.readouterr().err)
 
 
 @pytest.mark.parametrize("name", ["mtslvr-embed", "mtslvr"])

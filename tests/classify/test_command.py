@@ -165,16 +165,6 @@ def test_recordings_that_have_moved_are_found_with_audio(done, kept_embeddings, 
     assert "is for audio; the embeddings of RECORDINGS are there" in run(*command, *wrong, code=2)
 
 
-def test_tracks_and_selection_tables_a_recording_are_read_again(again, nights, tmp_path):
-    for form, suffix in (("audacity", ".txt"), ("raven", ".Table.1.selections.txt")):
-        again("-o", nights, "--format", form)
-        [label, *_] = read_labels(nights / "deep" / f"two{suffix}")
-        assert label.file.endswith("two.flac") and label.label == "high"
-    again("-o", tmp_path / "all.txt", "--format", "raven")
-    names = {line.split("\t")[8] for line in (tmp_path / "all.txt").read_text().splitlines()[1:]}
-    assert names == {"one.wav", "two.flac"}
-
-
 def test_a_track_that_a_person_has_corrected_stays_as_it_is(done, again, nights):
     kept, track, tracks = done / "tones.mtslvr", nights / "one.txt", ["-o", nights, "--format", "audacity"]
     run(kept, nights, *tracks)
@@ -245,9 +235,11 @@ def test_a_table_of_labels_is_examples_and_without_recordings_the_classifier_is_
     assert kept.classes == ("call", "background") and "nothing can be measured" in kept.figures["reason"]
 
 
-@pytest.mark.parametrize("form", ["csv", "audacity", "raven"])
-def test_labels_of_one_call_are_examples_of_the_next(done, again, tmp_path, form):
-    out = tmp_path / ("labels.csv" if form == "csv" else "tracks")
+@pytest.mark.parametrize(
+    ("form", "name"), [("csv", "labels.csv"), ("audacity", "tracks"), ("raven", "tracks"), ("raven", "all.txt")]
+)
+def test_labels_of_one_call_are_examples_of_the_next(done, again, tmp_path, form, name):
+    out = tmp_path / name
     again("-o", out, "--format", form)
     if out.is_dir():  # the track of a recording where nothing was found
         (out / "none.txt").touch()

@@ -52,15 +52,6 @@ def test_a_folder_becomes_one_row_a_file_and_broken_files_are_told(folder, model
     assert "7 files embedded, 5 failed, 2.6 s of audio at " in result.stderr
 
 
-def test_metadata_say_by_what_the_rows_were_made(audio, model, embed, tmp_path):
-    embed(audio, "-o", tmp_path / "x.csv", "--hop", 0.2)
-    found = json.loads((tmp_path / "x.csv.meta.json").read_text())
-    weights = checkpoint.sha256(model / "model.safetensors")
-    assert (found["mtslvr"], found["model"], found["model_sha256"]) == (mtslvr.__version__, str(model), weights)
-    assert (found["window_seconds"], found["hop_seconds"], found["pool"]) == (0.25, 0.2, "mean")
-    assert found["encoder"]["adapter"] == "parallel" and found["complete"] is True
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -116,13 +107,17 @@ def test_windows_of_listed_files_and_what_is_missing_of_them(audio, model, embed
     assert read_table(tmp_path / "y.npz").paths == ("a.wav", "b.wav")
 
 
-def test_the_summary_as_json_and_a_line_a_file(audio, embed, tmp_path):
-    result = embed(audio, "-o", tmp_path / "x.npz", "--json", "-v")
-    report = json.loads(result.stdout)
+def test_the_summary_as_json_with_what_the_rows_were_made_by_and_a_line_a_file(audio, model, embed, tmp_path):
+    result = embed(audio, "-o", tmp_path / "x.csv", "--json", "-v", "--hop", 0.2)
+    report, found = json.loads(result.stdout), json.loads((tmp_path / "x.csv.meta.json").read_text())
     assert (report["done"], report["skipped"], report["failed"], report["rows"]) == (3, 0, 0, 3)
     assert report["audio_seconds"] == pytest.approx(1.5) and report["audio_hours"] == pytest.approx(1.5 / 3600)
     assert report["audio_seconds_per_second"] > 0 and report["complete"] is True and report["errors"] is None
-    assert report["settings"]["model_sha256"] in result.stderr and "deep/a.wav: 0.5 s, rows 1" in result.stderr
+    assert found == {**report["settings"], "complete": True} and found["encoder"]["adapter"] == "parallel"
+    weights = checkpoint.sha256(model / "model.safetensors")
+    assert (found["mtslvr"], found["model"], found["model_sha256"]) == (mtslvr.__version__, str(model), weights)
+    assert (found["window_seconds"], found["hop_seconds"], found["pool"]) == (0.25, 0.2, "mean")
+    assert weights in result.stderr and "deep/a.wav: 0.5 s, rows 1" in result.stderr
     assert "3 files embedded, 1.5 s of audio at " in result.stderr and "; 3 rows in " in result.stderr
     assert embed(audio / "a.wav", "-o", tmp_path / "y.npz", "-q").output == ""
     assert "1 file embedded" in embed(audio / "a.wav", "-o", tmp_path / "z.npz").stderr

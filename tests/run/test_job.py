@@ -28,27 +28,10 @@ SECONDS = {"a.wav": 0.1, "b/a.wav": 0.75, "b/c.wav": 0.2, "d.wav": 0.05, "e.wav"
 WINDOWS = sum(int(np.ceil(round(seconds / 0.1, 6))) for seconds in SECONDS.values())
 
 
-class Encoded:
-    """Every window that was encoded, by its first sample; in a file, which outlives a process."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def add(self, values):
-        with open(self.path, "ab", buffering=0) as file:
-            file.write(np.float32(values).tobytes())
-
-    def take(self):
-        """Those since the last call."""
-        found = np.fromfile(self.path, np.float32).tolist() if self.path.exists() else []
-        self.path.unlink(missing_ok=True)
-        return found
-
-
 class Stub:
     """What extraction asks of an encoder; embeddings depend on the batch, as on some machines."""
 
-    config, sample_rate, device, encoded = EncoderConfig(window_seconds=0.1), 16000, torch.device("cpu"), None
+    config, sample_rate, device, log = EncoderConfig(window_seconds=0.1), 16000, torch.device("cpu"), None
 
     def modules(self):
         return []
@@ -58,7 +41,8 @@ class Stub:
 
     def embedding(self, batch, features=None, layer=None, *, normalized=False):
         windows = batch.numpy()
-        self.encoded.add(windows[:, 0])
+        with open(self.log, "ab", buffering=0) as log:
+            log.write(windows[:, 0].tobytes())
         rows = [windows[:, 0], windows[:, 9], windows.mean(axis=1), windows.sum() + windows[:, 3]]
         return torch.from_numpy(np.stack(rows, 1))
 
@@ -68,8 +52,16 @@ class Stub:
 
 @pytest.fixture
 def encoded(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(Stub, "encoded", Encoded(tmp_path_factory.mktemp("encoded") / "windows"))
-    return Stub.encoded
+    """Gives the first samples of the windows encoded since it was called, from a file, which outlives a process."""
+    log = tmp_path_factory.mktemp("encoded") / "windows"
+    monkeypatch.setattr(Stub, "log", log)
+
+    def take():
+        found = np.fromfile(log, np.float32).tolist() if log.exists() else []
+        log.unlink(missing_ok=True)
+        return found
+
+    return take
 
 
 @pytest.fixture
@@ -86,23 +78,22 @@ def write(path, seconds, seed):
     soundfile.write(path, samples, 16000, subtype="FLOAT")
 
 
-def run(audio, out, form=None, pool="mean", *, stop=False, overwrite=False, until=None, **changes):
+def run(audio, out, form=None, pool="mean", *, overwrite=False, until=None, **changes):
     """What `mtslvr-embed` does; it ends as if killed after the batch with which `until` is true of what is finished."""
     config = ExtractConfig(pool=Pool(pool), batch_size=3)
     settings = {"format": form or out.suffix[1:], "pool": pool, "model": "m", "model_sha256": "0" * 64}
     with Recorder(out, {**settings, "features": "concat", **changes}, 4, overwrite=overwrite) as recorder:
         found = find_audio(audio if isinstance(audio, list) else [audio])
         complete = recorder.state.complete is not None
-        plan = job.make_plan(str(out), found, recorder.state, retry=stop or complete)
+        plan, steps = job.make_plan(str(out), found, recorder.state, retry=complete), []
         if complete and not plan.todo and not plan.moved:
-            return plan, []
+            return plan, steps
         recorder.begin(plan.moved)
-        steps = []
-        for step in job.embed_files(plan, recorder, Stub(), config, stop=stop):
+        for step in job.embed_files(plan, recorder, Stub(), config, stop=False):
             steps.append(step)
             if until is not None and until(read_state(out)):
                 return plan, steps
-        recorder.export(plan.order, complete=not (stop and steps and steps[-1].error))
+        recorder.export(plan.order, complete=True)
     return plan, steps
 
 
@@ -151,7 +142,7 @@ def test_killed_at_any_moment_the_next_run_ends_as_if_nothing_had_happened(audio
     whole, out = tmp_path / "whole", tmp_path / "out"
     whole.mkdir()
     run(audio, whole / f"x.{form}", pool=pool)
-    expected, windows = contents(whole), encoded.take()
+    expected, windows = contents(whole), encoded()
     assert len(windows) == len(set(windows)) == WINDOWS
     for moment in itertools.count(1):
         shutil.rmtree(out, ignore_errors=True)
@@ -160,7 +151,7 @@ def test_killed_at_any_moment_the_next_run_ends_as_if_nothing_had_happened(audio
             break
         run(audio, out / f"x.{form}", pool=pool)
         assert contents(out) == expected, moment
-        windows = encoded.take()
+        windows = encoded()
         assert len(windows) <= WINDOWS + 9 and len(set(windows)) == WINDOWS, moment  # three batches of 3
     assert moment > 20
 
@@ -181,7 +172,7 @@ def test_a_run_that_ends_inside_a_file_is_gone_on_with_there(audio, tmp_path, en
     run(audio, out, pool=pool, until=lambda state: state.open is not None and state.open.rows > 3)
     assert not out.exists()
     plan, _ = run(audio, out, pool=pool)
-    windows = encoded.take()
+    windows = encoded()
     assert len(plan.done) == 1 and len(set(windows)) == WINDOWS and len(windows) <= WINDOWS + 9
     run(audio, tmp_path / "whole.npz", pool=pool)
     assert out.read_bytes() == (tmp_path / "whole.npz").read_bytes()
@@ -191,9 +182,9 @@ def test_a_run_that_ends_inside_a_file_is_gone_on_with_there(audio, tmp_path, en
 def test_new_and_changed_files_are_embedded_and_the_rest_is_not(audio, tmp_path, encoded, form, pool):
     out = tmp_path / f"x.{form}"
     run(audio, out, pool=pool)
-    encoded.take()
+    encoded()
     plan, steps = run(audio, out, pool=pool)
-    assert encoded.take() == steps == plan.todo == [] and len(plan.done) == len(SECONDS)
+    assert encoded() == steps == plan.todo == [] and len(plan.done) == len(SECONDS)
     before = os.stat(audio / "a.wav")
     write(audio / "a.wav", SECONDS["a.wav"], 50)  # other content of the same size and time
     os.utime(audio / "a.wav", ns=(before.st_mtime_ns, before.st_mtime_ns))
@@ -201,7 +192,7 @@ def test_new_and_changed_files_are_embedded_and_the_rest_is_not(audio, tmp_path,
     write(audio / "c.wav", 0.1, 18)
     plan, steps = run(audio, out, pool=pool)
     assert [step.entry.name for step in steps if step.entry] == ["a.wav", "b/c.wav", "c.wav"]
-    assert plan.changed == 2 and len(encoded.take()) == 7 and before.st_size == os.stat(audio / "a.wav").st_size
+    assert plan.changed == 2 and len(encoded()) == 7 and before.st_size == os.stat(audio / "a.wav").st_size
     run(audio, tmp_path / "anew.npz", pool=pool)
     expected, found = read_table(tmp_path / "anew.npz"), read_table(out)
     assert found.paths == expected.paths
@@ -225,9 +216,9 @@ def test_a_moved_folder_and_other_names_are_not_embedded_again(audio, tmp_path, 
     out, moved, other = (tmp_path / name for name in ("x.csv", "moved", "other"))
     run(audio, out)
     os.rename(audio, moved)
-    encoded.take()
+    encoded()
     plan, _ = run(moved, out, model="a folder with the same weights")
-    assert encoded.take() == [] and len(plan.moved) == len(SECONDS)
+    assert encoded() == [] and len(plan.moved) == len(SECONDS)
     shutil.copytree(moved, other)
     write(other / "a.wav", 0.1, 50)
     run([moved, other], out)  # names clash now, and get their folder's
@@ -255,7 +246,7 @@ def test_a_file_of_the_same_name_size_and_time_is_another_file(tmp_path, encoded
         with pytest.raises(ConfigError, match=r"saw/7\.wav: would go by the name '7\.wav', which .*owl/7\.wav has in"):
             run(saw.parent, out)
     del before["owl/7.wav"]
-    assert contents(tmp_path) == before and read_table(out).paths == ("7.wav",) and len(encoded.take()) == 1
+    assert contents(tmp_path) == before and read_table(out).paths == ("7.wav",) and len(encoded()) == 1
 
 
 @pytest.mark.parametrize(
@@ -295,7 +286,7 @@ def test_what_no_run_has_left_is_not_touched(audio, tmp_path, encoded):
         with pytest.raises(ConfigError, match=said):
             run(audio, tmp_path / "y.npz", overwrite=overwrite)
     assert npy.read_bytes() == journal.read_bytes() == b"mine"
-    assert encoded.take() == [] and not (tmp_path / "x.npy.journal").exists()
+    assert encoded() == [] and not (tmp_path / "x.npy.journal").exists()
     run(audio, csv)
     with open(csv, "a") as file:
         file.write("a line of mine\n")

@@ -343,8 +343,9 @@ def test_a_short_tail_of_a_long_example_is_no_example(tmp_path):
         (tmp_path / name).mkdir()
         soundfile.write(tmp_path / name / "a.wav", tone(HERTZ[name], seconds, 0), RATE)
     assert len(collect(tmp_path, None, None, 0.5, None, "cpu").embeddings) == 3 + 1
-    # 0 to 0.5 and 0.4 to 0.9 s, 0.8 to 1.1 having 0.2 s that are new
+    # 0 to 0.5 and 0.4 to 0.9 s, 0.8 to 1.1 having 0.2 s that are new; 0 to 0.6 s, and 0.6 to 1.1, which is most of it
     assert len(collect(tmp_path, None, None, 0.5, 0.4, "cpu").embeddings) == 2 + 1
+    assert len(collect(tmp_path, None, None, 0.6, 0.6, "cpu").embeddings) == 2 + 1
 
 
 # What is refused, before anything is written

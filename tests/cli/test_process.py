@@ -137,7 +137,9 @@ def test_a_signal_during_an_import_ends_at_once(stopped, tmp_path):
 
 def test_signals_after_the_work_or_that_the_parent_ignores_change_nothing(stopped, tmp_path):
     twice = [signal.SIGINT, signal.SIGINT]
-    assert stopped("import atexit\natexit.register(lambda: (ready(), time.sleep(0.5)))", *twice)[0] == 0
+    after = tmp_path / "after"
+    last = f"lambda: (ready(), time.sleep(0.5), open({str(after)!r}, 'w').close())"
+    assert stopped(f"import atexit\natexit.register({last})", *twice)[0] == 0 and after.exists()
     (tmp_path / "ready").unlink()
     assert stopped("ready()\ntime.sleep(0.5)", *twice, prefix=["sh", "-c", 'trap "" INT; exec "$@"', "sh"])[0] == 0
 

@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+from collections import defaultdict
 from functools import lru_cache
 
 import fill_rule
@@ -73,28 +74,31 @@ def test_stages_and_heads_equal_golden(golden, pieces, official_encoder, variant
     rows = [row.startswith("w5@5s|sample") for row in golden_rows(golden, variant)]
     stages = {"conv1": trunk.stem.conv, "bn1": trunk.stem.norms[0], "layer1": trunk, "end_bns": branches}
     stages |= {name: getattr(branches, name)[1] for name in ("layer2", "layer3", "layer4")}
-    seen, checked = {}, set()
-    handles = [trunk.layer1[0].register_forward_pre_hook(lambda _, given: seen.update(maxpool=given[0].clone()))]
-    for name, module in stages.items():
-        hook = lambda _, given, output, name=name: seen.update({name: output.clone()})  # noqa: E731
-        handles.append(module.register_forward_hook(hook))
+    seen, checked = defaultdict(list), set()
+
+    def record(name, module, given=False):
+        keep = lambda _, inputs, output: seen[name].append((inputs[0] if given else output).clone())  # noqa: E731
+        return module.register_forward_hook(keep)
+
+    handles = [record(name, module) for name, module in stages.items()]
+    handles += [record("maxpool", trunk.layer1[0], given=True)]
+    handles += [record("avgpool", head, given=True) for head in encoder.heads]
+    embeddings = encoder.encode_spectrogram(spectrogram)
+    for handle in handles:
+        handle.remove()
+    seen["bn1"] = [x.relu() for x in seen["bn1"]]  # the official ReLU works in place
     for task, expected in enumerate(golden_embeddings(golden, variant)[: encoder.config.outputs]):
-        branch = min(task, encoder.config.tasks - 1)
-        seen["avgpool"] = encoder.pooled(trunk(spectrogram), spectrogram, branch)
-        embedding = encoder.heads[task if len(encoder.heads) > 1 else 0](seen["avgpool"])
+        embedding = (embeddings.invariant, embeddings.variant)[task]
         assert relative(embedding.numpy(), expected[rows]) <= WELL_CONDITIONED
-        seen["bn1"] = seen["bn1"].relu()  # the official ReLU works in place
-        for name, value in seen.items():
+        for name, values in seen.items():
             if name == "end_bns" and not len(branches.end_norms):
                 continue
             key = f"act/{variant}/task{task}/{f'end_bns.{task}' if name == 'end_bns' else name}"
-            flat = value.contiguous().flatten().double().numpy()
+            flat = values[min(task, len(values) - 1)].contiguous().flatten().double().numpy()
             strided = flat[:: max(1, flat.size // 16)][:16]
             found = np.array([flat.mean(), flat.std(ddof=1), np.abs(flat).max(), *strided])
             assert np.abs(found - golden[key]).max() <= WELL_CONDITIONED * golden[key][2], key
             checked.add(key)
-    for handle in handles:
-        handle.remove()
     assert checked == {key for key in golden if key.startswith(f"act/{variant}/")}
 
 

@@ -1,9 +1,8 @@
 import json
 import math
-import zlib
 from fractions import Fraction
-from pathlib import Path
 
+import fill_rule
 import numpy as np
 import pytest
 import torch
@@ -12,13 +11,7 @@ from mtslvr.errors import AudioError, ConfigError
 from mtslvr.training import augment as A
 from mtslvr.training import transforms, vocoder
 
-GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "golden_augmentations.npz")
-NOISE = 1e-5  # atol of the fixtures' README, as those of PARITY
-FADES = ((3000, 1000), (0, 4000), (4000, 4000), (1, 2))
-RATES = (0.5, 0.73, 1.0, 1.37, 1.5)
-DECAYS = (-2.0, -1.0, -0.37, 0.0, 1.0, 2.0)
-RATIOS = (0, 5, 8, 13)
-SHIFTS = (0, 1, -1, 1234, -4000, 4000)
+GOLDEN = np.load(fill_rule.GOLDEN / "golden_augmentations.npz")
 SMALL = A.AugmentConfig.fast(stretch_n_fft=512, stretch_hop_length=128)
 
 
@@ -26,19 +19,8 @@ def golden(key):
     return torch.from_numpy(GOLDEN[key])
 
 
-def rng(name):
-    return np.random.default_rng(zlib.crc32(name.encode()))
-
-
-def clip(name, n):
-    """The fixtures' synthetic waveform, by the rule they were made with."""
-    g = rng("wave/" + name)
-    f, a = 80 * (7000 / 80) ** g.random(4), g.uniform(0.05, 0.25, 4)
-    ph, am = g.uniform(0, 2 * np.pi, 4), g.uniform(0.5, 4.0)
-    t = np.arange(n) / 16000
-    x = (a[:, None] * np.sin(2 * np.pi * f[:, None] * t + ph[:, None])).sum(0)
-    x = x * (0.6 + 0.4 * np.sin(2 * np.pi * am * t)) + 0.01 * g.standard_normal(n)
-    return torch.from_numpy(x.astype(np.float32))
+def clip(name):
+    return torch.from_numpy(fill_rule.wave(name))[None]
 
 
 def generator(seed=0):
@@ -57,72 +39,54 @@ def doubles(values):
     return torch.tensor(values, dtype=torch.float64)
 
 
-@pytest.fixture(scope="module")
-def x():
-    return golden("input")[None]
+# Against the official transformations; each batch holds different parameters.
+
+FADES = [(shape, *ends) for shape in range(3) for ends in ((3000, 1000), (0, 4000), (4000, 4000), (1, 2))]
+RATES, RATIOS, SHIFTS = (0.5, 0.73, 1.0, 1.37, 1.5), (0, 5, 8, 13), (0, 1, -1, 1234, -4000, 4000)
+OFFICIAL = [
+    (transforms.fade, torch.tensor(FADES).unbind(1),
+     [f"fade/{transforms.FADE_SHAPES[shape]}/in{first}_out{last}" for shape, first, last in FADES], 1e-6),
+    (vocoder.time_stretch, [doubles(RATES)], [f"stretch/{rate}" for rate in RATES], 5e-4),
+    (vocoder.pitch_shift, [torch.tensor(RATIOS)],
+     ["pitch/{}_{}".format(*vocoder.PITCH_RATIOS[i]) for i in RATIOS], 1e-3),
+    (transforms.time_shift, [torch.tensor(SHIFTS)], [f"shift/{shift}" for shift in SHIFTS], 1e-6),
+]  # fmt: skip
 
 
-# Parity with the official transformations; each batch holds different parameters.
-
-
-CASES = [(shape, a, b) for shape in range(3) for a, b in FADES]
-PARITY = {
-    "fade": (
-        transforms.fade, torch.tensor(CASES).unbind(1),
-        [f"fade/{transforms.FADE_SHAPES[shape]}/in{a}_out{b}" for shape, a, b in CASES], 1e-6,
-    ),
-    "stretch": (vocoder.time_stretch, [doubles(RATES)], [f"stretch/{rate}" for rate in RATES], 5e-4),
-    "pitch": (
-        vocoder.pitch_shift, [torch.tensor(RATIOS)], ["pitch/{}_{}".format(*vocoder.PITCH_RATIOS[i]) for i in RATIOS],
-        1e-3,
-    ),
-    "shift": (transforms.time_shift, [torch.tensor(SHIFTS)], [f"shift/{shift}" for shift in SHIFTS], 1e-6),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", PARITY)
-def test_transformations_match_the_official_ones_with_other_parameters_in_a_row(x, name):
-    function, parameters, keys, atol = PARITY[name]
+@pytest.mark.parametrize(
+    ("function", "parameters", "keys", "atol"), OFFICIAL, ids=lambda value: getattr(value, "__name__", "")
+)
+def test_transformations_are_the_official_ones(function, parameters, keys, atol):
+    x = golden("input")[None]
     out = function(x.expand(len(keys), -1), *parameters)
     for y, key in zip(out, keys, strict=True):
-        expected = golden(key)
-        close(y[: len(expected)], expected, atol)
+        close(y[: len(golden(key))], golden(key), atol)
     close(out[1], function(x, *(values[1:2] for values in parameters))[0], 1e-6)
 
 
-def test_colored_noise_matches_the_official_one_in_one_batch():
-    signal = clip("aug20k", 20000)
-    white = torch.from_numpy(rng("mat/aug/white").standard_normal(16000).astype(np.float32))
-    n = len(DECAYS)
+def test_noise_and_mask_are_the_official_ones():
+    signal, white = clip("aug20k"), torch.from_numpy(fill_rule.matrix("aug/white", (1, 16000)))
+    decays = (-2.0, -1.0, -0.37, 0.0, 1.0, 2.0)
     out = transforms.colored_noise(
-        signal.expand(n, -1), white.expand(n, -1), torch.tensor(DECAYS), torch.full((n,), 7.5)
+        signal.expand(6, -1), white.expand(6, -1), torch.tensor(decays), torch.full((6,), 7.5)
     )
     scale = signal.square().mean().sqrt() / 10 ** (7.5 / 20)
-    for y, decay in zip(out, DECAYS, strict=True):
-        close(y[:256], golden(f"noise/fd{decay}/out_head_snr7.5"), NOISE)
-        close((y - signal)[:256] / scale, golden(f"noise/fd{decay}/noise_head"), NOISE)
-        close(doubles([y.mean(), y.std()]), golden(f"noise/fd{decay}/out_stats"), NOISE)
-
-
-def test_time_mask_matches_the_official_one_in_one_batch():
-    u = torch.stack([golden(f"mask/seed{s}/u") for s in range(4)]).float()
-    out = transforms.time_mask(torch.ones(4, 8000), u[:, 0], u[:, 1])
-    for y, s in zip(out, range(4), strict=True):
-        first, end, width, start = GOLDEN[f"mask/seed{s}"]
+    for y, decay in zip(out, decays, strict=True):
+        close(y[:256], golden(f"noise/fd{decay}/out_head_snr7.5"), 1e-5)
+        close((y - signal[0])[:256] / scale, golden(f"noise/fd{decay}/noise_head"), 1e-5)
+        close(doubles([y.mean(), y.std()]), golden(f"noise/fd{decay}/out_stats"), 1e-5)
+    u1, u2 = torch.stack([golden(f"mask/seed{s}/u") for s in range(4)]).float().unbind(1)
+    for s, y in enumerate(transforms.time_mask(torch.ones(4, 8000), u1, u2)):
         zeros = (y == 0).nonzero().flatten()
-        assert [zeros[0], zeros[-1] + 1, len(zeros), zeros[0]] == [first, end, width, start]
+        assert [zeros[0], zeros[-1] + 1, len(zeros), zeros[0]] == GOLDEN[f"mask/seed{s}"].tolist()
 
 
 def test_long_clips_lose_no_phase_to_float32():
-    x = clip("w5", 80000)[None]
-    for rate in (0.5, 1.0, 1.5):
-        exact = vocoder.time_stretch(x.double(), doubles([rate])).float()
-        close(vocoder.time_stretch(x, doubles([rate])), exact, 1e-3)
+    x, rates = clip("w5"), doubles([0.5, 1.0, 1.5])
+    exact = vocoder.time_stretch(x.double().expand(3, -1), rates).float()
+    close(vocoder.time_stretch(x.expand(3, -1), rates), exact, 1e-3)
     exact = vocoder.pitch_shift(x[:, :16000].double(), torch.tensor([8])).float()
     close(vocoder.pitch_shift(x[:, :16000], torch.tensor([8])), exact, 1e-3)
-
-
-# Properties.
 
 
 @pytest.mark.parametrize("semitones", (-12.0, 3.3))
@@ -152,15 +116,12 @@ def test_every_transformation_keeps_length_and_silence(length, silent, pitch):
 def test_levels_far_from_speech_and_partial_silence_stay_finite(scale):
     x = wave(3, 4000) * scale
     x[:, 1000:3000] = 0
-    for y in (
+    stretched, shifted = (
         vocoder.time_stretch(x, doubles([0.5, 1, 1.5])),
-        vocoder.pitch_shift(x, torch.tensor([0, 6, 13]), 512, 128),
-        transforms.colored_noise(x, wave(3, 16000), torch.ones(3), torch.ones(3)),
-    ):
+        vocoder.pitch_shift(x, torch.tensor([0, 6, 13])),
+    )
+    for y in (stretched, shifted, transforms.colored_noise(x, wave(3, 16000), torch.ones(3), torch.ones(3))):
         assert y.isfinite().all() and y.abs().max() < 20 * scale
-
-
-# Selection and labels.
 
 
 def test_selection_is_uniform_in_number_and_in_member():
@@ -184,27 +145,20 @@ def test_labels_and_pitch_ratios_are_the_official_ones():
     assert listed["label_order"] == list(A.TRANSFORMATIONS)
 
 
-# Parameters.
+# The published ranges, and how far from their ends 20,000 draws may stay.
+RANGES = [
+    ("pitch_index", 0, 13, 0), ("pitch_semitones", -15, 15, 0.01), ("fade_shape", 0, 2, 0), ("fade_in", 0, 4000, 2),
+    ("fade_out", 0, 4000, 2), ("white_f_decay", -1, 0, 0.001), ("mixed_f_decay", -2, 2, 0.002),
+    ("white_snr_db", 3, 30, 0.02), ("mixed_snr_db", 3, 30, 0.02), ("stretch_rate", 0.5, 1.5, 0),
+    ("mask_u1", 0, 1, 0.001), ("mask_u2", 0, 1, 0.001), ("shift", -4000, 4000, 4),
+]  # fmt: skip
 
 
 def test_parameters_stay_in_the_published_ranges_and_reach_their_ends():
     p = A.draw_parameters(generator(), 20000, 8001, A.AugmentConfig())
-    for values, low, high, slack in (
-        (p.pitch_index, 0, 13, 0),
-        (p.pitch_semitones, -15, 15, 0.01),
-        (p.fade_shape, 0, 2, 0),
-        (p.fade_in, 0, 4000, 2),
-        (p.fade_out, 0, 4000, 2),
-        (p.white_f_decay, -1, 0, 0.001),
-        (p.mixed_f_decay, -2, 2, 0.002),
-        (p.white_snr_db, 3, 30, 0.02),
-        (p.mixed_snr_db, 3, 30, 0.02),
-        (p.stretch_rate, 0.5, 1.5, 0),
-        (p.mask_u1, 0, 1, 0.001),
-        (p.mask_u2, 0, 1, 0.001),
-        (p.shift, -4000, 4000, 4),
-    ):
-        assert low <= values.min() <= low + slack and high - slack <= values.max() <= high
+    for name, low, high, slack in RANGES:
+        values = getattr(p, name)
+        assert low <= values.min() <= low + slack and high - slack <= values.max() <= high, name
     assert torch.equal(p.stretch_rate, (p.stretch_rate * 100).round() / 100)
 
 

@@ -38,12 +38,7 @@ def test_pack_keeps_every_readable_clip_and_names_the_rest(folder, tmp_path, cap
     assert len(failed) == 1 and "broken.wav" in failed[0]
     original, _ = soundfile.read(folder / "2.wav")
     np.testing.assert_allclose(clips.samples[clips.starts[1] : clips.starts[2]] / 32767, original, atol=1 / 32767)
-
-
-def test_pickled_clips_reopen_the_file_and_one_cut_short_is_refused(clips_folder, tmp_path):
-    pack([clips_folder], tmp_path / "packed", RATE)
-    clips = PackedClips.open(tmp_path / "packed")
-    pickled = pickle.dumps(clips)
+    pickled = pickle.dumps(clips)  # reopens the file
     assert len(pickled) < 1000 < clips.samples.nbytes
     again = pickle.loads(pickled)
     np.testing.assert_array_equal(again.samples, clips.samples)

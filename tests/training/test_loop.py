@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import json
 import os
 import resource
@@ -39,6 +40,7 @@ TINY = TrainConfig(
 HELD_OUT = dataclasses.replace(TINY, steps=6, batch_size=2, validation_fraction=0.34, validate_every=2)
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("narrow_networks")
+start = functools.partial(train, workers=0, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,19 @@ def packed(clips_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("packed") / "clips"
     pack([clips_folder], folder, 16000)
     return folder
+
+
+@pytest.fixture(scope="module")
+def two_steps(narrow_networks, clips_folder, tmp_path_factory):
+    """A run of two steps, with a state saved after each."""
+    run = tmp_path_factory.mktemp("two") / "run"
+    start(TINY, run, [clips_folder], stop_after=2, save_every=1)
+    return run
+
+
+@pytest.fixture
+def run(two_steps, tmp_path):
+    return shutil.copytree(two_steps, tmp_path / "run")
 
 
 def losses(run, name="losses.csv"):
@@ -57,24 +72,37 @@ def weights(folder):
     return mtslvr.load(folder, fold=False).state_dict()
 
 
+def saved(run):
+    return torch.load(run / "state.pt", weights_only=True)
+
+
 def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_a_run_leaves_config_losses_state_and_a_loadable_checkpoint(clips_folder, tmp_path):
-    folder = train(TINY, tmp_path / "run", [clips_folder], workers=0, device="cpu")
-    assert [step for step, *_ in losses(tmp_path / "run")] == [0, 1, 2, 3]
-    assert TrainConfig.from_dict(json.loads((tmp_path / "run" / "config.json").read_text())) == TINY
-    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+def test_a_run_leaves_config_losses_state_and_a_loadable_checkpoint(two_steps):
+    assert [step for step, *_ in losses(two_steps)] == [0, 1] and saved(two_steps)["step"] == 2
+    assert TrainConfig.from_dict(json.loads((two_steps / "config.json").read_text())) == TINY
+    environment = json.loads((two_steps / "environment.json").read_text())
     assert environment["torch"] == torch.__version__ and environment["git_revision"]
     assert environment["dtype"] == "float32"
-    embedding = mtslvr.embed(np.ones(4000, np.float32), 16000, encoder=mtslvr.load(folder))
+    embedding = mtslvr.embed(np.ones(4000, np.float32), 16000, encoder=mtslvr.load(two_steps / "checkpoint"))
     assert embedding.shape == (16,) and np.isfinite(embedding).all()
 
 
+@pytest.mark.extra("train")
+def test_tensorboard_gets_what_the_csv_gets(two_steps):
+    from tensorboard.backend.event_processing import event_accumulator
+
+    events = event_accumulator.EventAccumulator(str(two_steps / "tensorboard"))
+    events.Reload()
+    found = [(event.step, pytest.approx(event.value)) for event in events.Scalars("losses/joint")]
+    assert found == [row[:2] for row in losses(two_steps)]
+
+
 def test_resume_repeats_the_losses_of_an_uninterrupted_run_and_its_running_mean(packed, tmp_path):
-    config = dataclasses.replace(TINY, ema_decay=0.5)
-    train(config, tmp_path / "whole", [packed], workers=0, device="cpu", save_every=2)
+    config, whole, cut = dataclasses.replace(TINY, ema_decay=0.5), tmp_path / "whole", tmp_path / "cut"
+    start(config, whole, [packed], save_every=2)
 
     class Killed(Exception):
         pass
@@ -84,18 +112,17 @@ def test_resume_repeats_the_losses_of_an_uninterrupted_run_and_its_running_mean(
             raise Killed
 
     with pytest.raises(Killed):
-        train(config, tmp_path / "cut", [packed], workers=0, device="cpu", save_every=2, on_step=kill)
-    path = tmp_path / "cut" / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "sync_batch_norm": True}))  # as 0.2 wrote it
-    (tmp_path / "cut" / "state.pt").rename(tmp_path / "cut" / "state-previous.pt")  # as 0.2 may leave it
-    train(config, tmp_path / "cut", workers=1, device="cpu", save_every=2, resume=True)
-    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
-    whole, cut = (weights(tmp_path / run / "checkpoint") for run in ("whole", "cut"))
-    assert same(whole, cut)
-    state = torch.load(tmp_path / "whole" / "state.pt", weights_only=True)
+        start(config, cut, [packed], save_every=2, on_step=kill)
+    settings = json.loads((cut / "config.json").read_text())
+    (cut / "config.json").write_text(json.dumps({**settings, "sync_batch_norm": True}))  # as 0.2 wrote it
+    (cut / "state.pt").rename(cut / "state-previous.pt")  # as 0.2 may leave it
+    start(config, cut, workers=1, save_every=2, resume=True)
+    assert losses(cut) == losses(whole)
+    exported = weights(whole / "checkpoint")
+    assert same(exported, weights(cut / "checkpoint"))
     name = "trunk.stem.conv.weight"
-    assert torch.equal(whole[name], state["average"][f"module.{name}"].half().float())
-    assert not torch.equal(whole[name], state["objective"][f"encoder.{name}"].half().float())
+    assert torch.equal(exported[name], saved(whole)["average"][f"module.{name}"].half().float())
+    assert not torch.equal(exported[name], saved(whole)["objective"][f"encoder.{name}"].half().float())
 
 
 @pytest.mark.slow
@@ -110,8 +137,8 @@ def test_a_killed_process_resumes(packed, tmp_path):
     assert process.poll() is None
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    before, state = losses(run), torch.load(run / "state.pt", weights_only=True)["step"]
-    train(config, run, workers=0, device="cpu", resume=True, stop_after=state + 2)
+    before, state = losses(run), saved(run)["step"]
+    start(config, run, resume=True, stop_after=state + 2)
     after = losses(run)
     assert [step for step, *_ in after] == list(range(state + 2))
     assert after[: min(len(before), state)] == before[:state]
@@ -124,50 +151,10 @@ def test_the_loss_falls_on_one_repeated_batch(packed):
     assert joint[-1] < joint[0] - 0.1
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state(packed, tmp_path):
-    run = tmp_path / "run"
-    train(TINY, run, [packed], workers=0, device="cpu", stop_after=2)
-    state = torch.load(run / "state.pt", weights_only=True)
-    broken = {**state["objective"], "projector.2.bias": torch.full((256,), torch.nan)}
-    torch.save({**state, "objective": broken}, run / "state.pt")
-    with pytest.raises(TrainingError, match=r"step 2: joint loss nan, .* last good state is .*state\.pt"):
-        train(TINY, run, workers=0, device="cpu", resume=True, save_every=1)
-    kept = torch.load(run / "state.pt", weights_only=True)
-    assert kept["step"] == 2 and torch.isfinite(kept["objective"]["projector.0.weight"]).all()
-
-
-def test_a_run_can_stop_early_and_another_start_from_its_weights(packed, tmp_path, capsys):
-    wide = dataclasses.replace(TINY, encoder=dataclasses.replace(TINY.encoder, spectral_statistics=True))
-    first = train(wide, tmp_path / "first", [packed], workers=0, device="cpu", stop_after=1)
-    assert len(losses(tmp_path / "first")) == 1
-    still, start = dataclasses.replace(TINY, learning_rate=0.0, steps=1), weights(first)
-    for name, source in (("run", tmp_path / "first"), ("checkpoint", first)):
-        second = train(still, tmp_path / name, [packed], workers=0, device="cpu", init=source)
-        assert "heads read other features; new ones start at random (heads.1.weight)" in capsys.readouterr().err
-        found = mtslvr.load(second, fold=False)
-        assert found.config == TINY.encoder
-        others = [key for key, _ in found.named_parameters() if key != "heads.1.weight"]
-        assert all(torch.equal(found.get_parameter(key), start[key]) for key in others)
-    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
-    assert environment["init"] == str(tmp_path / "first")
-    with pytest.raises(CheckpointError, match="nowhere"):
-        train(TINY, tmp_path / "third", [packed], workers=0, device="cpu", init=tmp_path / "nowhere")
-    other = dataclasses.replace(TINY, encoder=encoder_config(AdapterKind.BN))
-    with pytest.raises(TrainingError, match="weights of another network"):
-        train(other, tmp_path / "fourth", [packed], workers=0, device="cpu", init=first)
-
-
 # A run that is under way can be gone on with by a later version: same weights, batches and losses.
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({}, [2.70245, 2.66053]),
-        ({"predicted_views": 2}, [2.72658, 2.68288]),
-    ],
-)
-def test_the_losses_of_the_recipe_stay_what_they_are(packed, changes, expected):
-    recipe = {"batch_size": 4, "steps": 2, "crop_seconds": 0.25, "dtype": "float32", "heads": None}
-    config = TrainConfig(**recipe, **changes)
+@pytest.mark.parametrize(("views", "expected"), [(1, [2.70245, 2.66053]), (2, [2.72658, 2.68288])])
+def test_the_losses_of_the_recipe_stay_what_they_are(packed, views, expected):
+    config = TrainConfig(batch_size=4, steps=2, crop_seconds=0.25, dtype="float32", heads=None, predicted_views=views)
     trainer, batches = Trainer(config, CPU), StepBatches(PackedClips.open(packed), config)
     assert [trainer.optimise(batches[step])[0]["joint"] for step in range(2)] == pytest.approx(expected, rel=1e-3)
 
@@ -180,113 +167,11 @@ def test_schedule_warms_up_and_ends_at_zero():
     assert rates[-1] < 1e-3
 
 
-def test_wrong_starts_have_clear_errors_and_take_nothing(clips_folder, packed, tmp_path):
-    run, silent, file = tmp_path / "run", tmp_path / "silent", tmp_path / "file"
-    silent.mkdir()
-    file.write_text("")
-
-    def refused(said, changes=None, folder=run, data=(clips_folder,), **how):
-        with pytest.raises(MTSLVRError, match=said):
-            train(dataclasses.replace(TINY, **changes or {}), folder, data, **{"device": "cpu", **how})
-
-    refused("no --data for a new run", data=())
-    if not torch.cuda.is_available():
-        refused("sees no CUDA device; use --device cpu", device="cuda")
-    assert not run.exists()
-    refused("silent", data=[silent])
-    refused("5 clips are fewer than a batch of 9", {"batch_size": 9}, data=[packed])
-    few = {"batch_size": 2, "validation_fraction": 0.2, "validate_every": 1}
-    refused("1 validation clips are fewer than a batch of 2", few, data=[packed])
-    heads = HeadsConfig(clips=600, crop_seconds=1.5)
-    refused(r"at most 1\.50 s.*lower heads\.crop_seconds", {"heads": heads}, data=[packed])
-    train(TINY, run, [clips_folder], workers=0, device="cpu", stop_after=1)
-    refused("holds a run already; go on with --resume")
-    refused(r"temperature was .*, now 0\.3", {"temperature": 0.3}, resume=True)
-    refused("no training run", folder=tmp_path / "none", resume=True)
-    refused("cannot write the packed clips", folder=file / "run")
-    assert len(losses(run)) == 1
-
-
-@pytest.fixture(scope="module")
-def two_steps(narrow_networks, clips_folder, tmp_path_factory):
-    """A run of two steps, with a state saved after each."""
-    run = tmp_path_factory.mktemp("two") / "run"
-    train(TINY, run, [clips_folder], workers=0, device="cpu", stop_after=2, save_every=1)
-    return run
-
-
-def test_a_state_that_cannot_be_gone_on_with_is_named_and_nothing_changes(two_steps, tmp_path):
-    run = shutil.copytree(two_steps, tmp_path / "run")
-    path = run / "state.pt"
-    whole, state = path.read_bytes(), torch.load(path, weights_only=True)
-    for content, said in (
-        (whole[:1000], r"not the state of a run \(.+\); .* delete it to begin again"),
-        ({"weights": torch.zeros(3)}, "not the state of a run"),
-        ({**state, "objective": {"encoder.weight": torch.zeros(1)}}, "not the state of this run"),
-    ):
-        path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
-        before = {file: file.read_bytes() for file in run.glob("*.*")}
-        with pytest.raises(TrainingError, match=rf"state\.pt: {said}"):
-            train(TINY, run, workers=0, device="cpu", resume=True)
-        assert {file: file.read_bytes() for file in run.glob("*.*")} == before
-
-
-def test_a_torn_environment_and_torn_losses_do_not_stop_a_run(clips_folder, two_steps, tmp_path):
-    run = shutil.copytree(two_steps, tmp_path / "run")
-    (run / "environment.json").write_text('{"mtslvr": "0.')
-    with pytest.raises(TrainingError, match=r"environment\.json: not readable .* delete it and resume with the run's"):
-        train(TINY, run, workers=0, device="cpu", resume=True)
-    (run / "environment.json").unlink()
-    with open(run / "losses.csv", "ab") as file:
-        file.write(b"2,\xff\xfe\0,,\n,,,\nx")
-    train(TINY, run, [clips_folder], workers=0, device="cpu", resume=True, stop_after=3)
-    assert losses(run)[:2] == losses(two_steps) and len(losses(run)) == 3
-
-
-def test_a_disk_that_fills_up_leaves_the_last_state(two_steps, tmp_path):
-    run = shutil.copytree(two_steps, tmp_path / "run")
-    before = (run / "state.pt").read_bytes()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
-    try:
-        with pytest.raises(TrainingError, match=r"state\.pt.*: cannot write .* free space and go on with --resume"):
-            train(TINY, run, workers=0, device="cpu", resume=True)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert (run / "state.pt").read_bytes() == before and not list(run.glob("*.part"))
-    train(TINY, run, workers=0, device="cpu", resume=True)
-    assert [step for step, *_ in losses(run)] == [0, 1, 2, 3]
-
-
-def test_a_run_goes_on_with_its_own_data_only(two_steps, tmp_path):
-    other = tmp_path / "other"
-    other.mkdir()
-    for i in range(4):
-        soundfile.write(other / f"{i}.wav", np.random.default_rng(i).standard_normal(8000) / 9, 16000)
-    run = shutil.copytree(two_steps, tmp_path / "run")
-    with pytest.raises(
-        TrainingError, match=r"--resume with other --data .*other; the run has .*audio.*leave --data out"
-    ):
-        train(TINY, run, [other], workers=0, device="cpu", resume=True)
-    pack([other], tmp_path / "packed", 16000)
-    with pytest.raises(TrainingError, match=r"packed: other clips than those that .*run began with"):
-        train(TINY, run, [tmp_path / "packed"], workers=0, device="cpu", resume=True)
-    moved = shutil.move(run / "clips", tmp_path / "moved")
-    with pytest.raises(TrainingError, match="no packed clips"):
-        train(TINY, run, workers=0, device="cpu", resume=True)
-    train(TINY, run, [moved], workers=0, device="cpu", resume=True, stop_after=3)
-    train(TINY, run, workers=0, device="cpu", resume=True)
-    assert len(losses(run)) == 4
-
-
-def test_packed_clips_stay_where_they_are_and_join_folders_of_audio(clips_folder, packed, tmp_path):
-    train(TINY, tmp_path / "one", [packed], workers=0, device="cpu", stop_after=1)
-    assert not (tmp_path / "one" / "clips").exists()
-    train(TINY, tmp_path / "two", [packed, clips_folder], workers=0, device="cpu", stop_after=1)
-    assert len(PackedClips.open(tmp_path / "two" / "clips")) == 10
-    pack([clips_folder], tmp_path / "slow", 8000)
-    with pytest.raises(TrainingError, match="packed at 8000 Hz, the encoder takes 16000"):
-        train(TINY, tmp_path / "three", [tmp_path / "slow"], workers=0, device="cpu")
+def test_weights_that_no_input_reaches_have_no_gradient(packed):
+    config = dataclasses.replace(TINY, dtype="bfloat16", crop_seconds=0.25)  # the last stage reads one column
+    trainer = Trainer(config, CPU)
+    trainer.optimise(StepBatches(PackedClips.open(packed), config)[0])
+    assert not trainer.objective.encoder.branches.layer4[0].conv1.conv.weight.grad[..., 0].any()
 
 
 def test_auto_is_bfloat16_where_inference_takes_it(tmp_path):
@@ -299,11 +184,124 @@ def test_auto_is_bfloat16_where_inference_takes_it(tmp_path):
     assert half(TrainConfig(dtype="bfloat16"), CPU) and not half(TrainConfig(dtype="float32"), CPU)
 
 
-def test_weights_that_no_input_reaches_have_no_gradient(packed):
-    config = dataclasses.replace(TINY, dtype="bfloat16", crop_seconds=0.25)  # the last stage reads one column
-    trainer = Trainer(config, CPU)
-    trainer.optimise(StepBatches(PackedClips.open(packed), config)[0])
-    assert not trainer.objective.encoder.branches.layer4[0].conv1.conv.weight.grad[..., 0].any()
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state(run):
+    state = saved(run)
+    broken = {**state["objective"], "projector.2.bias": torch.full((256,), torch.nan)}
+    torch.save({**state, "objective": broken}, run / "state.pt")
+    with pytest.raises(TrainingError, match=r"step 2: joint loss nan, .* last good state is .*state\.pt"):
+        start(TINY, run, resume=True, save_every=1)
+    assert saved(run)["step"] == 2 and torch.isfinite(saved(run)["objective"]["projector.0.weight"]).all()
+
+
+def test_another_run_can_start_from_the_weights_of_one(packed, tmp_path, capsys):
+    wide = dataclasses.replace(TINY, encoder=dataclasses.replace(TINY.encoder, spectral_statistics=True))
+    first = start(wide, tmp_path / "first", [packed], stop_after=1)
+    still, before = dataclasses.replace(TINY, learning_rate=0.0, steps=1), weights(first)
+    for name, source in (("run", tmp_path / "first"), ("checkpoint", first)):
+        second = start(still, tmp_path / name, [packed], init=source)
+        assert "heads read other features; new ones start at random (heads.1.weight)" in capsys.readouterr().err
+        found = mtslvr.load(second, fold=False)
+        assert found.config == TINY.encoder
+        others = [key for key, _ in found.named_parameters() if key != "heads.1.weight"]
+        assert all(torch.equal(found.get_parameter(key), before[key]) for key in others)
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["init"] == str(tmp_path / "first")
+    with pytest.raises(CheckpointError, match="nowhere"):
+        start(TINY, tmp_path / "third", [packed], init=tmp_path / "nowhere")
+    other = dataclasses.replace(TINY, encoder=encoder_config(AdapterKind.BN))
+    with pytest.raises(TrainingError, match="weights of another network"):
+        start(other, tmp_path / "fourth", [packed], init=first)
+
+
+def test_wrong_starts_have_clear_errors_and_take_nothing(clips_folder, packed, run, tmp_path):
+    new, silent, file = tmp_path / "new", tmp_path / "silent", tmp_path / "file"
+    silent.mkdir()
+    file.write_text("")
+
+    def refused(said, changes=None, folder=new, data=(clips_folder,), **how):
+        with pytest.raises(MTSLVRError, match=said):
+            start(dataclasses.replace(TINY, **changes or {}), folder, data, **how)
+
+    refused("no --data for a new run", data=())
+    if not torch.cuda.is_available():
+        refused("sees no CUDA device; use --device cpu", device="cuda")
+    assert not new.exists()
+    refused("silent", data=[silent])
+    refused("5 clips are fewer than a batch of 9", {"batch_size": 9}, data=[packed])
+    few = {"batch_size": 2, "validation_fraction": 0.2, "validate_every": 1}
+    refused("1 validation clips are fewer than a batch of 2", few, data=[packed])
+    heads = HeadsConfig(clips=600, crop_seconds=1.5)
+    refused(r"at most 1\.50 s.*lower heads\.crop_seconds", {"heads": heads}, data=[packed])
+    refused("no training run", folder=tmp_path / "none", resume=True)
+    refused("cannot write the packed clips", folder=file / "run")
+    refused("holds a run already; go on with --resume", folder=run)
+    refused(r"temperature was .*, now 0\.3", {"temperature": 0.3}, folder=run, resume=True)
+    assert len(losses(run)) == 2
+
+
+def test_files_of_a_run_that_are_damaged_are_named_and_nothing_changes(clips_folder, two_steps, run):
+    state, facts = run / "state.pt", run / "environment.json"
+    whole, given = state.read_bytes(), saved(run)
+    for path, content, said in (
+        (state, whole[:1000], r"not the state of a run \(.+\); .* delete it to begin again"),
+        (state, {"weights": torch.zeros(3)}, "not the state of a run"),
+        (state, {**given, "objective": {"encoder.weight": torch.zeros(1)}}, "not the state of this run"),
+        (facts, b'{"mtslvr": "0.', "not readable .* delete it and resume with the run's"),
+    ):
+        path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+        before = {file: file.read_bytes() for file in run.glob("*.*")}
+        with pytest.raises(TrainingError, match=rf"{path.name}: {said}"):
+            start(TINY, run, resume=True)
+        assert {file: file.read_bytes() for file in run.glob("*.*")} == before
+        state.write_bytes(whole)
+    facts.unlink()
+    with open(run / "losses.csv", "ab") as file:
+        file.write(b"2,\xff\xfe\0,,\n,,,\nx")  # what a stop may leave; a run goes on
+    start(TINY, run, [clips_folder], resume=True, stop_after=3)
+    assert losses(run)[:2] == losses(two_steps) and len(losses(run)) == 3
+
+
+def test_a_disk_that_fills_up_leaves_the_last_state(run):
+    before = (run / "state.pt").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(TrainingError, match=r"state\.pt.*: cannot write .* free space and go on with --resume"):
+            start(TINY, run, resume=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (run / "state.pt").read_bytes() == before and not list(run.glob("*.part"))
+    start(TINY, run, resume=True)
+    assert [step for step, *_ in losses(run)] == [0, 1, 2, 3]
+
+
+def test_a_run_goes_on_with_its_own_data_only(run, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for i in range(4):
+        soundfile.write(other / f"{i}.wav", np.random.default_rng(i).standard_normal(8000) / 9, 16000)
+    said = r"--resume with other --data .*other; the run has .*audio.*leave --data out"
+    with pytest.raises(TrainingError, match=said):
+        start(TINY, run, [other], resume=True)
+    pack([other], tmp_path / "packed", 16000)
+    with pytest.raises(TrainingError, match=r"packed: other clips than those that .*run began with"):
+        start(TINY, run, [tmp_path / "packed"], resume=True)
+    moved = shutil.move(run / "clips", tmp_path / "moved")
+    with pytest.raises(TrainingError, match="no packed clips"):
+        start(TINY, run, resume=True)
+    start(TINY, run, [moved], resume=True, stop_after=3)
+    start(TINY, run, resume=True)
+    assert len(losses(run)) == 4
+
+
+def test_packed_clips_stay_where_they_are_and_join_folders_of_audio(clips_folder, packed, tmp_path):
+    start(TINY, tmp_path / "one", [packed], stop_after=1)
+    assert not (tmp_path / "one" / "clips").exists()
+    start(TINY, tmp_path / "two", [packed, clips_folder], stop_after=1)
+    assert len(PackedClips.open(tmp_path / "two" / "clips")) == 10
+    pack([clips_folder], tmp_path / "slow", 8000)
+    with pytest.raises(TrainingError, match="packed at 8000 Hz, the encoder takes 16000"):
+        start(TINY, tmp_path / "three", [tmp_path / "slow"])
 
 
 def test_validation_is_logged_and_the_best_checkpoint_kept(packed, tmp_path):
@@ -312,32 +310,20 @@ def test_validation_is_logged_and_the_best_checkpoint_kept(packed, tmp_path):
     before = {key: value.clone() for key, value in trainer.objective.state_dict().items()}
     assert trainer.validate(held_out) == trainer.validate(held_out)
     assert same(trainer.objective.state_dict(), before)
-    folder = train(worse, tmp_path / "run", [packed], workers=0, device="cpu")
+    folder = start(worse, tmp_path / "run", [packed])
     found = losses(tmp_path / "run", "validation.csv")
     assert [step for step, *_ in found] == [2, 4, 6] and np.isfinite([joint for _, joint, _ in found]).all()
     best = min(found, key=lambda row: row[1])[0]
-    until_then = train(worse, tmp_path / "two", [packed], workers=0, device="cpu", stop_after=best)
-    assert same(weights(folder), weights(until_then))
+    assert same(weights(folder), weights(start(worse, tmp_path / "two", [packed], stop_after=best)))
 
 
 def test_a_run_stops_when_its_patience_ends_and_resumes_with_what_it_waited(packed, tmp_path):
     config, run = dataclasses.replace(HELD_OUT, validate_every=1, patience=3), tmp_path / "run"
-    train(config, run, [packed], workers=0, device="cpu", stop_after=2)
-    state = torch.load(run / "state.pt", weights_only=True)
-    torch.save({**state, "best": -1.0, "waited": 1}, run / "state.pt")  # no loss is as low
-    train(config, run, workers=0, device="cpu", resume=True)
+    start(config, run, [packed], stop_after=2)
+    torch.save({**saved(run), "best": -1.0, "waited": 1}, run / "state.pt")  # no loss is as low
+    start(config, run, resume=True)
     assert len(losses(run)) == len(losses(run, "validation.csv")) == 4 < config.steps
-    assert torch.load(run / "state.pt", weights_only=True)["waited"] == 3
-
-
-@pytest.mark.extra("train")
-def test_tensorboard_gets_what_the_csv_gets(two_steps):
-    from tensorboard.backend.event_processing import event_accumulator
-
-    events = event_accumulator.EventAccumulator(str(two_steps / "tensorboard"))
-    events.Reload()
-    found = [(event.step, pytest.approx(event.value)) for event in events.Scalars("losses/joint")]
-    assert found == [row[:2] for row in losses(two_steps)]
+    assert saved(run)["waited"] == 3
 
 
 @pytest.mark.slow
@@ -357,11 +343,10 @@ def test_minutes_set_the_schedule_by_the_clock(clips_folder, packed, tmp_path):
 
 
 def test_a_config_file_is_changes_to_the_recipe_that_is_named(tmp_path):
-    path = tmp_path / "changes.json"
-    path.write_text('{"steps": 7}')
-    options = dict.fromkeys(("system", "recipe", "contrastive"))
-    assert read_config(path, options) == dataclasses.replace(own(System.MT_PARALLEL), steps=7)
+    path, options = tmp_path / "changes.json", dict.fromkeys(("system", "recipe", "contrastive"))
     named = {"system": "mt-bn", "recipe": "published", "contrastive": "simsiam"}
+    path.write_text('{"steps": 7}')
+    assert read_config(path, options) == dataclasses.replace(own(System.MT_PARALLEL), steps=7)
     assert read_config(path, named) == dataclasses.replace(published(System.MT_BN, "simsiam"), steps=7)
     path.write_text('{"encoder": {"adapter": "series"}}')
     with pytest.raises(click.UsageError, match=r"--system mt-bn with .* sets another"):

@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 
 from mtslvr.config import Normalization
@@ -30,7 +29,7 @@ def config(**changes):
 
 
 @pytest.mark.parametrize("settings", [{}, EVERYTHING])
-def test_a_batch_is_a_function_of_seed_and_step(clips, settings):
+def test_a_batch_is_a_function_of_seed_and_step_and_silence_stays_finite(clips, settings):
     batches, again = StepBatches(clips, config(**settings)), StepBatches(clips, config(**settings))
     first = batches[7]
     batches[3]
@@ -44,16 +43,13 @@ def test_a_batch_is_a_function_of_seed_and_step(clips, settings):
     torch.testing.assert_close(first.views.std(-1), torch.ones(2, 4), atol=1e-4, rtol=0)
     in_memory = batches.on(torch.device("cpu"))  # as on a GPU
     torch.testing.assert_close(in_memory[7].views, first.views, rtol=0, atol=0)
-
-
-def only(*names, **changes):
-    """Augmentation by these transformations alone."""
-    others = tuple(name for name in TRANSFORMATIONS if name not in names)
-    return dataclasses.replace(TrainConfig().augment, excluded=others, **changes)
+    silent = PackedClips(0 * clips.samples, clips.starts, clips.names, RATE, clips.folder)
+    assert StepBatches(silent, config(**settings))[0].views.isfinite().all()
 
 
 def test_the_two_views_of_a_clip_have_backgrounds_of_their_own(clips):
-    still = only("time_shift", shift_fraction=0.0)
+    others = tuple(name for name in TRANSFORMATIONS if name != "time_shift")
+    still = dataclasses.replace(TrainConfig().augment, excluded=others, shift_fraction=0.0)
     settings = config(augment=still, batch_size=4, mix_probability=1.0, mix_snr_db=(0.0, 10.0))
     tones = torch.sin(torch.arange(8000) * torch.tensor([[0.1], [0.3], [0.7], [1.3]]))
     batches = StepBatches(clips, settings)
@@ -68,7 +64,7 @@ def test_the_two_views_of_a_clip_have_backgrounds_of_their_own(clips):
     assert found == {True, False}
 
 
-def test_every_clip_comes_once_an_epoch_and_those_held_out_never(clips):
+def test_every_clip_comes_once_an_epoch_those_held_out_never_and_balanced_sources_alike_often(clips):
     settings = config(batch_size=2, validation_fraction=0.4, validate_every=1)
     held_out, others = split(5, settings)
     assert len(held_out) == 2 and sorted([*held_out, *others]) == [0, 1, 2, 3, 4]
@@ -81,21 +77,16 @@ def test_every_clip_comes_once_an_epoch_and_those_held_out_never(clips):
     epochs = np.concatenate([training.clip_indices(step) for step in range(12)]).reshape(8, 3)
     assert all(sorted(epoch) == sorted(others) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 1
-
-
-def test_balanced_sources_are_drawn_alike_often(clips):
-    batches = StepBatches(clips, config(batch_size=2, source_balance=1.0))
-    drawn = [batches.clip_indices(step) for step in range(2000)]
-    assert all(len(set(pair)) == 2 for pair in drawn)
-    np.testing.assert_allclose(batches.weights, [1 / 3, 1 / 3, 1 / 3, 1 / 2, 1 / 2])
-    assert np.mean(np.array(drawn)[:, 0] >= 3) == pytest.approx(0.5, abs=0.03)  # clips 3 and 4 are of one source
+    balanced = StepBatches(clips, config(batch_size=2, source_balance=1.0))
+    drawn = np.array([balanced.clip_indices(step) for step in range(2000)])
+    assert (drawn[:, 0] != drawn[:, 1]).all()
+    np.testing.assert_allclose(balanced.weights, [1 / 3, 1 / 3, 1 / 3, 1 / 2, 1 / 2])
+    assert np.mean(drawn[:, 0] >= 3) == pytest.approx(0.5, abs=0.03)  # clips 3 and 4 are of one source
 
 
 def test_crops_are_normalised_as_the_encoder_is_and_short_clips_repeat(clips):
     batches = StepBatches(clips, config(batch_size=5))
     crops = batches.crops(np.arange(5), torch.Generator().manual_seed(0))
-    torch.testing.assert_close(crops.mean(1), torch.zeros(5), atol=1e-4, rtol=0)
-    torch.testing.assert_close(crops.std(1), torch.ones(5), atol=1e-4, rtol=0)
     torch.testing.assert_close(crops[0, :3200], crops[0, 3200:6400], atol=0, rtol=0)
     statistics = {"normalization": Normalization.GLOBAL, "global_mean": 0.25, "global_std": 0.5}
     batches = StepBatches(clips, config(batch_size=5, encoder=dataclasses.replace(TrainConfig().encoder, **statistics)))
@@ -111,6 +102,7 @@ def test_background_is_another_clip_of_the_batch_at_the_drawn_level():
     torch.testing.assert_close(10 * torch.log10(own / background), torch.full((4,), 6.0), rtol=0, atol=1e-3)
     torch.testing.assert_close(mixed.square().mean(1), crops.square().mean(1), rtol=1e-5, atol=0)
     assert torch.equal(mix(crops, torch.Generator().manual_seed(0), 0.0, (6.0, 6.0)), crops)
+    assert mix(0 * crops, torch.Generator().manual_seed(0), 1.0, (6.0, 6.0)).isfinite().all()
 
 
 def test_equaliser_changes_levels_smoothly_and_nothing_else():
@@ -123,12 +115,3 @@ def test_equaliser_changes_levels_smoothly_and_nothing_else():
     assert response.imag.abs().max() < 1e-2  # no delay
     level = 20 * torch.log10(response.real[1:, 30:])
     assert level.std() > 1 and level.diff().abs().max() < 1.0
-
-
-def test_silence_stays_finite(tmp_path):
-    (tmp_path / "audio").mkdir()
-    for i in range(2):
-        soundfile.write(tmp_path / "audio" / f"{i}.wav", np.zeros(8000), RATE)
-    pack([tmp_path / "audio"], tmp_path / "packed", RATE)
-    batch = StepBatches(PackedClips.open(tmp_path / "packed"), config(batch_size=2, **EVERYTHING))[0]
-    assert torch.isfinite(batch.views).all()

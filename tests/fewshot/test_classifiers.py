@@ -1,5 +1,3 @@
-import warnings
-
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression, SGDClassifier
@@ -7,6 +5,8 @@ from sklearn.linear_model import LogisticRegression, SGDClassifier
 from mtslvr.errors import ConfigError
 from mtslvr.fewshot import Classifier, classify
 from mtslvr.fewshot.classifiers import logistic_fit, sgd_fit, weight_norms
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 
 def toy(episodes, n_way, n_shot, dim, scale=1.0):
@@ -19,19 +19,12 @@ def toy(episodes, n_way, n_shot, dim, scale=1.0):
 
 
 def fitted(model, support):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return model.fit(support.reshape(-1, support.shape[2]), np.repeat(np.arange(len(support)), support.shape[1]))
+    return model.fit(support.reshape(-1, support.shape[2]), np.repeat(np.arange(len(support)), support.shape[1]))
 
 
-@pytest.mark.parametrize(
-    ("n_way", "n_shot", "dim", "scale"),
-    [
-        (5, 1, 200, 0.03),
-        (5, 5, 3, 2.0),  # fewer dimensions than supports, classes overlap
-        (2, 6, 3, 1.0),  # two classes: scikit-learn has one weight vector
-    ],
-)
+# In the second case there are fewer dimensions than supports and classes overlap; for two classes scikit-learn has one
+# weight vector.
+@pytest.mark.parametrize(("n_way", "n_shot", "dim", "scale"), [(5, 1, 200, 0.03), (5, 5, 3, 2.0), (2, 6, 3, 1.0)])
 def test_logistic_equals_scikit_learn(n_way, n_shot, dim, scale):
     support, query = toy(5, n_way, n_shot, dim, scale)
     fit = logistic_fit(support, query)
@@ -88,23 +81,14 @@ def test_cosine_equals_a_slow_loop_and_ignores_lengths():
 def test_sgd_equals_the_published_loop_of_scikit_learn(n_way, n_shot, dim, scale, max_iter, dtype, state):
     support, query = (array.astype(dtype) for array in toy(5, n_way, n_shot, dim, scale))
     how = {"max_iter": max_iter, "random_state": state(4)}
-    models = []
-    for s in support:
-        model = SGDClassifier(
-            loss="log_loss", alpha=0, l1_ratio=0, learning_rate="adaptive", eta0=0.1, tol=1e-4, n_iter_no_change=2,
-            **how,
-        )  # fmt: skip
-        models.append(fitted(model, s))
+    published = {"loss": "log_loss", "alpha": 0, "l1_ratio": 0, "learning_rate": "adaptive", "eta0": 0.1, "tol": 1e-4}
+    models = [fitted(SGDClassifier(n_iter_no_change=2, **published, **how), s) for s in support]
     fit = sgd_fit(support, query, max_iter=max_iter, random_state=state(4))
     predicted = [model.predict_proba(q).argmax(axis=1) for model, q in zip(models, query, strict=True)]
     np.testing.assert_array_equal(fit.predicted, predicted)
     weights = np.einsum("esd,esk->ekd", support.reshape(5, -1, dim), fit.dual)
     largest = max(abs(model.coef_).max() for model in models)
     np.testing.assert_allclose(weights, [model.coef_ for model in models], atol=1e-4 * largest + 1e-12)
-
-
-def test_sgd_without_a_state_draws_from_the_global_one_as_published():
-    support, query = toy(4, 5, 2, 24)
-    np.random.seed(9)
-    published = sgd_fit(support, query).dual
-    np.testing.assert_array_equal(sgd_fit(support, query, random_state=np.random.RandomState(9)).dual, published)
+    np.random.seed(4)  # without a state it draws from the global one, as published
+    again = sgd_fit(support, query, max_iter=max_iter)
+    assert state is int or np.array_equal(again.dual, fit.dual)

@@ -11,39 +11,22 @@ import soundfile
 
 from mtslvr import embed
 from mtslvr.errors import AudioError, ConfigError
-from mtslvr.fewshot import (
-    CompareConfig,
-    FewShotResult,
-    Row,
-    average_ranks,
-    compare,
-    evaluate,
-    read_results,
-    read_set,
-)
+from mtslvr.fewshot import CompareConfig, FewShotResult, Row, average_ranks, compare, evaluate, read_results, read_set
 from mtslvr.fewshot.episodes import EpisodeConfig
 from mtslvr.fewshot.table import comparison, per_class, render, to_csv, weight_shares
 
 
-def write_tones(root, takes, samples):
-    """Two classes: low and high tones in noise."""
-    rng = np.random.default_rng(takes)
-    for label, hertz in (("low", 300), ("high", 3000)):
-        (root / label).mkdir()
-        for take in range(takes):
-            wave = np.sin(2 * np.pi * hertz * np.arange(samples) / 16000) + 0.1 * rng.standard_normal(samples)
-            soundfile.write(root / label / f"{take}.wav", 0.3 * wave, 16000)
-    return root
-
-
 @pytest.fixture(scope="module")
 def tones(tmp_path_factory):
-    return write_tones(tmp_path_factory.mktemp("tones"), 4, 4000)
-
-
-@pytest.fixture(scope="module")
-def long_tones(tmp_path_factory):
-    return write_tones(tmp_path_factory.mktemp("long"), 3, 40000)
+    """Folders of two classes, low and high tones in noise: clips of a quarter second, and of two and a half."""
+    root, rng = tmp_path_factory.mktemp("tones"), np.random.default_rng(0)
+    for name, takes, samples in (("short", 4, 4000), ("long", 3, 40000)):
+        for label, hertz in (("low", 300), ("high", 3000)):
+            (root / name / label).mkdir(parents=True)
+            for take in range(takes):
+                wave = np.sin(2 * np.pi * hertz * np.arange(samples) / 16000) + 0.1 * rng.standard_normal(samples)
+                soundfile.write(root / name / label / f"{take}.wav", 0.3 * wave, 16000)
+    return root
 
 
 def two_way(**settings):
@@ -59,9 +42,7 @@ def test_a_file_is_the_mean_over_windows_of_the_length_given(tmp_path, encoder):
     labelled = read_set(tmp_path, window_seconds=0.3)
     config = two_way(episodes=50, classifiers=["centroid"], features=["variant"])
     [row] = compare([labelled], {"small": encoder}, config)
-    variant = np.stack(
-        [embed(path, features="variant", encoder=encoder, window_seconds=0.3) for path in labelled.paths]
-    )
+    variant = embed(labelled.paths, features="variant", encoder=encoder, window_seconds=0.3)
     expected = evaluate(variant, labelled.labels, EpisodeConfig(2, episodes=50), "centroid")
     np.testing.assert_array_equal(row.result.accuracies, expected.accuracies)
     [default] = compare([read_set(tmp_path)], {"small": encoder}, config)
@@ -69,13 +50,10 @@ def test_a_file_is_the_mean_over_windows_of_the_length_given(tmp_path, encoder):
 
 
 @pytest.fixture(scope="module")
-def compared(tones, long_tones, encoder):
-    config = two_way(
-        features=("concat", "pooled", "log-mel"), classifiers=("cosine", "sgd"), shots=(1, 2), weights=True
-    )
-    return compare(
-        [read_set(tones, name="short"), read_set(long_tones, name="long")], {"small": encoder, "other": encoder}, config
-    )
+def compared(tones, encoder):
+    choices = {"features": ("concat", "pooled", "log-mel"), "classifiers": ("cosine", "sgd"), "shots": (1, 2)}
+    sets = [read_set(tones / name, name=name) for name in ("short", "long")]
+    return compare(sets, {"small": encoder, "other": encoder}, two_way(weights=True, **choices))
 
 
 def test_compare_covers_every_combination(compared):
@@ -83,9 +61,8 @@ def test_compare_covers_every_combination(compared):
     models = [*itertools.product(("small", "other"), ("concat", "pooled")), ("", "log-mel")]
     expected = itertools.product(("short", "long"), models, ("cosine", "sgd"), (1, 2))
     assert sorted(found) == sorted((dataset, *model, kind, shots) for dataset, model, kind, shots in expected)
-    assert compared.datasets["long"] == {
-        "classes": 2, "clips": 6, "pieces": False, "window_seconds": None, "note": "",
-    }  # fmt: skip
+    facts = {"classes": 2, "clips": 6, "pieces": False, "window_seconds": None, "note": ""}
+    assert compared.datasets["long"] == facts
     assert {"mtslvr", "torch", "numpy", "python"} <= compared.environment.keys()
     for row in compared:
         measured = row.features == "concat" and row.classifier == "sgd"
@@ -115,6 +92,15 @@ def test_every_format_holds_every_measurement(compared, tmp_path):
     assert txt[1].startswith(lines[1][0] + "  ")
     with pytest.raises(ConfigError, match=r"unknown format '\.xls'; end the name in"):
         render(compared, tmp_path / "a.xls")
+    for text, message in (
+        ("no json", "no file of results"),
+        ("[]", "no results of mtslvr in it"),
+        ('{"kind": "fewshot", "format": 99}', "kind 'fewshot', format 99; expected 'fewshot', format 2"),
+        ('{"kind": "fewshot", "format": 2, "rows": [{}], "datasets": {}, "environment": {}}', "damaged results"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            read_results(path)
 
 
 def made(features, dataset, mean, classifier="sgd", model="m"):
@@ -144,8 +130,8 @@ def test_per_class_counts_the_queries_of_each_class():
     assert per_class([Row("f", "centroid", result)])[2] == ["b", "100.0"]
 
 
-def test_variable_lengths_and_the_sampler_as_published(long_tones, encoder):
-    labelled = replace(read_set(long_tones), pieces=True, window_seconds=1.0)
+def test_variable_lengths_and_the_sampler_as_published(tones, encoder):
+    labelled = replace(read_set(tones / "long"), pieces=True, window_seconds=1.0)
     config = two_way(features=("concat", "log-mel"), sampler="published", classifiers=("logistic",))
     results = compare([labelled], {"small": encoder}, config)
     assert results.datasets[labelled.name]["pieces"] is True
@@ -154,7 +140,7 @@ def test_variable_lengths_and_the_sampler_as_published(long_tones, encoder):
 
 def test_a_broken_file_stops_or_is_left_out(tones, encoder, tmp_path):
     root = tmp_path / "tones"
-    shutil.copytree(tones, root)
+    shutil.copytree(tones / "short", root)
     (root / "low" / "broken.wav").write_text("no audio")
     with pytest.raises(AudioError, match=r"broken\.wav: not an audio file"):
         compare([read_set(root)], {"small": encoder}, two_way())
@@ -164,7 +150,7 @@ def test_a_broken_file_stops_or_is_left_out(tones, encoder, tmp_path):
 
 
 def test_bad_input_is_named_before_any_work(tones):
-    labelled = read_set(tones, name="tones")
+    labelled = read_set(tones / "short", name="tones")
     for sets, models, settings, said in (
         ([labelled], ["no/model"], {"n_way": 5}, "tones: n_way=5 takes 5 classes, .*; here are 2 classes"),
         ([labelled], ["no/model"], {"shots": (1, 10)}, "tones: n_way=2 .*take 11 files of each; .*, and 0 of"),
@@ -179,16 +165,3 @@ def test_bad_input_is_named_before_any_work(tones):
     ):
         with pytest.raises(ConfigError, match=said):
             compare(sets, models, two_way(**settings))
-
-
-def test_files_that_are_no_results(tmp_path):
-    path = tmp_path / "x.json"
-    for text, message in (
-        ("no json", "no file of results"),
-        ("[]", "no results of mtslvr in it"),
-        ('{"kind": "fewshot", "format": 99}', "kind 'fewshot', format 99; expected 'fewshot', format 2"),
-        ('{"kind": "fewshot", "format": 2, "rows": [{}], "datasets": {}, "environment": {}}', "damaged results"),
-    ):
-        path.write_text(text)
-        with pytest.raises(ConfigError, match=message):
-            read_results(path)

@@ -21,14 +21,11 @@ def found(labelled, root):
 CLASSES = {"cat/a_x.ogg": "cat", "dog/2_x.wav": "dog", "dog/deep/1_y.FLAC": "dog"}
 
 
-def test_one_folder_a_class(tree):
+def test_one_folder_a_class_or_a_field_of_the_name(tree):
     assert list(found(read_set(tree), tree).items()) == list(CLASSES.items())
     (tree / "bee").mkdir()
     with pytest.warns(UserWarning, match="bee: no audio files, class dropped"):
         assert found(read_set(tree), tree) == CLASSES
-
-
-def test_labels_from_a_field_of_the_name(tree):
     assert found(read_set(tree, label_field=1), tree) == dict(zip(CLASSES, "xxy", strict=True))
     assert set(read_set(tree, label_field=-2).labels) == {"1", "2", "a"}
 
@@ -45,25 +42,19 @@ def test_labels_from_a_table_beside_the_folder_or_elsewhere(tree, tmp_path_facto
 
 
 @pytest.mark.filterwarnings("ignore:.* audio files of")
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("file,sound\na.wav,x\n", r"columns are 'file', 'sound': no column for the class"),
-        ("file,label\ndog/2_x.wav,\n", "line 2: no label; fill it in"),
-        ("file,label\ndog/2_x.wav,a\n\ndog/3.wav,a\n", r"3\.wav: no such file; names are relative to"),
-        ("file,label,start,end\ndog/2_x.wav,a,0,1\n", r"2_x\.wav has times; whole files are compared"),
-        ("file,label\ndog/2_x.wav,a\ndog/2_x.wav,b\n", r"2_x\.wav is 'a' and 'b'; remove one row"),
-    ],
-)
-def test_bad_tables(tree, text, message):
-    path = tree / "bad.csv"
-    path.write_text(text)
-    with pytest.raises(ConfigError, match=message):
-        read_set(tree, table=path)
-
-
-def test_bad_folders_and_settings_are_named(tree):
+def test_what_is_wrong_with_tables_folders_and_settings_is_named(tree):
     (tree / "empty").mkdir()
+    bad, twice = tree / "bad.csv", "dog/2_x.wav,a\ndog/2_x.wav,b"
+    for text, message in (
+        ("file,sound\na.wav,x", r"columns are 'file', 'sound': no column for the class"),
+        ("file,label\ndog/2_x.wav,", "line 2: no label; fill it in"),
+        ("file,label\ndog/2_x.wav,a\n\ndog/3.wav,a", r"3\.wav: no such file; names are relative to"),
+        ("file,label,start,end\ndog/2_x.wav,a,0,1", r"2_x\.wav has times; whole files are compared"),
+        (f"file,label\n{twice}", r"2_x\.wav is 'a' and 'b'; remove one row"),
+    ):
+        bad.write_text(text + "\n")
+        with pytest.raises(ConfigError, match=message):
+            read_set(tree, table=bad)
     for folder, settings, message in (
         (tree / "nowhere", {}, "nowhere: no such folder"),
         (tree / "README.md", {}, r"README\.md: not a folder"),

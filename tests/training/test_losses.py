@@ -1,7 +1,6 @@
 """Losses, heads and the joint objective against the published code's outputs, and against slow loops."""
 
 import json
-from pathlib import Path
 
 import fill_rule
 import numpy as np
@@ -13,32 +12,26 @@ from mtslvr.training import objective as heads
 from mtslvr.training.config import TrainConfig
 from mtslvr.training.objective import Objective, augmentation_loss, nt_xent_loss, simsiam_loss
 
-GOLDEN = Path(__file__).parents[1] / "golden"
-LOSSES = np.load(GOLDEN / "golden_losses.npz")
-INFO = json.loads(str(LOSSES["info"]))
-MANIFEST = json.loads((GOLDEN / "checkpoint_manifest.json").read_text())
+LOSSES = np.load(fill_rule.GOLDEN / "golden_losses.npz")
+INFO, MANIFEST = json.loads(str(LOSSES["info"])), fill_rule.manifest()
+LISTED = MANIFEST["training_heads_not_in_checkpoints"]
 
 
 def matrix(name, shape, scale=1.0):
     return torch.from_numpy(fill_rule.matrix(name, shape, scale)).requires_grad_()
 
 
-def computed(case):
-    """The loss of a golden case, and what its stored gradient is of."""
-    kind, size, *_ = case["key"].split("/")
+def filled_loss(kind, size, temperature=None):
+    """A loss of arrays of `size` filled by their names, and the array that its stored gradient is of."""
     shape = tuple(int(n) for n in size.split("x"))
     if kind == "ntxent":
-        z1 = matrix(f"ntxent/z1/{size}", shape)
-        return (
-            nt_xent_loss(z1, 0.2 * z1.detach() + matrix(f"ntxent/z2/{size}", shape).detach(), case["T"]),
-            z1,
-            "grad_z1",
-        )
+        z1, z2 = (matrix(f"ntxent/{z}/{size}", shape) for z in ("z1", "z2"))
+        return nt_xent_loss(z1, 0.2 * z1.detach() + z2.detach(), temperature), z1
     if kind == "simsiam":
         p1, p2, z1, z2 = (matrix(f"simsiam/{q}/{size}", shape) for q in ("p1", "p2", "z1", "z2"))
-        return simsiam_loss(p1, p2, z1, z2), p1, "grad_p1"
+        return simsiam_loss(p1, p2, z1, z2), p1
     x = matrix(f"bce/x/{shape[0]}", shape, 2.0)
-    return augmentation_loss(x, torch.from_numpy(fill_rule.labels01(f"bce/y/{shape[0]}", shape))), x, "grad"
+    return augmentation_loss(x, torch.from_numpy(fill_rule.labels01(f"bce/y/{shape[0]}", shape))), x
 
 
 CASES = [case for case in INFO["cases"] if not case["key"].startswith("head")]
@@ -46,34 +39,34 @@ CASES = [case for case in INFO["cases"] if not case["key"].startswith("head")]
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c["key"])
 def test_losses_and_their_gradients_are_published(case):
-    loss, of, name = computed(case)
+    kind, size, *_ = case["key"].split("/")
+    loss, of = filled_loss(kind, size, case.get("T"))
     loss.backward()
     torch.testing.assert_close(loss.item(), float(LOSSES[f"{case['key']}/loss"]), rtol=1e-5, atol=1e-6)
+    name = {"ntxent": "grad_z1", "simsiam": "grad_p1"}.get(kind, "grad")
     expected = torch.from_numpy(LOSSES[f"{case['key']}/{name}"])
     torch.testing.assert_close(of.grad[:, : expected.shape[1]], expected, rtol=1e-4, atol=1e-6)
-
-
-HEADS = {
-    "simclr_projector_500": (heads.simclr_projector, 500),
-    "simsiam_projector_500": (heads.simsiam_projector, 500),
-    "simsiam_predictor": (heads.simsiam_predictor, 2048),
-    "transform_predictor_500": (heads.augmentation_head, 500),
-}
 
 
 def fill_in_order(module, names, prefix):
     """Fill our tensors with the values of the published ones, which stand in the same order."""
     state = module.state_dict()
     values = fill_rule.fill_state_dict([[f"{prefix}{key}", shape, dtype] for key, shape, dtype in names])
-    assert [tuple(v.shape) for v in state.values()] == [tuple(shape) for _, shape, _ in names]
     module.load_state_dict(dict(zip(state, values.values(), strict=True)))
 
 
-@pytest.mark.parametrize("name", HEADS)
-def test_head_is_published(name):
-    make, dim = HEADS[name]
+@pytest.mark.parametrize(
+    ("name", "make", "dim"),
+    [
+        ("simclr_projector_500", heads.simclr_projector, 500),
+        ("simsiam_projector_500", heads.simsiam_projector, 500),
+        ("simsiam_predictor", heads.simsiam_predictor, 2048),
+        ("transform_predictor_500", heads.augmentation_head, 500),
+    ],
+)
+def test_head_is_published(name, make, dim):
     head = make(dim)
-    fill_in_order(head, MANIFEST["training_heads_not_in_checkpoints"][name]["keys"], f"{name}.")
+    fill_in_order(head, LISTED[name]["keys"], f"{name}.")
     x = torch.from_numpy(fill_rule.matrix(f"head/{name}/x", (6, dim)))
     for mode, training in (("eval", False), ("train", True)):
         expected = torch.from_numpy(LOSSES[f"head/{name}/{mode}"])
@@ -81,28 +74,24 @@ def test_head_is_published(name):
 
 
 def config(**changes):
-    views = {"separate_views": True, "predicted_views": 2}
-    return TrainConfig(**{"temperature": 0.07, "heads": None, **views, **changes})
+    return TrainConfig(**{"temperature": 0.07, "heads": None, "separate_views": True, "predicted_views": 2, **changes})
 
 
 def published_objective(case):
     """Our objective with every tensor filled by the rule under the published framework's key."""
-    variant = case["key"].split("/")[1]
+    _, variant, kind, _ = case["key"].split("/")
+    kind = kind.removesuffix("v1")
     keys = MANIFEST["variants"][variant]["keys"]
     values = fill_rule.fill_state_dict([[f"backbone.{key}", shape, dtype] for key, shape, dtype in keys])
     state = {key.removeprefix("backbone."): value for key, value in values.items()}
-    renamed = {official.rename_official(k): v for k, v in state.items()}
+    renamed = {official.rename_official(key): value for key, value in state.items()}
     encoder = checkpoint.build(official.official_config(state), renamed, variant)
-    simsiam = "simsiam" in case["key"]
-    settings = config(contrastive="simsiam" if simsiam else "simclr", augmentation_weight=case["pred_weight"])
-    objective = Objective(encoder, settings)
-    listed = MANIFEST["training_heads_not_in_checkpoints"]
+    objective = Objective(encoder, config(contrastive=kind, augmentation_weight=case["pred_weight"]))
     width = case["feature_size"]
-    kind = "simsiam" if simsiam else "simclr"
-    fill_in_order(objective.projector, listed[f"{kind}_projector_{width}"]["keys"], "cont_projector.")
-    if simsiam:
-        fill_in_order(objective.predictor, listed["simsiam_predictor"]["keys"], "cont_predictor.")
-    fill_in_order(objective.augmentation_head, listed[f"transform_predictor_{width}"]["keys"], "predict_projector.")
+    fill_in_order(objective.projector, LISTED[f"{kind}_projector_{width}"]["keys"], "cont_projector.")
+    if kind == "simsiam":
+        fill_in_order(objective.predictor, LISTED["simsiam_predictor"]["keys"], "cont_predictor.")
+    fill_in_order(objective.augmentation_head, LISTED[f"transform_predictor_{width}"]["keys"], "predict_projector.")
     return objective
 
 

@@ -50,10 +50,11 @@ def wav(waveform, rate=RATE):
     return file.getvalue()
 
 
-def archive(path, files):
+def archive(path, **files):
+    """A zip of the files as the source of a row of the table; a file's content may be a waveform."""
     with zipfile.ZipFile(path, "w") as made:
         for name, content in files.items():
-            made.writestr(name, content)
+            made.writestr(name, content if isinstance(content, bytes) else wav(content))
     return {"kind": "archive", "origin": path.as_uri(), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
@@ -74,62 +75,48 @@ def test_a_build_drops_copies_silence_and_held_out_clips_and_goes_on_without_wha
     held = tmp_path / "held" / "rain"
     held.mkdir(parents=True)
     (held / "a.wav").write_bytes(wav(rain[RATE // 4 :] * 0.4))
-    game = archive(
-        tmp_path / "game.zip",
-        {
-            "rain.wav": wav(rain),
-            "bell.wav": wav(bell),
-            "bell-quiet.wav": wav(bell * 0.5),
-            "speech/long.wav": wav(babble(2, 21.0)),
-            "silence.wav": wav(np.zeros(RATE, np.float32)),
-            "broken.wav": b"not audio",
-            "notes.txt": b"",
-            "voices/ann/1.wav": wav(babble(3)),
-        },
-    )
+    sounds = {"rain.wav": rain, "bell.wav": bell, "bell-quiet.wav": bell * 0.5, "speech/long.wav": babble(2, 21.0)}
+    others = {"silence.wav": np.zeros(RATE, np.float32), "broken.wav": b"not audio", "notes.txt": b""}
+    game = archive(tmp_path / "game.zip", **sounds, **others, **{"voices/ann/1.wav": babble(3)})
+    changed = archive(tmp_path / "other.zip", **{"a.wav": babble(4)})
+    kinds, voices = [["speech/*", "speech"], ["*", "sounds"]], {"voices": "voices/(?P<label>[^/]+)/"}
     rows = [
         row("gone", {"kind": "archive", "origin": (tmp_path / "nowhere.zip").as_uri(), "sha256": "0"}),
-        row("changed", archive(tmp_path / "other.zip", {"a.wav": wav(babble(4))}) | {"sha256": "5eed"}),
-        row(
-            "game",
-            game,
-            sound=[["speech/*", "speech"], ["*", "sounds"]],
-            report_sets={"voices": "voices/(?P<label>[^/]+)/"},
-        ),
+        row("changed", {**changed, "sha256": "5eed"}),
+        row("game", game, sound=kinds, report_sets=voices),
     ]
     clips, records = run(tmp_path, rows, "--held-out", str(tmp_path / "held"))
 
-    assert sorted(clips.names) == [
-        "game/bell-quiet.wav-0.flac",
-        "game/speech/long.wav-0.flac",
-        "game/speech/long.wav-1.flac",
-        "game/speech/long.wav-2.flac",
-    ]
+    long = [f"game/speech/long.wav-{i}.flac" for i in range(3)]
+    assert sorted(clips.names) == ["game/bell-quiet.wav-0.flac", *long]
     assert set(clips.sources) == {"game"} and np.diff(clips.starts).max() <= 10.5 * RATE
     assert records["game"]["clips"] == {"sounds": 1, "speech": 3}
-    assert records["game"]["left_out"] == {
-        "copy": 1, "held out": 1, "unreadable": 1, "without sound or too short": 1
-    }  # fmt: skip
+    left_out = dict.fromkeys(("copy", "held out", "unreadable", "without sound or too short"), 1)
+    assert records["game"]["left_out"] == left_out
     assert [path.name for path in (tmp_path / "out/report-sets/voices/ann").iterdir()] == ["game+voices_ann_1.wav.flac"]
     assert "nowhere.zip" in records["gone"]["missing"]
-    assert "5eed" in records["changed"]["missing"]
-    assert hashlib.sha256((tmp_path / "other.zip").read_bytes()).hexdigest() in records["changed"]["missing"]
+    assert all(digest in records["changed"]["missing"] for digest in ("5eed", changed["sha256"]))
     report = (tmp_path / "out" / "REPORT.md").read_text()
     assert "nowhere.zip" in report and "5eed" in report and "CC0-1.0" in report
 
 
-def test_a_build_goes_on_from_the_sources_it_has(tmp_path):
-    first = row("first", archive(tmp_path / "first.zip", {"a.wav": wav(babble(0))}))
+def test_a_build_goes_on_from_the_sources_it_has_and_reads_files_without_a_header(tmp_path):
+    first = row("first", archive(tmp_path / "first.zip", **{"a.wav": babble(0)}))
     run(tmp_path, [first])
     (tmp_path / "first.zip").unlink()
     (tmp_path / "out/sources/archive/first.zip").unlink()
     (tmp_path / "out/part/second").mkdir(parents=True)  # what an interrupted source leaves
-    second = row("second", archive(tmp_path / "second.zip", {"a.wav": wav(babble(0)), "b.wav": wav(babble(1))}))
+    second = row("second", archive(tmp_path / "second.zip", **{"a.wav": babble(0), "b.wav": babble(1)}))
     clips, records = run(tmp_path, [first, second])
     assert sorted(clips.names) == ["first/a.wav-0.flac", "second/b.wav-0.flac"]
     assert records["second"]["left_out"] == {"copy": 1}
     clips, records = run(tmp_path, [row("second", second, licence="MIT")])  # a row that has changed is made anew
     assert sorted(clips.names) == ["second/a.wav-0.flac", "second/b.wav-0.flac"] and set(records) == {"second"}
+    file = io.BytesIO()
+    soundfile.write(file, babble(0, 1.0, 8000), 8000, format="RAW", subtype="ULAW")
+    calls = archive(tmp_path / "calls.zip", **{"1.ulaw": file.getvalue()})
+    clips, _ = run(tmp_path, [row("calls", calls, include=["*.ulaw"], raw=["ULAW", 8000])])
+    assert clips.hours * 3600 == pytest.approx(1.0, abs=0.1)
 
 
 def test_a_repository_is_read_at_its_commit_from_a_local_mirror(tmp_path):
@@ -149,7 +136,7 @@ def test_a_repository_is_read_at_its_commit_from_a_local_mirror(tmp_path):
 
 
 def test_a_source_without_a_free_licence_is_refused_before_anything_is_collected(tmp_path, capsys):
-    game = archive(tmp_path / "game.zip", {"a.wav": wav(babble(0))})
+    game = archive(tmp_path / "game.zip", **{"a.wav": babble(0)})
     with pytest.raises(SystemExit) as stop:
         run(tmp_path, [row("game", game, licence="CC-BY-NC-4.0")])
     assert stop.value.code == 2 and "'CC-BY-NC-4.0' does not allow any use" in capsys.readouterr().err
@@ -157,17 +144,15 @@ def test_a_source_without_a_free_licence_is_refused_before_anything_is_collected
     assert all(source.get("sha256") or source.get("commit") for source in read_table(TABLE))
 
 
-def test_licences_free_for_any_use_are_told_from_others():
-    for name in ("public-domain", "CC0", "CC-BY-3.0", "CC BY-SA 4.0", "CC-SA-BY-3.0", "GPL-2+", "GPL-3.0-or-later",
-                 "LGPL-2.1+", "BSD-3-clause", "Expat", "MIT", "Apache-2.0", "ODbL-1.0", "GPL-2+ with Font exception",
-                 "GPL-2 or CC-BY-NC-3.0", "GPL-2+ and CC-BY-SA-3.0"):  # fmt: skip
-        assert is_free(name), name
-    for name in ("", "CC-BY-NC-3.0", "CC-BY-ND-4.0", "CC BY-NC-SA 4.0", "CC-Sampling-Plus-1.0", "Pixabay", "fair-use",
-                 "GPL-2+ and CC-BY-NC-3.0", "free-art", "permission"):  # fmt: skip
-        assert not is_free(name), name
+FREE = ("public-domain", "CC0", "CC-BY-3.0", "CC BY-SA 4.0", "CC-SA-BY-3.0", "GPL-2+", "GPL-3.0-or-later", "LGPL-2.1+",
+        "BSD-3-clause", "Expat", "MIT", "Apache-2.0", "ODbL-1.0", "GPL-2+ with Font exception",
+        "GPL-2 or CC-BY-NC-3.0", "GPL-2+ and CC-BY-SA-3.0")  # fmt: skip
+NOT_FREE = ("", "CC-BY-NC-3.0", "CC-BY-ND-4.0", "CC BY-NC-SA 4.0", "CC-Sampling-Plus-1.0", "Pixabay", "fair-use",
+            "GPL-2+ and CC-BY-NC-3.0", "free-art", "permission")  # fmt: skip
 
 
-def test_a_debian_copyright_file_says_the_licence_of_each_file():
+def test_licences_free_for_any_use_are_told_and_debian_copyright_files_say_that_of_each_file():
+    assert [name for name in FREE if not is_free(name)] == [name for name in NOT_FREE if is_free(name)] == []
     stanzas = parse_copyright(COPYRIGHT)
     assert licence_of("usr/share/games/g/sounds/wind.ogg", stanzas) == "CC-BY-NC-3.0"
     assert licence_of("usr/share/games/g/data/sounds/birds/a/b.ogg", stanzas) == "CC-BY-NC-3.0"
@@ -188,14 +173,6 @@ def test_a_recording_is_known_again_at_any_place_level_and_quality_and_others_ar
     known.add(40, fingerprints(trim(babble(0)))[0])
     assert (40, fingerprints(trim(0.5 * babble(0)))[0]) in known
     assert (40, fingerprints(trim(babble(1)))[0]) not in known
-
-
-def test_files_without_a_header_are_read_as_the_table_says(tmp_path):
-    file = io.BytesIO()
-    soundfile.write(file, babble(0, 1.0, 8000), 8000, format="RAW", subtype="ULAW")
-    calls = archive(tmp_path / "calls.zip", {"1.ulaw": file.getvalue()})
-    clips, _ = run(tmp_path, [row("calls", calls, include=["*.ulaw"], raw=["ULAW", 8000])])
-    assert clips.hours * 3600 == pytest.approx(1.0, abs=0.1)
 
 
 def test_a_midi_file_holds_its_notes():

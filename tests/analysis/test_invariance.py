@@ -18,7 +18,7 @@ from mtslvr.nn.encoder import Encoder
 AUDIO = Path(__file__).parents[2] / "examples" / "audio"
 
 
-def test_mahalanobis_equals_the_formula():
+def test_mahalanobis_equals_the_formula_and_shrinkage_is_scikit_learns():
     rng = np.random.default_rng(0)
     originals = rng.standard_normal((30, 4)) @ rng.standard_normal((4, 4)) + 5
     moved = 0.3 * rng.standard_normal((2, 30, 4))
@@ -28,13 +28,8 @@ def test_mahalanobis_equals_the_formula():
     np.testing.assert_allclose(distances, np.sqrt(np.einsum("kni,ij,knj->kn", moved, inverse, moved)))
     with pytest.raises(ConfigError, match="all embeddings are the same"):
         mahalanobis(np.ones((12, 3)), np.ones((1, 12, 3)), 0.1)
-
-
-@pytest.mark.parametrize("shape", [(400, 5), (10, 50)])
-def test_shrinkage_is_scikit_learns(shape):
-    rng = np.random.default_rng(2)
-    originals = rng.standard_normal(shape) @ rng.standard_normal((shape[1], shape[1]))
-    assert ledoit_wolf(originals) == pytest.approx(ledoit_wolf_shrinkage(originals))
+    for rows in (originals, rng.standard_normal((10, 50)) @ rng.standard_normal((50, 50))):
+        assert ledoit_wolf(rows) == pytest.approx(ledoit_wolf_shrinkage(rows))
 
 
 @pytest.fixture(scope="module")
@@ -46,25 +41,21 @@ def clips(tmp_path_factory):
     return root
 
 
-def run(*arguments):
-    return CliRunner().invoke(main, [str(a) for a in arguments])
-
-
 @pytest.mark.slow
 def test_the_command_measures_every_transformation_and_branch(clips, unfolded_encoder, tmp_path):
     small = Encoder(dataclasses.replace(unfolded_encoder.config, window_seconds=0.25))
     small.load_state_dict(unfolded_encoder.state_dict())
     outputs = [part for name in ("x.json", "x.md", "x.csv") for part in ("-o", tmp_path / name)]
     model = small.save(tmp_path / "small")
-    result = run("invariance", clips, "--model", model, "--clips", 31, "--batch-size", 10, *outputs)
+    arguments = ["invariance", clips, "--model", model, "--clips", 31, "--batch-size", 10, *outputs]
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
     assert "time_masking" in result.stdout and "Not to be trusted: 31 clips" in result.stdout
     assert (tmp_path / "x.md").read_text().startswith("| transformation |")
     assert (tmp_path / "x.csv").read_text().startswith("model,branch,transformation,mahalanobis")
     measured = read_invariance(tmp_path / "x.json")
-    assert [(r.branch, r.transformation) for r in measured.rows] == [
-        (b, t) for b in ("invariant", "variant") for t in LINES
-    ]
+    assert [row.transformation for row in measured.rows] == [*LINES, *LINES]
+    assert [row.branch for row in measured.rows] == ["invariant"] * len(LINES) + ["variant"] * len(LINES)
     for row in measured.rows:
         assert row.mahalanobis > 0 and 0 < row.ci95 < row.mahalanobis
         assert -1 <= row.cosine < 1 and row.relative > 0
@@ -82,8 +73,7 @@ def test_the_bundled_weights_have_learned_to_be_invariant(tmp_path):
     # By cosine: the covariance of a few synthetic clips is mostly shrinkage, and Mahalanobis distances with it depend
     # on the scale of the heads. On a hundred real clips both measures agree.
     for path in find_audio(AUDIO):
-        wave = load_audio(path.path, 16000)
-        for i, half in enumerate(np.array_split(wave, 2)):
+        for i, half in enumerate(np.array_split(load_audio(path.path, 16000), 2)):
             soundfile.write(tmp_path / f"{path.path.stem}{i}.wav", half, 16000)
     cells = {key[1:]: row for key, row in invariance(tmp_path).cells.items()}
     # These hardly move either embedding, and maxima over time follow them as the variant path's means do.

@@ -50,11 +50,10 @@ def test_clusters_are_the_groups_there_are_the_largest_first():
     assert set(plot.clusters(np.ones((5, 3), np.float32), 2)) <= {"cluster 1", "cluster 2"}
 
 
-@pytest.mark.parametrize("suffix", ["png", "svg", "pdf", pytest.param("html", marks=pytest.mark.extra("plot"))])
-def test_plot_writes_maps(folder, suffix):
+@pytest.mark.parametrize(("suffix", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_plot_writes_maps(folder, suffix, start):
     result = run("x.npz", "-o", f"map.{suffix}")
     assert result.exit_code == 0 and "10 points, 2 classes" in result.output, result.output
-    start = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF", "html": b"<!DOCTYPE html>"}[suffix]
     assert (folder / f"map.{suffix}").read_bytes().startswith(start)
 
 
@@ -63,6 +62,7 @@ def test_a_page_links_to_plotly_or_holds_it_and_plays_what_is_there(folder):
     result = run("x.npz", "-o", "map.html", "--clusters", 3, "--audio", "audio")
     assert result.exit_code == 0 and "10 points, 3 clusters" in result.output, result.output
     page = (folder / "map.html").read_text()
+    assert page.startswith("<!DOCTYPE html>")
     assert re.search(r"<script[^>]*\bsrc=", page) and len(page) < 100_000
     assert "mtslvr plot --offline" in page  # what the page says where plotly cannot be loaded
     assert "a.wav 0.25 to 0.50 s" in page and "high/<b>.wav" not in page
@@ -70,6 +70,12 @@ def test_a_page_links_to_plotly_or_holds_it_and_plays_what_is_there(folder):
     assert sorted(played) == [f"audio/high/%3Cb%3E.wav#t={span}" for span in ("0.00,0.25", "0.25,0.50")]
     assert run("x.npz", "-o", "map.html", "--offline").exit_code == 0
     assert re.search(r"<script[^>]*\bsrc=", (folder / "map.html").read_text()) is None  # opens without network
+    absent = run("x.npz", "-o", "other.html", "--audio", "nowhere")
+    assert absent.exit_code == 2 and "nowhere: holds none of the 5 files, low/a.wav for one" in absent.output
+    names, page = [f"class {i}" for i in range(40)], folder / "map.html"
+    plot.draw(page, plot.Map(np.random.default_rng(0).random((40, 2)), names, names, "", ("x", "y")))
+    looks = re.findall(r'"marker":\{"color":"(#\w+)","opacity":[\d.]+,"size":8,"symbol":"([\w-]+)"', page.read_text())
+    assert len(looks) == len(set(looks)) == 40  # classes differ in colour or marker
 
 
 def test_names_of_folders_are_shown_as_they_are_in_natural_order(tmp_path):
@@ -79,15 +85,6 @@ def test_names_of_folders_are_shown_as_they_are_in_natural_order(tmp_path):
     shown = [name.strip() for name in re.findall(r"<!-- (.*?) -->", out.read_text(encoding="utf-8"))]
     assert set(shown) >= {"_x", r"$\frac$", "$5", "a_b", "?", r"_x, $\frac$"}
     assert shown.index("c9") < shown.index("c10")
-
-
-@pytest.mark.extra("plot")
-def test_many_classes_differ_in_colour_or_marker(tmp_path):
-    names = [f"class {i}" for i in range(40)]
-    out = tmp_path / "map.html"
-    plot.draw(out, plot.Map(np.random.default_rng(0).random((40, 2)), names, names, "", ("x", "y")))
-    looks = re.findall(r'"marker":\{"color":"(#\w+)","opacity":[\d.]+,"size":8,"symbol":"([\w-]+)"', out.read_text())
-    assert len(looks) == len(set(looks)) == 40
 
 
 def test_labels_from_a_table(folder):
@@ -100,33 +97,22 @@ def test_labels_from_a_table(folder):
     assert short.exit_code == 2 and "lacks 4 files, high/<b>.wav, high/a.wav, high/c10.wav among them" in short.output
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("-o", "map.gif"), "unknown format '.gif'; end the name in one of .png, .svg, .pdf, .html"),
-        (("-o", "nowhere/map.png"), "make it with mkdir -p"),
-        (("-o", "map.png", "--labels", "nowhere.csv"), "--labels nowhere.csv: no csv with the columns file and label"),
-        (("-o", "map.png", "--labels", "byfolder"), "; give by-folder, none, or the csv"),
-        (("-o", "map.png", "--labels", "none", "--clusters", "2"), "colours tell one of them"),
-        (("-o", "map.png", "--audio", "audio"), "for a page; end the name in .html"),
-        pytest.param(
-            ("-o", "map.html", "--audio", "nowhere"),
-            "nowhere: holds none of the 5 files, low/a.wav for one",
-            marks=pytest.mark.extra("plot"),
-        ),
-        (("-o", "map.png", "--clusters", "11"), "--clusters 11: must be from 2 to the number of rows, 10"),
-    ],
-)
-def test_plot_names_what_is_wrong(folder, arguments, message):
-    result = run("x.npz", *arguments)
-    assert result.exit_code == 2 and message in result.output, result.output
-    assert not list(folder.glob("map.*"))
-
-
-def test_what_is_not_installed_is_named_with_its_extra(folder, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    absent = run("x.npz", "-o", "map.png")
-    assert absent.exit_code == 2 and "pip install 'mtslvr[plot]'" in absent.output
+def test_plot_names_what_is_wrong(folder, monkeypatch):
+    for name, arguments, message in (
+        ("map.gif", [], "unknown format '.gif'; end the name in one of .png, .svg, .pdf, .html"),
+        ("nowhere/map.png", [], "make it with mkdir -p"),
+        ("map.png", ["--labels", "nowhere.csv"], "--labels nowhere.csv: no csv with the columns file and label"),
+        ("map.png", ["--labels", "byfolder"], "; give by-folder, none, or the csv"),
+        ("map.png", ["--labels", "none", "--clusters", "2"], "colours tell one of them"),
+        ("map.png", ["--audio", "audio"], "for a page; end the name in .html"),
+        ("map.png", ["--clusters", "11"], "--clusters 11: must be from 2 to the number of rows, 10"),
+        ("map.png", [], "pip install 'mtslvr[plot]'"),
+    ):
+        if "pip" in message:
+            monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        result = run("x.npz", "-o", name, *arguments)
+        assert result.exit_code == 2 and message in result.output, result.output
+        assert not list(folder.glob("map.*"))
 
 
 @pytest.mark.extra("umap")

@@ -1,5 +1,6 @@
 """The queue of short training runs: what is next, what was measured, and how far a figure can be trusted."""
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -29,15 +30,12 @@ def test_what_is_measured_is_not_done_again_and_has_a_row_with_the_spread_over_s
 
 
 def test_a_factorial_tells_what_each_setting_changes_and_with_which_error():
-    def run(seed, both, one, value):
-        changes = (
-            {"seed": seed} | ({"crops": 1, "encoder": {"tasks": 1}} if both else {}) | ({"steps": 9} if one else {})
-        )
-        return {"name": f"L4-{both}{one}-{seed}", "heads": "", "changes": changes, "accuracies": accuracies(value)}
-
     # 60, and 4 more with two settings that go together, 2 less with the other; 1 more or less by the seed.
-    design = [(seed, both, one) for seed in (1, 2) for both in (0, 1) for one in (0, 1)]
-    runs = [run(seed, both, one, 60 + 4 * both - 2 * one + (1 if seed == 1 else -1)) for seed, both, one in design]
+    runs, together = [], {"crops": 1, "encoder": {"tasks": 1}}
+    for seed, both, one in itertools.product((1, 2), (0, 1), (0, 1)):
+        changes = {"seed": seed, **(together if both else {}), **({"steps": 9} if one else {})}
+        found = accuracies(60 + 4 * both - 2 * one + (1 if seed == 1 else -1))
+        runs.append({"name": f"L4-{both}{one}-{seed}", "heads": "", "changes": changes, "accuracies": found})
     [text] = pilots.factorials(runs)
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[4:]]
     error = np.sqrt(8 / 5) * 2 / np.sqrt(8)  # of a residual variance with 8 - 3 degrees of freedom

@@ -75,19 +75,25 @@ def test_a_page_of_both_kinds_is_whole_and_needs_nothing_else(fewshot, measured,
         assert said in text, said
 
 
-def test_bad_input_is_named(fewshot, tmp_path):
-    with pytest.raises(ConfigError, match="no files of results given"):
-        report([])
-    with pytest.raises(ConfigError, match=r"nowhere\.json: no such file; check the path"):
-        report([tmp_path / "nowhere.json"])
-    data = json.loads(fewshot.read_text())
-    for changes, said in (
-        ({"kind": "recipe"}, "kind 'recipe': expected 'fewshot' or 'invariance'"),
-        ({"rows": []}, "holds no measurements"),
+def test_what_cannot_be_reported_or_drawn_is_named(fewshot, tmp_path, monkeypatch):
+    data, changed = json.loads(fewshot.read_text()), [tmp_path / "kind.json", tmp_path / "empty.json"]
+    for path, changes in zip(changed, ({"kind": "recipe"}, {"rows": []}), strict=True):
+        path.write_text(json.dumps({**data, **changes}))
+    check = pictures.check_picture
+    for function, given, said in (
+        (report, [], "no files of results given"),
+        (report, [tmp_path / "nowhere.json"], r"nowhere\.json: no such file; check the path"),
+        (report, changed[:1], "kind 'recipe': expected 'fewshot' or 'invariance'"),
+        (report, changed[1:], "holds no measurements"),
+        (pictures.accuracy, [], "no results to draw"),
+        (check, tmp_path / "x.bmp", r"unknown picture format '\.bmp'; end the name in \.png"),
+        (check, tmp_path / "nowhere" / "x.png", "does not exist; make it"),
+        (check, tmp_path / "x.png", r"pictures need matplotlib: pip install 'mtslvr\[plot\]'"),
     ):
-        fewshot.write_text(json.dumps({**data, **changes}))
+        if "matplotlib" in said:
+            monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
         with pytest.raises(ConfigError, match=said):
-            report([fewshot])
+            function(given)
 
 
 def test_accuracies_are_drawn_with_their_intervals_and_names_as_they_are():
@@ -111,15 +117,3 @@ def test_the_heat_map_has_every_cell_and_is_written_by_suffix(measured, tmp_path
     for suffix, start in starts.items():
         pictures.save(figure, tmp_path / f"map{suffix}")
         assert (tmp_path / f"map{suffix}").read_bytes()[:4] == start
-
-
-def test_pictures_that_cannot_be_drawn(tmp_path, monkeypatch):
-    with pytest.raises(ConfigError, match=r"unknown picture format '\.bmp'; end the name in \.png"):
-        pictures.check_picture(tmp_path / "x.bmp")
-    with pytest.raises(ConfigError, match="does not exist; make it"):
-        pictures.check_picture(tmp_path / "nowhere" / "x.png")
-    with pytest.raises(ConfigError, match="no results to draw"):
-        pictures.accuracy([])
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ConfigError, match=r"pictures need matplotlib: pip install 'mtslvr\[plot\]'"):
-        pictures.check_picture(tmp_path / "x.png")

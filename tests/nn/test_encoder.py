@@ -172,11 +172,12 @@ def test_convolutions_on_a_gpu_keep_float32(monkeypatch):
             assert torch.backends.cudnn.allow_tf32 is before
 
 
-def test_gradients_reach_every_weight(monkeypatch):
+def test_gradients_reach_every_weight_and_the_waveform(monkeypatch):
     cut_widths(monkeypatch.setattr)
-    encoder = Encoder(EncoderConfig()).train()
-    encoder(noise(4, 16000)).concat.square().sum().backward()
+    encoder, x = Encoder(EncoderConfig()).train(), noise(4, 16000).requires_grad_()
+    encoder(x).concat.square().sum().backward()
     assert [name for name, p in encoder.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+    assert x.grad.isfinite().all() and (x.grad != 0).any(dim=1).all()
 
 
 # Normalisation
@@ -203,15 +204,6 @@ def test_normalize_follows_the_config(unfolded_encoder, mode):
         np.testing.assert_allclose(found.numpy(), rows, rtol=0, atol=2e-6)
     expected = {"none": (0.05, 0.3), "global": (0.3, 1.5)}.get(mode.value, (0.0, 1.0))
     assert (found.mean().item(), found.std().item()) == pytest.approx(expected, abs=0.02)
-
-
-@torch.inference_mode()
-def test_loudness_and_offset_do_not_matter_and_silence_is_finite(official_encoder, encoder):
-    x = noise(1, 16000)
-    assert relative(encoder(0.01 * x + 3).concat.numpy(), encoder(x).concat.numpy()) <= 1e-4
-    silence = torch.stack([torch.zeros(16000), torch.full((16000,), 0.1)])
-    for silent in (official_encoder("parallel_c3_s2"), encoder):
-        assert torch.isfinite(silent(silence).concat).all()
 
 
 # Heads that read more than means

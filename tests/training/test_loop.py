@@ -193,12 +193,14 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state(run):
     assert saved(run)["step"] == 2 and torch.isfinite(saved(run)["objective"]["projector.0.weight"]).all()
 
 
-def test_another_run_can_start_from_the_weights_of_one(packed, tmp_path, capsys):
+def test_another_run_can_start_from_the_weights_of_one(packed, clips_folder, tmp_path, capsys):
     wide = dataclasses.replace(TINY, encoder=dataclasses.replace(TINY.encoder, spectral_statistics=True))
     first = start(wide, tmp_path / "first", [packed], stop_after=1)
+    assert not (tmp_path / "first" / "clips").exists()  # packed clips stay where they are
     still, before = dataclasses.replace(TINY, learning_rate=0.0, steps=1), weights(first)
     for name, source in (("run", tmp_path / "first"), ("checkpoint", first)):
-        second = start(still, tmp_path / name, [packed], init=source)
+        second = start(still, tmp_path / name, [packed, clips_folder], init=source)
+        assert len(PackedClips.open(tmp_path / name / "clips")) == 10
         assert "heads read other features; new ones start at random (heads.1.weight)" in capsys.readouterr().err
         found = mtslvr.load(second, fold=False)
         assert found.config == TINY.encoder
@@ -237,6 +239,8 @@ def test_wrong_starts_have_clear_errors_and_take_nothing(clips_folder, packed, r
     refused("holds a run already; go on with --resume", folder=run)
     refused(r"temperature was .*, now 0\.3", {"temperature": 0.3}, folder=run, resume=True)
     assert len(losses(run)) == 2
+    pack([clips_folder], tmp_path / "slow", 8000)
+    refused("packed at 8000 Hz, the encoder takes 16000", data=[tmp_path / "slow"])
 
 
 def test_files_of_a_run_that_are_damaged_are_named_and_nothing_changes(clips_folder, two_steps, run):
@@ -292,16 +296,6 @@ def test_a_run_goes_on_with_its_own_data_only(run, tmp_path):
     start(TINY, run, [moved], resume=True, stop_after=3)
     start(TINY, run, resume=True)
     assert len(losses(run)) == 4
-
-
-def test_packed_clips_stay_where_they_are_and_join_folders_of_audio(clips_folder, packed, tmp_path):
-    start(TINY, tmp_path / "one", [packed], stop_after=1)
-    assert not (tmp_path / "one" / "clips").exists()
-    start(TINY, tmp_path / "two", [packed, clips_folder], stop_after=1)
-    assert len(PackedClips.open(tmp_path / "two" / "clips")) == 10
-    pack([clips_folder], tmp_path / "slow", 8000)
-    with pytest.raises(TrainingError, match="packed at 8000 Hz, the encoder takes 16000"):
-        start(TINY, tmp_path / "three", [tmp_path / "slow"])
 
 
 def test_validation_is_logged_and_the_best_checkpoint_kept(packed, tmp_path):

@@ -50,7 +50,7 @@ def wav(waveform, rate=RATE):
     return file.getvalue()
 
 
-def archive(path, **files):
+def archive(path, files):
     """A zip of the files as the source of a row of the table; a file's content may be a waveform."""
     with zipfile.ZipFile(path, "w") as made:
         for name, content in files.items():
@@ -77,8 +77,8 @@ def test_a_build_drops_copies_silence_and_held_out_clips_and_goes_on_without_wha
     (held / "a.wav").write_bytes(wav(rain[RATE // 4 :] * 0.4))
     sounds = {"rain.wav": rain, "bell.wav": bell, "bell-quiet.wav": bell * 0.5, "speech/long.wav": babble(2, 21.0)}
     others = {"silence.wav": np.zeros(RATE, np.float32), "broken.wav": b"not audio", "notes.txt": b""}
-    game = archive(tmp_path / "game.zip", **sounds, **others, **{"voices/ann/1.wav": babble(3)})
-    changed = archive(tmp_path / "other.zip", **{"a.wav": babble(4)})
+    game = archive(tmp_path / "game.zip", {**sounds, **others, "voices/ann/1.wav": babble(3)})
+    changed = archive(tmp_path / "other.zip", {"a.wav": babble(4)})
     kinds, voices = [["speech/*", "speech"], ["*", "sounds"]], {"voices": "voices/(?P<label>[^/]+)/"}
     rows = [
         row("gone", {"kind": "archive", "origin": (tmp_path / "nowhere.zip").as_uri(), "sha256": "0"}),
@@ -101,12 +101,12 @@ def test_a_build_drops_copies_silence_and_held_out_clips_and_goes_on_without_wha
 
 
 def test_a_build_goes_on_from_the_sources_it_has_and_reads_files_without_a_header(tmp_path):
-    first = row("first", archive(tmp_path / "first.zip", **{"a.wav": babble(0)}))
+    first = row("first", archive(tmp_path / "first.zip", {"a.wav": babble(0)}))
     run(tmp_path, [first])
     (tmp_path / "first.zip").unlink()
     (tmp_path / "out/sources/archive/first.zip").unlink()
     (tmp_path / "out/part/second").mkdir(parents=True)  # what an interrupted source leaves
-    second = row("second", archive(tmp_path / "second.zip", **{"a.wav": babble(0), "b.wav": babble(1)}))
+    second = row("second", archive(tmp_path / "second.zip", {"a.wav": babble(0), "b.wav": babble(1)}))
     clips, records = run(tmp_path, [first, second])
     assert sorted(clips.names) == ["first/a.wav-0.flac", "second/b.wav-0.flac"]
     assert records["second"]["left_out"] == {"copy": 1}
@@ -114,7 +114,7 @@ def test_a_build_goes_on_from_the_sources_it_has_and_reads_files_without_a_heade
     assert sorted(clips.names) == ["second/a.wav-0.flac", "second/b.wav-0.flac"] and set(records) == {"second"}
     file = io.BytesIO()
     soundfile.write(file, babble(0, 1.0, 8000), 8000, format="RAW", subtype="ULAW")
-    calls = archive(tmp_path / "calls.zip", **{"1.ulaw": file.getvalue()})
+    calls = archive(tmp_path / "calls.zip", {"1.ulaw": file.getvalue()})
     clips, _ = run(tmp_path, [row("calls", calls, include=["*.ulaw"], raw=["ULAW", 8000])])
     assert clips.hours * 3600 == pytest.approx(1.0, abs=0.1)
 
@@ -136,7 +136,7 @@ def test_a_repository_is_read_at_its_commit_from_a_local_mirror(tmp_path):
 
 
 def test_a_source_without_a_free_licence_is_refused_before_anything_is_collected(tmp_path, capsys):
-    game = archive(tmp_path / "game.zip", **{"a.wav": babble(0)})
+    game = archive(tmp_path / "game.zip", {"a.wav": babble(0)})
     with pytest.raises(SystemExit) as stop:
         run(tmp_path, [row("game", game, licence="CC-BY-NC-4.0")])
     assert stop.value.code == 2 and "'CC-BY-NC-4.0' does not allow any use" in capsys.readouterr().err

@@ -125,9 +125,9 @@ def finished(narrow_networks, clips_folder, tmp_path_factory):
     """A run of one step whose schedule ended, heads included."""
     run = tmp_path_factory.mktemp("finished") / "run"
     rows = {"layer3": (2, 3), "layer4": (1, 2)}
-    changes = {"encoder": {"head_dim": 8, "frontend": {"n_mels": 64}}, "augment": {"stretch_n_fft": 512}}
-    changes["augment"]["stretch_hop_length"] = 128
-    changes |= {"steps": 1, "batch_size": 5, "crop_seconds": 0.1, "warmup_steps": 0, "dtype": "float32"}
+    changes = {"steps": 1, "batch_size": 5, "crop_seconds": 0.1, "warmup_steps": 0, "dtype": "float32"}
+    changes["encoder"] = {"head_dim": 8, "frontend": {"n_mels": 64}}
+    changes["augment"] = {"stretch_n_fft": 512, "stretch_hop_length": 128}
     changes["heads"] = {"clips": 212, "crop_seconds": 0.1, "invariant_rows": rows}
     config = TrainConfig().changed(changes)
     train(config, run, [clips_folder], workers=0, device="cpu")

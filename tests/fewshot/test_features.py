@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import soundfile
@@ -61,6 +63,8 @@ def test_only_what_is_new_is_computed(clips, encoder, unfolded_encoder, tmp_path
     again, rows = computed()
     assert (count, again) == (1, 0)
     np.testing.assert_array_equal(rows, first)
+    os.utime(path, (0, 0))
+    assert computed()[0] == 1
     path.write_bytes(clips[2].read_bytes())
     count, rows = computed()
     assert count == 3 and len(rows) == 3

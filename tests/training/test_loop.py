@@ -299,7 +299,7 @@ def test_a_run_goes_on_with_its_own_data_only(run, tmp_path):
 
 
 def test_validation_is_logged_and_the_best_checkpoint_kept(packed, tmp_path):
-    worse = dataclasses.replace(HELD_OUT, learning_rate=1.0, warmup_steps=0)  # steps so large undo what there was
+    worse = dataclasses.replace(HELD_OUT, learning_rate=0.1, warmup_steps=20)  # larger steps each time, all too large
     trainer, held_out = Trainer(worse, CPU), StepBatches(PackedClips.open(packed), worse, validation=True)
     before = {key: value.clone() for key, value in trainer.objective.state_dict().items()}
     assert trainer.validate(held_out) == trainer.validate(held_out)
@@ -308,6 +308,7 @@ def test_validation_is_logged_and_the_best_checkpoint_kept(packed, tmp_path):
     found = losses(tmp_path / "run", "validation.csv")
     assert [step for step, *_ in found] == [2, 4, 6] and np.isfinite([joint for _, joint, _ in found]).all()
     best = min(found, key=lambda row: row[1])[0]
+    assert best < 6  # else the last checkpoint would be as good
     assert same(weights(folder), weights(start(worse, tmp_path / "two", [packed], stop_after=best)))
 
 

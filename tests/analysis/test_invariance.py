@@ -28,7 +28,9 @@ def test_mahalanobis_equals_the_formula_and_shrinkage_is_scikit_learns():
     np.testing.assert_allclose(distances, np.sqrt(np.einsum("kni,ij,knj->kn", moved, inverse, moved)))
     with pytest.raises(ConfigError, match="all embeddings are the same"):
         mahalanobis(np.ones((12, 3)), np.ones((1, 12, 3)), 0.1)
-    for rows in (originals, rng.standard_normal((10, 50)) @ rng.standard_normal((50, 50))):
+    few = rng.standard_normal((10, 50)) @ rng.standard_normal((50, 50))
+    alike = np.random.default_rng(2).standard_normal((400, 5))  # of no direction: shrinkage is full
+    for rows in (originals, few, alike):
         assert ledoit_wolf(rows) == pytest.approx(ledoit_wolf_shrinkage(rows))
 
 

@@ -148,7 +148,7 @@ FREE = ("public-domain", "CC0", "CC-BY-3.0", "CC BY-SA 4.0", "CC-SA-BY-3.0", "GP
         "BSD-3-clause", "Expat", "MIT", "Apache-2.0", "ODbL-1.0", "GPL-2+ with Font exception",
         "GPL-2 or CC-BY-NC-3.0", "GPL-2+ and CC-BY-SA-3.0")  # fmt: skip
 NOT_FREE = ("", "CC-BY-NC-3.0", "CC-BY-ND-4.0", "CC BY-NC-SA 4.0", "CC-Sampling-Plus-1.0", "Pixabay", "fair-use",
-            "GPL-2+ and CC-BY-NC-3.0", "free-art", "permission")  # fmt: skip
+            "GPL-2+ and CC-BY-NC-3.0", "free-art", "permission", "not-gpl")  # fmt: skip
 
 
 def test_licences_free_for_any_use_are_told_and_debian_copyright_files_say_that_of_each_file():

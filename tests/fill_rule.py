@@ -44,7 +44,8 @@ def golden_rows(golden: Mapping[str, Any], variant: str) -> list[str]:
 
 def relative(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
     """Largest deviation of a row, in parts of the row's largest value."""
-    return float((np.abs(found - expected).max(axis=1) / np.abs(expected).max(axis=1)).max())
+    assert found.shape == expected.shape
+    return float((np.abs(found - expected).max(axis=-1) / np.abs(expected).max(axis=-1)).max())
 
 
 def rng(name: str) -> np.random.Generator:

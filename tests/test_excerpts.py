@@ -54,6 +54,7 @@ def test_a_part_is_what_cutting_the_waveform_gives(wav, encoder):
         assert Excerpt(start=kind(0.5), end=kind(2)) == Excerpt(start=0.5, end=2)
 
 
+@pytest.mark.filterwarnings("error")  # that something is missing
 def test_of_a_broken_file_the_part_before_is_read(wav, encoder):
     wav.write_bytes(wav.read_bytes()[:-20000])
     assert np.isfinite(mtslvr.embed(wav, start=0.1, end=0.6, encoder=encoder)).all()

@@ -4,13 +4,13 @@ import errno
 import http.client
 import io
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import soxr
 import torch
+from numpy.testing import assert_allclose, assert_array_equal
 
 from mtslvr.audio.load import BLOCK_FRAMES, audio_label, iter_blocks, load_audio, load_parts
 from mtslvr.audio.recordings import Notes
@@ -37,13 +37,17 @@ def tone(rate=48000, seconds=1.0, hz=440.0):
     return 0.5 * np.sin(2 * np.pi * hz * np.arange(int(rate * seconds)) / rate)
 
 
-def noise(n, seed=0):
-    return (0.1 * np.random.default_rng(seed).standard_normal(n)).astype(np.float32)
+def noise(n):
+    return (0.1 * np.random.default_rng(0).standard_normal(n)).astype(np.float32)
 
 
 def write(path, samples, rate, **how):
     soundfile.write(path, samples, rate, **how)
     return path
+
+
+def load(array, target_rate=16000, **how):
+    return load_audio(array, target_rate, **{"sample_rate": 16000, **how})
 
 
 def error_of(*args, **kwargs):
@@ -56,13 +60,7 @@ class Pipe:
     """A file object that can only be read, once; what it gives may be no bytes."""
 
     def __init__(self, data):
-        self._data = io.BytesIO(data) if isinstance(data, bytes) else data
-
-    def read(self, size=-1):
-        return self._data.read(size) if isinstance(self._data, io.BytesIO) else self._data
-
-
-# Files
+        self.read = io.BytesIO(data).read if isinstance(data, bytes) else lambda size=-1: data
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -73,12 +71,12 @@ def test_every_format_and_kind_of_input_gives_the_mean_over_channels(tmp_path, n
     out = load_audio(path, 48000)
     assert out.dtype == np.float32 and out.shape == left.shape
     middle = slice(4800, -4800)  # a codec may smear the edges
-    np.testing.assert_allclose(out[middle], ((left + right) / 2)[middle], atol=tolerance)
+    assert_allclose(out[middle], ((left + right) / 2)[middle], atol=tolerance)
     memory = io.BytesIO(path.read_bytes())
     memory.seek(0, os.SEEK_END)
     with open(path, "rb") as file:
         for source in (str(path), memory, memory, file, Pipe(path.read_bytes())):
-            np.testing.assert_array_equal(load_audio(source, 48000), out)
+            assert_array_equal(load_audio(source, 48000), out)
 
 
 @pytest.mark.parametrize(("rate", "target"), [(8000, 44100), (11025, 16000), (16000, 16000), (48000, 8000)])
@@ -90,23 +88,22 @@ def test_streamed_resampling_equals_the_whole(tmp_path, rate, target):
     assert len(blocks) > 1 and max(map(len, blocks)) <= 2 * BLOCK_FRAMES
     out = np.concatenate(blocks)
     assert out.shape == expected.shape and out.dtype == np.float32
-    np.testing.assert_allclose(out, expected, atol=1e-4)
-    np.testing.assert_array_equal(load_audio(samples, target, sample_rate=rate), out)
+    assert_allclose(out, expected, atol=1e-4)
+    assert_array_equal(load_audio(samples, target, sample_rate=rate), out)
 
 
-@pytest.mark.parametrize(("rate", "hz", "lost"), [(48000, 12000, True), (48000, 1000, False), (16000, 5000, False)])
-def test_content_above_half_of_the_target_rate_is_noted(rate, hz, lost):
-    notes = Notes()
-    for _ in iter_blocks(tone(rate, 3, 500) + 0.1 * tone(rate, 3, hz), 16000, sample_rate=rate, notes=notes):
-        pass
-    assert notes.above_half is lost
+def test_content_above_half_of_the_target_rate_is_noted():
+    for rate, hz, lost in ((48000, 12000, True), (48000, 1000, False), (16000, 5000, False)):
+        notes = Notes()
+        list(iter_blocks(tone(rate, 3, 500) + 0.1 * tone(rate, 3, hz), 16000, sample_rate=rate, notes=notes))
+        assert notes.above_half is lost
 
 
 def test_reading_is_lazy(tmp_path):
     samples = noise(10 * BLOCK_FRAMES)
     samples[-1] = np.nan
     blocks = iter_blocks(write(tmp_path / "a.wav", samples, 16000, subtype="FLOAT"), 16000)
-    np.testing.assert_array_equal(next(blocks), samples[:BLOCK_FRAMES])
+    assert_array_equal(next(blocks), samples[:BLOCK_FRAMES])
     blocks.close()
 
 
@@ -135,20 +132,17 @@ def test_parts_of_a_file_are_those_of_the_whole(tmp_path):
     assert seconds == pytest.approx(50_000 / 16_000, abs=1e-3)
     expected = [whole, whole[4_000:10_000], whole[16_000:], whole[24_000:], whole[:0]]
     for part, right in zip(parts, expected, strict=True):
-        np.testing.assert_array_equal(part, right)
+        assert_array_equal(part, right)
 
 
-# Arrays
-
-
-@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_floating_arrays(kind, dtype):
+def test_floating_arrays(dtype):
     for shape in (100,), (1, 100), (2, 100):
         samples = noise(int(np.prod(shape))).reshape(shape).astype(dtype)
-        out = load_audio(kind(samples), 16000, sample_rate=16000)
-        assert out.dtype == np.float32 and out.shape == (100,)
-        np.testing.assert_allclose(out, np.atleast_2d(samples).mean(axis=0, dtype=float), atol=1e-7)
+        for array in (samples, torch.from_numpy(samples)):
+            out = load(array)
+            assert out.dtype == np.float32 and out.shape == (100,)
+            assert_allclose(out, np.atleast_2d(samples).mean(axis=0, dtype=float), atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -162,23 +156,19 @@ def test_floating_arrays(kind, dtype):
     ],
 )
 def test_integers_are_scaled_by_their_range(dtype, values):
-    out = load_audio(np.array(values, dtype), 16000, sample_rate=16000)
-    np.testing.assert_array_equal(out, np.float32([-1, 0, 0.5]))
+    assert_array_equal(load(np.array(values, dtype)), np.float32([-1, 0, 0.5]))
 
 
 def test_tensors_of_any_kind_and_strides_which_are_neither_changed_nor_shared():
     for dtype in (torch.bfloat16, torch.int16):
-        assert np.isfinite(load_audio(torch.ones(10, dtype=dtype), 16000, sample_rate=16000)).all()
+        assert np.isfinite(load(torch.ones(10, dtype=dtype))).all()
     tensor = torch.arange(20.0, requires_grad=True).reshape(10, 2).T
-    np.testing.assert_array_equal(load_audio(tensor, 16000, sample_rate=16000), np.arange(10) * 2 + 0.5)
+    assert_array_equal(load(tensor), np.arange(10) * 2 + 0.5)
     backwards = np.arange(10.0)[::-1]
-    np.testing.assert_array_equal(load_audio(backwards, 16000, sample_rate=16000), backwards)
+    assert_array_equal(load(backwards), backwards)
     samples = noise(100)
-    load_audio(samples, 16000, sample_rate=16000)[:] = 7
-    np.testing.assert_array_equal(samples, noise(100))
-
-
-# Errors
+    load(samples)[:] = 7
+    assert_array_equal(samples, noise(100))
 
 
 @pytest.mark.parametrize(
@@ -190,7 +180,7 @@ def test_tensors_of_any_kind_and_strides_which_are_neither_changed_nor_shared():
         (np.zeros((9, 2)), "shape (9, 2): 9 channels of 2 samples; pass (channels, samples)"),
         (np.zeros((17, 99)), "shape (17, 99): more than 16 rows are no channels of a recording; pass a batch"),
         (np.zeros(9, complex), "dtype complex128: must be floating point or integer samples"),
-        (np.zeros(9, object), "dtype object: must be floating point or integer samples"),
+        (np.zeros(9, object), "dtype object: must be floating"),
         (torch.zeros(9, dtype=torch.bool), "dtype bool: must be floating"),
         (torch.zeros(9, device="meta"), "torch.float32 tensor that NumPy cannot hold ("),
         (torch.zeros(9).to_sparse(), "torch.float32 tensor that NumPy cannot hold ("),
@@ -200,17 +190,13 @@ def test_bad_arrays(array, message):
     assert error_of(array, 16000, sample_rate=16000).startswith(f"<array>: {message}")
 
 
-@pytest.mark.parametrize("name", ["target_rate", "sample_rate"])
-@pytest.mark.parametrize("rate", [999, 16000.0, "16000", True, 768001])
-def test_bad_rates(name, rate):
-    rates = {"target_rate": 16000, "sample_rate": 16000, name: rate}
-    message = error_of(np.zeros(9), **rates)
-    assert message == f"<array>: {name}={rate!r}: must be a whole number of Hz from 1000 to 768000"
-
-
-def test_an_array_needs_a_rate_which_may_be_an_integer_of_numpy():
+def test_rates():
     assert load_audio(np.zeros(10), np.int64(16000), sample_rate=np.int32(8000)).size == 20
     assert error_of(np.zeros(9), 16000) == "<array>: array input needs sample_rate=... (Hz)"
+    for name in ("target_rate", "sample_rate"):
+        for rate in (999, 16000.0, "16000", True, 768001):
+            message = error_of(np.zeros(9), **{"target_rate": 16000, "sample_rate": 16000, name: rate})
+            assert message == f"<array>: {name}={rate!r}: must be a whole number of Hz from 1000 to 768000"
 
 
 @pytest.mark.filterwarnings("error")
@@ -225,22 +211,19 @@ def test_samples_that_are_not_finite_are_counted(tmp_path):
         assert "NaN or infinite" in error_of(array, 16000, sample_rate=16000)
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
+def test_paths_that_hold_no_audio(tmp_path):
+    for name, content, said in (
         ("gone.wav", None, "{}: no such file; check the path"),
         ("", None, "{} is a folder; give its files to mtslvr.embed_files, or use mtslvr-embed"),
         ("empty.wav", b"", "{}: an empty file (0 bytes), zero samples; leave it out"),
         ("text.wav", b"hello " * 100, "{}: not an audio file (begins with 'hello "),
         ("head.wav", b"RIFF", "{}: not an audio file (begins with 'RIFF', libsndfile: "),
-    ],
-)
-@pytest.mark.parametrize("kind", [str, Path])
-def test_paths_that_hold_no_audio(tmp_path, name, content, message, kind):
-    path = tmp_path / name if name else tmp_path
-    if content is not None:
-        path.write_bytes(content)
-    assert error_of(kind(path), 16000).startswith(message.format(path))
+    ):
+        path = tmp_path / name
+        if content is not None:
+            path.write_bytes(content)
+        for given in (path, str(path)):
+            assert error_of(given, 16000).startswith(said.format(path))
 
 
 CLOSED = io.BytesIO()
@@ -252,14 +235,8 @@ CLOSED.close()
     [
         (io.BytesIO(b""), "<file object>: an empty file (0 bytes), zero samples; leave it out"),
         (Pipe(b""), "<file object>: an empty file (0 bytes), zero samples; leave it out"),
-        (
-            Pipe(None),
-            "<file object>: cannot be read (TypeError: memoryview: a bytes-like object is required",
-        ),
-        (
-            Pipe("text"),
-            "<file object>: cannot be read (TypeError: memoryview: a bytes-like object is required",
-        ),
+        (Pipe(None), "<file object>: cannot be read (TypeError: memoryview: a bytes-like object is required"),
+        (Pipe("text"), "<file object>: cannot be read (TypeError: memoryview: a bytes-like object is required"),
         (io.StringIO("text"), "<file object>: a text file object; open it in binary mode, open(path, 'rb')"),
         (CLOSED, "<file object>: cannot be read ("),
         (None, "<NoneType>: type NoneType: pass a path, a binary file object, an array or a tensor"),
@@ -272,12 +249,11 @@ def test_bad_file_objects(source, message):
 
 
 class Failing(io.BytesIO):
-    readable_bytes = 1 << 30
-    error: BaseException = OSError(errno.EIO, "Input/output error")
+    error, readable_bytes = None, 1 << 30
 
     def read(self, size=-1):
         if self.tell() + size > self.readable_bytes:
-            raise self.error
+            raise self.error()
         return super().read(size)
 
 
@@ -285,30 +261,23 @@ class Failing(io.BytesIO):
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (Failing.error, r"\[Errno 5\] Input/output error"),
-        (http.client.IncompleteRead(b"1234", 9), r"IncompleteRead: IncompleteRead\(4 bytes read, 9 more expected\)"),
+        (lambda: OSError(errno.EIO, "Input/output error"), "[Errno 5] Input/output error"),
+        (
+            lambda: http.client.IncompleteRead(b"1234", 9),
+            "IncompleteRead: IncompleteRead(4 bytes read, 9 more expected)",
+        ),
+        (KeyboardInterrupt, None),  # what ends the program goes through
     ],
 )
 def test_a_disk_or_server_that_fails_while_it_is_read_is_no_end_of_the_file(tmp_path, name, error, said, capfd):
     file = Failing(write(tmp_path / name, noise(500_000), 44100).read_bytes())
-    file.error = error
-    blocks = iter_blocks(file, 16000)
+    blocks, size, file.error = iter_blocks(file, 16000), len(file.getvalue()), error
     next(blocks)
-    size = len(file.getvalue())
-    file.readable_bytes = size // 2
-    with pytest.raises(AudioError, match=rf"cannot be read \({said}\); copy it anew"):
-        list(blocks)
-    for file.readable_bytes in (0, 5, 600, size // 2, size - 9):
-        with pytest.raises(AudioError, match=rf"<file object>: cannot be read \({said}\); copy it anew"):
-            load_audio(file, 16000)
-    assert capfd.readouterr().err == ""
-
-
-def test_what_ends_the_program_goes_through(tmp_path, capfd):
-    file = Failing(write(tmp_path / "a.wav", noise(500_000), 44100).read_bytes())
-    file.error, file.readable_bytes = KeyboardInterrupt(), 500_000
-    with pytest.raises(KeyboardInterrupt):
-        load_audio(file, 16000)
+    for file.readable_bytes in (size // 2, 0, 5, 600, size // 2, size - 9):
+        with pytest.raises(AudioError if said else KeyboardInterrupt) as caught:
+            list(blocks)
+        assert not said or str(caught.value).startswith(f"<file object>: cannot be read ({said}); copy it anew")
+        blocks = iter_blocks(file, 16000)
     assert capfd.readouterr().err == ""
 
 

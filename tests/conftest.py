@@ -17,6 +17,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 import fill_rule
+import narrow
 
 from mtslvr.audio.windows import moments, slice_windows, standardize
 from mtslvr.config import EncoderConfig, FrontendConfig, Phase
@@ -130,3 +131,9 @@ def unfolded_encoder():
 def encoder(unfolded_encoder):
     """The same, folded."""
     return unfolded_encoder.fold()
+
+
+@pytest.fixture
+def narrow_encoders(monkeypatch):
+    """Encoders that are made in the test have few channels."""
+    narrow.cut_widths(monkeypatch.setattr)

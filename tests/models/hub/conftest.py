@@ -54,12 +54,6 @@ def made(tmp_path_factory):
         return Encoder(config).save(tmp_path_factory.mktemp("made") / "tiny", card=CARD)
 
 
-@pytest.fixture
-def narrow_encoders(monkeypatch):
-    """Encoders are as narrow as the one of `made`."""
-    narrow.cut_widths(monkeypatch.setattr)
-
-
 @pytest.fixture(scope="session")
 def files(made):
     """name -> bytes of that folder."""

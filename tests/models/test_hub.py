@@ -6,7 +6,7 @@ import pytest
 import soundfile
 import torch
 from click.testing import CliRunner
-from narrow import cut_widths
+from fill_rule import relative
 
 import mtslvr
 from mtslvr.api import get_encoder
@@ -16,10 +16,7 @@ from mtslvr.errors import CheckpointError, ConfigError, HubError
 from mtslvr.models import checkpoint, hub
 from mtslvr.nn.encoder import Encoder
 
-
-@pytest.fixture(autouse=True)
-def narrow(monkeypatch):
-    cut_widths(monkeypatch.setattr)
+pytestmark = pytest.mark.usefixtures("narrow_encoders")
 
 
 @pytest.fixture
@@ -29,6 +26,7 @@ def bundled(tmp_path, randomize, monkeypatch):
         encoder = randomize(Encoder(EncoderConfig(window_seconds=1.0)))
     folder = encoder.save(tmp_path / "bundled" / "parallel-simclr")
     monkeypatch.setattr(hub, "bundled", lambda: {"parallel-simclr": folder, "small": folder})
+    monkeypatch.chdir(tmp_path)
     return folder
 
 
@@ -37,11 +35,10 @@ def embedding(encoder):
     return mtslvr.embed(x, 16000, encoder=encoder)
 
 
-def relative(found, expected):
-    return np.abs(found - expected).max() / np.abs(expected).max()
-
-
-# Bundled names and folders
+def error_of(name=None):
+    with pytest.raises(HubError) as caught:
+        mtslvr.load(name)
+    return str(caught.value)
 
 
 def test_bundled_folders_are_in_the_package_or_beside_it(tmp_path, monkeypatch):
@@ -65,48 +62,38 @@ def test_names_that_are_bundled(bundled, monkeypatch):
     unfolded = mtslvr.load("parallel-simclr", device="cpu", fold=False)
     assert not unfolded.folded and not unfolded.training
     assert relative(embedding(encoder), embedding(unfolded)) <= 1e-5
-    assert get_encoder("small") is get_encoder("small")  # loaded once
+    for name in ("PARALLEL-SIMCLR", "/nowhere", "org/name/more", "org/name@", "org/../name", "~nobody/x", "nu\0ll"):
+        known = "(parallel-simclr, small), nor a folder, nor a hub repository like 'org/name' or 'org/name@revision'"
+        assert error_of(name) == f"{name!r}: neither a bundled name {known}"
     monkeypatch.setattr(hub, "bundled", dict)
-    with pytest.raises(HubError, match=r"the bundled weights 'parallel-simclr' are not in this installation; reinst"):
-        mtslvr.load()
+    assert error_of().startswith("the bundled weights 'parallel-simclr' are not in this installation; reinstall")
 
 
-def test_local_folder(bundled, monkeypatch):
-    folder = bundled.rename(bundled.with_name("mine"))
-    monkeypatch.chdir(folder.parent)
-    monkeypatch.setenv("HOME", str(folder.parent))
-    for kind in (str, Path):
-        assert hub.find(kind(folder)) == folder
-        assert mtslvr.load(kind(folder.name), device="cpu").sample_rate == 16000
-    assert hub.find("~/mine") == folder
-
-
-def test_a_folder_is_preferred_to_the_hub_and_a_path_is_never_a_hub_id(bundled, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        HubError, match=r"'org/name': no such folder; a Path is always a folder, give a model's name as"
-    ):
-        mtslvr.load(Path("org/name"))
+def test_folders(bundled, tmp_path, monkeypatch):
+    """A folder is preferred to the hub, a Path never asks it, and an encoder is loaded again when its files change."""
+    folder = bundled.rename(tmp_path / "mine")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in (folder, str(folder), "mine", Path("mine"), "~/mine"):
+        assert hub.find(name).resolve() == folder
+        assert np.array_equal(embedding(name), embedding(mtslvr.load(folder)))
+        assert get_encoder(name) is get_encoder(name)
+    before, other = embedding("mine"), mtslvr.load(folder, fold=False)
+    torch.nn.init.zeros_(other.heads[0].weight)
+    other.save(folder)
+    assert relative(embedding("mine"), before) > 1e-3
+    said = "'org/name': no such folder; a Path is always a folder, give a model's name as a string"
+    assert error_of(Path("org/name")) == said
     (tmp_path / "org" / "name").mkdir(parents=True)
-    assert hub.find("org/name") == Path("org/name")
     with pytest.raises(CheckpointError, match=r"org/name/config\.json: no such file"):
         mtslvr.load("org/name")
 
 
-def test_unknown_names_are_told_the_known_ones(bundled):
-    for name in ("PARALLEL-SIMCLR", "/nowhere", "org/name/more", "org/name@", "org/../name", "~nobody/x", "nu\0ll"):
-        with pytest.raises(HubError) as error:
-            mtslvr.load(name)
-        known = "(parallel-simclr, small), nor a folder, nor a hub repository like 'org/name' or 'org/name@revision'"
-        assert str(error.value) == f"{name!r}: neither a bundled name {known}"
-
-
-# A bundled name that is a folder, too
-
-
 def test_a_bundled_name_that_is_a_folder_too(bundled, randomize, tmp_path, monkeypatch):
     """In Python and on the command line, which records what it used."""
-    monkeypatch.chdir(tmp_path)
+
+    def embed(*arguments):
+        return CliRunner().invoke(embed_command, ["a.wav", "-o", *arguments])
+
     (tmp_path / "small").mkdir()  # such as one for results
     assert hub.find("small") == bundled
     with torch.random.fork_rng():
@@ -114,30 +101,21 @@ def test_a_bundled_name_that_is_a_folder_too(bundled, randomize, tmp_path, monke
     other.save(tmp_path / "small")
     for name in (Path("small"), "./small"):
         assert mtslvr.load(name, device="cpu").config.head_dim == 8
-    with pytest.raises(HubError) as error:
-        mtslvr.load("small")
-    said = f"'small': both a bundled model and a checkpoint folder in {tmp_path}; for the folder give './small'"
-    assert str(error.value).startswith(said) and "for the bundled model rename the folder" in str(error.value)
-
+    both = "'small': both a bundled model and a checkpoint folder"
+    said = f"{both} in {tmp_path}; for the folder give './small' or Path('small'), for the bundled model rename the"
+    assert error_of("small").startswith(said)
     soundfile.write("a.wav", np.random.default_rng(0).standard_normal(16000) / 9, 16000)
-    refused = embed("a.wav", "-o", "a.npz", "--model", "small")
-    assert refused.exit_code != 0 and "both a bundled model and a checkpoint folder" in refused.output
-    assert embed("a.wav", "-o", "a.npz", "--model", "./small").exit_code == 0
+    refused = embed("a.npz", "--model", "small")
+    assert refused.exit_code != 0 and both in refused.output
+    assert embed("a.npz", "--model", "./small").exit_code == 0
     settings = mtslvr.read_table("a.npz").settings
     assert settings["model"] == str(tmp_path / "small")
     assert settings["model_sha256"] == checkpoint.sha256(tmp_path / "small" / checkpoint.WEIGHTS_NAME)
     shutil.rmtree(tmp_path / "small")
-    assert embed("a.wav", "-o", "b.npz", "--model", "small").exit_code == 0
+    assert embed("b.npz", "--model", "small").exit_code == 0
     assert mtslvr.read_table("b.npz").settings["model"] == "small"
     monkeypatch.chdir(bundled.parent)  # the folder is that of the bundled model
     assert hub.find("parallel-simclr") == bundled
-
-
-def embed(*arguments):
-    return CliRunner().invoke(embed_command, arguments)
-
-
-# Device and dtype
 
 
 def test_devices(monkeypatch):

@@ -1,8 +1,10 @@
 """What `mtslvr models` tells, and what `mtslvr push` wants to be told; nothing here needs a hub."""
 
 import json
+import re
 import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -28,52 +30,43 @@ def models(tmp_path):
 @pytest.fixture
 def folder(made, tmp_path, monkeypatch):
     """A copy of the checkpoint, which is also the one that is bundled."""
-    copied = tmp_path / "tiny"
-    shutil.copytree(made, copied)
+    copied = shutil.copytree(made, tmp_path / "tiny")
     monkeypatch.setattr(hub, "bundled", lambda: {"tiny": copied})
     return copied
 
 
-# The table
-
-
-def test_the_list_has_all_facts_in_100_columns(folder, models):
-    result = models()
-    assert result.exit_code == 0, result.output
-    name, *lines, blank, _, hint = result.output.splitlines()
+def test_the_list_has_all_facts_in_100_columns_and_as_json(folder, models):
+    name, *lines, blank, _, hint = models().output.splitlines()
     assert name == "tiny" and not blank and "mtslvr models NAME" in hint and all(len(line) <= 100 for line in lines)
-    size = f"{(folder / 'model.safetensors').stat().st_size / 1e6:.1f} MB"
+    size = (folder / "model.safetensors").stat().st_size
     assert [line[14:] for line in lines] == [
-        "bundled", "none", "invariant 8, variant 8, concat 8", size, "cc-by-4.0",
+        "bundled", "none", "invariant 8, variant 8, concat 8", f"{size / 1e6:.1f} MB", "cc-by-4.0",
         "made-up tones, made-up noise and 1 more", "bells 63.25",
     ]  # fmt: skip
-
-
-def test_json_has_the_same_and_all_figures(folder, models):
-    [row] = json.loads(models("--json").output)
-    figures = [("invariant", 61.5), ("concat", 63.25)]
     bells = {"dataset_id": "bells", "dataset": "Bells, five kinds", "task": "5-way 1-shot classification"}
-    assert row == {
-        "name": "tiny",
-        "source": "bundled",
-        "folder": str(folder),
-        "features": ["invariant", "variant", "concat"],
-        "dims": {"invariant": 8, "variant": 8, "concat": 8},
-        "adapter": "none",
-        "sample_rate": 16000,
-        "window_seconds": 5.0,
-        "training_data": ["made-up tones", "made-up noise", "made-up speech"],
-        "few_shot": [
-            {**bells, "metric": f"accuracy (%), {features}, logistic regression", "value": value}
-            for features, value in figures
-        ],
-        "size_bytes": (folder / "model.safetensors").stat().st_size,
-        "licence": "cc-by-4.0",
-        "problem": None,
-    }
+    assert json.loads(models("--json").output) == [
+        {
+            "name": "tiny",
+            "source": "bundled",
+            "folder": str(folder),
+            "features": ["invariant", "variant", "concat"],
+            "dims": {"invariant": 8, "variant": 8, "concat": 8},
+            "adapter": "none",
+            "sample_rate": 16000,
+            "window_seconds": 5.0,
+            "training_data": ["made-up tones", "made-up noise", "made-up speech"],
+            "few_shot": [
+                {**bells, "metric": "accuracy (%), invariant, logistic regression", "value": 61.5},
+                {**bells, "metric": "accuracy (%), concat, logistic regression", "value": 63.25},
+            ],
+            "size_bytes": size,
+            "licence": "cc-by-4.0",
+            "problem": None,
+        }
+    ]
 
 
-def test_one_model_with_its_card(folder, models):
+def test_one_model_with_its_card_and_one_that_is_not_here(folder, models, monkeypatch):
     for given in ("tiny", folder):
         output = models(given).output
         for text in ("cc-by-4.0", "16000 Hz, windows of 5 s", "made-up speech", "Bells, five kinds (bells), 5-way 1-s"):
@@ -81,49 +74,40 @@ def test_one_model_with_its_card(folder, models):
         assert [line.split()[-1] for line in output.splitlines() if "logistic" in line] == ["61.5", "63.25"]
         assert output.rstrip().endswith("# tiny\n\nA card for tests.")
     assert json.loads(models("tiny", "--json").output)["card"].endswith("A card for tests.")
-
-
-def test_models_that_are_not_here(folder, models, monkeypatch):
-    result = models("teeny")
-    assert result.exit_code == 3
-    assert "'teeny': neither a bundled" in result.output and "Models here: tiny" in result.output
+    absent = models("teeny")
+    assert absent.exit_code == 3
+    assert "'teeny': neither a bundled" in absent.output and "Models here: tiny" in absent.output
     monkeypatch.setattr(hub, "bundled", dict)
     assert models().output == "no models; get one with `mtslvr download org/name`\n"
     assert models("--json").output == "[]\n"
 
 
-def test_a_broken_checkpoint_is_listed_with_its_problem(folder, models):
+def test_cards_and_configs_that_are_none_are_listed_with_their_problem(folder, models):
+    for block in (
+        "license: [unclosed",
+        "- a list",
+        "license: !!python/object/apply:os.system ['touch trace']",
+        "model-index:\n- results: [{}]",
+    ):
+        (folder / "README.md").write_text(f"---\n{block}\n---\n# x\n")
+        [row] = json.loads(models("--json").output)
+        said = rf"{folder / 'README.md'}: not a model card \(.*\); correct the YAML between the two"
+        assert re.match(said, row["problem"]) and row["dims"]["concat"] == 8  # usable all the same
+        assert not Path("trace").exists()
+    (folder / "README.md").write_bytes(b"x" * ((1 << 20) + 1))
+    with pytest.raises(CheckpointError, match=r"README\.md: 1048577 bytes; a model card has at most 1048576"):
+        registry.read_card(folder)
+    (folder / "README.md").unlink()
+    assert registry.read_card(folder) == registry.Card()
     (folder / "config.json").write_text("{}")
     [row] = json.loads(models("--json").output)
     assert "no key 'format_version'" in row["problem"] and row["dims"] == {} and row["adapter"] is None
     assert "no key 'format_version'" in " ".join(models().output.split())
 
 
-# Cards from anywhere
-
-
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "\n".join(
     f"{chr(98 + i)}: &{chr(98 + i)} [{','.join([f'*{chr(97 + i)}'] * 9)}]" for i in range(20)
 )
-
-
-@pytest.mark.parametrize(
-    "block",
-    [
-        "license: [unclosed",
-        "- a list",
-        "license: !!python/object/apply:os.system ['touch trace']",
-        "model-index:\n- results: [{}]",
-    ],
-    ids=lambda block: block[:15],
-)
-def test_cards_that_are_none(folder, models, block):
-    (folder / "README.md").write_text(f"---\n{block}\n---\n# x\n")
-    with pytest.raises(CheckpointError, match=r"README\.md: not a model card \(.*\); correct the YAML between the two"):
-        registry.read_card(folder)
-    [row] = json.loads(models("--json").output)
-    assert "not a model card" in row["problem"] and row["dims"]["concat"] == 8  # usable all the same
-    assert not (folder / "trace").exists()
 
 
 def test_cards_cannot_print_what_a_terminal_obeys_or_without_end(folder, models):
@@ -135,17 +119,6 @@ def test_cards_cannot_print_what_a_terminal_obeys_or_without_end(folder, models)
     assert card.training_data == ("x" * 200 + " ...", "7") and card.library == ""
     assert card.text == "body ]0;title end"
     assert len(models("tiny").output) < 2000
-
-
-def test_a_card_too_large_or_absent(folder):
-    (folder / "README.md").write_bytes(b"x" * ((1 << 20) + 1))
-    with pytest.raises(CheckpointError, match=r"README\.md: 1048577 bytes; a model card has at most 1048576"):
-        registry.read_card(folder)
-    (folder / "README.md").unlink()
-    assert registry.read_card(folder) == registry.Card()
-
-
-# Before publishing
 
 
 def test_push_prints_the_line_that_publishes(folder):
@@ -160,7 +133,7 @@ def test_push_prints_the_line_that_publishes(folder):
     assert shlex.split(line) == ["hf", "upload", "org/name", str(moved), ".", *included, "--private"]
 
 
-def test_push_wants_a_whole_card(folder):
+def test_push_wants_a_whole_card_and_a_repository_id(folder):
     """The card of a converted official checkpoint says that it has no licence."""
     card = (folder / "README.md").read_text()
     for changed, missing in [
@@ -175,10 +148,7 @@ def test_push_wants_a_whole_card(folder):
         result = run("push", folder, "org/name")
         assert result.exit_code == 2 and "hf upload" not in result.output
         assert f"README.md: the model card lacks {missing}" in result.output
-
-
-@pytest.mark.parametrize("repo", ["name", "org/../name", "org/na me"])
-def test_push_wants_a_repository_id(folder, repo):
-    result = run("push", folder, "--", repo)  # before the folder is looked at
-    assert result.exit_code == 2
-    assert f"Error: {repo!r}: not a repository id (" in result.output and "give 'org/name'" in result.output
+    for repo in ("name", "org/../name", "org/na me"):
+        result = run("push", folder, "--", repo)  # before the folder is looked at
+        assert result.exit_code == 2
+        assert f"Error: {repo!r}: not a repository id (" in result.output and "give 'org/name'" in result.output

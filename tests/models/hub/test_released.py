@@ -1,7 +1,12 @@
-"""What a released checkpoint embeds is part of the promise, and nothing in the package runs what data says."""
+"""What a released checkpoint embeds is part of the promise, and nothing in the package runs what data says.
+
+`python tests/models/hub/test_released.py [NAME ...]` writes the embeddings of bundled checkpoints that none are pinned
+of, and the sha256 of the weights they are of. What was released stays; weights that no release had are pinned by name.
+"""
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +19,7 @@ from mtslvr.models import checkpoint, hub, registry
 
 PACKAGE = Path(mtslvr.__file__).parent
 PINNED = Path(__file__).parent / "released"
-PIN = "pin the new checkpoint with `python tests/models/hub/pin.py`"
+PIN = "pin the new checkpoint with `python tests/models/hub/test_released.py`"
 
 
 def probe():
@@ -26,7 +31,6 @@ def probe():
 
 @pytest.mark.parametrize("name", sorted(hub.bundled()))
 def test_embeddings_of_a_released_checkpoint_stay(name):
-    """`python tests/models/hub/pin.py` pins a new checkpoint; the pin of a released one never changes."""
     path = PINNED / f"{name}.npz"
     assert path.is_file(), f"{path} is missing: {PIN}"
     with np.load(path, allow_pickle=False) as pinned:
@@ -35,6 +39,17 @@ def test_embeddings_of_a_released_checkpoint_stay(name):
     assert found == weights, f"{name}: other weights than those pinned; give them a new name, or before a release {PIN}"
     embedded = mtslvr.embed(probe(), 16_000, encoder=mtslvr.load(name, device="cpu"))
     assert np.abs(embedded - expected).max() <= 1e-3 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("name", sorted(hub.bundled()))
+def test_a_bundled_folder_is_what_a_repository_holds(name):
+    """Exactly the three files, and a card that says enough."""
+    folder = hub.bundled()[name]
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    result = CliRunner().invoke(main, ["push", str(folder), f"org/{name}"])
+    assert result.exit_code == 0, result.output
+    row = registry.read_model(name, "bundled", folder)
+    assert not row["problem"] and row["few_shot"]
 
 
 def test_every_release_says_what_became_of_the_embeddings():
@@ -49,32 +64,29 @@ def test_every_release_says_what_became_of_the_embeddings():
         assert any(f"`{name}`" in lines[0] for lines in said), f"CHANGELOG.md: no 'Embeddings: ...' names {name}"
 
 
-@pytest.mark.parametrize("name", sorted(hub.bundled()))
-def test_a_bundled_folder_is_what_a_repository_holds(name, tmp_path):
-    """Exactly the three files, and a card that says enough."""
-    folder = hub.bundled()[name]
-    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
-    result = CliRunner().invoke(main, ["push", str(folder), f"org/{name}"])
-    assert result.exit_code == 0, result.output
-    [row] = [row for row in registry.models(tmp_path) if row["name"] == name]
-    assert not row["problem"] and row["source"] == "bundled" and row["few_shot"]
-
-
 def test_the_package_has_no_call_that_runs_data():
     """eval, exec, pickle.load and the like, torch.load without weights_only, subprocesses made from text."""
+    runs = ("eval", "exec", "compile", "__import__", "os.system", "pickle.load", "pickle.loads")
     bad = []
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call):
                 continue
-            called = ast.unparse(node.func)
-            keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
-            if called in ("eval", "exec", "compile", "__import__", "os.system", "pickle.load", "pickle.loads") or (
-                called == "torch.load" and keywords.get("weights_only") != "True"
+            called, keywords = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
+            if (
+                called in runs
+                or (called == "torch.load" and keywords.get("weights_only") != "True")
+                or (called in ("np.load", "numpy.load") and keywords.get("allow_pickle") != "False")
+                or {"trust_remote_code", "shell"} & set(keywords)
             ):
                 bad.append(f"{path.name}: {called}")
-            if called in ("np.load", "numpy.load") and keywords.get("allow_pickle") != "False":
-                bad.append(f"{path.name}: {called}")
-            if {"trust_remote_code", "shell"} & set(keywords):
-                bad.append(f"{path.name}: {called}")
     assert bad == []
+
+
+if __name__ == "__main__":
+    for name, folder in hub.bundled().items():
+        path = PINNED / f"{name}.npz"
+        if not path.exists() or name in sys.argv[1:]:
+            embeddings = mtslvr.embed(probe(), 16_000, encoder=mtslvr.load(name, device="cpu"))
+            np.savez(path, embeddings=embeddings, sha256=np.array(checkpoint.sha256(folder / checkpoint.WEIGHTS_NAME)))
+            print(f"wrote {path}")

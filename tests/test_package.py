@@ -31,8 +31,7 @@ USED_WHEN_CALLED = {("api", "tqdm"), ("run", "pandas")}
 CORE = ROOMS[: ROOMS.index("sklearn")]
 
 
-def files():
-    return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
 def part(path):
@@ -58,65 +57,41 @@ def imports(path):
 
 def fresh(code):
     """The JSON that `code` prints in a new interpreter, which says nothing else."""
-    done = subprocess.run(
-        # Torch 2.4 warns of itself.
-        [
-            sys.executable,
-            *("-W", "error::DeprecationWarning:mtslvr", "-W", "ignore::FutureWarning:torch._export.utils"),
-            "-c",
-            code,
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    # Torch 2.4 warns of itself.
+    options = ["-W", "error::DeprecationWarning:mtslvr", "-W", "ignore::FutureWarning:torch._export.utils"]
+    done = subprocess.run([sys.executable, *options, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
     [line] = done.stdout.splitlines()
     return json.loads(line)
 
 
-# The public names
-
-
-def test_all_is_pinned():
-    assert mtslvr.__all__ == PUBLIC
-
-
-@pytest.mark.parametrize("name", PUBLIC)
-def test_every_public_name_is_there_and_documented(name):
-    value = getattr(mtslvr, name)
-    assert value.__name__ == name
-    assert value.__module__.startswith("mtslvr.")
-    assert value.__doc__ and len(value.__doc__.strip()) > 20
-    if inspect.isfunction(value) and inspect.signature(value).parameters:
-        assert "Args:" in value.__doc__ and "Raises:" in value.__doc__
-
-
-def test_star_import_and_dir():
+def test_public_names_are_pinned_and_documented():
     names = {}
     exec("from mtslvr import *", names)
     assert set(PUBLIC) <= names.keys()
-    assert [name for name in dir(mtslvr) if not name.startswith("_")] == PUBLIC
+    assert mtslvr.__all__ == PUBLIC == [name for name in dir(mtslvr) if not name.startswith("_")]
+    for name in PUBLIC:
+        value = getattr(mtslvr, name)
+        assert value.__name__ == name and value.__module__.startswith("mtslvr.")
+        assert value.__doc__ and len(value.__doc__.strip()) > 20, name
+        if inspect.isfunction(value) and inspect.signature(value).parameters:
+            assert "Args:" in value.__doc__ and "Raises:" in value.__doc__, name
+    assert mtslvr.__version__ == metadata.version("mtslvr")
+    assert re.fullmatch(r"\d+\.\d+\.\d+.*", mtslvr.__version__)
+    with pytest.raises(AttributeError, match="module 'mtslvr' has no attribute 'embbed'"):
+        mtslvr.embbed  # noqa: B018  # looking it up is the test
 
 
 def test_modules_for_users_are_attributes_of_the_package():
-    code = """
-import json, warnings
-warnings.simplefilter("ignore", DeprecationWarning)
-import mtslvr
-print(json.dumps(mtslvr.writer.read_npz.__name__))
-"""
-    assert fresh(code) == "read_table"
-    assert mtslvr.hear.load_model and mtslvr.fewshot
-    pytest.importorskip("sklearn")
-    assert mtslvr.sklearn.MTSLVRTransformer
-
-
-def test_the_former_home_of_read_table_says_what_takes_its_place():
+    """The former home of `read_table`, which says what takes its place, among them."""
+    code = "import json, warnings; warnings.simplefilter('ignore', DeprecationWarning); import mtslvr; "
+    assert fresh(code + "print(json.dumps(mtslvr.writer.read_npz.__name__))") == "read_table"
     sys.modules.pop("mtslvr.writer", None)
     with pytest.warns(DeprecationWarning, match=r"mtslvr\.writer is deprecated .*; use mtslvr\.read_table"):
         importlib.import_module("mtslvr.writer")
+    assert mtslvr.hear.load_model and mtslvr.fewshot
+    pytest.importorskip("sklearn")
+    assert mtslvr.sklearn.MTSLVRTransformer
 
 
 USER = """
@@ -151,16 +126,6 @@ def test_functions_that_embed_can_be_hashed_where_the_package_is_not_in_site_pac
     assert fresh(code + "print(json.dumps(len(dill.dumps(f, recurse=True))))") > 0
 
 
-def test_version_and_unknown_attribute():
-    assert mtslvr.__version__ == metadata.version("mtslvr")
-    assert re.fullmatch(r"\d+\.\d+\.\d+.*", mtslvr.__version__)
-    with pytest.raises(AttributeError, match="module 'mtslvr' has no attribute 'embbed'"):
-        mtslvr.embbed  # noqa: B018  # looking it up is the test
-
-
-# What an import does
-
-
 def test_an_import_asks_nobody_changes_nothing_of_torch_and_leaves_training_out():
     found = fresh(
         """
@@ -180,29 +145,18 @@ print(json.dumps([events, same, torch.cuda.is_initialized(), sorted(sys.modules)
     assert {"mtslvr.training", "mtslvr.fewshot", "mtslvr.cli", "torchaudio", "sklearn"}.isdisjoint(found[3])
 
 
-# The house's levels
-
-
-def test_a_module_imports_only_its_level_and_below():
-    for path in files():
-        if path.name != "__main__.py":  # a program, as those of cli
-            level = LEVELS[part(path)]
-            assert {name for name in imports(path)[0] if LEVELS[name] > level} == set(), path
-
-
-def test_the_core_does_without_the_libraries_of_others():
-    for path in files():
-        if part(path) in CORE:
-            others = imports(path)[1] & set(KEPT_OUT)
-            assert {(part(path), other) for other in others} <= USED_WHEN_CALLED, path
-
-
-def test_what_the_core_and_the_commands_import_is_declared():
+def test_a_module_imports_only_its_level_and_below_and_what_is_declared():
+    """And the core does without the libraries of others."""
     modules = {"scikit-learn": "sklearn", "umap-learn": "umap"}
     names = {re.split(r"[^\w-]", line)[0] for line in metadata.requires("mtslvr") or []}
     declared = {modules.get(name, name.replace("-", "_")) for name in names}
     # Whoever asks for such a frame has the library; typing_extensions is there for types alone.
     allowed = declared | set(sys.stdlib_module_names) | {"pandas", "polars", "typing_extensions"}
-    for path in files():
+    for path in FILES:
+        ours, others = imports(path)
+        if path.name != "__main__.py":  # a program, as those of cli
+            assert {name for name in ours if LEVELS[name] > LEVELS[part(path)]} == set(), path
+        if part(path) in CORE:
+            assert {(part(path), other) for other in others & set(KEPT_OUT)} <= USED_WHEN_CALLED, path
         if part(path) in (*CORE, "cli"):
-            assert imports(path)[1] <= allowed, path
+            assert others <= allowed, path

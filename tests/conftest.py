@@ -32,7 +32,6 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 # Mean and standard deviation of the waveforms behind the golden "global" rows (AS_BAL).
 GLOBAL_STATISTICS = (-0.00029522, 0.11652075)
 
-_wave = lru_cache(None)(fill_rule.wave)
 # The same key has the same values in every variant, so a tensor is drawn once for all of them.
 _tensor = lru_cache(None)(fill_rule.fill_tensor)
 
@@ -53,7 +52,7 @@ def _official_encoder(variant):
 @lru_cache(None)
 def _pieces(clip, norm):
     name, cut = clip.split("@")
-    wave = _wave(name)
+    wave = fill_rule.wave(name)
     pieces = wave[None] if cut == "whole" else slice_windows(wave, 5, 5, fill_rule.SAMPLE_RATE)[0]
     statistics = {"sample": moments(pieces), "global": GLOBAL_STATISTICS}
     return torch.from_numpy(pieces if norm == "raw" else standardize(pieces, *statistics[norm]))

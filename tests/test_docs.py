@@ -32,7 +32,7 @@ from mtslvr.cli.main import main
 from mtslvr.models import hub
 
 ROOT = Path(__file__).parent.parent
-DOCS = ROOT / "docs"
+DOCS, AUDIO = ROOT / "docs", ROOT / "examples" / "audio"
 # In the order in which they are run; what one writes, others may read.
 PAGES = ["cli", "README", "embed", "outputs", "python", "features", "recipes", "labels", "scale", "troubleshooting"]
 PAGES = [ROOT / "README.md", *(DOCS / f"{name}.md" for name in [*PAGES, "speed", "models", "onnx"])]
@@ -84,30 +84,29 @@ def shell(tmp_path, monkeypatch, request):
     """A function that runs bash code in a folder with recordings."""
     if os.name != "posix" or shutil.which("bash") is None:
         pytest.skip("the commands are for bash")
-    for path in (ROOT / "examples" / "audio").rglob("*.*"):
-        copy = tmp_path / "work" / "recordings" / path.relative_to(ROOT / "examples" / "audio")
-        copy.parent.mkdir(parents=True, exist_ok=True)
+    work, bin_folder = tmp_path / "work", tmp_path / "bin"
+    shutil.copytree(AUDIO, work / "examples" / "audio")
+    for label, folder in (("birds", "birds"), ("rain", "rain"), ("background", "machine")):
+        shutil.copytree(AUDIO / folder, work / "calls" / label)
+    for path in shutil.copytree(AUDIO, work / "recordings").rglob("*.*"):
         with soundfile.SoundFile(path) as file:
             how = {"format": file.format, "subtype": file.subtype}
-            soundfile.write(copy, file.read(SECONDS * file.samplerate), file.samplerate, **how)
-    for label, folder in (("birds", "birds"), ("rain", "rain"), ("background", "machine")):
-        shutil.copytree(ROOT / "examples" / "audio" / folder, tmp_path / "work" / "calls" / label)
-    shutil.copytree(ROOT / "examples" / "audio", tmp_path / "work" / "examples" / "audio")
-    (tmp_path / "work" / "nights").mkdir()
-    shutil.copy(ROOT / "examples" / "audio" / "bells" / "church.ogg", tmp_path / "work" / "nights" / "one.ogg")
+            samples, rate = file.read(SECONDS * file.samplerate), file.samplerate
+        soundfile.write(path, samples, rate, **how)
+    (work / "nights").mkdir()
+    shutil.copy(AUDIO / "bells" / "church.ogg", work / "nights" / "one.ogg")
     for name, seconds in (("dog.wav", 1), ("cat.wav", 2), ("night.flac", 12)):
-        soundfile.write(tmp_path / "work" / name, np.random.default_rng(0).normal(0, 0.1, seconds * 16000), 16000)
-    (tmp_path / "work" / "broken.wav").write_bytes(b"RIFF of nothing")
-    monkeypatch.chdir(tmp_path / "work")
+        soundfile.write(work / name, np.random.default_rng(0).normal(0, 0.1, seconds * 16000), 16000)
+    (work / "broken.wav").write_bytes(b"RIFF of nothing")
+    monkeypatch.chdir(work)
     monkeypatch.setattr(hub, "load", functools.cache(hub.load))
     short = tempfile.mkdtemp()  # the path of a socket has 108 bytes at most
     request.addfinalizer(lambda: shutil.rmtree(short))
-    address = f"{short}/relay"
-    (tmp_path / "bin").mkdir()
+    bin_folder.mkdir()
     for name in ("mtslvr", "mtslvr-embed"):
-        (tmp_path / "bin" / name).write_text(RELAY.format(python=sys.executable, address=address))
-        (tmp_path / "bin" / name).chmod(0o755)
-    environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+        (bin_folder / name).write_text(RELAY.format(python=sys.executable, address=f"{short}/relay"))
+        (bin_folder / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
 
     def run(code, **variables):
         # No exit status is lost: a failing command ends the block.
@@ -117,7 +116,7 @@ def shell(tmp_path, monkeypatch, request):
         return done.stdout
 
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(address)
+        listener.bind(f"{short}/relay")
         listener.listen()
         threading.Thread(target=serve, args=(listener,), daemon=True).start()
         yield run
@@ -132,12 +131,9 @@ def serve(listener):
         with connection:
             name, arguments, text, told = json.loads(connection.makefile().readline())
             command = embed_command if name == "mtslvr-embed" else main
-            result = CliRunner(env=told).invoke(
-                command, arguments, prog_name=name, input=text.encode("latin-1"), env=told
-            )
-            trouble = (
-                repr(result.exception) if result.exception and not isinstance(result.exception, SystemExit) else ""
-            )
+            given = text.encode("latin-1")
+            result = CliRunner().invoke(command, arguments, prog_name=name, input=given, env=told)
+            trouble = "" if isinstance(result.exception, SystemExit | None) else repr(result.exception)
             connection.sendall(json.dumps([result.exit_code, result.stdout, result.stderr + trouble]).encode())
 
 
@@ -191,8 +187,8 @@ def test_troubleshooting_names_messages_that_exist():
     assert len(headings) > 20
     everything = "\n".join(said)
     for heading in headings:
-        for piece in filter(None, (piece.strip(" ;,.()") for piece in heading.split("…"))):
-            assert piece in everything, f"{heading}: nothing says {piece!r}"
+        for piece in heading.split("…"):
+            assert piece.strip(" ;,.()") in everything, f"{heading}: nothing says {piece!r}"
 
 
 def test_the_reference_names_what_is_public():
@@ -203,17 +199,12 @@ def test_the_reference_names_what_is_public():
         assert thing in described or sys.modules[thing.__module__] in described, f"docs/api.md lacks mtslvr.{name}"
 
 
-def test_one_version_is_named_everywhere():
-    places = {
-        "pyproject.toml": r'^version = "(.+)"$',
-        "CITATION.cff": "^version: (.+)$",
-        "CHANGELOG.md": r"^## \[(.+)\]",
-    }
-    found = {re.search(line, (ROOT / name).read_text("utf-8"), re.MULTILINE)[1] for name, line in places.items()}
+def test_versions_sizes_and_links_are_right():
+    places = {"pyproject.toml": 'version = "(.+)"', "CITATION.cff": "version: (.+)", "CHANGELOG.md": r"## \[(.+)\]"}
+    found = {re.search(f"^{line}", (ROOT / name).read_text("utf-8"), re.MULTILINE)[1] for name, line in places.items()}
     assert len(found) == 1, found
-
-
-def test_links_lead_somewhere():
+    size = (ROOT / "weights" / "parallel-simclr" / "model.safetensors").stat().st_size
+    assert f"{size / 1e6:.0f} MB of weights" in (ROOT / "README.md").read_text(encoding="utf-8")
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.glob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert target.startswith("https://") or (page.parent / target).exists(), f"{page}: {target}"
@@ -230,8 +221,3 @@ def test_the_release_makes_every_link_of_the_readme_absolute(tmp_path):
     links = re.findall(r"\]\(([^)]+)\)", (tmp_path / "README.md").read_text(encoding="utf-8"))
     assert f"{address}/docs/map.png?raw=true" in links and f"{address}/docs/README.md" in links
     assert all(link.startswith("https://") for link in links)
-
-
-def test_the_size_of_the_weights_is_that_in_the_readme():
-    size = (ROOT / "weights" / "parallel-simclr" / "model.safetensors").stat().st_size
-    assert f"{size / 1e6:.0f} MB of weights" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -28,19 +28,15 @@ def names_of(*inputs):
     return [found.name for found in find_audio(inputs)]
 
 
-def test_folders_are_searched_in_order(tmp_path):
+def test_folders_are_searched_in_order_and_files_are_listed_as_given(tmp_path, monkeypatch):
     touch(tmp_path, "b.WAV", "a/z.mp3", "a/b/c.Flac", "a.txt", "a/x.m4a", ".h.wav", ".git/a.wav", "c.wav.part", "wav")
     found = find_audio(tmp_path)
     assert [one.name for one in found] == ["a/b/c.Flac", "a/z.mp3", "b.WAV"]
     assert [one.path for one in found] == [tmp_path / one.name for one in found]
     assert names_of(str(tmp_path), tmp_path / "a") == ["a/b/c.Flac", "a/z.mp3", "b.WAV"]
-
-
-def test_files_as_given_keep_the_order(tmp_path, monkeypatch):
-    touch(tmp_path, "b.wav", "a.bin", ".hidden.wav")
     monkeypatch.chdir(tmp_path)
-    assert names_of("b.wav", "a.bin", ".hidden.wav") == ["b.wav", "a.bin", ".hidden.wav"]
-    assert names_of("b.wav", "./b.wav", tmp_path / "b.wav", ".") == ["b.wav"]
+    assert names_of("b.WAV", "a.txt", ".h.wav") == ["b.WAV", "a.txt", ".h.wav"]
+    assert names_of("a/z.mp3", "./a/z.mp3", tmp_path / "a" / "z.mp3", "a") == ["z.mp3", "b/c.Flac"]
 
 
 def test_clashing_names_are_told_apart(tmp_path, monkeypatch):
@@ -55,7 +51,6 @@ def test_clashing_names_are_told_apart(tmp_path, monkeypatch):
     assert names_of("1.wav", up) == ["1.wav", up]
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs fifos")
 def test_linked_folders_are_entered_once(tmp_path):
     touch(tmp_path, "in/b/1.wav", "in/c/2.wav", "out/3.wav")
     (tmp_path / "in/a").symlink_to(tmp_path / "in/b")
@@ -65,7 +60,8 @@ def test_linked_folders_are_entered_once(tmp_path):
     (tmp_path / "in/4.wav").symlink_to(tmp_path / "out/3.wav")
     (tmp_path / "in/5.wav").symlink_to(tmp_path / "gone.wav")
     (tmp_path / "in/6.wav").mkdir()
-    os.mkfifo(tmp_path / "in/7.wav")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "in/7.wav")
     assert names_of(tmp_path / "in") == ["4.wav", "5.wav", "b/1.wav", "c/2.wav", "c/out/3.wav"]
 
 

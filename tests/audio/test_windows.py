@@ -17,6 +17,7 @@ WAVES = ["w5", "w1", "w3p2", "w10", "w12p3"]
 def test_windows_of_blocks_are_those_of_the_rule(sizes, window, hop):
     """Start i is round(i * hop * rate); a window follows until one reaches the end, and repeats its own piece."""
     waveform = np.random.default_rng(len(sizes)).standard_normal(sum(sizes)).astype(np.float32)
+    kept = waveform.copy()
     blocks = np.split(waveform, np.cumsum(sizes)[:-1]) if sizes else []
     found = list(iter_windows(iter(blocks), window, hop, 10))
     size, index, end = round(window * 10), 0, 0
@@ -32,13 +33,8 @@ def test_windows_of_blocks_are_those_of_the_rule(sizes, window, hop):
     for cut, row, span in zip(found, windows, spans, strict=True):
         np.testing.assert_array_equal(cut[0], row)
         assert cut[1:] == tuple(span)
-
-
-def test_windows_are_a_copy():
-    waveform = np.ones(10, np.float32)
-    for seconds in (0.5, 1):
-        next(iter_windows([waveform], seconds, seconds, 10))[0][:] = 5
-    assert (waveform == 1).all()
+        cut[0][:] = 5  # a copy
+    np.testing.assert_array_equal(waveform, kept)
 
 
 @pytest.mark.parametrize(("window", "hop"), [(5, 2.5), (1, 3)])
@@ -65,21 +61,18 @@ def test_bad_seconds_are_named(name, value):
         slice_windows(np.zeros(100, np.float32), sample_rate=16000, **seconds)
 
 
-@pytest.mark.parametrize("norm", ["raw", "sample", "global"])
 @pytest.mark.parametrize("clip", [*(f"{name}@5s" for name in WAVES), "w10@whole", "w12p3@whole"])
-def test_normalization_equals_golden(golden, pieces, clip, norm):
+def test_normalization_and_tails_equal_golden(golden, pieces, clip):
     """Of a whole file, or by the statistics of the training data, as `pieces` does it."""
-    out = pieces(clip, norm).numpy()
-    assert out.dtype == np.float32
-    np.testing.assert_allclose(out[0, :64], golden[f"norm/{clip}/{norm}/head"], atol=1e-5)
-    statistics = golden[f"norm/{clip}/{norm}/mean_std"]
-    np.testing.assert_allclose([out.mean(dtype=float), out.std(dtype=float, ddof=1)], statistics, atol=2e-6)
-
-
-@pytest.mark.parametrize("name", WAVES)
-def test_padded_tail_equals_golden(golden, name):
-    windows, _ = slice_windows(fill_rule.wave(name), 5, 5, 16000)
-    np.testing.assert_allclose(windows[-1, -64:], golden[f"wave/{name}/padded_tail"], atol=1e-6)
+    for norm in ("raw", "sample", "global"):
+        out = pieces(clip, norm).numpy()
+        assert out.dtype == np.float32
+        np.testing.assert_allclose(out[0, :64], golden[f"norm/{clip}/{norm}/head"], atol=1e-5)
+        statistics = golden[f"norm/{clip}/{norm}/mean_std"]
+        np.testing.assert_allclose([out.mean(dtype=float), out.std(dtype=float, ddof=1)], statistics, atol=2e-6)
+    if clip.endswith("@5s"):  # the last piece is repeated
+        tail = golden[f"wave/{clip.removesuffix('@5s')}/padded_tail"]
+        np.testing.assert_allclose(pieces(clip, "raw").numpy()[-1, -64:], tail, atol=1e-6)
 
 
 def test_constant_windows_become_zeros_and_quiet_sound_on_an_offset_does_not():
@@ -100,6 +93,8 @@ def test_moments_of_parts_are_those_of_the_whole(sizes, offset):
     mean, std = moments(iter(parts))
     assert mean == pytest.approx(whole.mean(), rel=1e-12, abs=1e-12)
     assert std == pytest.approx(whole.std(ddof=1) if whole.size > 1 else 0, rel=1e-9, abs=1e-9)
+    with pytest.raises(AudioError, match="zero samples"):
+        moments([])
 
 
 def test_pooling():
@@ -114,10 +109,5 @@ def test_pooling():
         np.testing.assert_array_equal(found_span, span)
     with pytest.raises(ConfigError, match=r"pool='max'.*'mean', 'none'"):
         Pooling("max")
-
-
-def test_nothing_has_neither_statistics_nor_a_mean():
-    with pytest.raises(AudioError, match="zero samples"):
-        moments([])
     with pytest.raises(AudioError, match="no windows"):
         Pooling().result()

@@ -118,18 +118,9 @@ def test_columns_of_paths_and_numbers_of_any_type(encoder, wav):
         assert np.array_equal(found, mtslvr.embed(x, RATE, encoder=encoder))
 
 
-class BrokenFile(io.BytesIO):
-    def seek(self, *_):
-        raise ZeroDivisionError("of a user's own")
-
-
-class BrokenPath:
-    def __fspath__(self):
-        raise RuntimeError("no path")
-
-
 def test_embed_files_gives_every_input_in_order_and_goes_on_past_broken_ones(encoder, wav, tmp_path):
-    broken, x = tmp_path / "broken.flac", sound(0.5)
+    broken, x, closed = tmp_path / "broken.flac", sound(0.5), io.BytesIO()
+    closed.close()
     broken.write_bytes(b"no flac")
     cases = [  # input, path of its result, error
         (wav, wav, None),
@@ -140,10 +131,9 @@ def test_embed_files_gives_every_input_in_order_and_goes_on_past_broken_ones(enc
         (None, "<NoneType 5>", "<NoneType 5>: type NoneType"),
         ("gone.wav", "gone.wav", "gone.wav: no such file"),
         ({"path": str(wav), "bytes": None}, str(wav), None),
-        (BrokenFile(), "<file object 8>", "<file object 8>: cannot be read (ZeroDivisionError: of a user's own)"),
-        (BrokenPath(), "", "<BrokenPath 9>: cannot be read (RuntimeError: no path)"),
-        ({"array": [[1.0, 2.0], [3.0]], "sampling_rate": 16000}, "", "<dict 10>: cannot be read"),
-        ({"path": None, "bytes": "text"}, "", "<dict 11>: cannot be read"),
+        (closed, "<file object 8>", "<file object 8>: cannot be read (ValueError: "),
+        ({"array": [[1.0, 2.0], [3.0]], "sampling_rate": 16000}, "", "<dict 9>: cannot be read (ValueError: "),
+        ({"path": None, "bytes": "text"}, "", "<dict 10>: cannot be read (TypeError: "),
         (wav, wav, None),
     ]
     results = list(mtslvr.embed_files((audio for audio, *_ in cases), encoder=encoder, batch_size=2))
@@ -185,47 +175,41 @@ def test_embed_files_reads_an_endless_iterable_no_further_than_it_needs(encoder)
         assert len(read) <= result.index + 30
 
 
-@pytest.mark.parametrize(
-    ("features", "layer", "width", "part"),
-    [
+def test_features_and_layers(encoder, wav):
+    for features, layer, width, part in (
         ("invariant", "head", 500, slice(500)),
         ("variant", "pooled", 512, slice(512, None)),
         ("concat", "head", 1000, slice(None)),
-    ],
-)
-def test_features_and_layers(encoder, wav, features, layer, width, part):
-    windows, spans = mtslvr.embed_windows(wav, features=features, layer=layer, encoder=encoder)
-    assert windows.shape == (3, width) and windows.dtype == np.float32 and spans.dtype == np.float64
-    assert relative(windows, mtslvr.embed_windows(wav, layer=layer, encoder=encoder)[0][:, part]) <= 1e-6
-    assert relative(mtslvr.embed(wav, features=features, layer=layer, encoder=encoder), windows.mean(0)) <= 1e-6
+    ):
+        windows, spans = mtslvr.embed_windows(wav, features=features, layer=layer, encoder=encoder)
+        assert windows.shape == (3, width) and windows.dtype == np.float32 and spans.dtype == np.float64
+        assert relative(windows, mtslvr.embed_windows(wav, layer=layer, encoder=encoder)[0][:, part]) <= 1e-6
+        assert relative(mtslvr.embed(wav, features=features, layer=layer, encoder=encoder), windows.mean(0)) <= 1e-6
 
 
-@pytest.mark.parametrize(
-    ("window", "hop", "spans"),
-    [
+def test_window_and_hop(encoder):
+    x = sound(2.3)
+    for window, hop, spans in (
         (2.0, None, [[0, 2], [2, 2.3]]),
         (None, 0.5, [[0, 1], [0.5, 1.5], [1, 2], [1.5, 2.3]]),
         (5.0, 2.5, [[0, 2.3]]),
         (0.5, 1.0, [[0, 0.5], [1, 1.5], [2, 2.3]]),
-    ],
-)
-def test_window_and_hop(encoder, window, hop, spans):
-    x, how = sound(2.3), {"encoder": encoder, "window_seconds": window, "hop_seconds": hop}
-    embeddings, found = mtslvr.embed_windows(x, RATE, **how)
-    np.testing.assert_allclose(found, spans, rtol=0, atol=1e-9)
-    assert relative(embeddings, embed_by_hand(encoder, x, found[:, 0], window or 1)) <= 1e-5
-    assert relative(mtslvr.embed(x, RATE, **how), embeddings.mean(0)) <= 1e-6
+    ):
+        how = {"encoder": encoder, "window_seconds": window, "hop_seconds": hop}
+        embeddings, found = mtslvr.embed_windows(x, RATE, **how)
+        np.testing.assert_allclose(found, spans, rtol=0, atol=1e-9)
+        assert relative(embeddings, embed_by_hand(encoder, x, found[:, 0], window or 1)) <= 1e-5
+        assert relative(mtslvr.embed(x, RATE, **how), embeddings.mean(0)) <= 1e-6
 
 
-@pytest.mark.parametrize("mode", ["window", "file"])
-def test_normalization_by_file_and_by_window(unfolded_encoder, mode):
+def test_normalization_by_file_and_by_window(unfolded_encoder):
     """A quiet second half is brought up by itself, or left quiet beside the first."""
-    encoder = unfolded_encoder.fold()
-    encoder.config = dataclasses.replace(encoder.config, normalization=mtslvr.Normalization(mode))
-    x = sound(2) * np.repeat(np.float32([1, 0.01]), RATE)
-    loud = mtslvr.embed_windows(x, RATE, encoder=encoder)[0][1]
-    alone = mtslvr.embed(x[RATE:], RATE, encoder=encoder)
-    assert (relative(loud, alone) <= 1e-5) == (mode == "window")
+    encoder, x = unfolded_encoder.fold(), sound(2) * np.repeat(np.float32([1, 0.01]), RATE)
+    for mode in ("window", "file"):
+        encoder.config = dataclasses.replace(encoder.config, normalization=mtslvr.Normalization(mode))
+        quiet = mtslvr.embed_windows(x, RATE, encoder=encoder)[0][1]
+        alone = mtslvr.embed(x[RATE:], RATE, encoder=encoder)
+        assert (relative(quiet, alone) <= 1e-5) == (mode == "window")
 
 
 @pytest.mark.parametrize(
@@ -291,8 +275,7 @@ def test_bundled_default():
     x = sound(6)
     assert "parallel-simclr" in mtslvr.list_models() == list(hub.bundled())
     embedding = mtslvr.embed(x, RATE)
-    assert embedding.shape == (1000,) and np.isfinite(embedding).all() and np.abs(embedding).max() > 0
-    assert np.array_equal(embedding, mtslvr.embed(x, RATE))
+    assert embedding.shape == (1000,) and np.array_equal(embedding, mtslvr.embed(x, RATE))
     e, spans = mtslvr.embed_windows(x, RATE, window_seconds=5, hop_seconds=2.5)
     assert e.shape == (2, 1000) and spans.tolist() == [[0, 5], [2.5, 6]]
     assert relative(mtslvr.embed(sound(6, seed=1), RATE), embedding) > 1e-2

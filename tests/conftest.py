@@ -32,42 +32,6 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 # Mean and standard deviation of the waveforms behind the golden "global" rows (AS_BAL).
 GLOBAL_STATISTICS = (-0.00029522, 0.11652075)
 
-# The same key has the same values in every variant, so a tensor is drawn once for all of them.
-_tensor = lru_cache(None)(fill_rule.fill_tensor)
-
-
-@lru_cache(None)
-def _state_dict(variant):
-    keys = fill_rule.manifest()["variants"][variant]["keys"]
-    return {key: _tensor(key, tuple(shape)) for key, shape, _ in keys}
-
-
-@lru_cache(None)
-def _official_encoder(variant):
-    state = _state_dict(variant)
-    renamed = {official.rename_official(key): value for key, value in state.items()}
-    return checkpoint.build(official.official_config(state), renamed, variant)
-
-
-@lru_cache(None)
-def _pieces(clip, norm):
-    name, cut = clip.split("@")
-    wave = fill_rule.wave(name)
-    pieces = wave[None] if cut == "whole" else slice_windows(wave, 5, 5, fill_rule.SAMPLE_RATE)[0]
-    statistics = {"sample": moments(pieces), "global": GLOBAL_STATISTICS}
-    return torch.from_numpy(pieces if norm == "raw" else standardize(pieces, *statistics[norm]))
-
-
-def _randomize(module):
-    for norm in module.modules():
-        if isinstance(norm, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
-            torch.nn.init.normal_(norm.bias, 0, 0.1)
-            torch.nn.init.normal_(norm.running_mean, 0, 0.1)
-            torch.nn.init.uniform_(norm.running_var, 0.5, 1.5)
-    return module.eval()
-
-
 # An extra of the package to the module that shows whether it is installed.
 EXTRAS = {"train": "tensorboard", "plot": "plotly", "umap": "umap", "datasets": "datasets", "onnx": "onnxruntime",
           "ray": "ray", "recipes": "polars"}  # fmt: skip
@@ -96,34 +60,63 @@ def golden():
 @pytest.fixture(scope="session")
 def pieces():
     """clip, norm -> (k, L) float32 tensor, as the golden spectrograms and embeddings got it."""
-    return _pieces
+
+    @lru_cache(None)
+    def cut(clip, norm):
+        name, length = clip.split("@")
+        wave = fill_rule.wave(name)
+        windows = wave[None] if length == "whole" else slice_windows(wave, 5, 5, fill_rule.SAMPLE_RATE)[0]
+        statistics = {"sample": moments(windows), "global": GLOBAL_STATISTICS}
+        return torch.from_numpy(windows if norm == "raw" else standardize(windows, *statistics[norm]))
+
+    return cut
 
 
 @pytest.fixture(scope="session")
 def official_state():
     """variant -> state dict under official names, shared: do not change its tensors."""
-    return _state_dict
+    # The same key has the same values in every variant, so a tensor is drawn once for all of them.
+    tensor = lru_cache(None)(fill_rule.fill_tensor)
+    variants = fill_rule.manifest()["variants"]
+    return lambda variant: {key: tensor(key, tuple(shape)) for key, shape, _ in variants[variant]["keys"]}
 
 
 @pytest.fixture(scope="session")
-def official_encoder():
+def official_encoder(official_state):
     """variant -> unfolded encoder, shared: do not change it."""
-    return _official_encoder
+
+    @lru_cache(None)
+    def build(variant):
+        state = official_state(variant)
+        renamed = {official.rename_official(key): value for key, value in state.items()}
+        return checkpoint.build(official.official_config(state), renamed, variant)
+
+    return build
 
 
 @pytest.fixture(scope="session")
 def randomize():
     """module -> the same with batch norms away from the identity, in evaluation mode."""
-    return _randomize
+
+    def change(module):
+        for norm in module.modules():
+            if isinstance(norm, torch.nn.BatchNorm2d):
+                torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+                torch.nn.init.normal_(norm.bias, 0, 0.1)
+                torch.nn.init.normal_(norm.running_mean, 0, 0.1)
+                torch.nn.init.uniform_(norm.running_var, 0.5, 1.5)
+        return module.eval()
+
+    return change
 
 
 @pytest.fixture(scope="session")
-def unfolded_encoder():
+def unfolded_encoder(randomize):
     """Random weights, our own front end, windows of 1 s; shared: do not change it."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         frontend = FrontendConfig(epsilon=1e-3, phase=Phase.STABLE)
-        return _randomize(Encoder(EncoderConfig(frontend=frontend, window_seconds=1.0)))
+        return randomize(Encoder(EncoderConfig(frontend=frontend, window_seconds=1.0)))
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from mtslvr.models import checkpoint, official
 
 # golden/README.md, way 3 for three channels; one channel has no phase.
 TOLERANCE = {3: 1e-2, 1: 1e-5}
+SMALLEST = "bn_c3_s1t1"
 PUBLISHED = "AS_BAL_simsiam_trans_1_0_parallel_2_3__100_5e-05_21022023-145537.pt"
 STATISTICS = {"AS_BAL": (-0.00029522, 0.11652075), "FSD50K": (-4.8055477e-05, 0.068482772)}
 
@@ -33,12 +34,6 @@ def golden_windows(golden, variant, clip, norm):
 
 def invoke(*arguments):
     return CliRunner().invoke(main, ["convert", *map(str, arguments)])
-
-
-@pytest.fixture(scope="module")
-def bn_state(official_state):
-    """The smallest official state dict, and a shallow copy at that: its entries may be replaced."""
-    return lambda: OrderedDict(official_state("bn_c3_s1t1"))
 
 
 @pytest.mark.parametrize("variant", mostly_slow(GOLDEN_VARIANTS))
@@ -69,11 +64,11 @@ def test_golden_variants_are_all_converted(golden):
     assert {key.split("/")[1] for key in golden if key.startswith("emb/")} - {"rows"} == set(GOLDEN_VARIANTS)
 
 
-def test_the_command_and_where_it_finds_statistics(tmp_path, bn_state):
+def test_the_command_and_where_it_finds_statistics(tmp_path, official_state):
     """Those of the training data come from the file's name or the caller; the tensors count for the rest."""
     for data, expected in STATISTICS.items():
         path, out = tmp_path / PUBLISHED.replace("AS_BAL", data), tmp_path / "out"
-        torch.save(bn_state(), path)
+        torch.save(official_state(SMALLEST), path)
         config = official.convert_official(path, normalization=Normalization.GLOBAL).config
         assert (config.global_mean, config.global_std) == expected
     result = invoke(path, tmp_path / "plain")
@@ -102,7 +97,7 @@ class Evil:
 
 
 @pytest.mark.parametrize("how", ["torch.save", "legacy", "pickle", "inside a state dict"])
-def test_a_pickle_with_code_in_it_is_refused_and_does_not_run(tmp_path, bn_state, how):
+def test_a_pickle_with_code_in_it_is_refused_and_does_not_run(tmp_path, official_state, how):
     trace, path = tmp_path / "trace", tmp_path / "evil.pt"
     evil = Evil(str(trace))
     if how == "pickle":
@@ -110,7 +105,7 @@ def test_a_pickle_with_code_in_it_is_refused_and_does_not_run(tmp_path, bn_state
     elif how == "legacy":
         torch.save(evil, path, _use_new_zipfile_serialization=False)
     else:
-        torch.save(evil if how == "torch.save" else {**bn_state(), "extra": evil}, path)
+        torch.save(evil if how == "torch.save" else {**official_state(SMALLEST), "extra": evil}, path)
     with pytest.raises(CheckpointError, match=r"evil\.pt: refused, .*only a plain state dict can") as error:
         official.convert_official(path)
     assert "weights_only" not in str(error.value)  # torch's own message tells how to run the code all the same

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 import shutil
 from pathlib import Path
 
@@ -21,10 +20,9 @@ def run(*arguments):
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-@pytest.fixture
-def models(tmp_path):
-    """Runs `mtslvr models` where the hub's cache is empty."""
-    return lambda *arguments: run("models", *arguments, "--cache-dir", tmp_path / "no cache")
+def models(*arguments):
+    """`mtslvr models` where the hub's cache is empty."""
+    return run("models", *arguments, "--cache-dir", "no cache")
 
 
 @pytest.fixture
@@ -35,7 +33,7 @@ def folder(made, tmp_path, monkeypatch):
     return copied
 
 
-def test_the_list_has_all_facts_in_100_columns_and_as_json(folder, models):
+def test_the_list_has_all_facts_in_100_columns_and_as_json(folder):
     name, *lines, blank, _, hint = models().output.splitlines()
     assert name == "tiny" and not blank and "mtslvr models NAME" in hint and all(len(line) <= 100 for line in lines)
     size = (folder / "model.safetensors").stat().st_size
@@ -66,7 +64,7 @@ def test_the_list_has_all_facts_in_100_columns_and_as_json(folder, models):
     ]
 
 
-def test_one_model_with_its_card_and_one_that_is_not_here(folder, models, monkeypatch):
+def test_one_model_with_its_card_and_one_that_is_not_here(folder, monkeypatch):
     for given in ("tiny", folder):
         output = models(given).output
         for text in ("cc-by-4.0", "16000 Hz, windows of 5 s", "made-up speech", "Bells, five kinds (bells), 5-way 1-s"):
@@ -82,7 +80,7 @@ def test_one_model_with_its_card_and_one_that_is_not_here(folder, models, monkey
     assert models("--json").output == "[]\n"
 
 
-def test_cards_and_configs_that_are_none_are_listed_with_their_problem(folder, models):
+def test_cards_and_configs_that_are_none_are_listed_with_their_problem(folder):
     for block in (
         "license: [unclosed",
         "- a list",
@@ -110,7 +108,7 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "\n".join(
 )
 
 
-def test_cards_cannot_print_what_a_terminal_obeys_or_without_end(folder, models):
+def test_cards_cannot_print_what_a_terminal_obeys_or_without_end(folder):
     data = f"[{'x' * 5000}, 7, [nested], {{a: b}}]"
     text = f'---\nlicense: "\\e[31mmit\\a"\ndatasets: {data}\n{BOMB}\nlibrary_name: *u\n---\n'
     (folder / "README.md").write_text(text + "body \x1b]0;title\x07 end\n")
@@ -127,10 +125,9 @@ def test_push_prints_the_line_that_publishes(folder):
     result = run("push", moved, "org/name", "--private")
     assert result.exit_code == 0 and "nothing was sent" in result.stderr
     *listed, line = result.stdout.splitlines()
-    names = ["config.json", "model.safetensors", "README.md"]
-    assert [name.split()[0] for name in listed] == names
-    included = [word for name in names for word in ("--include", name)]
-    assert shlex.split(line) == ["hf", "upload", "org/name", str(moved), ".", *included, "--private"]
+    assert [name.split()[0] for name in listed] == ["config.json", "model.safetensors", "README.md"]
+    included = "--include config.json --include model.safetensors --include README.md"
+    assert line == f"hf upload org/name '{moved}' . {included} --private"
 
 
 def test_push_wants_a_whole_card_and_a_repository_id(folder):

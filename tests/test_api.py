@@ -212,9 +212,8 @@ def test_normalization_by_file_and_by_window(unfolded_encoder):
         assert (relative(quiet, alone) <= 1e-5) == (mode == "window")
 
 
-@pytest.mark.parametrize(
-    ("call", "audio", "options", "message"),
-    [
+def test_what_is_no_audio_is_named(encoder):
+    for call, audio, options, message in (
         (mtslvr.embed, [0.1, 0.2], {}, "<float 0>: type float: pass a path, a binary file object, an array or"),
         (mtslvr.embed, np.float32(1), {}, "type float32: pass a path"),
         (mtslvr.embed, None, {}, "type NoneType: pass a path"),
@@ -225,22 +224,20 @@ def test_normalization_by_file_and_by_window(unfolded_encoder):
         (mtslvr.embed, sound(1), {"sample_rate": [RATE, RATE]}, "2 sample rates for 1 inputs; give one, or one for"),
         (mtslvr.embed, [sound(1)] * 2, {"sample_rate": [RATE, None]}, r"<array 1>: array input .* \(input 1 of 2,"),
         (mtslvr.embed_windows, sound(1), {"sample_rate": None}, r"<array>: array input needs sample_rate=\.\.\."),
-        (mtslvr.embed_windows, sound(1), {"sample_rate": 44100.5}, r"<array>: sample_rate=44100\.5: must be a whole"),
         (mtslvr.embed_windows, sound(1), {"sample_rate": "16000"}, "<array>: sample_rate='16000': must be a whole"),
         (mtslvr.embed_windows, ["a.wav"], {}, "type list: pass one input, or all of them to mtslvr.embed_files"),
         (mtslvr.embed_files, "dog.wav", {}, "type str: pass a list or another iterable of inputs, .*rglob"),
         (mtslvr.embed_files, sound(1), {}, "type ndarray: pass a list"),
         (mtslvr.embed_files, None, {}, "type NoneType: pass a list"),
-    ],
-)  # fmt: skip
-def test_what_is_no_audio_is_named(encoder, call, audio, options, message):
-    with pytest.raises(AudioError, match=message):
-        call(audio, **{"sample_rate": RATE, "encoder": encoder, **options})
+    ):  # fmt: skip
+        with pytest.raises(AudioError, match=message):
+            call(audio, **{"sample_rate": RATE, "encoder": encoder, **options})
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+def test_options_out_of_range(encoder):
+    """`embed_files` refuses its own before it reads."""
+    others = mtslvr.embed, mtslvr.embed_windows
+    for options, message in (
         ({"features": "all"}, "features='all': unknown; use one of 'invariant', 'variant', 'concat'"),
         ({"layer": "neck"}, "layer='neck': unknown; use one of 'head', 'pooled'"),
         ({"window_seconds": 0}, "window_seconds=0: must be a number above 0"),
@@ -251,13 +248,10 @@ def test_what_is_no_audio_is_named(encoder, call, audio, options, message):
         ({"encoder": torch.nn.Linear(1, 1)}, "encoder of type Linear: pass what mtslvr.load gives, or what it takes"),
         ({"on_error": "stop"}, "on_error='stop': unknown; use 'skip' or 'raise'"),
         ({"pool": "max"}, "pool='max': unknown; use one of 'mean', 'none'"),
-    ],
-)
-def test_options_out_of_range(encoder, options, message):
-    others = mtslvr.embed, mtslvr.embed_windows
-    for call in [mtslvr.embed_files] if {"on_error", "pool"} & options.keys() else others:
-        with pytest.raises(ConfigError, match=message):
-            call([] if call is mtslvr.embed_files else sound(1), RATE, **{"encoder": encoder, **options})
+    ):
+        for call in [mtslvr.embed_files] if {"on_error", "pool"} & options.keys() else others:
+            with pytest.raises(ConfigError, match=message):
+                call([] if call is mtslvr.embed_files else sound(1), RATE, **{"encoder": encoder, **options})
 
 
 def test_the_first_broken_file_of_a_list_is_named(encoder, wav, tmp_path):
@@ -272,11 +266,7 @@ def test_the_first_broken_file_of_a_list_is_named(encoder, wav, tmp_path):
 
 @pytest.mark.skipif(not hub.bundled(), reason="no weights are bundled yet")
 def test_bundled_default():
-    x = sound(6)
     assert "parallel-simclr" in mtslvr.list_models() == list(hub.bundled())
-    embedding = mtslvr.embed(x, RATE)
-    assert embedding.shape == (1000,) and np.array_equal(embedding, mtslvr.embed(x, RATE))
-    e, spans = mtslvr.embed_windows(x, RATE, window_seconds=5, hop_seconds=2.5)
-    assert e.shape == (2, 1000) and spans.tolist() == [[0, 5], [2.5, 6]]
-    assert relative(mtslvr.embed(sound(6, seed=1), RATE), embedding) > 1e-2
+    embedding, spans = mtslvr.embed_windows(sound(6), RATE, hop_seconds=2.5)
+    assert embedding.shape == (2, 1000) and spans.tolist() == [[0, 5], [2.5, 6]]
     assert np.isfinite(mtslvr.embed(np.zeros(RATE), RATE)).all()

@@ -93,9 +93,8 @@ def test_a_file_object_that_cannot_seek_is_read_once_for_all_passes(wav, encoder
     assert_array_equal(mtslvr.embed(Pipe(wav), encoder=twice), mtslvr.embed(wav, encoder=twice))
 
 
-@pytest.mark.parametrize(
-    ("how", "message"),
-    [
+def test_what_is_not_there_is_named(wav, encoder):
+    for how, message in (
         ({"start": 2}, "{}: start=2 s is beyond its end at 1.00 s; correct the times"),
         ({"start": 0.5, "end": 3}, "{}: end=3 s is beyond its end at 1.00 s; correct the times"),
         ({"start": 0.5, "end": 0.5 + 1e-7}, "{}: end=0.5000001: not a sample after start=0.5"),
@@ -105,15 +104,10 @@ def test_a_file_object_that_cannot_seek_is_read_once_for_all_passes(wav, encoder
         ({"end": "1:30"}, "end='1:30': must be a time in seconds from 0, or None"),
         ({"channels": "left"}, "channel='left': must be 'mix' or the number of a channel"),
         ({"channels": -1}, "channel=-1: must be 'mix' or the number of a channel"),
-    ],
-)
-def test_what_is_not_there_is_named(wav, encoder, how, message):
-    with pytest.raises(mtslvr.AudioError if "{}" in message else mtslvr.ConfigError) as caught:
-        mtslvr.embed(wav, encoder=encoder, **how)
-    assert str(caught.value).startswith(message.format(wav))
-
-
-def test_each_channel_is_only_for_lists_of_inputs_with_as_many(wav, encoder):
+    ):
+        with pytest.raises(mtslvr.AudioError if "{}" in message else mtslvr.ConfigError) as caught:
+            mtslvr.embed(wav, encoder=encoder, **how)
+        assert str(caught.value).startswith(message.format(wav))
     with pytest.raises(mtslvr.AudioError, match=rf"other numbers of channels \({wav} has 2, <array 1> has 1\)"):
         mtslvr.embed([wav, STEREO[0]], RATE, channels="each", encoder=encoder)
     with pytest.raises(mtslvr.ConfigError, match="channel='each': must be 'mix' or the number"):

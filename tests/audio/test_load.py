@@ -132,13 +132,22 @@ def test_parts_of_a_file_are_those_of_the_whole(tmp_path):
         assert_array_equal(part, right)
 
 
-def test_floating_arrays():
+def test_arrays_and_tensors_which_are_neither_changed_nor_shared():
     for dtype, shape in itertools.product((np.float16, np.float32, np.float64), ((100,), (1, 100), (2, 100))):
         samples = noise(int(np.prod(shape))).reshape(shape).astype(dtype)
         for array in (samples, torch.from_numpy(samples)):
             out = load(array)
             assert out.dtype == np.float32 and out.shape == (100,)
             assert_allclose(out, np.atleast_2d(samples).mean(axis=0, dtype=float), atol=1e-7)
+    for dtype in (torch.bfloat16, torch.int16):
+        assert np.isfinite(load(torch.ones(10, dtype=dtype))).all()
+    tensor = torch.arange(20.0, requires_grad=True).reshape(10, 2).T
+    assert_array_equal(load(tensor), np.arange(10) * 2 + 0.5)
+    backwards = np.arange(10.0)[::-1]
+    assert_array_equal(load(backwards), backwards)
+    samples = noise(100)
+    load(samples)[:] = 7
+    assert_array_equal(samples, noise(100))
 
 
 def test_integers_are_scaled_by_their_range():
@@ -150,18 +159,6 @@ def test_integers_are_scaled_by_their_range():
         ("uint16", [0, 32768, 49152]),
     ):
         assert_array_equal(load(np.array(values, dtype)), np.float32([-1, 0, 0.5]))
-
-
-def test_tensors_of_any_kind_and_strides_which_are_neither_changed_nor_shared():
-    for dtype in (torch.bfloat16, torch.int16):
-        assert np.isfinite(load(torch.ones(10, dtype=dtype))).all()
-    tensor = torch.arange(20.0, requires_grad=True).reshape(10, 2).T
-    assert_array_equal(load(tensor), np.arange(10) * 2 + 0.5)
-    backwards = np.arange(10.0)[::-1]
-    assert_array_equal(load(backwards), backwards)
-    samples = noise(100)
-    load(samples)[:] = 7
-    assert_array_equal(samples, noise(100))
 
 
 def test_bad_arrays():
@@ -267,8 +264,6 @@ def test_a_disk_or_server_that_fails_while_it_is_read_is_no_end_of_the_file(tmp_
 
 
 def test_labels(tmp_path):
-    assert audio_label("a/../b.wav") == "a/../b.wav" and audio_label(tmp_path / "a.wav") == str(tmp_path / "a.wav")
-    assert audio_label(np.zeros(3)) == "<array>" and audio_label(torch.zeros(3), 2) == "<array 2>"
-    assert audio_label(io.BytesIO()) == "<file object>" and audio_label(io.BytesIO(), 1) == "<file object 1>"
-    assert error_of(np.zeros(0), 16000, sample_rate=1000, label="dog").startswith("dog: shape (0,)")
+    assert audio_label("a/../b.wav") == "a/../b.wav" and audio_label(tmp_path) == str(tmp_path)
+    assert audio_label(torch.zeros(3), 2) == "<array 2>" and audio_label(io.BytesIO(), 1) == "<file object 1>"
     assert error_of(tmp_path / "gone.wav", 16000, label="dog") == "dog: no such file; check the path"

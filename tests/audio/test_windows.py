@@ -1,4 +1,5 @@
 import math
+import operator
 
 import fill_rule
 import numpy as np
@@ -37,28 +38,20 @@ def test_windows_of_blocks_are_those_of_the_rule(sizes, window, hop):
     np.testing.assert_array_equal(waveform, kept)
 
 
-@pytest.mark.parametrize(("window", "hop"), [(5, 2.5), (1, 3)])
-def test_stream_holds_little(window, hop):
-    drawn = 0
-
-    def blocks():
-        nonlocal drawn
-        for _ in range(1000):
-            drawn += 1
-            yield np.zeros(16, np.float32)
-
-    stream = iter_windows(blocks(), window, hop, 16)
-    for i in range(20):
-        next(stream)
-        assert drawn <= math.ceil(i * hop + window)
+def test_stream_holds_little():
+    for window, hop in ((5, 2.5), (1, 3)):
+        blocks = iter([np.zeros(16, np.float32)] * 1000)
+        stream = iter_windows(blocks, window, hop, 16)
+        for i in range(20):
+            next(stream)
+            assert 1000 - operator.length_hint(blocks) <= math.ceil(i * hop + window)
 
 
-@pytest.mark.parametrize("name", ["window_seconds", "hop_seconds"])
-@pytest.mark.parametrize("value", [0, float("nan"), 3600.5, "5", None, True, 0.00001])
-def test_bad_seconds_are_named(name, value):
-    seconds = {"window_seconds": 1.0, "hop_seconds": 1.0, name: value}
-    with pytest.raises(ConfigError, match=rf"{name}={value!r}: "):
-        slice_windows(np.zeros(100, np.float32), sample_rate=16000, **seconds)
+def test_bad_seconds_are_named():
+    for value in (0, float("nan"), 3600.5, "5", None, True, 0.00001):
+        for name, seconds in (("window_seconds", (value, 1)), ("hop_seconds", (1, value))):
+            with pytest.raises(ConfigError, match=f"{name}={value!r}: "):
+                slice_windows(np.zeros(100, np.float32), *seconds, 16000)
 
 
 @pytest.mark.parametrize("clip", [*(f"{name}@5s" for name in WAVES), "w10@whole", "w12p3@whole"])

@@ -5,6 +5,7 @@ import os
 import re
 import stat
 
+import fill_rule
 import pytest
 import torch
 from hypothesis import given, settings
@@ -80,21 +81,11 @@ def test_tensors_that_are_missing_too_many_of_another_shape_or_kind_are_named(en
             checkpoint.build(encoder.config, changed, "here")
 
 
-class Evil:
-    """Pickled as a call that makes a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (self.path, "w")
-
-
 def test_files_that_are_none_are_named(encoder, tmp_path):
     """In messages that are short and cannot obey a terminal, whatever a file holds."""
     saved = encoder.save(tmp_path / "saved")
     weights, config = (saved / "model.safetensors").read_bytes(), (saved / "config.json").read_text()
-    torch.save(Evil(str(tmp_path / "trace")), tmp_path / "evil")
+    torch.save(fill_rule.Evil(str(tmp_path / "trace")), tmp_path / "evil")
     hostile = save({"\x1b]0;title\x07\x1b[31m" + "x" * 5000: torch.zeros(1)})
 
     def changed(**values):

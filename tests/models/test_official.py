@@ -88,18 +88,10 @@ def test_the_command_and_where_it_finds_statistics(tmp_path, official_state):
     assert (config.normalization, config.global_mean, config.global_std) == (Normalization.GLOBAL, 0.5, 2.0)
 
 
-class Evil:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (self.path, "w")
-
-
 @pytest.mark.parametrize("how", ["torch.save", "legacy", "pickle", "inside a state dict"])
 def test_a_pickle_with_code_in_it_is_refused_and_does_not_run(tmp_path, official_state, how):
     trace, path = tmp_path / "trace", tmp_path / "evil.pt"
-    evil = Evil(str(trace))
+    evil = fill_rule.Evil(str(trace))
     if how == "pickle":
         path.write_bytes(pickle.dumps(evil, protocol=2))
     elif how == "legacy":

@@ -177,6 +177,8 @@ def test_what_the_hub_does_not_have_or_does_not_give(fake, files):
     for name in ("config.json", "model.safetensors"):
         fake.add({key: content for key, content in files.items() if key != name}, "org/other")
         fake.refused("org/other", f"no {name} in it, so not an mtslvr checkpoint; only safe", "mtslvr convert")
+    fake.commits.clear()  # a branch that is gone is not taken from the cache
+    fake.refused(REPO, f"{REPO}@main: the hub", "RevisionNotFoundError", REFUSED)
 
 
 def test_downloads_that_go_wrong(fake, files):

@@ -111,11 +111,11 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "\n".join(
 def test_cards_cannot_print_what_a_terminal_obeys_or_without_end(folder):
     data = f"[{'x' * 5000}, 7, [nested], {{a: b}}]"
     text = f'---\nlicense: "\\e[31mmit\\a"\ndatasets: {data}\n{BOMB}\nlibrary_name: *u\n---\n'
-    (folder / "README.md").write_text(text + "body \x1b]0;title\x07 end\n")
+    (folder / "README.md").write_text(text + "body \x1b]0;für\x07 end\n", encoding="utf-8")
     card = registry.read_card(folder)
     assert card.licence == "[31mmit"
     assert card.training_data == ("x" * 200 + " ...", "7") and card.library == ""
-    assert card.text == "body ]0;title end"
+    assert card.text == "body ]0;für end"
     assert len(models("tiny").output) < 2000
 
 

@@ -1,16 +1,11 @@
 """A small checkpoint with a card, for a hub to hold."""
 
-import sys
-from pathlib import Path
-
 import narrow
 import pytest
 import torch
 
 from mtslvr.config import AdapterKind, EncoderConfig
 from mtslvr.nn.encoder import Encoder
-
-sys.path.insert(0, str(Path(__file__).parent))  # for `server`
 
 CARD = """---
 license: cc-by-4.0

@@ -5,8 +5,12 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import unquote, urlsplit
 
 import huggingface_hub
 import narrow
@@ -20,13 +24,13 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from server import COMMIT, serve
 
 from mtslvr.cli.main import main
 from mtslvr.errors import HubError
 from mtslvr.models import hub, remote
 
 REPO = "tones/tiny"
+COMMIT = "c" * 40
 ELSEWHERE = "f" * 40
 REFUSED = "ask for access on its page and log in with `hf auth login`"
 
@@ -48,7 +52,6 @@ class Hub:
         self.error, self.sizes, self.spoilt = None, {}, lambda content: content
 
     def add(self, files, repo=REPO, commit=None, refs=("main",)):
-        """Returns the folder of the commit in the cache, once it is there."""
         commit = commit or hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
         self.commits.update(dict.fromkeys([(repo, name) for name in (*refs, commit)], (commit, files)))
         return self.snapshot(commit, repo)
@@ -104,12 +107,66 @@ def fake(monkeypatch, tmp_path):
     return made
 
 
+class Handler(BaseHTTPRequestHandler):
+    """A hub that holds one repository: what huggingface_hub asks of the real one to download it.
+
+    Weights are a large file, as on the hub: /resolve/ answers with a redirect to another host and their sha256 as ETag.
+    """
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        server, path = self.server, unquote(urlsplit(self.path).path)
+        server.requests.append((path, self.headers["Host"].split(":")[0], self.headers.get("Authorization")))
+        name = path.rpartition("/")[2]
+        if path.startswith("/cdn/"):
+            self.answer(200, server.files[name])
+        elif not path.startswith((f"/api/models/{server.repo}/", f"/{server.repo}/")):
+            self.answer(401, X_Error_Code="RepoNotFound", X_Error_Message="Repository not found")  # as on the hub
+        elif "/api/" in path:
+            facts = [{"type": "file", "oid": "0" * 40, "size": len(content)} for content in server.files.values()]
+            tree = [{**fact, "path": each, "rfilename": each} for each, fact in zip(server.files, facts, strict=True)]
+            said = tree if "/tree/" in path else {"id": server.repo, "sha": COMMIT, "siblings": tree}
+            self.answer(200, json.dumps(said).encode(), Content_Type="application/json")
+        else:
+            content, tag = server.files[name], hashlib.sha256(server.files[name]).hexdigest()
+            headers = {"X_Repo_Commit": COMMIT, "ETag": f'"{tag}"'}
+            if name.endswith(".safetensors"):
+                headers |= {"X_Linked_ETag": f'"{tag}"', "X_Linked_Size": str(len(content))}
+                self.answer(302, Location=f"http://localhost:{server.server_address[1]}/cdn/{name}", **headers)
+            else:
+                self.answer(200, content, **headers)
+
+    do_HEAD = do_GET
+
+    def answer(self, status, content=b"", **headers):
+        self.send_response(status)
+        for key, value in {"Content-Length": str(len(content)), **headers}.items():
+            self.send_header(key.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+
+@contextmanager
+def serve(repo, files):
+    """The server, while it runs: `requests` are path, host and Authorization of each."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.repo, server.files, server.requests, server.daemon_threads = repo, files, [], True
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
 @pytest.mark.slow
 def test_the_library_itself_and_a_hub(files, tmp_path):
     """Nothing but a checkpoint's files is fetched, no token goes to another host, and then the cache suffices."""
 
     def mtslvr(*arguments):
-        command = [sys.executable, narrow.__file__, *map(str, arguments), "--cache-dir", str(tmp_path / "cache")]
+        command = [sys.executable, narrow.__file__, *arguments, "--cache-dir", tmp_path / "cache"]
         return subprocess.run(command, env=environment, capture_output=True, text=True)
 
     with serve(REPO, {**files, "model.pt": b"pickle", "notes.txt": b""}) as server:
@@ -153,8 +210,7 @@ def test_where_the_hub_gives_no_answer_the_cache_is_taken(fake, files):
     for fake.error in (answer(HfHubHTTPError, 503), OfflineModeIsEnabled("off"), TimeoutError("timed out")):
         assert fake.find() == folder
         fake.refused("tones/other", f"tones/other@main: not in the cache {fake.cache}, and", remedy("tones/other"))
-    endpoint = huggingface_hub.constants.ENDPOINT
-    fake.refused("tones/other", f"the hub {endpoint} gives no answer (TimeoutError: timed out)")
+    fake.refused("tones/other", "the hub https://", "gives no answer (TimeoutError: timed out)")
     fake.refused(f"{REPO}@v2", "local_files_only is set", remedy(f"{REPO}@v2"), local_files_only=True)
     (folder / "model.safetensors").unlink()  # half a checkpoint is none
     fake.refused(REPO, "not in the cache")

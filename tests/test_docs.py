@@ -13,12 +13,11 @@ import os
 import pkgutil
 import re
 import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from contextlib import redirect_stdout
+from multiprocessing.connection import Listener
 from pathlib import Path
 
 import numpy as np
@@ -43,21 +42,22 @@ SLURM = {"ARRAY_TASK_ID": "1", "ARRAY_TASK_MIN": "1", "ARRAY_TASK_COUNT": "8", "
 
 RELAY = """\
 #!{python} -IS
-import json, os, socket, sys
-here = socket.socket(socket.AF_UNIX)
-here.connect({address!r})
+import os, sys
+from multiprocessing.connection import Client
+here = Client({address!r})
 text = sys.stdin.buffer.read().decode("latin-1") if "-" in sys.argv[1:] else ""
 told = {{name: value for name, value in os.environ.items() if name.endswith("_COMPLETE") or "SLURM" in name}}
-here.sendall(json.dumps([os.path.basename(sys.argv[0]), sys.argv[1:], text, told]).encode() + b"\\n")
-code, out, err = json.loads(here.makefile().read())
+here.send((os.path.basename(sys.argv[0]), sys.argv[1:], text, told))
+code, out, err = here.recv()
 sys.stderr.write(err)
 sys.stdout.write(out)
 sys.exit(code)
 """
 
 
-def blocks(page, kind):
-    return re.findall(rf"^```{kind}\n(.*?)^```$", (DOCS / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+def blocks(page):
+    """(kind, code) of each."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
 def test_the_drawing_of_the_rooms_is_current():
@@ -69,18 +69,19 @@ def test_the_drawing_of_the_rooms_is_current():
 
 def test_the_page_on_few_shot_evaluation_names_options_that_exist():
     """What it measures takes minutes."""
-    text = "".join(blocks("fewshot.md", "sh")).replace("\\\n", " ")
-    commands = [line.split("#")[0].split() for line in text.splitlines() if line.strip()]
+    codes = {"sh": "", "python": ""}
+    for kind, code in blocks(DOCS / "fewshot.md"):
+        codes[kind] += code
+    commands = [line.split("#")[0].split() for line in codes["sh"].replace("\\\n", " ").splitlines() if line.strip()]
     assert len(commands) >= 10
     for program, name, *arguments in commands:
         assert program == "mtslvr"
         main.get_command(None, name).make_context(name, arguments)
-    [code] = blocks("fewshot.md", "python")
-    exec(code, {})
+    exec(codes["python"], {})
 
 
 @pytest.fixture
-def shell(tmp_path, monkeypatch, request):
+def shell(tmp_path, monkeypatch):
     """A function that runs bash code in a folder with recordings."""
     if os.name != "posix" or shutil.which("bash") is None:
         pytest.skip("the commands are for bash")
@@ -100,11 +101,10 @@ def shell(tmp_path, monkeypatch, request):
     (work / "broken.wav").write_bytes(b"RIFF of nothing")
     monkeypatch.chdir(work)
     monkeypatch.setattr(hub, "load", functools.cache(hub.load))
-    short = tempfile.mkdtemp()  # the path of a socket has 108 bytes at most
-    request.addfinalizer(lambda: shutil.rmtree(short))
+    listener = Listener(family="AF_UNIX")
     bin_folder.mkdir()
     for name in ("mtslvr", "mtslvr-embed"):
-        (bin_folder / name).write_text(RELAY.format(python=sys.executable, address=f"{short}/relay"))
+        (bin_folder / name).write_text(RELAY.format(python=sys.executable, address=listener.address))
         (bin_folder / name).chmod(0o755)
     environment = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
 
@@ -115,9 +115,7 @@ def shell(tmp_path, monkeypatch, request):
         assert done.returncode == 0, f"{code}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
         return done.stdout
 
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(f"{short}/relay")
-        listener.listen()
+    with listener:
         threading.Thread(target=serve, args=(listener,), daemon=True).start()
         yield run
 
@@ -125,16 +123,16 @@ def shell(tmp_path, monkeypatch, request):
 def serve(listener):
     while True:
         try:
-            connection, _ = listener.accept()
+            connection = listener.accept()
         except OSError:
             return
         with connection:
-            name, arguments, text, told = json.loads(connection.makefile().readline())
+            name, arguments, text, told = connection.recv()
             command = embed_command if name == "mtslvr-embed" else main
             given = text.encode("latin-1")
             result = CliRunner().invoke(command, arguments, prog_name=name, input=given, env=told)
             trouble = "" if isinstance(result.exception, SystemExit | None) else repr(result.exception)
-            connection.sendall(json.dumps([result.exit_code, result.stdout, result.stderr + trouble]).encode())
+            connection.send((result.exit_code, result.stdout, result.stderr + trouble))
 
 
 @pytest.mark.slow
@@ -144,8 +142,8 @@ def test_every_command_and_every_piece_of_python_runs(shell, tmp_path):
         pytest.importorskip(module, reason="the libraries of docs/recipes.md: pip install 'mtslvr[recipes]'")
     count = 0
     for page in PAGES:
-        text, names = page.read_text(encoding="utf-8"), {"waveform": np.zeros(44100, np.float32)}
-        for kind, code in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        names = {"waveform": np.zeros(44100, np.float32)}
+        for kind, code in blocks(page):
             if "import openvino" in code and importlib.util.find_spec("openvino") is None:  # no extra brings it
                 continue
             assert kind in ("sh", "bash", "python"), f"{page}: a block of {kind!r} that nothing runs"
@@ -163,8 +161,7 @@ def test_every_command_and_every_piece_of_python_runs(shell, tmp_path):
     work = tmp_path / "work"
     size = (work / "mtslvr.onnx").stat().st_size
     assert f"has {size / 1e6:.0f} MB" in (DOCS / "onnx.md").read_text(encoding="utf-8")
-    rows = len(np.load(work / "embeddings.npz")["paths"])
-    assert rows == 15 and len(np.load(work / "all.npy")) == 6
+    assert len(np.load(work / "embeddings.npz")["paths"]) == 15 and len(np.load(work / "all.npy")) == 6
     assert (work / "birds.csv").read_text().count("\n") == 4 and (work / "first.jsonl").read_text().count("\n") == 1
     assert "complete" in (work / "mtslvr-embed-completion.bash").read_text()
     assert json.loads((work / "some.npz.errors.jsonl").read_text())["file"].endswith("broken.wav")

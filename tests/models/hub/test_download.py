@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -144,21 +143,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, status, content=b"", **headers):
         self.send_response(status)
-        for key, value in {"Content-Length": str(len(content)), **headers}.items():
+        for key, value in {"Content_Length": str(len(content)), **headers}.items():
             self.send_header(key.replace("_", "-"), value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)
-
-
-@contextmanager
-def serve(repo, files):
-    """The server, while it runs: `requests` are path, host and Authorization of each."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.repo, server.files, server.requests, server.daemon_threads = repo, files, [], True
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        yield server
-        server.shutdown()
 
 
 @pytest.mark.slow
@@ -169,7 +158,10 @@ def test_the_library_itself_and_a_hub(files, tmp_path):
         command = [sys.executable, narrow.__file__, *arguments, "--cache-dir", tmp_path / "cache"]
         return subprocess.run(command, env=environment, capture_output=True, text=True)
 
-    with serve(REPO, {**files, "model.pt": b"pickle", "notes.txt": b""}) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.repo, server.files = REPO, {**files, "model.pt": b"pickle", "notes.txt": b""}
+        server.requests, server.daemon_threads = [], True  # path, host and Authorization of each
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
         url = f"http://127.0.0.1:{server.server_address[1]}"
         environment |= {"HF_ENDPOINT": url, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "hf_right", "NO_PROXY": "*"}
@@ -182,6 +174,7 @@ def test_the_library_itself_and_a_hub(files, tmp_path):
         assert tokens == {"127.0.0.1": "Bearer hf_right", "localhost": None}
         absent = mtslvr("download", "tones/absent")
         assert absent.returncode == 3 and f"{url} refuses it (RepositoryNotFoundError" in absent.stderr
+        server.shutdown()
     for _ in range(2):  # nobody listens any more; then offline
         assert mtslvr("download", REPO).stdout == f"{Hub(tmp_path / 'cache').snapshot(COMMIT)}\n"
         environment["HF_HUB_OFFLINE"] = "1"

@@ -4,17 +4,12 @@ Each name seeds its own PCG64 generator with its CRC-32. Values are drawn in flo
 to float32.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 
@@ -29,28 +24,27 @@ GOLDEN_VARIANTS = [
 ]  # fmt: skip
 
 
-def golden_rows(golden: Mapping[str, Any], variant: str) -> list[str]:
+def golden_rows(golden, variant):
     """clip|norm|piece of each golden embedding."""
     key = f"emb/{variant}/rows"
     return list(golden[key if key in golden else "emb/rows"])
 
 
-def relative(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+def relative(found, expected):
     """Largest deviation of a row, in parts of the row's largest value."""
     assert found.shape == expected.shape
     return float((np.abs(found - expected).max(axis=-1) / np.abs(expected).max(axis=-1)).max())
 
 
-def rng(name: str) -> np.random.Generator:
+def rng(name):
     return np.random.default_rng(zlib.crc32(name.encode("utf-8")))
 
 
-def manifest() -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((GOLDEN / "checkpoint_manifest.json").read_text())
-    return content
+def manifest():
+    return json.loads((GOLDEN / "checkpoint_manifest.json").read_text())
 
 
-def fill_tensor(key: str, shape: Sequence[int]) -> torch.Tensor:
+def fill_tensor(key, shape):
     leaf, draw = key.rsplit(".", 1)[-1], rng(key)
     if leaf == "num_batches_tracked":
         return torch.tensor(1, dtype=torch.int64)
@@ -65,12 +59,12 @@ def fill_tensor(key: str, shape: Sequence[int]) -> torch.Tensor:
     return torch.from_numpy(values.astype(np.float32))
 
 
-def fill_state_dict(keys: Iterable[Sequence[Any]]) -> dict[str, torch.Tensor]:
+def fill_state_dict(keys):
     """From a manifest list of [key, shape, dtype], in its order."""
     return {key: fill_tensor(key, shape) for key, shape, _ in keys}
 
 
-def wave(name: str) -> npt.NDArray[np.float32]:
+def wave(name):
     """(n,) at 16 kHz: four sines with tremolo and a little noise."""
     g, n = rng("wave/" + name), WAVE_LENGTHS[name]
     frequency = 80 * (7000 / 80) ** g.random(4)
@@ -83,24 +77,24 @@ def wave(name: str) -> npt.NDArray[np.float32]:
     return np.asarray(x, np.float32)
 
 
-def matrix(name: str, shape: int | Sequence[int], scale: float = 1) -> npt.NDArray[np.float32]:
+def matrix(name, shape, scale=1):
     return np.asarray(scale * rng("mat/" + name).standard_normal(shape), np.float32)
 
 
-def labels01(name: str, shape: int | Sequence[int]) -> npt.NDArray[np.float32]:
+def labels01(name, shape):
     return np.asarray(rng("lab/" + name).random(shape) < 0.5, np.float32)
 
 
 class Evil:
     """Pickled as a call that makes a file."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path):
         self.path = path
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self):
         return open, (self.path, "w")
 
 
-def mostly_slow(variants: Iterable[str]) -> list[Any]:
+def mostly_slow(variants):
     """Parameters of a test that takes seconds a variant: all but one are marked slow."""
     return [pytest.param(name, marks=[] if name == "bn_c3_s1t2" else pytest.mark.slow) for name in variants]

@@ -5,6 +5,7 @@ import http.client
 import io
 import itertools
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -222,7 +223,8 @@ def test_bad_file_objects():
         (Pipe(None), "<file object>: cannot be read (TypeError: memoryview: a bytes-like object is required"),
         (Pipe("text"), "<file object>: cannot be read (TypeError: memoryview: a bytes-like object is required"),
         (io.StringIO("text"), "<file object>: a text file object; open it in binary mode, open(path, 'rb')"),
-        (closed, "<file object>: cannot be read ("),
+        (closed, "<file object>: cannot be read (ValueError: "),
+        (SimpleNamespace(read=None, seekable=lambda: True, seek=None), "<file object>: cannot be read (TypeError: "),
         (None, "<NoneType>: type NoneType: pass a path, a binary file object, an array or a tensor"),
         (b"RIFF", "<bytes>: type bytes: pass a path, a binary file object"),
         ([0.0, 1.0], "<list>: type list: pass a path"),

@@ -226,7 +226,10 @@ def from_audio(call: SimpleNamespace, form: LabelFormat) -> Windows:
         if error.exit_code != EXIT_SOME_FAILED or report.stop or not resolve(stored).exists():
             raise
         failure = error
-    return Windows(classifier, read_table(stored), _path_of(_entries(stored)), set(names), failure)
+    table = read_table(stored)
+    if failure is not None and set(names).isdisjoint(table.paths):  # it has others, of earlier calls
+        raise failure
+    return Windows(classifier, table, _path_of(_entries(stored)), set(names), failure)
 
 
 def _embedded_beside(stored: Path, settings: Mapping[str, Any], inputs: Search) -> Path:

@@ -207,6 +207,8 @@ def test_a_broken_recording_costs_neither_labels_of_others_nor_of_an_earlier_cal
     assert rows(out) == rows(done / "labels.csv")
     assert "1 of 3 inputs failed" in run(kept, nights, "-o", tmp_path / "x.csv", code=1)
     assert rows(tmp_path / "x.csv") == rows(out) and len(read_table(tmp_path / "x.csv.embeddings.npy").paths) == 30
+    run(kept, nights / "broken.wav", "-o", tmp_path / "x.csv", code=1)  # with embeddings of other recordings there
+    assert rows(tmp_path / "x.csv") == rows(out)
 
 
 def test_an_interrupted_call_goes_on(done, tmp_path, monkeypatch):

@@ -47,29 +47,10 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 _SUBMODULES = ("analysis", "classify", "fewshot", "hear", "onnx", "ray", "search", "sklearn", "training", "writer")
 
 __all__ = [
-    "AdapterKind",
-    "AudioError",
-    "CheckpointError",
-    "Classifier",
-    "ConfigError",
-    "Embeddings",
-    "Encoder",
-    "EncoderConfig",
-    "Features",
-    "FrontendConfig",
-    "HubError",
-    "Layer",
-    "MTSLVRError",
-    "Normalization",
-    "Phase",
-    "TrainingError",
-    "embed",
-    "embed_files",
-    "embed_windows",
-    "list_models",
-    "load",
-    "read_table",
-]
+    "AdapterKind", "AudioError", "CheckpointError", "Classifier", "ConfigError", "Embeddings", "Encoder",
+    "EncoderConfig", "Features", "FrontendConfig", "HubError", "Layer", "MTSLVRError", "Normalization", "Phase",
+    "TrainingError", "embed", "embed_files", "embed_windows", "list_models", "load", "read_table",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

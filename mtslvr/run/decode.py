@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from ..audio.load import WHOLE, AudioInput, Excerpt, audio_label, iter_blocks
+from ..audio.load import AudioInput, Excerpt, audio_label, iter_blocks
 from ..audio.recordings import Notes, hold
 from ..audio.windows import Float32, iter_windows, moments, standardize
 from ..config import Normalization
@@ -94,9 +94,9 @@ class _Decoder(threading.Thread):
 
 
 def decode_ahead(
-    sources: Iterable[Source], encoder: Encoder, seconds: tuple[float, float], threads: int, excerpt: Excerpt = WHOLE
-) -> Iterator[Iterator[Window]]:
-    """The windows of each source, in order, as many sources as there are threads being decoded side by side.
+    sources: Iterable[Source], encoder: Encoder, seconds: tuple[float, float], threads: int, excerpt: Excerpt
+) -> Iterator[tuple[Source, Iterator[Window]]]:
+    """Each source and its windows, in order, as many sources as there are threads being decoded side by side.
 
     Sources are read lazily; `seconds` are the length of a window, and from one to the next. What is wrong with a source
     is raised while its windows are iterated.
@@ -121,7 +121,7 @@ def decode_ahead(
     try:
         start_next()
         while running:
-            yield running[0].windows()
+            yield running[0].source, running[0].windows()
             running.popleft()
             start_next()
     finally:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import itertools
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -154,11 +153,10 @@ def _batches(
 ) -> Iterator[tuple[list[Float32], list[Part]]]:
     """The windows of each batch, and the parts that they belong to."""
     seconds = check_windows(encoder.config, config)
-    sources, read = itertools.tee(sources)
-    inputs = zip(decode_ahead(sources, encoder, seconds, config.threads, config.excerpt), read, strict=False)
     windows: list[Float32] = []
     parts: list[Part] = []
-    for index, (decoded, source) in enumerate(inputs):
+    decoding = decode_ahead(sources, encoder, seconds, config.threads, config.excerpt)
+    for index, (source, decoded) in enumerate(decoding):
         parts.append(Part(index, source.notes))
         try:
             for window, start, end in decoded:

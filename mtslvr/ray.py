@@ -71,9 +71,10 @@ class AudioEmbedder:
         threads: int = 2,
         path_column: str = "path",
     ) -> None:
-        config = ExtractConfig.parse(features, layer, pool, window_seconds, hop_seconds, batch_size, threads)
+        self.config = ExtractConfig.parse(
+            features, layer, pool, window_seconds, hop_seconds, batch_size, threads, fixed_batches=True
+        )
         self.encoder = load(model, device=device, dtype=dtype)
-        self.config = config.for_output()
         self.path_column = path_column
 
     def __call__(self, batch: Mapping[str, npt.NDArray[Any]] | Table) -> Table:

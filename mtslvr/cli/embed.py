@@ -78,7 +78,7 @@ def embed_command(inputs: tuple[str, ...], output: str, form: str | None, shard:
     target = None if output == STDOUT else resolve(output, writable=not call.dry_run)
     windows = call.window, call.hop, call.batch_size, call.threads
     excerpt = Excerpt("mix" if call.channel is None else call.channel)
-    config = ExtractConfig.parse(call.features, call.layer, call.pool, *windows, excerpt=excerpt)
+    config = ExtractConfig.parse(call.features, call.layer, call.pool, *windows, fixed_batches=True, excerpt=excerpt)
     report = Report(output, target, part, call.on_error == "stop", call.dry_run, call.as_json, call.quiet, call.verbose)
     if target is None or call.dry_run or call.as_json:
         check_stdout()

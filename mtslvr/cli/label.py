@@ -211,7 +211,7 @@ def from_audio(call: SimpleNamespace, form: LabelFormat) -> Windows:
     ours = classifier.settings
     hop = earlier.get("hop_seconds", ours["hop_seconds"]) if call.hop is None else call.hop
     windows, excerpt = (ours["window_seconds"], hop, call.batch_size, call.threads), Excerpt(ours.get("channel", "mix"))
-    config = ExtractConfig.parse(ours["features"], ours["layer"], "none", *windows, excerpt=excerpt)
+    config = ExtractConfig.parse(ours["features"], ours["layer"], "none", *windows, fixed_batches=True, excerpt=excerpt)
     weights = call.model or ours["model"], call.device, call.dtype or earlier.get("dtype", "float32")
     run = Run(*weights, config, stored_form, call.overwrite, call.on_truncated == "error", report)
     _, settings = run.find()

@@ -14,7 +14,7 @@ from ..audio.find import Search
 from ..config import EncoderConfig
 from ..models import hub
 from ..nn.encoder import Encoder
-from ..run.extract import ExtractConfig, check_windows
+from ..run.extract import ExtractConfig
 from ..run.files import Format
 from ..run.job import Plan, describe, embed_files, make_plan, stat, stream_files
 from ..run.recorder import Recorder
@@ -48,7 +48,6 @@ class Run:
         folder, settings = self.find()
         settings["format"] = self.form.value
         encoder = EncoderConfig.from_dict(settings["encoder"])
-        check_windows(encoder, self.config)
         if report.shard is not None:
             settings["shard"] = report.shard.describe(names)
         if report.verbose:
@@ -70,7 +69,7 @@ class Run:
     def _to_stdout(self, found: Search, folder: Path, model: str) -> None:
         encoder, files = self._load(folder, model), [stat(file) for file in found.files]
         try:
-            steps = stream_files(files, sys.stdout.buffer, self.form, encoder, self.config.for_output(), self.whole)
+            steps = stream_files(files, sys.stdout.buffer, self.form, encoder, self.config, self.whole)
             self.report.summary.complete = self.report.follow(steps, files)
         except KeyboardInterrupt:
             rows = counted(self.report.summary.rows, "row")
@@ -89,11 +88,11 @@ class Run:
                 summary.rows = sum(entry.rows for entry in recorder.state.entries.values())
 
     def _go_on(self, plan: Plan, recorder: Recorder, encoder: Encoder | None) -> None:
-        report, config = self.report, self.config.for_output()
+        report = self.report
         recorder.begin(plan.moved)
         try:
             if encoder is not None:
-                steps = embed_files(plan, recorder, encoder, config, stop=report.stop, whole=self.whole)
+                steps = embed_files(plan, recorder, encoder, self.config, stop=report.stop, whole=self.whole)
                 report.summary.complete = report.follow(steps, plan.todo)
         except KeyboardInterrupt:
             rows = recorder.export(plan.order, complete=False)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -41,8 +40,9 @@ _PIECE = 16  # windows that a thread encodes at once: fewer cost more each, for 
 class ExtractConfig:
     """How files become embeddings.
 
-    With `fixed_batches` a window has the same numbers whatever comes with it, to the last bit. A GPU picks its kernels,
-    and so its rounding, by the size of a batch, so a short one is filled; a CPU by whether there is one window or more.
+    With `fixed_batches`, as outputs are made that are gone on with and merged, a window has the same numbers whatever
+    comes with it, to the last bit. A GPU picks its kernels, and so its rounding, by the size of a batch, so a short one
+    is filled; a CPU by whether there is one window or more.
     """
 
     features: Features = Features.CONCAT
@@ -70,10 +70,6 @@ class ExtractConfig:
         """With names as users give them."""
         names = parse_enum(Features, features, "features"), parse_enum(Layer, layer, "layer")
         return cls(*names, parse_enum(Pool, pool, "pool"), *rest, **more)
-
-    def for_output(self) -> ExtractConfig:
-        """The same with `fixed_batches`, as outputs are made that are gone on with and merged."""
-        return dataclasses.replace(self, fixed_batches=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +103,7 @@ class Part:
     """What one batch holds of one input: the windows that follow those of earlier parts."""
 
     index: int  # among the inputs
-    notes: Notes  # complete with the last part
+    source: Source  # whose notes are complete with the last part
     times: list[tuple[float, float]] = field(default_factory=list)  # start and end of each window in seconds
     last: bool = False  # no windows follow
     error: AudioError | None = None  # why the input, earlier parts included, has no embeddings
@@ -127,7 +123,7 @@ def extract(sources: Iterable[Source], encoder: Encoder, config: ExtractConfig) 
             pooling.add(part.embeddings, part.spans)
             if part.last:
                 rows = (part.embeddings, part.spans) if part.error is not None else pooling.result()
-                yield FileEmbeddings(part.index, *rows, part.error, notes=part.notes)
+                yield FileEmbeddings(part.index, *rows, part.error, notes=part.source.notes)
                 pooling = Pooling(config.pool)
 
 
@@ -157,14 +153,14 @@ def _batches(
     parts: list[Part] = []
     decoding = decode_ahead(sources, encoder, seconds, config.threads, config.excerpt)
     for index, (source, decoded) in enumerate(decoding):
-        parts.append(Part(index, source.notes))
+        parts.append(Part(index, source))
         try:
             for window, start, end in decoded:
                 windows.append(window)
                 parts[-1].times.append((start, end))
                 if len(windows) == config.batch_size:
                     yield windows, parts
-                    windows, parts = [], [Part(index, source.notes)]
+                    windows, parts = [], [Part(index, source)]
         except AudioError as error:
             parts[-1].error = error
         except (MTSLVRError, MemoryError):

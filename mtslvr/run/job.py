@@ -20,7 +20,7 @@ from ..models import checkpoint
 from ..models.hub import DEFAULT_MODEL
 from ..nn.encoder import Encoder
 from .export import header, lines
-from .extract import ExtractConfig, Source, encode_batches, extract
+from .extract import ExtractConfig, Source, check_windows, encode_batches, extract
 from .files import Format
 from .recorder import Recorder, guarded_rows
 from .state import DEFAULTS, FileEntry, State
@@ -33,7 +33,7 @@ def describe(
     """The settings that go with an output: everything that its rows depend on; `hub.find` gave the model's `folder`."""
     name = os.fspath(model or DEFAULT_MODEL)
     encoder = checkpoint.read_config(folder / checkpoint.CONFIG_NAME)
-    window = encoder.window_seconds if config.window_seconds is None else config.window_seconds
+    window, hop = check_windows(encoder, config)
     others = {"dtype": dtype, "channel": config.excerpt.channel}
     return {
         "format_version": FORMAT_VERSION,
@@ -44,7 +44,7 @@ def describe(
         "layer": config.layer.value,
         "pool": config.pool.value,
         "window_seconds": window,
-        "hop_seconds": window if config.hop_seconds is None else config.hop_seconds,
+        "hop_seconds": hop,
         "encoder": encoder.to_dict(),
         **{key: value for key, value in others.items() if value != DEFAULTS[key]},
     }
@@ -145,10 +145,12 @@ def embed_files(
                 if part.last:
                     reached = 0.0
                 if part.error is None:
-                    entry = recorder.add(file, part.embeddings, part.spans, part.last, part.notes.incomplete or "")
+                    entry = recorder.add(
+                        file, part.embeddings, part.spans, part.last, part.source.notes.incomplete or ""
+                    )
                 elif not stop:
                     recorder.fail(file, str(part.error))
-                steps.append(Step(file, seconds, entry, part.error, part.notes))
+                steps.append(Step(file, seconds, entry, part.error, part.source.notes))
                 if part.error is not None and stop:
                     break
             recorder.commit()

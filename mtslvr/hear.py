@@ -64,10 +64,8 @@ def get_scene_embeddings(audio: Tensor, model: HearModel) -> Tensor:
         AudioError: another rank, no samples, NaN.
     """
     _check(audio)
-    rows: Tensor = torch.as_tensor(
-        embed([row.cpu().numpy() for row in audio], model.sample_rate, encoder=model.encoder)
-    )
-    return rows.to(model.encoder.device)
+    rows = torch.as_tensor(embed(list(audio), model.sample_rate, encoder=model.encoder))
+    return rows.to(model.encoder.device)  # NumPy gives those of no clips
 
 
 def get_timestamp_embeddings(audio: Tensor, model: HearModel) -> tuple[Tensor, Tensor]:

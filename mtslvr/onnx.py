@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from .config import EncoderConfig, Layer, Phase, parse_enum
 from .errors import ConfigError
 from .nn.encoder import Encoder
-from .run.files import atomic, guarded
+from .run.files import resolve, write_file
 
 TOLERANCE = 1e-4
 
@@ -82,8 +82,7 @@ def export(
         )
     del model.graph.output[2:]  # the spectrogram, which only the comparison reads
     _library("onnx").helper.set_model_props(model, {**_facts(part, length), **(facts or {})})
-    with guarded(target), atomic(target) as file:
-        file.write(model.SerializeToString())
+    write_file(target, model.SerializeToString())
     return worst
 
 
@@ -94,8 +93,7 @@ def check_target(path: str | os.PathLike[str], *, overwrite: bool = False) -> Pa
         raise ConfigError(f"{target}: ONNX is what is written; end the name in .onnx")
     if target.exists() and not overwrite:
         raise ConfigError(f"{target}: exists; choose another name, or replace it with --overwrite (overwrite=True)")
-    if not target.parent.is_dir():
-        raise ConfigError(f"{target}: folder {str(target.parent)!r} does not exist; make it with mkdir -p")
+    resolve(target)
     return target
 
 

@@ -17,6 +17,8 @@ from .config import Features, Layer, parse_enum
 from .errors import AudioError
 from .nn.encoder import Encoder
 
+_OPTIONS = ("features", "layer", "window_seconds", "hop_seconds", "batch_size", "threads")  # handed on to `embed`
+
 
 class MTSLVRTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Audio files or waveforms to embeddings, one row each.
@@ -97,16 +99,9 @@ class MTSLVRTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc] 
             AudioError, ConfigError: see `mtslvr.embed`.
         """
         encoder = get_encoder(self.model, self.device)
+        options: dict[str, Any] = {name: getattr(self, name) for name in _OPTIONS}
         rows: npt.NDArray[np.float32] = embed(
-            _inputs(X),
-            self.sample_rate or encoder.sample_rate,
-            features=self.features,
-            layer=self.layer,
-            encoder=encoder,
-            window_seconds=self.window_seconds,
-            hop_seconds=self.hop_seconds,
-            batch_size=self.batch_size,
-            threads=self.threads,
+            _inputs(X), self.sample_rate or encoder.sample_rate, encoder=encoder, **options
         )
         return rows
 

@@ -26,7 +26,7 @@ def check_picture(path: Path) -> None:
     """Find out before the work starts that a picture can be drawn and written, or raise a ConfigError."""
     if path.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"{path}: unknown picture format {path.suffix!r}; end the name in {', '.join(SUFFIXES)}")
-    resolve(path)
+    resolve(path, writable=True)
     new_figure(1, 1)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ConfigError
-from ..run.files import atomic, guarded, resolve, wrong_suffix
+from ..run.files import resolve, write_file, wrong_suffix
 from ..run.table import EmbeddingTable
 from .pictures import COLOURS, SUFFIXES, literal, new_figure
 
@@ -84,7 +84,7 @@ def check_plot(path: Path, method: str) -> None:
     for module, extra in needed:
         if importlib.util.find_spec(module) is None:
             raise ConfigError(f"{path}: {module} is not installed; pip install 'mtslvr[{extra}]'")
-    resolve(path)
+    resolve(path, writable=True)
 
 
 def project(embeddings: Array, method: str = "pca") -> Array:
@@ -170,8 +170,7 @@ def draw(path: Path, drawn: Map, offline: bool = False) -> None:
     target = resolve(path)
     suffix = target.suffix.lower()
     data = _page(drawn, offline) if suffix in PAGES else _picture(drawn, suffix[1:])
-    with guarded(path), atomic(target) as file:
-        file.write(data)
+    write_file(path, data)
 
 
 def _groups(labels: Sequence[str]) -> list[tuple[str, list[int], str, str]]:

@@ -6,7 +6,6 @@ channels. Where a header is wrong about a length, the stream is given to libsndf
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass, field
 from struct import pack, unpack
@@ -58,10 +57,8 @@ class Layout:
     remark: str | None = None
 
 
-def lay_out(file: BinaryIO, label: str, suffix: str) -> Layout:
-    """Find the streams of a seekable file whose name ends in `suffix`."""
-    file.seek(0, os.SEEK_END)
-    size = file.tell()
+def lay_out(file: BinaryIO, size: int, label: str, suffix: str) -> Layout:
+    """Find the streams of a seekable file of so many bytes whose name ends in `suffix`."""
     reader, begin, layout = Splice(file, [(0, size)]), 0, None
     try:
         while length := mp3.tag_length(read_at(reader, begin, 32)):

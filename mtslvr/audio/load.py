@@ -103,7 +103,8 @@ def _whole_blocks(
     with closing(_streams(source, sample_rate, label, notes)) as streams:
         for stream in streams:
             rate = _check_rate(stream.rate, "sample_rate", label)
-            blocks = stream.blocks(_step(rate, target_rate))
+            # A block may grow by target_rate / rate in resampling; neither side of it exceeds BLOCK_FRAMES.
+            blocks = stream.blocks(max(1, min(BLOCK_FRAMES, BLOCK_FRAMES * rate // target_rate)))
             mono = _check_samples((_mono(block, channel, label) for block in blocks), rate, label)
             for block in mono if rate == target_rate else _resample(mono, rate, target_rate, energies):
                 made += block.size
@@ -192,11 +193,6 @@ def _check_rate(value: object, name: str, label: str) -> int:
     if not (whole and MIN_RATE <= value <= MAX_RATE):  # type: ignore[operator]
         raise AudioError(f"{label}: {name}={value!r}: must be a whole number of Hz from {MIN_RATE} to {MAX_RATE}")
     return int(value)  # type: ignore[call-overload, no-any-return]
-
-
-def _step(rate: int, target_rate: int) -> int:
-    # A block may grow by target_rate / rate in resampling; neither side of it exceeds BLOCK_FRAMES.
-    return max(1, min(BLOCK_FRAMES, BLOCK_FRAMES * rate // target_rate))
 
 
 def _mono(block: npt.NDArray[Any], channel: int | str, label: str) -> Block:

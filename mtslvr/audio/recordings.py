@@ -6,7 +6,7 @@ import io
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
 
@@ -19,7 +19,6 @@ from . import ffmpeg, layout
 from .layout import CUT, Layout
 from .splice import as_os_error, read_at
 
-_EMPTY = "{}: an empty file (0 bytes), zero samples; leave it out"
 _UNKNOWN_FRAMES = 1 << 35
 
 
@@ -60,9 +59,16 @@ def read_streams(source: object, label: str, notes: Notes) -> Iterator[Stream]:
     suffix = _suffix(source)
     with ExitStack() as stack:
         file = _open(source, label, stack)
+        try:
+            file.seek(0, os.SEEK_END)
+            size = file.tell()
+        except Exception as error:
+            raise _unreadable(label, error) from None
+        if size == 0:
+            raise AudioError(f"{label}: an empty file (0 bytes), zero samples; leave it out")
         found = Layout()
         try:
-            found = layout.lay_out(file, label, suffix)
+            found = layout.lay_out(file, size, label, suffix)
             first = SndfileStream(found.streams[0], label)
         except OSError as error:
             raise AudioError(f"{label}: cannot be read ({error}); copy it anew") from None
@@ -84,7 +90,7 @@ def _decode(found: Layout, first: SndfileStream, label: str, notes: Notes) -> It
     reached = missing = 0.0
     remark = found.remark
     for number, part in enumerate(found.streams):
-        with first if number == 0 else SndfileStream(part, label) as stream:
+        with closing(first if number == 0 else SndfileStream(part, label)) as stream:
             yield stream
         reached += stream.frames / stream.rate
         missing += stream.missing
@@ -129,10 +135,8 @@ class SndfileStream:
         self.frames, self.broken_off = 0, False
         self._claimed: int = stream.samples or (self._file.frames if self._file.frames < _UNKNOWN_FRAMES else 0)
 
-    def __enter__(self) -> SndfileStream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Let go of libsndfile's memory; the file that was given stays open."""
         self._file.close()
 
     @property
@@ -194,11 +198,15 @@ def hold(source: Any, label: str) -> Any:
         seekable = hasattr(source, "seekable") and source.seekable()
         return source if seekable else io.BytesIO(memoryview(source.read()))
     except Exception as error:
-        raise AudioError(f"{label}: cannot be read ({as_os_error(error)}); open it anew as a binary file") from None
+        raise _unreadable(label, error) from None
+
+
+def _unreadable(label: str, error: Exception) -> AudioError:
+    return AudioError(f"{label}: cannot be read ({as_os_error(error)}); open it anew as a binary file")
 
 
 def _open(source: object, label: str, stack: ExitStack) -> Any:
-    """The source as a seekable binary file, at its beginning."""
+    """The source as a seekable binary file."""
     if isinstance(source, (str, os.PathLike)):
         return stack.enter_context(_open_path(os.fsdecode(source), label))
     if not hasattr(source, "read"):
@@ -206,28 +214,18 @@ def _open(source: object, label: str, stack: ExitStack) -> Any:
         raise AudioError(f"{label}: type {kind}: pass a path, a binary file object, an array or a tensor")
     if isinstance(source, io.TextIOBase):
         raise AudioError(f"{label}: a text file object; open it in binary mode, open(path, 'rb')")
-    file = hold(source, label)
-    try:
-        file.seek(0, os.SEEK_END)
-        size = file.tell()
-    except Exception as error:
-        raise AudioError(f"{label}: cannot be read ({as_os_error(error)}); open it anew as a binary file") from None
-    if size == 0:
-        raise AudioError(_EMPTY.format(label))
-    return file
+    return hold(source, label)
 
 
 def _open_path(path: str, label: str) -> BinaryIO:
     if os.path.isdir(path):
         raise AudioError(f"{label} is a folder; give its files to mtslvr.embed_files, or use mtslvr-embed")
     try:
-        found = os.stat(path)
+        mode = os.stat(path).st_mode
     except (OSError, ValueError):
         raise AudioError(f"{label}: no such file; check the path") from None
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(mode):
         raise AudioError(f"{label}: a pipe, device or socket, no file; save what it gives to a file")
-    if found.st_size == 0:
-        raise AudioError(_EMPTY.format(label))
     try:
         return open(path, "rb", buffering=0)
     except OSError as error:

@@ -17,7 +17,7 @@ from safetensors.numpy import save
 from ..api import embed_windows
 from ..errors import ConfigError
 from ..nn.encoder import Encoder
-from ..run.files import atomic, guarded, resolve
+from ..run.files import write_file
 from ..run.state import DEFAULTS
 from ..run.table import SETTINGS, EmbeddingTable, check_types
 from ..search import embed_options, table_encoder
@@ -204,8 +204,7 @@ class Classifier:
         """
         about = {name: getattr(self, name) for name in _ABOUT}
         header = {HEADER_KEY: json.dumps({"format_version": FORMAT_VERSION, **about})}
-        with guarded(path), atomic(resolve(path)) as file:  # what was there stays until the new one is whole
-            file.write(save({name: getattr(self, name) for name in _ARRAYS}, header))
+        write_file(path, save({name: getattr(self, name) for name in _ARRAYS}, header))
 
     @classmethod
     def load(cls, path: PathLike) -> Classifier:

@@ -14,9 +14,10 @@ import soundfile
 
 from ..audio.load import load_parts
 from ..errors import AudioError
+from ..run.files import write_file
 from .examples import clip_name
 from .labels import Label
-from .output import Recording, write_file
+from .output import Recording
 
 
 def read_clip(recording: Recording, start: float, end: float) -> tuple[npt.NDArray[np.float32], int]:
@@ -59,7 +60,7 @@ def write_clips(places: Iterable[Label], recordings: Mapping[str, Recording], fo
             path = folder / clip_name(os.path.splitext(place.file)[0], start, place.label, place.score)
             named = (path.with_stem(f"{path.stem}_{number}") for number in itertools.count(2))
             paths.append(next(x for x in itertools.chain([path], named) if x not in paths))
-            write_file(paths[-1], audio_bytes(samples, rate, "WAV"))
+            write_file(paths[-1], audio_bytes(samples, rate, "WAV"), parents=True)
     except BaseException:
         for path in paths:
             path.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 from ..errors import ConfigError
-from ..run.files import atomic, guarded, remove_parts, resolve, sidecar
+from ..run.files import atomic, guarded, remove_parts, resolve, sidecar, write_file
 from ..run.table import as_utf8
 from .labels import RAVEN_BEGIN, RAVEN_OFFSET, Label, first_bytes
 
@@ -130,14 +130,6 @@ def _is_folder(out: Path, form: LabelFormat) -> bool:
     return form not in TABLES and (os.path.isdir(out) or out.suffix.lower() != ".txt")
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all; folders above it are made."""
-    with guarded(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(resolve(path)) as file:
-            file.write(data)
-
-
 def write_labels(out: Path, form: LabelFormat, labels: Sequence[Label], recordings: Sequence[Recording]) -> None:
     """Write the labels of all recordings, those without labels among them."""
     if form in TABLES:
@@ -181,7 +173,7 @@ def _write_known(folder: Path, contents: Mapping[str, str | bytes]) -> None:
             old = {name: [x for x in written.get(name, ()) if x == _digest_of(folder / name)] for name in files}
             _note(noted, {**written, **{name: old[name] + new[name] for name in files}})
             for name, content in files.items():
-                write_file(folder / name, content)
+                write_file(folder / name, content, parents=True)
             _note(noted, {**written, **new})
 
 

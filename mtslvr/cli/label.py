@@ -22,7 +22,7 @@ from ..config import EncoderConfig
 from ..errors import ConfigError
 from ..models.hub import parse_device
 from ..run.extract import ExtractConfig, check_windows
-from ..run.files import parse_format, resolve, sidecar
+from ..run.files import parse_format, resolve, sidecar, write_file
 from ..run.job import make_plan
 from ..run.state import FileEntry, earlier_state, read_state
 from ..run.table import EmbeddingTable, read_table
@@ -147,7 +147,7 @@ def _write(call: SimpleNamespace, form: LabelFormat, found: Found, classifier: C
         from ..analysis.labels_page import page
 
         say(f"making the report {call.page} ...")
-        output.write_file(call.page, page(classifier, found, call.threshold).encode("utf-8", "surrogateescape"))
+        write_file(call.page, page(classifier, found, call.threshold).encode("utf-8", "surrogateescape"))
         say(f"wrote {call.page}")
     if call.suggest is not None:
         by_name = {recording.name: recording for recording in found.recordings}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import ConfigError
-from ..run.files import atomic, guarded, resolve, wrong_suffix
+from ..run.files import resolve, write_file, wrong_suffix
 from .common import DEVICE, PATH, Command, options
 
 if TYPE_CHECKING:
@@ -233,6 +233,5 @@ def _save(call: SimpleNamespace, text: Callable[[Path], str], picture: Callable[
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    with guarded(path), atomic(resolve(path)) as file:
-        file.write(text.encode())
+    write_file(path, text.encode())
     click.echo(f"wrote {path}", err=True)

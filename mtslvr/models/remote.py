@@ -48,6 +48,11 @@ class Remote:
     token: str | bool | None = None
     local_files_only: bool = False
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What every request for the repository says."""
+        return {"revision": self.revision, "token": self.token}
+
     def error(self, meaning: str, error: object = "", why: str = "") -> HubError:
         """The error to raise: `meaning`, with what stands in braces filled in, after repository and revision."""
         said = one_line(error, 400) if isinstance(error, str) else f"{type(error).__name__}: {one_line(error, 400)}"
@@ -105,13 +110,7 @@ def _up_to_date(remote: Remote, cached: Path | None) -> Path:
         return cached
     try:
         folder = snapshot_download(
-            remote.repo,
-            revision=remote.revision,
-            allow_patterns=list(_LARGEST),
-            cache_dir=remote.cache,
-            token=remote.token,
-            etag_timeout=constants.HF_HUB_ETAG_TIMEOUT,
-            **_LIBRARY,
+            remote.repo, allow_patterns=list(_LARGEST), cache_dir=remote.cache, **remote.asked, **_LIBRARY
         )
     except Exception as error:  # as above
         raise remote.error(_BROKEN, error) from None
@@ -122,13 +121,8 @@ def _up_to_date(remote: Remote, cached: Path | None) -> Path:
 
 def _present_commit(remote: Remote) -> str:
     """The commit that the revision is now."""
-    info = HfApi(**_LIBRARY).model_info(
-        remote.repo,
-        revision=remote.revision,
-        timeout=constants.HF_HUB_ETAG_TIMEOUT,
-        files_metadata=True,
-        token=remote.token,
-    )
+    timeout = constants.HF_HUB_ETAG_TIMEOUT
+    info = HfApi(**_LIBRARY).model_info(remote.repo, timeout=timeout, files_metadata=True, **remote.asked)
     if _COMMIT.fullmatch(info.sha or "") is None:
         raise OSError(f"it does not answer as a hub does, commit {info.sha!r}; check HF_ENDPOINT")
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}

@@ -122,6 +122,15 @@ def guarded(path: str | os.PathLike[str], kept: str = "") -> Iterator[None]:
         raise ConfigError(f"{path}: cannot be written ({said}); {remedy}") from error
 
 
+def write_file(path: str | os.PathLike[str], data: bytes, *, parents: bool = False) -> None:
+    """Write a file whole or not at all; with `parents` its folder is made."""
+    with guarded(path):
+        if parents:
+            os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        with atomic(resolve(path)) as file:
+            file.write(data)
+
+
 @contextmanager
 def atomic(target: Path, beside: Sequence[Path] = ()) -> Iterator[BinaryIO]:
     """A binary file that takes the place of `target` once it is complete and on disk.

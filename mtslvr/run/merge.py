@@ -27,7 +27,7 @@ class _Part:
     shard: Shard
     listed: tuple[int, str]  # how many files all shards have together, and a digest of their names
     failed: int  # files without rows
-    files: list[tuple[int | None, str, int, int]]  # place among all or None, name, first row, number of rows
+    files: list[tuple[int | None, str, range]]  # place among all or None, name, rows
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def merge(
         raise ConfigError(f"{output}: not written, for none of the parts has a row; see their {ERRORS[1:]}")
     settings = {key: value for key, value in found[0].table.settings.items() if key != "shard"}
     settings |= {"format": chosen.value, "complete": not missing and not unfinished}
-    count = sum(count for _, _, count in files.values())
+    count = sum(len(rows) for _, rows in files.values())
     width = max(part.table.embeddings.shape[1] for part in found)  # text without rows does not say how wide they were
     with guarded(output), locked(target) as folder:
         delete_state(folder)  # of a run that wrote what is replaced now
@@ -98,13 +98,13 @@ def _read_part(path: str | os.PathLike[str]) -> _Part:
     try:
         shard = Shard(described["index"], described["count"])
         missing, first = set(described["missing"]), 0
-        files: list[tuple[int | None, str, int, int]] = []
-        places = [place for place in shard.take(range(described["files"])) if place not in missing]
-        for name, rows in itertools.groupby(table.paths):
-            count = len(list(rows))
-            files.append((places[len(files)] if len(files) < len(places) else None, name, first, count))
-            first += count
-        if len(files) < len(places):
+        files: list[tuple[int | None, str, range]] = []
+        places = (place for place in shard.take(range(described["files"])) if place not in missing)
+        for name, same in itertools.groupby(table.paths):
+            rows = range(first, first + len(list(same)))
+            files.append((next(places, None), name, rows))
+            first = rows.stop
+        if next(places, None) is not None:
             raise ValueError
         listed = described["files"], described["names_sha256"]
         return _Part(Path(path), table, shard, listed, described.get("failed", 0), files)
@@ -129,20 +129,20 @@ def _check_parts(parts: Sequence[_Part]) -> list[int]:
     return sorted({*wanted} - {part.shard.index for part in parts})
 
 
-def _join(parts: Sequence[_Part]) -> dict[str, tuple[EmbeddingTable, int, int]]:
-    """Table, first row and number of rows of each file, in the order of the files."""
+def _join(parts: Sequence[_Part]) -> dict[str, tuple[EmbeddingTable, range]]:
+    """The rows of each file, in the order of the files."""
     files = [(*file, part.table) for part in parts for file in part.files]
     # Those without a place are no inputs any more; a file may have moved to another shard since.
     files.sort(key=lambda file: (file[0] is None, file[0] or 0))
-    ordered: dict[str, tuple[EmbeddingTable, int, int]] = {}
-    for _, name, first, count, table in files:
-        ordered.setdefault(name, (table, first, count))
+    ordered: dict[str, tuple[EmbeddingTable, range]] = {}
+    for _, name, rows, table in files:
+        ordered.setdefault(name, (table, rows))
     return ordered
 
 
-def _rows(files: Mapping[str, tuple[EmbeddingTable, int, int]]) -> Iterator[Row]:
-    for name, (table, first, count) in files.items():
-        for i in range(first, first + count):
+def _rows(files: Mapping[str, tuple[EmbeddingTable, range]]) -> Iterator[Row]:
+    for name, (table, rows) in files.items():
+        for i in rows:
             yield name, table.start[i], table.end[i], table.embeddings[i].tobytes()
 
 

@@ -66,7 +66,6 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
                 update(self._db, entry)
             self.commit()
         self._open: FileEntry | None = None
-        self._pooling = Pooling(self.pool)
 
     def _restore(self) -> None:
         """Bring the rows of a finished output back to the state."""
@@ -91,9 +90,6 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
             self._db.execute("DELETE FROM files WHERE id = ?", (held.id,))
             return 0
         self._open = held
-        if self.pool is Pool.MEAN:
-            for _, spans, embeddings in in_blocks(self._rows([held])):
-                self._pooling.add(embeddings, spans)
         return held.rows
 
     def add(self, file: FileEntry, embeddings: Float32, spans: Float64, last: bool, note: str = "") -> FileEntry | None:
@@ -102,13 +98,14 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
         if held is None:
             held = dataclasses.replace(file, finished=False)
             held = dataclasses.replace(held, id=insert(self._db, held))
-            self._pooling = Pooling(self.pool)
         first, seconds = held.rows, float(spans[-1, 1]) if len(spans) else held.seconds
-        if self.pool is Pool.MEAN:
-            self._pooling.add(embeddings, spans)
-            if last:
-                self._db.execute("DELETE FROM rows WHERE file = ?", (held.id,))
-                first, (embeddings, spans) = 0, self._pooling.result()
+        if last and self.pool is Pool.MEAN:
+            pooling = Pooling(self.pool)
+            for _, times, rows in in_blocks(self._rows([held])):
+                pooling.add(rows, times)
+            pooling.add(embeddings, spans)
+            self._db.execute("DELETE FROM rows WHERE file = ?", (held.id,))
+            first, (embeddings, spans) = 0, pooling.result()
         self._append(held, first, embeddings, spans)
         entry = dataclasses.replace(held, rows=first + len(spans), seconds=seconds, note=note, finished=last)
         update(self._db, entry)

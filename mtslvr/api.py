@@ -261,12 +261,7 @@ def list_models() -> list[str]:
 
 
 def get_encoder(model: Model | None, device: str = "auto") -> Encoder:
-    """An encoder as it is, or what `mtslvr.load` makes of a name or folder, kept until the folder's files change.
-
-    Raises:
-        ConfigError: another type; see `mtslvr.load`.
-        HubError, CheckpointError: see `mtslvr.load`.
-    """
+    """An encoder as it is, or what `mtslvr.load` makes of a name or folder, kept until the folder's files change."""
     if isinstance(model, Encoder):
         return model
     if model is not None and not isinstance(model, (str, os.PathLike)):

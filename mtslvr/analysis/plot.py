@@ -167,8 +167,7 @@ def sounds(table: EmbeddingTable, folder: Path, page: Path) -> list[str]:
 
 def draw(path: Path, drawn: Map, offline: bool = False) -> None:
     """Write a map in the format of the suffix; an `offline` page holds plotly, 5 MB, in place of a link to it."""
-    target = resolve(path)
-    suffix = target.suffix.lower()
+    suffix = resolve(path).suffix.lower()
     data = _page(drawn, offline) if suffix in PAGES else _picture(drawn, suffix[1:])
     write_file(path, data)
 

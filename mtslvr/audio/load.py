@@ -1,7 +1,4 @@
-"""Any audio file or array comes in, a mono float32 waveform at one rate goes out; next module: `windows`.
-
-Long files are decoded block by block (`iter_blocks`), so memory does not grow with their length.
-"""
+"""Any audio file or array comes in, a mono float32 waveform at one rate goes out, in blocks; next: `windows`."""
 
 from __future__ import annotations
 
@@ -21,13 +18,15 @@ from torch import Tensor
 
 from ..errors import AudioError, ConfigError
 from .arrays import ArrayStream
+from .ffmpeg import FfmpegStream
 from .find import AUDIO_SUFFIXES as AUDIO_SUFFIXES
 from .find import FoundAudio as FoundAudio
 from .find import find_audio as find_audio
-from .recordings import Notes, Stream, read_streams
+from .recordings import Notes, SndfileStream, read_streams
 
 AudioInput: TypeAlias = Union[str, "os.PathLike[str]", BinaryIO, npt.NDArray[Any], Tensor]
 Block: TypeAlias = npt.NDArray[np.float32]
+Stream: TypeAlias = ArrayStream | SndfileStream | FfmpegStream  # `rate` in Hz, `blocks` of (m, channels) samples
 
 MIN_RATE = 1000
 MAX_RATE = 768_000

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ import soundfile
 
 from ..errors import AudioError
 from . import ffmpeg, layout
+from .ffmpeg import FfmpegStream
 from .layout import CUT, Layout
 from .splice import as_os_error, read_at
 
@@ -35,16 +36,6 @@ class Notes:
     above_half: bool = False
 
 
-class Stream(Protocol):
-    """Samples of one rate, in Hz."""
-
-    rate: int
-
-    def blocks(self, step: int) -> Iterator[npt.NDArray[Any]]:
-        """Read (m, channels) samples at a time, m = `step` but for the last."""
-        ...
-
-
 def header(path: str | os.PathLike[str]) -> tuple[float, int]:
     """Seconds and rate in Hz that the header of a file claims; zeros for what it does not tell libsndfile."""
     with suppress(OSError, RuntimeError, UnicodeError):
@@ -54,7 +45,7 @@ def header(path: str | os.PathLike[str]) -> tuple[float, int]:
     return 0.0, 0
 
 
-def read_streams(source: object, label: str, notes: Notes) -> Iterator[Stream]:
+def read_streams(source: object, label: str, notes: Notes) -> Iterator[SndfileStream | FfmpegStream]:
     """Open the streams of a path or binary file object, each to be read before the next; then `notes` are filled."""
     suffix = _suffix(source)
     with ExitStack() as stack:
@@ -86,7 +77,7 @@ def read_streams(source: object, label: str, notes: Notes) -> Iterator[Stream]:
             raise (error if known else refused) from None
 
 
-def _decode(found: Layout, first: SndfileStream, label: str, notes: Notes) -> Iterator[Stream]:
+def _decode(found: Layout, first: SndfileStream, label: str, notes: Notes) -> Iterator[SndfileStream]:
     reached = missing = 0.0
     remark = found.remark
     for number, part in enumerate(found.streams):
@@ -101,7 +92,7 @@ def _decode(found: Layout, first: SndfileStream, label: str, notes: Notes) -> It
         notes.incomplete = f"{reached:.1f} s: {remark}"
 
 
-def _decode_with_ffmpeg(path: str, label: str, remark: str | None, notes: Notes) -> Iterator[Stream]:
+def _decode_with_ffmpeg(path: str, label: str, remark: str | None, notes: Notes) -> Iterator[FfmpegStream]:
     with ffmpeg.open_with_ffmpeg(path, label) as stream:
         yield stream
         remark = remark or (f"ffmpeg: {stream.complaint}" if stream.complaint else None)

@@ -1,9 +1,4 @@
-"""A waveform comes in, windows of one length with their start and end go out; next module: `frontend`.
-
-Window i starts at sample `round(i * hop_seconds * sample_rate)`, halves to even, computed afresh for each i
-so that no rounding accumulates. Windows follow one another until one reaches the end of the waveform, and
-the last is padded circularly from its own piece, as published.
-"""
+"""A waveform comes in, windows of one length with their start and end go out; next module: `frontend`."""
 
 from __future__ import annotations
 
@@ -52,9 +47,9 @@ def iter_windows(
 ) -> Iterator[tuple[Float32, float, float]]:
     """Cut a waveform that arrives in blocks into windows, one at a time.
 
-    A window follows while its start lies inside the waveform and no earlier window reached the end. With
-    hop = window these are the pieces of `torch.split`, the partial one included; with hop > window the
-    samples between two windows are skipped. Holds no more than a window, a hop and two blocks.
+    Window i starts at sample `round(i * hop_seconds * sample_rate)`, halves to even, computed afresh for each i so that
+    no rounding accumulates. Windows follow one another until one reaches the end, and the last is padded circularly
+    from its own piece, as published. Holds no more than a window, a hop and two blocks.
 
     Yields:
         A window (L,) float32, its start and its end in seconds, the end being that of the samples before padding.

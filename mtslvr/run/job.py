@@ -1,7 +1,4 @@
-"""Many files to one output: plan against what earlier runs have finished, embed what is left, commit each batch.
-
-What the command line does, without its terminal; joins `extract` and `recorder`.
-"""
+"""Many files to one output: plan against what earlier runs have finished, embed what is left, commit each batch."""
 
 from __future__ import annotations
 

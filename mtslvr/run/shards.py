@@ -18,7 +18,6 @@ from ..errors import ConfigError
 
 Item = TypeVar("Item")
 
-SLURM = "slurm"
 _REMEDY = "give i/n with i from 1 to n, such as 2/8, or slurm inside a Slurm job"
 
 
@@ -36,7 +35,7 @@ class Shard:
     @classmethod
     def parse(cls, text: str) -> Shard:
         """The part that "i/n" names, or "slurm": the task of an array job, or without one of a step started by srun."""
-        if text == SLURM:
+        if text == "slurm":
             return _from_slurm()
         match = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
         if match is None:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import polars
 
 FORMAT_VERSION = 1
-KEYS = ("embeddings", "paths", "start", "end", "settings")
 SETTINGS = {
     "model": str, "model_sha256": str, "features": Features, "layer": Layer, "window_seconds": float,
     "hop_seconds": float, "encoder": {"frontend": {"sample_rate": float}},
@@ -157,10 +156,8 @@ def _reader(path: Path) -> Callable[[Path], EmbeddingTable]:
 
 def _read_npz(path: Path) -> EmbeddingTable:
     with open(path, "rb") as binary, np.load(binary, allow_pickle=False) as file:
-        arrays = {key: file[key] for key in KEYS}
-        settings = json.loads(str(arrays["settings"]))
-    paths = tuple(arrays["paths"].tolist())
-    return EmbeddingTable(arrays["embeddings"], paths, arrays["start"], arrays["end"], dict(settings))
+        columns = file["embeddings"], tuple(file["paths"].tolist()), file["start"], file["end"]
+        return EmbeddingTable(*columns, dict(json.loads(str(file["settings"]))))
 
 
 def _read_npy(path: Path) -> EmbeddingTable:

@@ -89,7 +89,11 @@ class AudioEmbedder:
             ConfigError: no column of paths, a column named like a new one; window or hop outside its range.
         """
         table = batch if isinstance(batch, pa.Table) else pa.table({k: _column(v) for k, v in batch.items()})
-        self._check(table.column_names)
+        names = table.column_names
+        if self.path_column not in names:
+            raise ConfigError(f"path_column={self.path_column!r}: not among the columns {', '.join(names) or '(none)'}")
+        if taken := [name for name in COLUMNS if name in names]:
+            raise ConfigError(f"column {taken[0]!r}: there already; rename it with rename_columns before")
         sources = map(_source, table.column(self.path_column).to_pylist())
         results = list(extract(sources, self.encoder, self.config))
         width = self.encoder.embedding_dim(self.config.features, self.config.layer)
@@ -98,13 +102,6 @@ class AudioEmbedder:
         for name, column in zip(COLUMNS, _columns(results, width), strict=True):
             table = table.append_column(name, column)
         return table
-
-    def _check(self, names: list[str]) -> None:
-        if self.path_column not in names:
-            raise ConfigError(f"path_column={self.path_column!r}: not among the columns {', '.join(names) or '(none)'}")
-        taken = [name for name in COLUMNS if name in names]
-        if taken:
-            raise ConfigError(f"column {taken[0]!r}: there already; rename it with rename_columns before")
 
 
 def _column(values: npt.NDArray[Any]) -> Table:

@@ -44,13 +44,9 @@ _here = _Process()
 
 
 class Lanes:
-    """Calls functions on the process's threads, in the order they came and no more than `count` at once.
+    """Calls functions on the process's threads, in the order they came and no more than `count` at once."""
 
-    Args:
-        count: None is as many as torch has threads in the caller's thread.
-    """
-
-    def __init__(self, count: int | None = None) -> None:
+    def __init__(self, count: int | None = None) -> None:  # as many as torch has threads in the caller's thread
         self.count, self._pool = _pool_of(count)
         self._process = os.getpid()
         self._unfinished: set[Future[Any]] = set()

@@ -101,11 +101,9 @@ class Part:
 
 
 def find_parts(file: BinaryIO, size: int) -> tuple[list[Part], int, bool]:
-    """Walk over all frames of a file.
+    """The parts of a file, how many of its bytes are neither frames nor tags nor zeros, and whether it ends in a frame.
 
-    Returns:
-        The parts, none where no two frames follow one another; how many bytes are neither frames nor tags nor zeros;
-        whether the file ends within a frame, which is left out.
+    There are none where no two frames follow one another. A frame that is cut short is left out.
     """
     parts: list[Part] = []
     at = junk = 0

@@ -25,15 +25,10 @@ _UNKNOWN_FRAMES = 1 << 35
 
 @dataclass
 class Notes:
-    """What was noticed about a recording while it was read.
+    """What was noticed about a recording while it was read."""
 
-    Attributes:
-        incomplete: what of it is missing, as `6.0 s of the 12.0 s its header says`; None when all is there.
-        above_half: it has content above half of the target rate, where nothing is heard of it.
-    """
-
-    incomplete: str | None = None
-    above_half: bool = False
+    incomplete: str | None = None  # what of it is missing, as `6.0 s of the 12.0 s its header says`
+    above_half: bool = False  # it has content above half of the target rate, where nothing is heard of it
 
 
 def header(path: str | os.PathLike[str]) -> tuple[float, int]:

@@ -64,13 +64,10 @@ class _Pieces(io.RawIOBase):
 
 
 class Splice(io.BufferedReader):
-    """A file of pieces of a seekable one, in order.
+    """A file of pieces of a seekable one, in order; that one is left open.
 
-    Args:
-        file: what ranges refer to; it is left open.
-        pieces: ranges of it, or bytes to put in.
-        endless: a decoder that stops where the length of the file says so is told of one far beyond the pieces, and
-            finds zeros where a tag would be, at the very end.
+    For decoders that stop where the length says, an `endless` one claims to end far behind its pieces, and has zeros
+    where a tag would be, at the very end.
     """
 
     def __init__(self, file: BinaryIO, pieces: Sequence[Piece], *, endless: bool = False) -> None:

@@ -44,13 +44,12 @@ def _windows(source: Source, encoder: Encoder, seconds: tuple[float, float], exc
     """The windows of one input, with start and end in seconds of the recording."""
     if source.error is not None:
         raise source.error
-    if encoder.config.normalization is not Normalization.FILE:
-        yield from itertools.islice(_cut(source, encoder.sample_rate, seconds, excerpt), source.skip, None)
-        return
-    source = replace(source, audio=hold(source.audio, source.name))
-    mean, std = moments(window for window, _, _ in _cut(source, encoder.sample_rate, seconds, excerpt))
+    by_file = encoder.config.normalization is Normalization.FILE
+    if by_file:
+        source = replace(source, audio=hold(source.audio, source.name))
+        mean, std = moments(window for window, _, _ in _cut(source, encoder.sample_rate, seconds, excerpt))
     for window, start, end in itertools.islice(_cut(source, encoder.sample_rate, seconds, excerpt), source.skip, None):
-        yield standardize(window, mean, std), start, end
+        yield standardize(window, mean, std) if by_file else window, start, end
 
 
 def _cut(source: Source, rate: int, seconds: tuple[float, float], excerpt: Excerpt) -> Iterator[Window]:

@@ -82,7 +82,14 @@ def make_plan(output: str, files: Sequence[FoundAudio], state: State | None, *, 
             plan.done.append(dataclasses.replace(entry, path=found.path, name=found.name))
             plan.moved += [plan.done[-1]] if plan.done[-1] != entry else []
     plan.kept = [entry for path, entry in entries.items() if entry.rows and path not in ours]
-    _check_names(output, plan)
+    names = {entry.name: entry.path for entry in plan.kept}
+    for entry in (*plan.todo, *plan.done):
+        if entry.name in names:
+            raise ConfigError(
+                f"{entry.path}: would go by the name {entry.name!r}, which {names[entry.name]} has in {output} since "
+                "an earlier run; embed their common folder in one run, choose another -o, or start anew with "
+                "--overwrite"
+            )
     unfinished = None if state is None or state.open is None else state.open.path
     plan.todo.sort(key=lambda file: file.path != unfinished)
     return plan
@@ -96,17 +103,6 @@ def stat(file: FoundAudio) -> FileEntry:
     except OSError:  # said when it is read
         return FileEntry(path, file.name, -1, -1, -1)
     return FileEntry(path, file.name, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-
-
-def _check_names(output: str, plan: Plan) -> None:
-    """See that no input goes by the name of one whose rows are kept."""
-    kept = {entry.name: entry.path for entry in plan.kept}
-    for file in (*plan.todo, *plan.done):
-        if file.name in kept:
-            raise ConfigError(
-                f"{file.path}: would go by the name {file.name!r}, which {kept[file.name]} has in {output} since an "
-                "earlier run; embed their common folder in one run, choose another -o, or start anew with --overwrite"
-            )
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ..errors import TrainingError
 from ..models import checkpoint
+from ..models.hub import parse_device
 from . import run
 from .config import TrainConfig
 from .data import PackedClips
@@ -49,7 +49,7 @@ def train(
         init: a checkpoint folder, or another run directory for its checkpoint: the encoder starts from there instead of
             at random. Recorded in environment.json.
         stop_after: end once this many steps of the schedule are done and saved; None goes to `config.steps`.
-        device: "auto" (CUDA where there is one), "cpu" or "cuda".
+        device: what `mtslvr.load` takes.
         workers: processes that prepare batches on the CPU; on CUDA the device itself does.
         save_every: steps between saved states, each with its exported checkpoint folder.
         on_step: called after each step with its line of losses.csv.
@@ -57,11 +57,11 @@ def train(
         The exported checkpoint folder, `checkpoint` in the run directory.
     Raises:
         TrainingError: unwritable or used run directory, no audio, fewer clips than a batch, a broken state or one of
-            another config, other data than the run began with, no space, CUDA asked for and absent, or a loss that is
-            no finite number.
+            another config, other data than the run began with, no space, or a loss that is no finite number.
+        ConfigError: no such device.
     """
     folder = Path(folder)
-    trainer, clips = prepare(config, folder, data, resume, init, select_device(device))
+    trainer, clips = prepare(config, folder, data, resume, init, parse_device(device))
     batches = StepBatches(clips, config)
     validation = StepBatches(clips, config, validation=True) if config.validate_every else None
     run.write_json(folder / run.CONFIG, config.to_dict())  # a run, now that all that can be checked before is checked
@@ -158,16 +158,3 @@ def batches_from(batches: StepBatches, steps: range, device: torch.device, worke
         return
     ahead = 4 if workers else None
     yield from DataLoader(batches, batch_size=None, sampler=steps, num_workers=workers, prefetch_factor=ahead)
-
-
-def select_device(device: str) -> torch.device:
-    """The device that `device` names.
-
-    Raises:
-        TrainingError: CUDA asked for and absent.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise TrainingError(f"device={device!r}: torch {torch.__version__} sees no CUDA device; use --device cpu")
-    return torch.device(device)

@@ -226,7 +226,7 @@ def test_wrong_starts_have_clear_errors_and_take_nothing(clips_folder, packed, r
 
     refused("no --data for a new run", data=())
     if not torch.cuda.is_available():
-        refused("sees no CUDA device; use --device cpu", device="cuda")
+        refused("sees no CUDA device; use 'cpu'", device="cuda")
     assert not new.exists()
     refused("silent", data=[silent])
     refused("5 clips are fewer than a batch of 9", {"batch_size": 9}, data=[packed])

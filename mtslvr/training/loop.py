@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from ..models import checkpoint
 from ..models.hub import parse_device
@@ -21,8 +19,6 @@ from .data import PackedClips
 from .trainer import Trainer, half
 from .views import Batch, StepBatches
 from .whiten import check_crops, finish
-
-COLUMNS = ("step", "joint", "contrastive", "predictive", "learning_rate", "clips_per_second")  # of losses.csv
 
 
 def train(
@@ -68,11 +64,11 @@ def train(
     told = f"{config.steps} steps of {config.batch_size} on {trainer.device}"
     run.print_line(f"{len(clips)} clips, {clips.hours:.2f} h; {told}")
     steps = range(trainer.step, config.steps if stop_after is None else min(stop_after, config.steps))
-    with closing(Progress(folder, trainer.step, config.steps)) as progress:
+    with closing(run.Progress(folder, trainer.step, config.steps)) as progress:
         for batch in batches_from(batches, steps, trainer.device, workers):
             report = progress.report(*trainer.optimise(batch), config.batch_size)
             if validation is not None and trainer.step % config.validate_every == 0:
-                progress.validated(trainer.step, trainer.validate(validation))
+                progress.write(run.VALIDATION, {"step": trainer.step, **trainer.validate(validation)})
                 if trainer.waited == 0:
                     checkpoint.save(trainer.exported, folder / run.EXPORT)
             ends = trainer.step == steps.stop or trainer.ended
@@ -87,41 +83,6 @@ def train(
     if trainer.ended:
         finish(folder, config, trainer.device)
     return folder / run.EXPORT
-
-
-class Progress:
-    """Where the losses of a run are told: its two csv files and a bar."""
-
-    def __init__(self, folder: Path, step: int, steps: int) -> None:
-        self.folder, self.step = folder, step
-        self.losses = run.Log(folder, run.LOSSES, COLUMNS, step)
-        self.validation: run.Log | None = None
-        self.bar = tqdm(total=steps, initial=step, unit="step", desc="training", mininterval=2.0)
-        self.began = time.perf_counter()
-
-    def report(self, losses: dict[str, float], rate: float, batch_size: int) -> dict[str, float]:
-        """Tell of one step, which ends now."""
-        now = time.perf_counter()
-        speed = batch_size / (now - self.began)
-        report = {"step": self.step, **losses, "learning_rate": rate, "clips_per_second": speed}
-        self.began, self.step = now, self.step + 1
-        self.losses.write(report)
-        told = "contrastive {contrastive:.3f} predictive {predictive:.3f} {clips_per_second:.0f} clips/s"
-        self.bar.set_postfix_str(told.format(**report))
-        self.bar.update()
-        return report
-
-    def validated(self, step: int, losses: dict[str, float]) -> None:
-        """Tell of one pass over the clips held out."""
-        if self.validation is None:
-            self.validation = run.Log(self.folder, run.VALIDATION, ["step", *losses], step)
-        self.validation.write({"step": step, **losses})
-
-    def close(self) -> None:
-        """Files and bar."""
-        for each in (self.losses, self.validation, self.bar):
-            if each is not None:
-                each.close()
 
 
 def prepare(

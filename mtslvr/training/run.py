@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import io
 import json
 import os
 import pickle
-import re
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,11 +20,14 @@ import torch
 from tqdm import tqdm
 
 from ..errors import TrainingError, one_line
+from ..run.files import atomic, remove_parts
 from ..run.machine import environment
 from .config import TrainConfig
 from .data import PackedClips, is_packed, pack
 
 CONFIG, ENVIRONMENT, LOSSES, VALIDATION = "config.json", "environment.json", "losses.csv", "validation.csv"
+_MEASURED = ("step", "joint", "contrastive", "predictive")
+COLUMNS = {LOSSES: (*_MEASURED, "learning_rate", "clips_per_second"), VALIDATION: _MEASURED}
 STATE = "state.pt"
 CLIPS, EXPORT, EVENTS = "clips", "checkpoint", "tensorboard"  # folders
 
@@ -62,17 +64,11 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file that takes the place of `path` when all of it is on the disk."""
-    part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
+        with atomic(path) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
     except (OSError, RuntimeError) as error:  # torch.save raises the latter where the disk is full
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
         raise TrainingError(
             f"{path}: cannot write it in the run directory ({one_line(error)}); what was there is as it was: free "
             "space and go on with --resume, or choose another --out"
@@ -145,6 +141,7 @@ def save_state(folder: Path, state: Mapping[str, Any]) -> None:
 
 def load_state(folder: Path, device: torch.device) -> dict[str, Any] | None:
     """The last saved state; None where none was saved yet."""
+    remove_parts([folder / STATE])  # of a process that was killed as it saved
     # 0.2 had a second file, and dying between the two left that alone.
     path = next((folder / name for name in (STATE, "state-previous.pt") if (folder / name).exists()), None)
     if path is None:
@@ -161,53 +158,66 @@ def load_state(folder: Path, device: torch.device) -> dict[str, Any] | None:
     )
 
 
-class Log:
-    """Named numbers of a step, to a CSV file and, where tensorboard is installed, to its event files.
+class Progress:
+    """Where a run tells of itself: csv files, TensorBoard's events where it is installed, and a bar.
 
-    Args:
-        folder: of the run.
-        name: of the CSV file in it.
-        columns: of that file, "step" first.
-        start: lines of this step and later ones are dropped: they are computed again.
+    Lines of `step` and later ones are dropped: they are computed again.
     """
 
-    def __init__(self, folder: Path, name: str, columns: Sequence[str], start: int) -> None:
-        self.columns, self.prefix = columns, Path(name).stem
+    def __init__(self, folder: Path, step: int, steps: int) -> None:
+        self.folder, self.step = folder, step
         self.events: Any = None
-        truncate(folder / name, columns, start)
-        self.file = open(folder / name, "a", newline="")  # noqa: SIM115  # closed in close()
+        for name, first in ((LOSSES, step), (VALIDATION, step + 1)):  # a validation counts the steps done
+            truncate(folder / name, first)
         with contextlib.suppress(ImportError):  # tensorboard is not installed
             from torch.utils.tensorboard import SummaryWriter
 
-            self.events = SummaryWriter(str(folder / EVENTS), purge_step=start)
+            self.events = SummaryWriter(str(folder / EVENTS), purge_step=step)
+        self.bar = tqdm(total=steps, initial=step, unit="step", desc="training", mininterval=2.0)
+        self.began = time.perf_counter()
 
-    def write(self, values: Mapping[str, float]) -> None:
-        """Add the line of one step; the file has it before this returns."""
+    def report(self, losses: dict[str, float], rate: float, batch_size: int) -> dict[str, float]:
+        """Tell of one step, which ends now."""
+        now = time.perf_counter()
+        speed = batch_size / (now - self.began)
+        report = {"step": self.step, **losses, "learning_rate": rate, "clips_per_second": speed}
+        self.began, self.step = now, self.step + 1
+        self.write(LOSSES, report)
+        told = "contrastive {contrastive:.3f} predictive {predictive:.3f} {clips_per_second:.0f} clips/s"
+        self.bar.set_postfix_str(told.format(**report))
+        self.bar.update()
+        return report
+
+    def write(self, name: str, values: Mapping[str, float]) -> None:
+        """Add a line to a csv file; the file has it before this returns."""
+        path, columns = self.folder / name, COLUMNS[name]
         try:
-            csv.writer(self.file).writerow([values[column] for column in self.columns])
-            self.file.flush()
+            with open(path, "a", newline="") as file:
+                writer = csv.DictWriter(file, columns)
+                if file.tell() == 0:
+                    writer.writeheader()
+                writer.writerow(values)
         except OSError as error:
-            raise TrainingError(f"{self.file.name}: {error}; free space, then go on with --resume") from None
+            raise TrainingError(f"{path}: {error}; free space, then go on with --resume") from None
         if self.events is not None:
-            for column in self.columns[1:]:
-                self.events.add_scalar(f"{self.prefix}/{column}", values[column], int(values["step"]))
+            for column in columns[1:]:
+                self.events.add_scalar(f"{path.stem}/{column}", values[column], int(values["step"]))
 
     def close(self) -> None:
-        """Both files."""
-        with contextlib.suppress(OSError):  # what could not be written has been told
-            self.file.close()
+        """Events and bar."""
+        self.bar.close()
         if self.events is not None:
             self.events.close()
 
 
-def truncate(path: Path, columns: Sequence[str], start: int) -> None:
+def truncate(path: Path, start: int) -> None:
     """Keep the lines of steps before `start`, so that each step has one line; what is torn goes, too."""
-    lines = path.read_bytes().decode("utf-8", "replace").replace("\0", " ").splitlines() if path.exists() else []
-    rows = [row for row in csv.reader(lines) if len(row) == len(columns) and re.fullmatch("[0-9]+", row[0])]
-    with replacing(path) as file:
-        text = io.TextIOWrapper(file, newline="", write_through=True)
-        csv.writer(text).writerows([columns, *(row for row in rows if int(row[0]) < start)])
-        text.detach()
+    if path.exists():
+        columns = COLUMNS[path.name]
+        rows = [line.split(",") for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
+        kept = [row for row in rows if len(row) == len(columns) and row[0].isdecimal() and int(row[0]) < start]
+        with replacing(path) as file:
+            file.write("".join(",".join(row) + "\r\n" for row in (columns, *kept)).encode())
 
 
 def print_line(text: str) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from mtslvr.training.data import PackedClips, writing
+from mtslvr.training.data import PackedClips, write
 
 LEAST_KBPS, MOST_KBPS = 6.0, 256.0  # of libsndfile's compression levels 1 and 0, a channel
 BLOCK_SECONDS = 30  # of a file
@@ -82,14 +82,11 @@ def make(clips: PackedClips, out: Path, options: argparse.Namespace) -> str:
 def join(parts: Path, out: Path, threads: int) -> str:
     """Packed clips of the unpacked parts in a folder; returns what is in them."""
     heads = [(path, json.loads(path.read_text())) for path in sorted(parts.glob("*.json"))]
-    with writing(out) as (samples, index), ThreadPoolExecutor(threads) as pool, open(samples, "wb") as file:
+    with ThreadPoolExecutor(threads) as pool:
         decoded = pool.map(lambda head: soundfile.read(head[0].with_suffix(".opus"), dtype="int16")[0], heads)
-        for (_, head), block in zip(heads, decoded, strict=True):
-            np.resize(block, sum(head["lengths"])).tofile(file)
-        lengths = [length for _, head in heads for length in head["lengths"]]
-        names = [name for _, head in heads for name in head["names"]]
-        file.flush()
-        index.write_text(json.dumps({"sample_rate": heads[0][1]["sample_rate"], "names": names, "lengths": lengths}))
+        blocks = zip((head for _, head in heads), decoded, strict=True)
+        whole = ((head["names"], head["lengths"], np.resize(block, sum(head["lengths"]))) for head, block in blocks)
+        write(out, heads[0][1]["sample_rate"], whole)
     clips = PackedClips.open(out)
     return f"{len(clips)} clips, {clips.hours:.1f} h"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
@@ -12,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from tqdm import tqdm
@@ -19,10 +19,12 @@ from tqdm import tqdm
 from ..audio import find
 from ..audio.load import load_audio
 from ..errors import AudioError, TrainingError
+from ..run.files import atomic, remove_parts
 
 _BLOCK = 1 << 22  # samples read at once
 _PROBES, _PROBE = 64, 1 << 12  # parts that a fingerprint is of, samples in each
 _SAMPLES, _INDEX = "clips.i16", "clips.json"
+Block: TypeAlias = tuple[list[str], list[int], np.ndarray]  # names and lengths of clips, and their samples
 
 
 @dataclass(frozen=True)
@@ -133,28 +135,25 @@ def pack(
     failed = [message for _, message in search.unlisted]
     if search.left_out:
         tqdm.write(search.left_out_text, file=sys.stderr)
-    names = [name for clips in packed for name in clips.names]
-    lengths = [length for clips in packed for length in np.diff(clips.starts).tolist()]
-    with writing(out) as (samples, index):
-        with open(samples, "wb") as file, ThreadPoolExecutor(threads) as pool:
-            for clips in packed:
-                clips.samples.tofile(file)
+
+    def blocks() -> Iterator[Block]:
+        for clips in packed:
+            yield clips.names, np.diff(clips.starts).tolist(), clips.samples
+        with ThreadPoolExecutor(threads) as pool:
             decoded = pool.map(lambda found: _decoded(found.path, sample_rate), search.files)
             bar = tqdm(decoded, "packing", len(search.files), unit="clip")
             for (_, name), clip in zip(search.files, bar, strict=True):
                 if isinstance(clip, AudioError):
                     failed.append(str(clip))
                     continue
-                file.write(clip.tobytes())
-                pieces = cut(len(clip), sample_rate, max_seconds)
-                names.extend([name] if len(pieces) == 1 else [f"{name}#{i}" for i in range(len(pieces))])
-                lengths.extend(pieces)
-        if not names:
+                lengths = cut(len(clip), sample_rate, max_seconds)
+                yield [name] if len(lengths) == 1 else [f"{name}#{i}" for i in range(len(lengths))], lengths, clip
+        if not packed and len(failed) == len(search.unlisted) + len(search.files):
             told = f" ({len(failed)} unreadable, the first: {failed[0]})" if failed else ""
-            raise TrainingError(
-                f"no readable audio in {', '.join(map(str, sources))}{told}; give folders of audio files"
-            )
-        index.write_text(json.dumps({"sample_rate": sample_rate, "names": names, "lengths": lengths}))
+            searched = ", ".join(map(str, sources))
+            raise TrainingError(f"no readable audio in {searched}{told}; give folders of audio files")
+
+    write(out, sample_rate, blocks())
     return failed
 
 
@@ -166,19 +165,18 @@ def _decoded(path: Path, sample_rate: int) -> np.ndarray | AudioError:
     return np.round(waveform.clip(-1, 1) * 32767).astype(np.int16)
 
 
-@contextlib.contextmanager
-def writing(out: Path) -> Iterator[tuple[Path, Path]]:
-    """Paths for samples and index that become those of `out` where all went well, and go where not."""
-    samples, index = (out / (name + ".part") for name in (_SAMPLES, _INDEX))
+def write(out: Path, sample_rate: int, blocks: Iterable[Block]) -> None:
+    """Write packed clips that `PackedClips.open` reads, completely or not at all."""
+    names, lengths = list[str](), list[int]()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        yield samples, index
-        (out / _INDEX).unlink(missing_ok=True)  # an old one must not stand beside the new samples
-        os.replace(samples, out / _SAMPLES)
-        os.replace(index, out / _INDEX)
+        remove_parts([out / _SAMPLES])
+        with atomic(out / _SAMPLES, beside=[out / _INDEX]) as file:
+            for more_names, more_lengths, samples in blocks:
+                names += more_names
+                lengths += more_lengths
+                file.write(samples.data)
+        with atomic(out / _INDEX) as file:
+            file.write(json.dumps({"sample_rate": sample_rate, "names": names, "lengths": lengths}).encode())
     except OSError as error:
         raise TrainingError(f"{out}: cannot write the packed clips ({error}); free space or choose another") from None
-    finally:
-        for part in (samples, index):
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)

@@ -105,13 +105,9 @@ class StepBatches(Dataset[Batch]):
         offsets = torch.rand(len(clips), generator=generator, dtype=torch.float64).numpy()
         starts, ends = self.clips.starts[clips], self.clips.starts[clips + 1]
         first = (offsets * np.maximum(ends - starts - length + 1, 1)).astype(np.int64)
-        if self.samples is None:
-            begins, samples = starts + first, self.clips.samples
-            clips_here = zip(begins, np.minimum(ends, begins + length), strict=True)
-            rows = torch.from_numpy(np.stack([np.resize(samples[begin:end], length) for begin, end in clips_here]))
-        else:
-            begin, room, place = (torch.from_numpy(v).to(self.device)[:, None] for v in (starts, ends - starts, first))
-            rows = self.samples[begin + (place + torch.arange(length, device=self.device)) % room]
+        begin, room, place = (torch.from_numpy(v).to(self.device)[:, None] for v in (starts, ends - starts, first))
+        samples = torch.from_numpy(np.asarray(self.clips.samples)) if self.samples is None else self.samples
+        rows = samples[begin + (place + torch.arange(length, device=self.device)) % room]
         crops, encoder = rows.float() / 32768, self.config.encoder
         if encoder.normalization is Normalization.GLOBAL:
             return (crops - encoder.global_mean) / encoder.global_std

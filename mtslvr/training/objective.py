@@ -27,9 +27,6 @@ class Objective(nn.Module):
     The invariant embedding feeds the contrastive loss, the variant one the augmentation head: that of each view, to
     tell which transformations it had, or those of both, to tell by how much they differ.
 
-    Args:
-        encoder: what is trained.
-        config: which losses, of which views.
     Source:
         Heggan et al. 2023, MT-SLVR, https://arxiv.org/abs/2305.17191
     """
@@ -39,18 +36,12 @@ class Objective(nn.Module):
         self.encoder, self.config = encoder, config
         dim, labels = encoder.config.head_dim, len(config.augment.transformations)
         projectors = {"simclr": simclr_projector, "simsiam": simsiam_projector}
-        make = projectors.get(config.contrastive)
-        self.projector = None if make is None else make(dim)
+        self.projector = projectors[config.contrastive](dim) if config.contrastive in projectors else None
         self.predictor = simsiam_predictor() if config.contrastive == "simsiam" else None
         self.augmentation_head = augmentation_head(dim, labels) if config.augmentation_weight else None
 
     def forward(self, views: Tensor, targets: Tensor) -> Losses:
-        """The losses of one batch.
-
-        Args:
-            views: (2, B, channels, n_mels, frames) spectrograms of two views of B clips.
-            targets: (B, K), see `Batch`.
-        """
+        """The losses of spectrograms (2, B, channels, n_mels, frames) of two views, and of targets, see `Batch`."""
         embeddings = self.embed_views(views)
         contrastive = self.contrastive_loss(embeddings.invariant)
         predictive = self.predictive_loss(embeddings.variant, targets)
@@ -125,11 +116,8 @@ def _linear_norm_relu(dim: int, out_dim: int) -> tuple[nn.Module, nn.Module, nn.
 def nt_xent_loss(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
     """Normalised temperature-scaled cross entropy over the 2N views of N clips.
 
-    Each view's positive is the other view of its clip; the remaining 2N - 2 views are its negatives.
+    Of the projections (N, D) each has the one of the other view for its positive, and the 2N - 2 others for negatives.
 
-    Args:
-        z1, z2: (N, D) projections of the two views.
-        temperature: divides the cosine similarities.
     Source:
         Chen et al. 2020, SimCLR, https://arxiv.org/abs/2002.05709
     """
@@ -141,11 +129,8 @@ def nt_xent_loss(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
 
 
 def simsiam_loss(p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
-    """Symmetric negative cosine similarity with a stop-gradient on the projections.
+    """Symmetric negative cosine similarity of predictions p and projections z (N, D); no gradient flows into z.
 
-    Args:
-        p1, p2: (N, D) predictions.
-        z1, z2: (N, D) projections; no gradient flows into them.
     Source:
         Chen and He 2021, SimSiam, https://arxiv.org/abs/2011.10566
     """
@@ -155,9 +140,5 @@ def simsiam_loss(p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
 
 
 def augmentation_loss(logits: Tensor, augmentation_labels: Tensor) -> Tensor:
-    """Multi-label augmentation prediction (MLAP): mean binary cross-entropy of (B, K) logits and labels, 0 or 1.
-
-    Source:
-        Heggan et al. 2023, MT-SLVR, https://arxiv.org/abs/2305.17191
-    """
+    """Multi-label augmentation prediction: mean binary cross-entropy of (B, K) logits and labels, 0 or 1."""
     return F.binary_cross_entropy_with_logits(logits.float(), augmentation_labels.float())

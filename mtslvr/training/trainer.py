@@ -22,22 +22,12 @@ VALIDATION_BATCHES = 50  # at the most, in one pass
 
 
 class Trainer:
-    """Network and optimiser of a run, with fresh weights.
-
-    Args:
-        config: the recipe.
-        device: of the network.
-        folder: of the run, for messages.
-
-    Attributes:
-        step: steps done.
-        best: lowest validation loss so far.
-        waited: validation passes since then.
-    """
+    """Network and optimiser of a run, with fresh weights; messages name its `folder`."""
 
     def __init__(self, config: TrainConfig, device: torch.device, folder: Path = Path()) -> None:
         self.config, self.device, self.folder = config, device, folder
-        self.step, self.best, self.waited = 0, math.inf, 0
+        self.step = 0  # steps done
+        self.best, self.waited = math.inf, 0  # lowest validation loss, and passes since then
         torch.manual_seed(config.seed)
         self.objective = Objective(Encoder(config.encoder), config).to(device)
         self.objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
@@ -49,6 +39,8 @@ class Trainer:
         self.optimizer: torch.optim.Optimizer = kind(
             self.objective.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
+        parts: dict[str, Any] = {"objective": self.objective, "optimizer": self.optimizer, "average": self.average}
+        self.parts = {name: part for name, part in parts.items() if part is not None}  # what a state holds
 
     @property
     def ended(self) -> bool:
@@ -72,7 +64,7 @@ class Trainer:
         return losses
 
     def optimise(self, batch: Batch) -> tuple[dict[str, float], float]:
-        """Make one step; gives its losses, named as those of `Losses`, and its learning rate.
+        """Make one step; gives its losses by name and its learning rate.
 
         Raises:
             TrainingError: the loss is no number; the weights stay as they were.
@@ -97,10 +89,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, batches: StepBatches) -> dict[str, float]:
-        """Mean losses over the clips held out, by the encoder that the run exports, in evaluation mode.
-
-        The same crops and transformations each time, drawn apart from those of training.
-        """
+        """Mean losses of the exported encoder over the same crops and transformations of clips held out each time."""
         trained, self.objective.encoder = self.objective.encoder, self.exported
         self.objective.eval()
         try:
@@ -116,20 +105,13 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """What `restore` takes."""
         state: dict[str, Any] = {"step": self.step, "best": self.best, "waited": self.waited}
-        state |= {"objective": self.objective.state_dict(), "optimizer": self.optimizer.state_dict()}
-        return state if self.average is None else {**state, "average": self.average.state_dict()}
+        return state | {name: part.state_dict() for name, part in self.parts.items()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go back to a saved state.
-
-        Raises:
-            TrainingError: the state of another network.
-        """
+        """Go back to a saved state; that of another network is a TrainingError."""
         try:
-            self.objective.load_state_dict(state["objective"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            if self.average is not None:
-                self.average.load_state_dict(state["average"])
+            for name, part in self.parts.items():
+                part.load_state_dict(state[name])
             self.step, self.best, self.waited = state["step"], state["best"], state["waited"]
         except (RuntimeError, KeyError, ValueError, TypeError) as error:
             raise TrainingError(

@@ -62,6 +62,9 @@ class HeadsConfig:
         ranges = {"clips": (2, 10**9), "crop_seconds": (0.1, 600.0), "source_balance": (0.0, 1.0), "power": (0.0, 10.0)}
         ranges |= {"ridge": (0.0, 1e9), "variant_ridge": (0.0, 1e9), "variant_scale": (0.0, 1e6)}
         check_ranges(self, "training config: heads.", ranges)
+        for name in ("invariant_rows", "variant_rows"):
+            if isinstance(rows := getattr(self, name), Mapping):  # from JSON
+                object.__setattr__(self, name, Rows(**rows))
 
     def encoder(self, config: EncoderConfig) -> EncoderConfig:
         """The config of the encoder with these heads; a ConfigError where it cannot have them."""
@@ -78,12 +81,6 @@ class HeadsConfig:
         if self.clips <= most:
             raise ConfigError(f"{self.clips} clips for {most} features: too few; use more clips")
         return changed
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> HeadsConfig:
-        """The config of plain JSON types; a partial one keeps the defaults."""
-        rows = {k: Rows(**data[k]) for k in ("invariant_rows", "variant_rows") if isinstance(data.get(k), Mapping)}
-        return cls(**{**data, **rows})
 
 
 @dataclass(frozen=True)
@@ -174,12 +171,9 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrainConfig:
-        """The config that `to_dict` wrote; a partial one keeps the defaults.
-
-        Raises:
-            ConfigError: unknown key or a value outside its range.
-        """
-        _check_object(data)
+        """The config that `to_dict` wrote; a partial one keeps the defaults, and a wrong one is a ConfigError."""
+        if not isinstance(data, Mapping):
+            raise ConfigError(f"training config: expected an object, got {type(data).__name__}")
         values = {key: value for key, value in data.items() if value not in GONE.get(key, ())}
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
@@ -191,21 +185,14 @@ class TrainConfig:
             if "augment" in values:
                 values["augment"] = own_augmentations(**values["augment"])
             if values.get("heads") is not None:
-                values["heads"] = HeadsConfig.from_dict({**values["heads"]})
+                values["heads"] = HeadsConfig(**values["heads"])
         except TypeError as error:
             raise ConfigError(f"training config: {error}") from None
         return cls(**values)
 
 
-def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    _check_object(changes)
-    merged = dict(values)
-    for key, value in changes.items():
-        inner = isinstance(value, Mapping) and isinstance(values.get(key), Mapping)
-        merged[key] = _merged(values[key], value) if inner else value
-    return merged
-
-
-def _check_object(data: object) -> None:
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"training config: expected an object, got {type(data).__name__}")
+def _merged(value: Any, change: Any) -> Any:
+    """The change itself, or of two objects the one with the keys of the other changed."""
+    if not (isinstance(value, Mapping) and isinstance(change, Mapping)):
+        return change
+    return {**value, **{key: _merged(value.get(key), inner) for key, inner in change.items()}}

@@ -16,17 +16,13 @@ AUDIOSET_MEAN, AUDIOSET_STD = -0.00029522, 0.11652075
 
 
 class System(str, enum.Enum):
-    """A row of the paper's tables, for SimCLR or SimSiam.
-
-    CONTRASTIVE and PREDICTION train one objective, MT_SIMPLE both on one output, MT_SPLIT on two heads of a shared
-    network, the others on two paths that adapters keep apart.
-    """
+    """A row of the paper's tables, for SimCLR or SimSiam."""
 
     CONTRASTIVE = "contrastive-only"
     PREDICTION = "prediction-only"
-    MT_SIMPLE = "mt-simple"
-    MT_SPLIT = "mt-split"
-    MT_BN = "mt-bn"
+    MT_SIMPLE = "mt-simple"  # both objectives on one output
+    MT_SPLIT = "mt-split"  # on two heads of a shared network
+    MT_BN = "mt-bn"  # on two paths that adapters keep apart
     MT_SERIES = "mt-series"
     MT_PARALLEL = "mt-parallel"
 
@@ -64,8 +60,9 @@ def published(system: System, contrastive: str = "simclr") -> TrainConfig:
         global_mean=AUDIOSET_MEAN,
         global_std=AUDIOSET_STD,
     )
-    config = TrainConfig(
+    return TrainConfig(
         encoder=encoder,
+        **system.objectives(contrastive),
         augment=AugmentConfig(),
         predicted_views=2,
         temperature=0.07,
@@ -87,17 +84,9 @@ def published(system: System, contrastive: str = "simclr") -> TrainConfig:
         validate_every=50,
         patience=100 if system is System.PREDICTION else 50,
     )
-    return dataclasses.replace(config, **system.objectives(contrastive))
 
 
 def own(system: System, contrastive: str = "simclr") -> TrainConfig:
-    """A system in this project's recipe, the defaults of `TrainConfig`.
-
-    MT_SPLIT keeps the heads of training, which share a path.
-
-    Raises:
-        ConfigError: a contrastive objective other than "simclr" and "simsiam".
-    """
-    heads = None if system is System.MT_SPLIT else HeadsConfig()
-    config = TrainConfig(encoder=system.encoder, heads=heads)
-    return dataclasses.replace(config, **system.objectives(contrastive))
+    """A system in this project's recipe, the defaults of `TrainConfig`; raises as `published`."""
+    heads = None if system is System.MT_SPLIT else HeadsConfig()  # its heads share a path
+    return TrainConfig(encoder=system.encoder, heads=heads, **system.objectives(contrastive))

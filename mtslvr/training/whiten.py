@@ -35,9 +35,8 @@ VOCODER_SECONDS = 0.016  # of a window: too short to resolve the harmonics of mo
 _STREAM = 2  # of random numbers, beside those of epochs and batches
 
 
-def finish(run: str | os.PathLike[str], config: TrainConfig, device: torch.device) -> None:
+def finish(folder: Path, config: TrainConfig, device: torch.device) -> None:
     """Give the exported encoder of a run the heads of its config, once."""
-    folder = Path(run)
     facts = run_directory.recorded(folder)
     if config.heads is not None and not facts.get("heads_made"):
         whiten(folder, folder / run_directory.EXPORT, config.heads, device)
@@ -97,10 +96,7 @@ def crops_of(batches: StepBatches, index: int, disturb: bool) -> Tensor:
 
 
 def disturbed(crops: Tensor, generator: torch.Generator, sample_rate: int) -> list[Tensor]:
-    """Crops (B, T) as whispered, as another microphone would take them, and with another of them as background.
-
-    Each is at the level of its crop.
-    """
+    """Crops (B, T) at their levels: whispered, by another microphone, and with another of them as background."""
     seeds = torch.randint(2**62, (len(crops),), generator=generator)
     curves = EQUALIZER_DB * torch.randn(len(crops), EQUALIZER_WAVES, generator=generator)
     equalised = at_level_of(crops, equalize(crops, curves, sample_rate))
@@ -147,11 +143,8 @@ def reading(encoder: Encoder, config: EncoderConfig) -> Encoder:
 def whiten_heads(encoder: Encoder, pairs: Iterable[Tensor], how: HeadsConfig) -> None:
     """Replace the heads of `encoder`, one for each path, in place.
 
-    Args:
-        encoder: on any device.
-        pairs: (2 or more, B, T) normalised waveforms each, two crops of B clips, and others that the first is compared
-            with for the invariant head; more clips than a head reads numbers.
-        how: powers, ridges and scale.
+    Of `pairs` each is (2 or more, B, T) normalised waveforms: two crops of B clips, and others that the first is
+    compared with for the invariant head; more clips in all than a head reads numbers.
     """
     folded = encoder.fold()
     invariant, variant = [], []
@@ -177,12 +170,9 @@ def whiten_heads(encoder: Encoder, pairs: Iterable[Tensor], how: HeadsConfig) ->
 def whitening(first: Tensor, second: Tensor, components: int, power: float, ridge: float) -> tuple[Tensor, Tensor]:
     """Whiten by the covariance within clips, then rotate to the principal components of largest variance.
 
-    Args:
-        first, second: (N, D) float64, features of two crops of N clips.
-        components: how many to keep; more than D are 0 beyond D.
-        power, ridge: see `HeadsConfig`.
-    Returns:
-        Weight (components, D) and bias (components,); the mean squared length of an output is 1.
+    The features (N, D) float64 of two crops of N clips become a weight (components, D) and a bias (components,), which
+    are 0 beyond D; the mean squared length of an output is 1.
+
     Source:
         Hatch, Kajarekar and Stolcke 2006, within-class covariance normalisation, with clips as classes.
     """

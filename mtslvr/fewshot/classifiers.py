@@ -179,6 +179,8 @@ def sgd_fit(
     episodes, n_way, n_shot, dim = support.shape
     # scikit-learn computes probabilities in the type of the features, and float32 saturates sooner.
     precision = np.float32 if support.dtype == np.float32 else np.float64
+    targets = np.repeat(np.eye(n_way), n_shot, axis=0)
+    targets = targets[:, 1:] if n_way == 2 else targets  # one column tells two classes apart
     seeds = _fit_seeds(episodes, n_way, random_state)
     x = support.reshape(episodes, n_way * n_shot, dim).astype(np.float64)
     dual = np.empty((episodes, x.shape[1], seeds.shape[1]))
@@ -186,20 +188,12 @@ def sgd_fit(
     for start in range(0, episodes, _BLOCK):
         block = slice(start, start + _BLOCK)
         kernel = x[block] @ x[block].transpose(0, 2, 1)
-        dual[block], intercept = _descend(
-            kernel, _targets(n_way, n_shot), _shuffles(seeds[block], x.shape[1]), max_iter
-        )
+        dual[block], intercept = _descend(kernel, targets, _shuffles(seeds[block], x.shape[1]), max_iter)
         scores[block] = query[block] @ x[block].transpose(0, 2, 1) @ dual[block] + intercept[:, None]
     if not np.isfinite(scores).all():
         largest = float(np.abs(x).max())
         raise ConfigError(f"features up to {largest:.1e}: too large for sgd; scale them, as with scaling='l2'")
     return LinearFit(_predict(scores.astype(precision)), scores, dual)
-
-
-def _targets(n_way: int, n_shot: int) -> Float64:
-    """(S, K) 1 where a support is of the class that a column tells from the rest; two classes need one column."""
-    one_hot = np.repeat(np.eye(n_way), n_shot, axis=0)
-    return one_hot[:, 1:] if n_way == 2 else one_hot
 
 
 def _fit_seeds(episodes: int, n_way: int, random_state: int | np.random.RandomState | None) -> npt.NDArray[np.uint32]:

@@ -23,9 +23,6 @@ from .evaluate import Scaling, evaluate
 from .features import LOG_MEL, FileRows, Progress, check_names, from_pooled, log_mel_rows, pooled_rows, raise_errors
 from .results import Results, Row
 
-ON_ERROR = ("stop", "skip")
-SAMPLERS = ("uniform", "published")
-
 
 @dataclass(frozen=True)
 class CompareConfig:
@@ -50,7 +47,7 @@ class CompareConfig:
             raise ConfigError("no classifier or no number of shots given; name at least one")
         if self.scaling is not None:
             parse_enum(Scaling, self.scaling, "scaling")
-        for name, valid in (("sampler", SAMPLERS), ("on_error", ON_ERROR)):
+        for name, valid in (("sampler", ("uniform", "published")), ("on_error", ("stop", "skip"))):
             if getattr(self, name) not in valid:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: unknown; use one of {', '.join(valid)}")
         if self.weights and not any(kind.linear for kind in kinds):

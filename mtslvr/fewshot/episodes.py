@@ -72,12 +72,15 @@ def draw_episodes(labels: npt.ArrayLike, config: EpisodeConfig) -> IntArray:
             f"take {config.files_per_class} files of each; here are {len(np.unique(labels))} classes, and "
             f"{len(usable)} of them have so many files. Ask for less, or add files: a folder a class, its clips in it"
         )
-    files, sizes = _padded_members(labels, usable)
+    names, counts = np.unique(labels, return_counts=True)
+    place = np.searchsorted(names, usable)
+    first, by_class = (np.cumsum(counts) - counts)[place], np.argsort(labels, kind="stable")
     n_way, depth = config.n_way, config.files_per_class
     uniform = np.random.default_rng(config.seed).random((config.episodes, n_way * (1 + depth)))
     classes = _distinct(uniform[:, :n_way], np.full(config.episodes, len(usable)))
-    places = _distinct(uniform[:, n_way:].reshape(-1, n_way, depth), sizes[classes])
-    return files[classes[..., None], places]
+    places = _distinct(uniform[:, n_way:].reshape(-1, n_way, depth), counts[place][classes])
+    files: IntArray = by_class[first[classes][..., None] + places]
+    return files
 
 
 def published_tasks(labels: npt.ArrayLike, config: EpisodeConfig) -> IntArray:
@@ -128,16 +131,6 @@ def _checked(labels: npt.ArrayLike) -> npt.NDArray[Any]:
     if array.ndim != 1 or len(array) == 0:
         raise ConfigError(f"labels of shape {array.shape}: expected (n,), one label a file")
     return array
-
-
-def _padded_members(labels: npt.NDArray[Any], classes: npt.NDArray[Any]) -> tuple[IntArray, IntArray]:
-    """Give file indices of each class, (n_classes, largest) padded with 0, and class sizes (n_classes,)."""
-    members = [np.flatnonzero(labels == label) for label in classes]
-    sizes = np.array([len(files) for files in members], dtype=np.int64)
-    padded = np.zeros((len(members), sizes.max()), dtype=np.int64)
-    for row, files in zip(padded, members, strict=True):
-        row[: len(files)] = files
-    return padded, sizes
 
 
 def _distinct(uniform: npt.NDArray[np.float64], sizes: IntArray) -> IntArray:

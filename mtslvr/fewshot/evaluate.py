@@ -29,15 +29,6 @@ class Scaling(str, enum.Enum):
     STANDARD = "standard"
 
 
-# The published evaluation of 2023-08 scales nothing.
-DEFAULT_SCALING = {
-    Classifier.LOGISTIC: Scaling.L2,
-    Classifier.SGD: Scaling.NONE,
-    Classifier.CENTROID: Scaling.NONE,
-    Classifier.COSINE: Scaling.NONE,
-}
-
-
 @dataclass(frozen=True)
 class FewShotResult:
     """Accuracy over episodes, in percent.
@@ -96,7 +87,9 @@ def evaluate(
     """
     config = EpisodeConfig() if config is None else config
     classifier = parse_enum(Classifier, classifier, "classifier")
-    scaling = DEFAULT_SCALING[classifier] if scaling is None else parse_enum(Scaling, scaling, "scaling")
+    if scaling is None:  # the published evaluation of 2023-08 scales nothing
+        scaling = Scaling.L2 if classifier is Classifier.LOGISTIC else Scaling.NONE
+    scaling = parse_enum(Scaling, scaling, "scaling")
     if branches and not classifier.linear:
         raise ConfigError(f"branches: classifier={classifier.value!r} has no weights; use 'sgd' or 'logistic'")
     labels = np.asarray(labels)
@@ -168,20 +161,10 @@ def classify_files(
     max_iter: int = 20,
     branches: Sequence[slice] = (),
 ) -> tuple[IntArray, Float64]:
-    """Label the query files of a block of episodes.
-
-    Args:
-        features: (sum of `pieces`, D), file by file.
-        pieces: (n,) rows of each file.
-        episodes: (E, n_way, n_shot + n_query) file indices.
-        support_pieces: (E, n_way, n_shot) which piece of each support file to learn from.
-        classifier: which.
-        standardize: scale by the supports first, see `Scaling`.
-        random_state, max_iter: of the SGD fits.
-        branches: columns to take the norm of a linear classifier's weights on.
+    """Label the query files of a block of episodes, learning from one piece (E, n_way, n_shot) of each support file.
 
     Returns:
-        (E, n_way, n_query) labels 0 .. n_way - 1, and (E, branches) norms.
+        (E, n_way, n_query) labels 0 .. n_way - 1, and (E, branches) norms of a linear classifier's weights.
     """
     first = np.cumsum(pieces) - pieces
     n_shot = support_pieces.shape[2]

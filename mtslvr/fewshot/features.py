@@ -114,25 +114,13 @@ def raise_errors(errors: dict[int, AudioError]) -> None:
 
 
 def from_pooled(pooled: FloatArray, encoder: Encoder) -> dict[str, FloatArray]:
-    """Apply the heads to pooled rows (n, D); both are linear, so the mean over windows may come first.
-
-    Returns:
-        Name to (n, D): invariant and variant where there are two outputs, concat, pooled.
-    """
-    parts = np.split(pooled, [sum(encoder.config.pooled_blocks[0])], axis=1) if encoder.config.tasks == 2 else [pooled]
-    if encoder.config.outputs == 1:
-        return {"concat": _head(encoder, 0, parts[0]), "pooled": pooled}
-    invariant, variant = _head(encoder, 0, parts[0]), _head(encoder, -1, parts[-1])
-    concat = np.concatenate([invariant, variant], axis=1)
-    return {"invariant": invariant, "variant": variant, "concat": concat, "pooled": pooled}
-
-
-def _head(encoder: Encoder, index: int, pooled: FloatArray) -> FloatArray:
-    head = encoder.heads[index]
-    rows = torch.from_numpy(np.ascontiguousarray(pooled)).to(encoder.device)
+    """Apply the heads to pooled rows (n, D), by name; they are linear, so the mean over windows may come first."""
     with torch.inference_mode():
-        out: FloatArray = head(rows).float().cpu().numpy()
-    return out
+        concat = encoder.project(torch.from_numpy(pooled).to(encoder.device)).float().cpu().numpy()
+    if encoder.config.outputs == 1:
+        return {"concat": concat, "pooled": pooled}
+    invariant, variant = np.split(concat, 2, axis=1)
+    return {"invariant": invariant, "variant": variant, "concat": concat, "pooled": pooled}
 
 
 def pooled_rows(

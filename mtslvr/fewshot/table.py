@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import numpy as np
 from ..run.files import wrong_suffix
 from .results import Results, Row
 
-FORMATS = {".csv": "csv", ".md": "md", ".json": "json", ".txt": "txt"}
 _COLUMNS = ("dataset", "model", "features", "classifier", "n_way", "n_shot", "n_query", "episodes", "seed", "scaling")
 
 
@@ -116,29 +114,21 @@ def to_csv(rows: Sequence[Row]) -> str:
     """One line a measurement, with its settings."""
     text = io.StringIO()
     branches = list(dict.fromkeys(name for row in rows for name in row.result.weight_share))
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*_COLUMNS, "accuracy", "ci95", "ci95_draws", *(f"weight_share_{name}" for name in branches)])
+    columns = [*_COLUMNS, "accuracy", "ci95", "ci95_draws", *(f"weight_share_{name}" for name in branches)]
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
     for row in rows:
-        known = {"dataset": row.dataset, "model": row.model, "features": row.features, "classifier": row.classifier}
-        settings = {**row.result.settings, **known}
-        shares = [row.result.weight_share.get(name, "") for name in branches]
-        intervals = ("" if math.isnan(row.result.ci95) else row.result.ci95, row.result.ci95_draws)
-        writer.writerow([*(settings.get(c, "") for c in _COLUMNS), row.result.mean, *intervals, *shares])
+        plain = row.to_dict()
+        shares = {f"weight_share_{name}": share for name, share in plain["weight_share"].items()}
+        writer.writerow({**plain["settings"], **plain, "accuracy": plain["mean"], **shares})
     return text.getvalue()
 
 
 def render(results: Results, path: Path) -> str:
-    """Give the text for a file, by its suffix.
-
-    Raises:
-        ConfigError: unknown suffix.
-    """
-    kind = FORMATS.get(path.suffix.lower())
-    if kind is None:
-        raise wrong_suffix(path, list(FORMATS))
-    if kind == "csv":
-        return to_csv(results.rows)
-    if kind == "json":
-        return results.to_json()
-    lines = comparison(results.rows)
-    return (markdown(lines) if kind == "md" else aligned(lines)) + "\n"
+    """Give the text for a file by its suffix, or a ConfigError for one that is unknown."""
+    rows = results.rows
+    texts = {".csv": lambda: to_csv(rows), ".json": results.to_json}
+    texts |= {".md": lambda: markdown(comparison(rows)) + "\n", ".txt": lambda: aligned(comparison(rows)) + "\n"}
+    if (suffix := path.suffix.lower()) not in texts:
+        raise wrong_suffix(path, list(texts))
+    return texts[suffix]()

@@ -23,6 +23,7 @@ from torch import Tensor
 from ..audio.load import find_audio, load_audio
 from ..config import Layer, Normalization, parse_enum
 from ..errors import AudioError, ConfigError
+from ..fewshot.classifiers import directions
 from ..fewshot.command import load_encoders
 from ..fewshot.features import Progress
 from ..fewshot.results import read_json
@@ -30,7 +31,7 @@ from ..nn.encoder import Encoder
 from ..nn.frontend import standardize
 from ..run.extract import for_inference
 from ..run.machine import environment
-from ..training.augment import TRANSFORMATIONS, AugmentConfig, augment, draw_parameters
+from ..training.augment import TRANSFORMATIONS, AugmentConfig, augment, check_ranges, draw_parameters
 
 Float64 = npt.NDArray[np.float64]
 KIND = "invariance"
@@ -55,9 +56,8 @@ class InvarianceConfig:
 
     def __post_init__(self) -> None:
         parse_enum(Layer, self.layer, "layer")
-        for name, low in (("clips", FEWEST_CLIPS), ("draws", 1), ("batch_size", 1), ("seed", 0)):
-            if not low <= getattr(self, name) <= 2**32 - 1:
-                raise ConfigError(f"{name}={getattr(self, name)!r}: must be an integer from {low} to {2**32 - 1}")
+        lowest = {"clips": FEWEST_CLIPS, "draws": 1, "batch_size": 1, "seed": 0}
+        check_ranges(self, "", {name: (low, 2**32 - 1) for name, low in lowest.items()})
         if self.shrinkage is not None and not 0 < self.shrinkage <= 1:
             raise ConfigError(f"shrinkage={self.shrinkage!r}: must be above 0 and at most 1")
 
@@ -229,9 +229,7 @@ def _rows_of(
     # Exactly 0 would leave directions without any spread.
     shrinkage = max(ledoit_wolf(originals), 1e-6) if config.shrinkage is None else config.shrinkage
     distances = mahalanobis(originals, copies, shrinkage)
-    one, other = (
-        rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-30) for rows in (originals, copies)
-    )
+    one, other = directions(originals), directions(copies)
     cosines = (one * other).sum(axis=-1)
     some = one[:_MOST_IN_PAIRS]
     between = np.sqrt(np.maximum(2 - 2 * some @ some.T, 0))[np.triu_indices(len(some), 1)].mean()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-import io
 import math
 import os
 import re
@@ -13,16 +12,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import ConfigError
+from ..fewshot.classifiers import directions
 from ..run.files import resolve, write_file, wrong_suffix
 from ..run.table import EmbeddingTable
-from .pictures import COLOURS, SUFFIXES, literal, new_figure
+from .pictures import COLOURS, SUFFIXES, literal, new_figure, save
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PAGES = (".html", ".htm")
 _LEGEND = 30  # classes that a legend of a picture has room for
@@ -94,7 +97,7 @@ def project(embeddings: Array, method: str = "pca") -> Array:
     if method == "pca":
         from sklearn.decomposition import PCA
 
-        return np.asarray(PCA(2, svd_solver="covariance_eigh").fit_transform(_unit(embeddings)))
+        return np.asarray(PCA(2, svd_solver="covariance_eigh").fit_transform(directions(embeddings)))
     import umap
 
     # Its spectral start needs more rows than dimensions to spare.
@@ -114,14 +117,9 @@ def clusters(embeddings: Array, count: int) -> list[str]:
         raise ConfigError(f"clusters={count}: must be from 2 to the number of rows, {len(embeddings)}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of fewer different rows than clusters
-        found = KMeans(count, n_init=4, random_state=42).fit_predict(_unit(embeddings))
+        found = KMeans(count, n_init=4, random_state=42).fit_predict(directions(embeddings))
     places = np.argsort(np.argsort(-np.bincount(found, minlength=count), kind="stable")) + 1
     return [f"cluster {places[i]}" for i in found]
-
-
-def _unit(rows: Array) -> Array:
-    unit: Array = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
-    return unit
 
 
 def read_labels(table: EmbeddingTable, labels: str) -> list[str]:
@@ -167,9 +165,10 @@ def sounds(table: EmbeddingTable, folder: Path, page: Path) -> list[str]:
 
 def draw(path: Path, drawn: Map, offline: bool = False) -> None:
     """Write a map in the format of the suffix; an `offline` page holds plotly, 5 MB, in place of a link to it."""
-    suffix = resolve(path).suffix.lower()
-    data = _page(drawn, offline) if suffix in PAGES else _picture(drawn, suffix[1:])
-    write_file(path, data)
+    if path.suffix.lower() in PAGES:
+        write_file(path, _page(drawn, offline))
+    else:
+        save(_picture(drawn), path)
 
 
 def _groups(labels: Sequence[str]) -> list[tuple[str, list[int], str, str]]:
@@ -188,7 +187,7 @@ def _groups(labels: Sequence[str]) -> list[tuple[str, list[int], str, str]]:
     ]
 
 
-def _picture(drawn: Map, suffix: str) -> bytes:
+def _picture(drawn: Map) -> Figure:
     figure = new_figure(8, 6)
     plot: Any = figure.add_subplot()
     size = float(np.clip(4000 / max(len(drawn.points), 1), 3, 40))
@@ -206,9 +205,7 @@ def _picture(drawn: Map, suffix: str) -> bytes:
             handle.set_sizes([30])
     plot.set_title(literal(drawn.title), fontsize=10)
     plot.set(xlabel=drawn.axes[0], ylabel=drawn.axes[1], xticks=[], yticks=[])
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=suffix, dpi=150)
-    return buffer.getvalue()
+    return figure
 
 
 def _page(drawn: Map, offline: bool) -> bytes:

@@ -7,9 +7,8 @@
     result.per_class, result.accuracies
 
 `features` is (n, D), one row a file, from any encoder; `labels` is (n,). The modules in order: `episodes`,
-`classifiers`, `interval`, `evaluate` work on matrices; `dataset` and `datasets` find labelled files, `cache` and
-`features` turn them into matrices, `command` joins all of it for several models and sets, `results` and `table` show
-what came out.
+`classifiers`, `evaluate` work on matrices; `dataset` and `datasets` find labelled files, `cache` and `features` turn
+them into matrices, `command` joins all of it for several models and sets, `results` and `table` show what came out.
 """
 
 from .classifiers import Classifier, classify
@@ -17,9 +16,8 @@ from .command import CompareConfig, compare
 from .dataset import LabelledSet, read_set
 from .datasets import DATASETS, prepare
 from .episodes import EpisodeConfig, draw_episodes, published_tasks
-from .evaluate import FewShotResult, Scaling, evaluate
+from .evaluate import FewShotResult, Scaling, clips_interval, evaluate
 from .features import extract_features, log_mel_statistics
-from .interval import clips_interval
 from .results import Results, Row, read_results
 from .table import average_ranks, format_table
 

@@ -32,33 +32,25 @@ _NAMES = ("ndarray", "dtype", "_reconstruct", "scalar", "_frombuffer")
 
 
 def read_split(path: Path) -> dict[str, list[str]]:
-    """Read a split file.
+    """Read a split file to class names by split; by "" from a .txt, which has those of the split asked for, one a line.
 
-    Args:
-        path: .npy as MetaAudio publishes it (three lists of class names: train, val, test), .json
-            ({"train": [...], "val": [...], "test": [...]}), .csv (columns class and split), or .txt (the classes of the
-            split asked for, one a line).
-
-    Returns:
-        Split name to class names; "" for a .txt.
-
-    Raises:
-        ConfigError: no such file, not of that form, or a .npy that would run code.
+    A .npy is as MetaAudio publishes it (three lists of class names: train, val, test), a .json is {"train": [...],
+    "val": [...], "test": [...]}, a .csv has the columns class and split. Anything else is a ConfigError.
     """
     suffix = path.suffix.lower()
     if suffix not in (".npy", ".json", ".csv", ".txt"):
         raise ConfigError(f"{path}: unknown split file; use .npy, .json, .csv, .txt")
     found: dict[str, list[str]] = {}
     try:
+        text = "" if suffix == ".npy" else path.read_text(encoding="utf-8-sig")
         if suffix == ".npy":
             found = dict(zip(SPLITS, _read_npy(path), strict=False))
         elif suffix == ".json":
-            data = json.loads(path.read_text(encoding="utf-8"))
-            found = {name: data[name] for name in SPLITS if name in data}
+            found = {name: classes for name, classes in json.loads(text).items() if name in SPLITS}
         elif suffix == ".txt":
-            found = {"": [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]}
+            found = {"": [line.strip() for line in text.splitlines() if line.strip()]}
         else:
-            for row in csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()):
+            for row in csv.DictReader(text.splitlines()):
                 found.setdefault(row["split"].strip(), []).append(row["class"].strip())
         return {name: [str(c) for c in classes] for name, classes in found.items()}
     except ConfigError:

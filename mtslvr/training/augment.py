@@ -21,15 +21,7 @@ from ..workers import Lanes
 from . import transforms, vocoder
 
 # The columns of the published label vector, in the order of the official code (not of its yaml file).
-TRANSFORMATIONS = (
-    "pitch_shift",
-    "fade",
-    "white_noise",
-    "mixed_noise",
-    "time_stretch",
-    "time_masking",
-    "time_shift",
-)
+TRANSFORMATIONS = ("pitch_shift", "fade", "white_noise", "mixed_noise", "time_stretch", "time_masking", "time_shift")
 
 _CPU_ROWS = 64  # waveforms a thread takes at once; fixed, so that a batch is the same with any number of threads
 

@@ -57,7 +57,9 @@ def train(
         ConfigError: no such device.
     """
     folder = Path(folder)
-    trainer, clips = prepare(config, folder, data, resume, init, parse_device(device))
+    run.check(folder, config, resume)
+    trainer = Trainer(config, parse_device(device), folder)
+    clips = prepare(trainer, data, resume, init)
     batches = StepBatches(clips, config)
     validation = StepBatches(clips, config, validation=True) if config.validate_every else None
     run.write_json(folder / run.CONFIG, config.to_dict())  # a run, now that all that can be checked before is checked
@@ -86,16 +88,10 @@ def train(
 
 
 def prepare(
-    config: TrainConfig,
-    folder: Path,
-    data: Sequence[str | os.PathLike[str]],
-    resume: bool,
-    init: str | os.PathLike[str] | None,
-    device: torch.device,
-) -> tuple[Trainer, PackedClips]:
-    """What a run begins with, or goes on with, and its clips; arguments as of `train`."""
-    run.check(folder, config, resume)
-    trainer = Trainer(config, device, folder)
+    trainer: Trainer, data: Sequence[str | os.PathLike[str]], resume: bool, init: str | os.PathLike[str] | None
+) -> PackedClips:
+    """Give a trainer the weights that its run begins or goes on with, and return the clips."""
+    config, folder, device = trainer.config, trainer.folder, trainer.device
     state = run.load_state(folder, device) if resume else None
     if resume and state is None:  # it died before its first state
         init = run.recorded(folder).get("init")
@@ -108,7 +104,7 @@ def prepare(
     clips = run.collect(folder, data, config, resume, facts)
     if config.heads is not None:
         check_crops(clips, config.heads)
-    return trainer, clips
+    return clips
 
 
 def batches_from(batches: StepBatches, steps: range, device: torch.device, workers: int) -> Iterator[Batch]:

@@ -7,8 +7,7 @@ import pytest
 from mtslvr.errors import ConfigError
 from mtslvr.fewshot import Classifier, EpisodeConfig, FewShotResult, Row, evaluate, format_table, published_tasks
 from mtslvr.fewshot.episodes import usable_classes
-from mtslvr.fewshot.evaluate import classify_files, draw_support_pieces, majority_vote
-from mtslvr.fewshot.interval import draws_interval
+from mtslvr.fewshot.evaluate import classify_files, draw_support_pieces, draws_interval, majority_vote
 
 GOLDEN = np.load(fill_rule.GOLDEN / "golden_fewshot.npz")
 INFO = json.loads(str(GOLDEN["info"]))

@@ -16,6 +16,9 @@ import numpy as np
 
 from .classifiers import FloatArray
 
+_TABLE = """PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF; CREATE TABLE IF NOT EXISTS files
+(path BLOB PRIMARY KEY, size INTEGER, changed INTEGER, count INTEGER, rows BLOB);"""
+
 
 def default_cache() -> Path:
     """Give the folder of the cache: $MTSLVR_CACHE, or mtslvr/features in the user's cache folder."""
@@ -43,12 +46,7 @@ class FeatureCache:
         with self._given_up_at_errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(self.path, timeout=60, isolation_level=None)
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = OFF")
-            self._database.execute(
-                "CREATE TABLE IF NOT EXISTS files"
-                " (path BLOB PRIMARY KEY, size INTEGER, changed INTEGER, count INTEGER, rows BLOB)"
-            )
+            self._database.executescript(_TABLE)
 
     def get(self, path: Path) -> FloatArray | None:
         """Give the rows of a file, or None where it is new or has changed."""

@@ -54,14 +54,9 @@ def classify(
     random_state: int | np.random.RandomState | None = None,
     max_iter: int = 20,
 ) -> tuple[IntArray, Float64 | None]:
-    """Fit each episode on its supports and label its queries.
+    """Fit each episode on its supports (E, n_way, n_shot, D) and label its queries (E, Q, D).
 
-    Args:
-        kind: which classifier.
-        support: (E, n_way, n_shot, D).
-        query: (E, Q, D).
-        random_state: of SGD, see `sgd_fit`.
-        max_iter: of SGD.
+    `random_state` and `max_iter` are of SGD, see `sgd_fit`.
 
     Returns:
         (E, Q) labels 0 .. n_way - 1, and the factors of a linear classifier, see `LinearFit`.

@@ -88,17 +88,10 @@ def published_tasks(labels: npt.ArrayLike, config: EpisodeConfig) -> IntArray:
 
     A task takes the classes with the n_way smallest of one uniform number a class. Each class then shuffles its own
     list of files in place, so a task starts from the order that the last one left. Where fewer than n_way classes have
-    enough files, all classes come back with one query each.
-
-    Args:
-        labels: (n,) one label a file, integers or strings.
-        config: which episodes.
-
-    Returns:
-        (episodes, n_way, n_shot + n_query) indices into `labels`, supports first; n_query is 1 in that case.
+    enough files, all classes come back with one query each. Arguments and result are those of `draw_episodes`.
 
     Raises:
-        ConfigError: fewer than `n_way` classes, or one with fewer than n_shot + 1 files in that case.
+        ConfigError: fewer than `n_way` classes, or in that case one with fewer than n_shot + 1 files.
     Source:
         Evaluation code of Heggan et al. 2023, `numpy.random.seed(seed)` before its sampler is built.
     """

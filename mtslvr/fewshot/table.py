@@ -19,10 +19,7 @@ def average_ranks(rows: Sequence[Row]) -> dict[tuple[str, str, str, int], float]
     """Rank features and models on every dataset, 1 for the most accurate, and average over the datasets.
 
     Rows of one classifier and number of shots are ranked among themselves, equal accuracies share the mean of their
-    places, and only what was measured on all datasets is ranked.
-
-    Returns:
-        (model, features, classifier, n_shot) to the average rank, as in the paper's tables.
+    places, and only what was measured on all datasets is ranked, by (model, features, classifier, n_shot).
     """
     datasets = list(dict.fromkeys(row.dataset for row in rows))
     ranks: dict[tuple[str, str, str, int], float] = {}

@@ -93,7 +93,7 @@ class Trainer:
         trained, self.objective.encoder = self.objective.encoder, self.exported
         self.objective.eval()
         try:
-            number = min(VALIDATION_BATCHES, batches.batches_an_epoch)
+            number = min(VALIDATION_BATCHES, len(batches.members) // self.config.batch_size)
             found = [values_of(self.losses(batches[i].to(self.device))) for i in range(number)]
         finally:
             self.objective.encoder = trained

@@ -58,20 +58,12 @@ class StepBatches(Dataset[Batch]):
         self.device = torch.device("cpu")
         self.streams = (10, 11, 12) if validation else (0, 1, 3)  # of random numbers: order, batch, draw by source
 
-    def __len__(self) -> int:
-        return self.config.steps
-
     def on(self, device: torch.device) -> StepBatches:
         """The same batches, made on `device`, which keeps all clips in its memory as int16."""
         there = copy.copy(self)
         there.device = device
         there.samples = torch.from_numpy(np.asarray(self.clips.samples)).to(device)
         return there
-
-    @property
-    def batches_an_epoch(self) -> int:
-        """Whole batches in one pass over the clips."""
-        return len(self.members) // self.config.batch_size
 
     def __getitem__(self, step: int) -> Batch:
         generator = step_generator(self.config.seed, self.streams[1], step)

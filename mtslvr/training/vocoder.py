@@ -148,7 +148,7 @@ def _stretch_spectrum(spectrum: Tensor, rate: Tensor, valid: Tensor) -> Tensor:
     frames read so far; wrapping and adding the expected advance change it by multiples of 2 pi only. So its
     phasor is the product of next * conj(this), of modulus 1: no angle, no large float32 sum.
     """
-    batch, last, bins = spectrum.shape
+    batch, last, _ = spectrum.shape
     count = valid.shape[1]
     block = math.isqrt(count - 1) + 1
     steps = torch.arange(-(-count // block) * block, dtype=torch.float64) * rate.double()[:, None]
@@ -159,15 +159,11 @@ def _stretch_spectrum(spectrum: Tensor, rate: Tensor, valid: Tensor) -> Tensor:
     turn_rows = torch.cat((torch.full((batch, 1), last), this[:, :-1]), 1)  # row `last`: phase of frame 0
 
     spectrum = spectrum + _QUIET
-    magnitude = torch.zeros(batch, last + 1, bins, dtype=weight.dtype, device=spectrum.device)
-    heard = magnitude[:, :last]
-    torch.sqrt(spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag), out=heard)
+    heard = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag).sqrt_()
     unit = spectrum * heard.clamp_min(_QUIET / 10).reciprocal_()
-    heard -= _QUIET
-    turns = torch.empty(batch, last + 1, bins, dtype=spectrum.dtype, device=spectrum.device)
-    torch.mul(unit[:, 1:], unit[:, :-1].conj(), out=turns[:, : last - 1])
-    turns[:, last - 1] = unit[:, -1].conj()  # the frame after the last is 0, of angle 0
-    turns[:, last] = unit[:, 0]
+    magnitude = F.pad(heard - _QUIET, (0, 0, 0, 1))
+    # The frame after the last is 0, of angle 0.
+    turns = torch.cat((unit[:, 1:] * unit[:, :-1].conj(), unit[:, -1:].conj(), unit[:, :1]), 1)
 
     phasor = _cumulative_product(_rows(turns, turn_rows), block)[:, :count]
     before = ((1 - weight) * valid).to(magnitude.device)[..., None]

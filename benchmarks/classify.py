@@ -28,7 +28,7 @@ from events import RATE, found_events, of_clips, percentages, synthetic, write_e
 import mtslvr
 from mtslvr.audio.load import find_audio
 from mtslvr.classify.choose import choose, fit_linear, softmax, unit_rows
-from mtslvr.fewshot.table import markdown
+from mtslvr.fewshot.results import markdown
 from mtslvr.run.machine import environment
 
 SHOTS, WAYS = (1, 2, 5, 10), 5

@@ -22,7 +22,7 @@ from model_card import replace_block
 from sklearn.linear_model import LogisticRegression, SGDClassifier
 
 from mtslvr.fewshot import Classifier, EpisodeConfig, draw_episodes, evaluate
-from mtslvr.fewshot.table import markdown
+from mtslvr.fewshot.results import markdown
 from mtslvr.run.machine import environment
 
 DIM, CLASSES, FILES = 1000, 20, 50

@@ -35,7 +35,7 @@ from huggingface_hub import EvalResult, ModelCardData
 import mtslvr
 from mtslvr.config import EncoderConfig, Rows
 from mtslvr.fewshot import CompareConfig, EpisodeConfig, FewShotResult, compare, read_set
-from mtslvr.fewshot.table import markdown as table
+from mtslvr.fewshot.results import markdown as table
 from mtslvr.models.checkpoint import CONFIG_NAME, read_config
 from mtslvr.nn.encoder import Encoder
 from mtslvr.run.machine import environment

@@ -33,7 +33,7 @@ import mtslvr
 from mtslvr.audio.load import load_audio
 from mtslvr.config import FrontendConfig
 from mtslvr.fewshot import EpisodeConfig, LabelledSet, evaluate, extract_features, read_set
-from mtslvr.fewshot.table import markdown
+from mtslvr.fewshot.results import markdown
 from mtslvr.nn.frontend import log_mel
 from mtslvr.training.run import environment
 

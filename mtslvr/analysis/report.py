@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
-from ..fewshot.results import KIND as FEWSHOT
-from ..fewshot.results import Results, describe, read_json, read_results
-from ..fewshot.table import comparison, groups, per_class, weight_shares
+from ..fewshot import results as fewshot
 from . import pictures
 from .invariance import KIND as INVARIANCE
 from .invariance import Invariance, read_invariance
@@ -72,13 +70,13 @@ def report(sources: Sequence[str | os.PathLike[str]], title: str = "mtslvr resul
         raise ConfigError("no files of results given")
     parts, environments = [f"<h1>{escape(title)}</h1>"], []
     for source in sources:
-        kind, name = read_json(source)["kind"], Path(source).name
-        if kind not in (FEWSHOT, INVARIANCE):
-            raise ConfigError(f"{source}: kind {kind!r}: expected {FEWSHOT!r} or {INVARIANCE!r}")
-        found = read_results(source) if kind == FEWSHOT else read_invariance(source)
+        kind, name = fewshot.read_json(source)["kind"], Path(source).name
+        if kind not in (fewshot.KIND, INVARIANCE):
+            raise ConfigError(f"{source}: kind {kind!r}: expected {fewshot.KIND!r} or {INVARIANCE!r}")
+        found = fewshot.read_results(source) if kind == fewshot.KIND else read_invariance(source)
         if not found.rows:
             raise ConfigError(f"{name}: holds no measurements")
-        parts.append(_fewshot(found, name) if isinstance(found, Results) else _invariance(found, name))
+        parts.append(_fewshot(found, name) if isinstance(found, fewshot.Results) else _invariance(found, name))
         environments.append({"results": name, **found.environment})
     keys = list(dict.fromkeys(key for values in environments for key in values))
     lines = [keys, *([values.get(key, "") for key in keys] for values in environments)]
@@ -95,26 +93,24 @@ def html_page(title: str, body: str, style: str = "") -> str:
     )
 
 
-def _fewshot(results: Results, name: str) -> str:
+def _fewshot(results: fewshot.Results, name: str) -> str:
     rows = results.rows
     datasets = [["dataset", "classes", "clips", "variable lengths", "note"]]
     for dataset, facts in results.datasets.items():
         how = "one window a support, majority of a query's windows" if facts["pieces"] else "mean over windows"
         datasets.append([dataset, f"{facts['classes']:,}", f"{facts['clips']:,}", how, str(facts.get("note") or "")])
-    said = dict.fromkeys(
-        f"{row.features}, {row.classifier}: {describe(row.result.settings)}, scaling {row.result.settings['scaling']}"
-        for row in rows
-    )
+    settings = [(f"{row.features}, {row.classifier}", row.result.settings) for row in rows]
+    said = dict.fromkeys(f"{what}: {fewshot.describe(how)}, scaling {how['scaling']}" for what, how in settings)
     parts = [
         f"<h2>Few-shot accuracy: {escape(name)}</h2><p>{_FEWSHOT_TEXT}</p>{html_table(datasets)}",
-        html_table(comparison(rows)),
+        html_table(fewshot.comparison(rows)),
         html_picture(pictures.accuracy(rows), "Accuracy with 95% intervals over clips"),
         _details("Settings", "<br>".join(map(escape, said))),
     ]
     if any(row.result.weight_share for row in rows):
-        parts.append(f"<h3>Feature selection</h3><p>{_SHARE_TEXT}</p>{html_table(weight_shares(rows))}")
-    for heading, mine in groups(rows).items():
-        parts.append(_details(f"Accuracy of each class: {heading}", html_table(per_class(mine))))
+        parts.append(f"<h3>Feature selection</h3><p>{_SHARE_TEXT}</p>{html_table(fewshot.weight_shares(rows))}")
+    for heading, mine in fewshot.groups(rows).items():
+        parts.append(_details(f"Accuracy of each class: {heading}", html_table(fewshot.per_class(mine))))
     return "".join(parts)
 
 

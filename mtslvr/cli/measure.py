@@ -72,8 +72,9 @@ def fewshot_command(**options: Any) -> None:
     standard deviation of each mel band) stand side by side, all on the same episodes. Features are computed once and
     kept for the next call. Options that take names may be repeated or hold several parted by commas.
     """
-    from ..fewshot import CompareConfig, compare, table
+    from ..fewshot import CompareConfig, compare
     from ..fewshot.features import FEATURES
+    from ..fewshot.results import render
 
     call = SimpleNamespace(**options)
     check_outputs(call.outputs, call.plot)
@@ -94,7 +95,7 @@ def fewshot_command(**options: Any) -> None:
         progress=_progress(call.quiet),
     )
     _show(results, call.weights, call.show_classes)
-    _save(call, lambda path: table.render(results, path), lambda pictures: pictures.accuracy(results.rows))
+    _save(call, lambda path: render(results, path), lambda pictures: pictures.accuracy(results.rows))
 
 
 def _sets(call: SimpleNamespace) -> list[LabelledSet]:
@@ -118,23 +119,22 @@ def _sets(call: SimpleNamespace) -> list[LabelledSet]:
 
 
 def _show(results: Results, weights: bool, show_classes: bool) -> None:
-    from ..fewshot import table
-    from ..fewshot.results import describe
+    from ..fewshot import results as tables
 
     for name, facts in results.datasets.items():
         note = f" ({facts['note']})" if facts["note"] else ""
         click.echo(f"{name}: {facts['classes']} classes, {facts['clips']:,} files{note}")
-    for settings in dict.fromkeys(describe(row.result.settings) for row in results):
+    for settings in dict.fromkeys(tables.describe(row.result.settings) for row in results):
         click.echo(f"{settings}; accuracy in % ± 95% interval over clips")
     single = len({(row.dataset, row.model, row.n_shot) for row in results if row.model}) == 1
-    click.echo(table.format_table(results.rows) if single else table.aligned(table.comparison(results.rows)))
+    click.echo(tables.format_table(results.rows) if single else tables.aligned(tables.comparison(results.rows)))
     if weights:
         click.echo("\nshare of the classifier's weight norm on each branch")
-        click.echo(table.aligned(table.weight_shares(results.rows)))
+        click.echo(tables.aligned(tables.weight_shares(results.rows)))
     if show_classes:
-        for heading, rows in table.groups(results.rows).items():
+        for heading, rows in tables.groups(results.rows).items():
             click.echo(f"\naccuracy of each class: {heading}")
-            click.echo(table.aligned(table.per_class(rows)))
+            click.echo(tables.aligned(tables.per_class(rows)))
 
 
 @click.command("invariance", cls=Command, short_help="How far transformations move each embedding.")
@@ -154,7 +154,7 @@ def invariance_command(folder: Path, **options: Any) -> None:
     needed, but at least 30 files, and 100 for a verdict to be trusted.
     """
     from ..analysis import InvarianceConfig, invariance
-    from ..fewshot.table import aligned, markdown
+    from ..fewshot.results import aligned, markdown
 
     call = SimpleNamespace(**options)
     check_outputs(call.outputs, call.plot)

@@ -8,7 +8,7 @@
 
 `features` is (n, D), one row a file, from any encoder; `labels` is (n,). The modules in order: `episodes`,
 `classifiers`, `evaluate` work on matrices; `dataset` and `datasets` find labelled files, `cache` and `features` turn
-them into matrices, `command` joins all of it for several models and sets, `results` and `table` show what came out.
+them into matrices, `command` joins all of it for several models and sets, `results` keeps and shows what came out.
 """
 
 from .classifiers import Classifier, classify
@@ -18,8 +18,7 @@ from .datasets import DATASETS, prepare
 from .episodes import EpisodeConfig, draw_episodes, published_tasks
 from .evaluate import FewShotResult, Scaling, clips_interval, evaluate
 from .features import extract_features, log_mel_statistics
-from .results import Results, Row, read_results
-from .table import average_ranks, format_table
+from .results import Results, Row, average_ranks, format_table, read_results
 
 __all__ = [
     "DATASETS", "Classifier", "CompareConfig", "EpisodeConfig", "FewShotResult", "LabelledSet", "Results", "Row",

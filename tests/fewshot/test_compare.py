@@ -13,7 +13,7 @@ from mtslvr import embed
 from mtslvr.errors import AudioError, ConfigError
 from mtslvr.fewshot import CompareConfig, FewShotResult, Row, average_ranks, compare, evaluate, read_results, read_set
 from mtslvr.fewshot.episodes import EpisodeConfig
-from mtslvr.fewshot.table import comparison, per_class, render, to_csv, weight_shares
+from mtslvr.fewshot.results import comparison, per_class, render, to_csv, weight_shares
 
 
 @pytest.fixture(scope="module")

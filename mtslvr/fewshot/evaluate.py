@@ -181,8 +181,6 @@ def _per_class(classes: npt.NDArray[Any], correct: Float64) -> dict[str, float]:
 
 def _shares(norms: Float64, names: list[str]) -> dict[str, float]:
     """Average each episode's shares; an episode without any weight says nothing."""
-    if not names:
-        return {}
     total = norms.sum(axis=1, keepdims=True)
     usable = norms[total[:, 0] > 0] / total[total[:, 0] > 0]
     if not len(usable):
@@ -229,8 +227,6 @@ def classify_files(
 
 def majority_vote(predicted: IntArray, valid: npt.NDArray[np.bool_] | None = None) -> IntArray:
     """Find the most frequent of the valid labels along the last axis; ties go to the smallest, as published."""
-    if predicted.shape[-1] == 1:
-        return predicted[..., 0]
     valid = np.ones(predicted.shape, dtype=bool) if valid is None else valid
     counts = [((predicted == label) & valid).sum(axis=-1) for label in range(int(predicted.max()) + 1)]
     winner: IntArray = np.stack(counts).argmax(axis=0)

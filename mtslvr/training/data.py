@@ -21,7 +21,6 @@ from ..audio.load import load_audio
 from ..errors import AudioError, TrainingError
 from ..run.files import atomic, remove_parts
 
-_BLOCK = 1 << 22  # samples read at once
 _PROBES, _PROBE = 64, 1 << 12  # parts that a fingerprint is of, samples in each
 _SAMPLES, _INDEX = "clips.i16", "clips.json"
 Block: TypeAlias = tuple[list[str], list[int], np.ndarray]  # names and lengths of clips, and their samples
@@ -51,12 +50,9 @@ class PackedClips:
 
     def statistics(self) -> tuple[float, float]:
         """Mean and standard deviation of all samples, full scale being 1."""
-        total, squares = 0.0, 0.0
-        for start in range(0, len(self.samples), _BLOCK):
-            block = self.samples[start : start + _BLOCK].astype(np.float64) / 32768
-            total, squares = total + float(block.sum()), squares + float(block @ block)
-        mean = total / len(self.samples)
-        return mean, math.sqrt(squares / len(self.samples) - mean**2)
+        mean = float(self.samples.mean(dtype=np.float64))
+        squares = float(np.einsum("i,i", self.samples, self.samples, dtype=np.float64))  # needs no copy of the samples
+        return mean / 32768, math.sqrt(squares / len(self.samples) - mean**2) / 32768
 
     @property
     def hours(self) -> float:

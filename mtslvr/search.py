@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .api import embed
-from .audio.load import load_parts
+from .audio.load import Excerpt, channel_of, iter_blocks, load_parts
 from .config import EncoderConfig
 from .errors import AudioError, ConfigError
 from .models import checkpoint
@@ -25,6 +25,7 @@ Float64 = npt.NDArray[np.float64]
 
 SHORTEST = 0.1  # seconds of a sound that is compared, or an example
 _BLOCK = 8192  # rows at once
+_CHECK_RATE = 16_000  # Hz
 _TOUCHING = 1e-6  # seconds
 _BEYOND = 0.1  # seconds by which a part may end after its file, whose length people round
 _PART = re.compile(r"(.+):(\d+(?:\.\d*)?)-(\d+(?:\.\d*)?)", re.DOTALL)
@@ -98,6 +99,8 @@ def similar(
     parsed = [Query.parse(query) for query in given]
     if not parsed:
         raise ConfigError("no queries; give at least one sound")
+    for query in parsed:  # before the weights are looked for
+        _check_query(query, found.settings.get("channel", "mix"))
     encoder = table_encoder(path, found.settings, model, device)
     rows = np.stack([_embed_query(query, found.settings, encoder) for query in parsed])
     return nearest(found, rows, k, threshold, per_file=per_file)
@@ -184,21 +187,41 @@ def check_times(what: str, start: float | None, end: float | None, seconds: floa
         raise ConfigError(f"{what} is at {told}, and the recording is {seconds:.1f} s long; correct the times")
 
 
+def _check_query(query: Query, channel: int | str) -> None:
+    """See that a query is audio, and one that is a whole file neither silent nor too short."""
+    if os.path.isdir(query.path):
+        raise AudioError(f"{query.path}: a query is a sound, and this is a folder; give files in it")
+    blocks = iter_blocks(query.path, _CHECK_RATE, excerpt=Excerpt(channel_of(query.path, channel)))
+    if query.start is None:
+        _check_sound(query.path, blocks, _CHECK_RATE)
+    else:
+        next(blocks)
+
+
+def _check_sound(name: str, blocks: Iterable[Float32], sample_rate: int) -> None:
+    """See that a query, read no further than that takes, is neither silent nor too short."""
+    count, low, high = 0, np.inf, -np.inf
+    for block in blocks:
+        count, low, high = count + block.size, min(low, block.min()), max(high, block.max())
+        if low < high and count >= SHORTEST * sample_rate:
+            return
+    if count < SHORTEST * sample_rate:
+        raise AudioError(f"{name}: a query of {count / sample_rate:.3f} s; give one of at least {SHORTEST} s")
+    raise AudioError(f"{name}: a silent query; give one with a sound, as call.wav, or call.wav:12.5-14 for a part")
+
+
 def _embed_query(query: Query, settings: Mapping[str, Any], encoder: Encoder) -> Float32:
     """Embed a sound as the rows of a table were: same features, layer, windows and channel, mean over the windows."""
     path, start, end = query
-    if os.path.isdir(path):
-        raise AudioError(f"{path}: a query is a sound, and this is a folder; give files in it")
-    rate = encoder.sample_rate
-    [waveform], length = load_parts(path, rate, [(start, end)], settings.get("channel", "mix"))
-    check_times(f"{path}: the query", start, end, length)
-    name = path if start is None else f"{path}:{start:g}-{end:g}"
-    if (seconds := waveform.size / rate) < SHORTEST:
-        raise AudioError(f"{name}: a query of {seconds:.3f} s; give one of at least {SHORTEST} s")
-    if np.ptp(waveform) == 0:
-        raise AudioError(f"{name}: a silent query; give one with a sound, as call.wav, or call.wav:12.5-14 for a part")
-    row: Float32 = embed(waveform, rate, encoder=encoder, **embed_options(settings))
-    return row
+    channel, rate, options = settings.get("channel", "mix"), encoder.sample_rate, embed_options(settings)
+    if start is None:
+        whole: Float32 = embed(path, encoder=encoder, channels=channel_of(path, channel), **options)
+        return whole
+    [waveform], seconds = load_parts(path, rate, [(start, end)], channel)
+    check_times(f"{path}: the query", start, end, seconds)
+    _check_sound(f"{path}:{start:g}-{end:g}", [waveform], rate)
+    part: Float32 = embed(waveform, rate, encoder=encoder, **options)
+    return part
 
 
 def embed_options(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -152,6 +152,14 @@ def test_similar_refuses_other_weights(folder, tmp_path):
     np.savez(old, **columns, settings=json.dumps({"model": "default", "window_seconds": 0.25}))
     assert "does not say by which weights it was made" in run("similar", old, query, code=2)
     run("similar", old, query, "--model", "parallel-simclr")
+    # What is wrong with a query is told before the weights are looked for.
+    assert "nowhere.wav: no such file" in run("similar", other, query, "nowhere.wav", code=2)
+
+
+def test_a_query_that_is_cut_short_is_told(folder, tmp_path):
+    (tmp_path / "cut.wav").write_bytes((folder / "audio/low/a.wav").read_bytes()[:8044])
+    with pytest.warns(UserWarning, match=r"cut\.wav: 0\.2 s of the 0\.5 s its header says"):
+        mtslvr.search.similar(folder / "x.npz", tmp_path / "cut.wav")
 
 
 def test_queries_are_of_the_channel_that_was_embedded(tmp_path):

@@ -227,6 +227,8 @@ class Classifier:
             check_types(about["settings"], SETTINGS)
             found = cls(**arrays, **{name: about[name] for name in _ABOUT} | {"classes": tuple(about["classes"])})
             _check(found)
+        except ConfigError:
+            raise
         except ValueError as error:
             raise ConfigError(f"{path}: a damaged classifier ({error}); make it anew") from None
         return found

@@ -71,7 +71,7 @@ def pack_command(
 @click.option("--seed", type=int, help="Of weights and batches.  [default: 42]")
 @DEVICE
 @click.option("--workers", default=1, show_default=True, help="Processes that prepare batches.")
-@click.option("--threads", type=int, help="Torch threads of the training process.  [default: torch's]")
+@click.option("--threads", type=_FROM_ONE, help="Torch threads of the training process.  [default: torch's]")
 @click.option("--save-every", default=100, show_default=True, help="Steps between saved states.")
 def train_command(
     data: tuple[Path, ...],

@@ -61,8 +61,8 @@ def resolve(path: str | os.PathLike[str], *, writable: bool = False) -> Path:
         raise ConfigError(f"{path}: folder {str(Path(path).parent)!r} does not exist; make it with mkdir -p")
     if target.exists() and not target.is_file():
         raise ConfigError(f"{path}: exists and is not a file; choose another name")
-    if writable and not os.access(target.parent, os.W_OK):
-        raise ConfigError(f"{path}: cannot be written (Permission denied); choose a folder with write permission")
+    if writable and not all(os.access(x, os.W_OK) for x in (target.parent, target) if x.exists()):
+        raise ConfigError(f"{path}: cannot be written (Permission denied); choose a place with write permission")
     return target
 
 

@@ -118,6 +118,9 @@ def test_a_saved_classifier_gives_the_same_and_another_file_is_none(tmp_path):
     for name in ("plain", "missing"):
         with pytest.raises(ConfigError, match=f"{name}: not a classifier"):
             Classifier.load(tmp_path / name)
+    (tmp_path / "later").write_bytes(file.read_bytes().replace(rb"\"format_version\": 1", rb"\"format_version\": 2"))
+    with pytest.raises(ConfigError, match=r"later: in format 2, and this reads 1; upgrade mtslvr$"):
+        Classifier.load(tmp_path / "later")
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,6 @@ SHARES = {
 # worse with fewer.
 INVERSE_PENALTY = 100.0
 _TEMPERATURES = np.geomspace(0.1, 10.0, 41)
-FIGURES = {  # what `figures` gives
-    "classes": dict, "recordings": int, "features": str, "reason": str, "candidates": list, "confusion": list,
-    "doubtful": list,
-}  # fmt: skip
 _MOST_FOLDS = 20
 _MOST_DOUBTFUL = 20
 _MOST_ROWS = 400  # of the examples that the choice is measured on

@@ -18,22 +18,19 @@ from ..api import embed_windows
 from ..errors import ConfigError
 from ..nn.encoder import Encoder
 from ..run.files import write_file
-from ..run.state import DEFAULTS
-from ..run.table import SETTINGS, EmbeddingTable, check_types
+from ..run.state import differences
 from ..search import embed_options, table_encoder
-from .choose import FIGURES, Float64, Int64, choose, figures, fit_linear, softmax, unit_rows
+from .choose import Float64, Int64, choose, figures, fit_linear, softmax, unit_rows
 from .events import EventConfig, find_events
 from .examples import Examples, PathLike, class_names, collect, invariant_width, is_negative
 from .labels import Label
 
 Float32 = npt.NDArray[np.float32]
 
+SUFFIX = ".mtslvr"
 FORMAT_VERSION = 1
-HEADER_KEY = "mtslvr.classifier"  # of the header of a stored one
-_ABOUT: Mapping[str, Any] = {  # the fields in the header, as JSON
-    "classes": list, "share": float, "temperature": float, "least_similarity": float, "settings": dict,
-    "figures": FIGURES,
-}  # fmt: skip
+_HEADER_KEY = "mtslvr.classifier"  # of the header of a stored one
+_ABOUT = ("classes", "share", "temperature", "least_similarity", "settings", "figures")  # in the header, as JSON
 _ARRAYS = ("weights", "means", "silence")
 _MOST_ROWS = 3000  # of the examples: time grows with their third power
 _BLOCK = 4096  # windows at once
@@ -53,7 +50,7 @@ class Classifier:
         least_similarity: cosine to the mean of a class below which a window is not of it.
         settings: the model, its weights' sum, window, hop and features that rows must be made with.
         figures: what the cross-validation found, for people; see `choose.figures`.
-        silence: (D,) of length 1, of a window of constant samples; zeros where it is not known.
+        silence: (D,) of length 1, of a window of constant samples.
     """
 
     classes: tuple[str, ...]
@@ -78,8 +75,7 @@ class Classifier:
     @classmethod
     def fit(
         cls,
-        examples: PathLike | EmbeddingTable | Sequence[PathLike],
-        labels: Sequence[str] | None = None,
+        examples: PathLike,
         *,
         model: PathLike | None = None,
         window_seconds: float | None = None,
@@ -89,25 +85,17 @@ class Classifier:
         """Learn from labelled examples, and choose the features by them.
 
         Args:
-            examples: a folder with a folder a class, or a table of labels, see `find_examples`; paths of files; or
-                a table of embeddings, see `read_table`.
-            labels: one for each path, or for each row of embeddings; a folder has its own.
-            model: what `mtslvr.load` takes; None is the bundled default. A table of embeddings has its own.
+            examples: a folder with a folder a class, or a table of labels, see `find_examples`.
+            model: what `mtslvr.load` takes; None is the bundled default.
             window_seconds: length of the windows; None is the median of the examples, from 0.5 s to the model's own.
             hop_seconds: from one window to the next; None is half a window.
             device: see `mtslvr.load`.
 
         Raises:
             AudioError: an example that cannot be read, or is silent and of a positive class.
-            ConfigError: one class only, the same clip in two classes, times outside a recording, or another number of
-                labels than of examples.
+            ConfigError: one class only, the same clip in two classes, or times outside a recording.
         """
-        return fit_examples(collect(examples, labels, model, window_seconds, hop_seconds, device))
-
-    @classmethod
-    def choose(cls, *examples: Any, **options: Any) -> Mapping[str, Any]:
-        """The figures by which `fit` chooses the features; arguments as there."""
-        return cls.fit(*examples, **options).figures
+        return fit_examples(collect(examples, model, window_seconds, hop_seconds, device))
 
     def probabilities(self, embeddings: npt.NDArray[Any], *, reject: bool = True) -> Float32:
         """Classify windows.
@@ -184,17 +172,12 @@ class Classifier:
 
     def check_settings(self, settings: Mapping[str, Any], name: str) -> None:
         """Refuse embeddings, called `name`, that were not made as the examples were; the hop may be another."""
-        for key in ("model_sha256", "features", "layer", "window_seconds", "pool", "channel"):
-            theirs, ours = (each.get(key, DEFAULTS.get(key)) for each in (settings, self.settings))
-            if theirs != ours:
-                remedy = f", or give --channel {theirs}" if key == "channel" else ""
-                if key == "model_sha256":
-                    both = (settings, self.settings)
-                    theirs, ours = (f"{x.get('model')} (sha256 {str(x.get(key))[:12]})" for x in both)
-                raise ConfigError(
-                    f"{name}: made with {key.removesuffix('_sha256')}={theirs}, and the classifier with {ours}; embed "
-                    f"the recordings anew, or make the classifier with the settings of these embeddings{remedy}"
-                )
+        free = {key: settings[key] for key in ("hop_seconds", "dtype", "format") if key in settings}
+        if different := differences(settings, {**self.settings, **free}, "the classifier with"):
+            raise ConfigError(
+                f"{name}: made with {'; '.join(different)}; embed the recordings anew, or make the classifier with the "
+                "settings of these embeddings"
+            )
 
     def save(self, path: PathLike) -> None:
         """Write one file: safetensors, with what is not numbers as JSON in its header.
@@ -203,7 +186,7 @@ class Classifier:
             ConfigError: the file cannot be written.
         """
         about = {name: getattr(self, name) for name in _ABOUT}
-        header = {HEADER_KEY: json.dumps({"format_version": FORMAT_VERSION, **about})}
+        header = {_HEADER_KEY: json.dumps({"format_version": FORMAT_VERSION, **about})}
         write_file(path, save({name: getattr(self, name) for name in _ARRAYS}, header))
 
     @classmethod
@@ -215,34 +198,14 @@ class Classifier:
         """
         try:
             with safe_open(os.fspath(path), "numpy") as file:
-                about = json.loads((file.metadata() or {})[HEADER_KEY])
+                about = json.loads((file.metadata() or {})[_HEADER_KEY])
+                version = about.pop("format_version")
                 arrays = {name: file.get_tensor(name) for name in _ARRAYS}
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"{path}: not a classifier ({error}); write one with mtslvr classify --save") from None
-        try:
-            check_types(about, {"format_version": int}, "header", whole=True)
-            if (version := about["format_version"]) != FORMAT_VERSION:
-                raise ConfigError(f"{path}: in format {version}, and this reads {FORMAT_VERSION}; upgrade mtslvr")
-            check_types(about, _ABOUT, whole=True)
-            check_types(about["settings"], SETTINGS)
-            found = cls(**arrays, **{name: about[name] for name in _ABOUT} | {"classes": tuple(about["classes"])})
-            _check(found)
-        except ConfigError:
-            raise
-        except ValueError as error:
-            raise ConfigError(f"{path}: a damaged classifier ({error}); make it anew") from None
-        return found
-
-
-def _check(found: Classifier) -> None:
-    """Raise a ValueError where names and numbers cannot be those of one classifier."""
-    if set(map(type, found.classes)) != {str}:
-        raise ValueError(f"its classes are {found.classes!r:.60}")
-    width, arrays = found.silence.size, (found.weights, found.means, found.silence)
-    shapes = [(width + 1, len(found.classes)), (len(found.positive), width), (width,)]
-    finite = all(np.isfinite(array).all() for array in arrays)
-    if [x.shape for x in arrays] != shapes or not (finite and 0 <= found.share <= 1 and found.temperature > 0):
-        raise ValueError("numbers out of their range, or others than its classes have")
+        if version != FORMAT_VERSION:
+            raise ConfigError(f"{path}: in format {version}, and this reads {FORMAT_VERSION}; upgrade mtslvr")
+        return cls(**arrays, **about | {"classes": tuple(about["classes"])})
 
 
 @functools.lru_cache(maxsize=2)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..api import embed, embed_files
+from ..audio.find import FoundAudio
 from ..audio.load import Excerpt, load_parts
 from ..audio.windows import Pool
 from ..config import EncoderConfig, Features, Layer
@@ -25,10 +26,9 @@ from ..models.hub import find, load
 from ..nn.encoder import Encoder
 from ..run.extract import ExtractConfig
 from ..run.job import describe
-from ..run.table import EmbeddingTable
-from ..search import SHORTEST, check_times, embed_options, table_encoder
+from ..search import SHORTEST, check_times, embed_options
 from .folders import check_order, find_examples, raise_all
-from .labels import Label, first_bytes
+from .labels import Label
 
 Float32 = npt.NDArray[np.float32]
 PathLike: TypeAlias = Union[str, "os.PathLike[str]"]
@@ -47,7 +47,7 @@ def is_negative(name: str) -> bool:
 def clip_name(recording: str, start: float, label: str, score: float) -> str:
     """Name of a clip of a recording, by which people see what it is, and `recording_of` where it is from."""
     flat, guess = (re.sub(r"[^\w.-]+", "_", part).strip("_") or "_" for part in (recording, label))
-    flat, guess = first_bytes(flat, 140), first_bytes(guess, 60)
+    flat, guess = (part.encode()[:most].decode("utf-8", "ignore") for part, most in ((flat, 140), (guess, 60)))
     return f"{flat}@{start:.2f}s_{guess}_{score:.2f}.wav"
 
 
@@ -65,8 +65,6 @@ def class_names(labels: Iterable[str]) -> list[str]:
             f"examples of {', '.join(map(repr, names)) or 'no class'} only: give two classes, or one and a folder "
             f"{_NEGATIVES[0]!r} with sounds that are not it"
         )
-    if others := [name for name in names if name.encode("utf-8", "replace").decode() != name]:
-        raise ConfigError(f"class {others[0]!r}: its name is not in UTF-8, as labels are; rename its folder")
     return names
 
 
@@ -134,23 +132,18 @@ class Examples:
     recordings: list[str]  # n names of the recordings they come from
     names: list[str]  # n, what people know each by, see `Clip`
     settings: Mapping[str, Any]  # what the rows were made with, as `read_table` has them
-    silence: Float32  # (D,) embedding of a window of constant samples; zeros where the weights are not here
+    silence: Float32  # (D,) embedding of a window of constant samples
 
 
 def invariant_width(settings: Mapping[str, Any], width: int) -> int:
     """How many of the `width` numbers of a row are the invariant embedding; all of them where there is one feature."""
-    if settings.get("features") != "concat":
+    if settings["features"] != "concat":
         return width
-    try:
-        encoder = EncoderConfig.from_dict(settings["encoder"])
-    except (KeyError, ConfigError):
-        return width // 2
-    return encoder.embedding_dim(Features.INVARIANT, Layer(settings.get("layer", "head")))
+    return EncoderConfig.from_dict(settings["encoder"]).embedding_dim(Features.INVARIANT, Layer(settings["layer"]))
 
 
 def collect(
-    examples: PathLike | EmbeddingTable | Sequence[PathLike],
-    labels: Sequence[str] | None = None,
+    examples: PathLike,
     model: PathLike | None = None,
     window_seconds: float | None = None,
     hop_seconds: float | None = None,
@@ -159,23 +152,12 @@ def collect(
     features: str = "concat",
     layer: str = "head",
     channel: int | str = "mix",
-    recordings: Iterable[str] = (),
+    recordings: Sequence[FoundAudio] = (),
 ) -> Examples:
     """Find and embed examples; arguments and errors as of `Classifier.fit`, `find_examples` and `mtslvr.embed`."""
-    if isinstance(examples, EmbeddingTable):
-        return _from_table(examples, labels)
-    if labels is not None:
-        paths = [examples] if isinstance(examples, (str, os.PathLike)) else [*examples]
-        _check_labels(labels, len(paths), "paths")
-        if others := [path for path in paths if not isinstance(path, (str, os.PathLike))]:
-            raise ConfigError(f"examples: {type(others[0]).__name__} is no path; give paths, or a table of embeddings")
-        found = [Label(os.fspath(path), None, None, label) for path, label in zip(paths, labels, strict=True)]
-    elif isinstance(examples, (str, os.PathLike)):
-        found = find_examples(examples, recordings := tuple(recordings))
-    else:
-        raise ConfigError("paths without labels: give labels=[...], one for each, or a folder with a folder a class")
+    found = find_examples(examples, recordings)
     class_names(label.label for label in found)
-    check_order(found, tuple(recordings))
+    check_order(found, recordings)
     folder = find(model)
     about = checkpoint.read_config(folder / checkpoint.CONFIG_NAME)
     clips = cut_examples(found, about.frontend.sample_rate, channel)
@@ -191,26 +173,6 @@ def collect(
     hop = window / 2 if hop_seconds is None else hop_seconds
     config = ExtractConfig(Features(features), Layer(layer), Pool.NONE, window, hop, excerpt=Excerpt(channel))
     return _embed(clips, load(folder, device=device), describe(model, folder, config))
-
-
-def _check_labels(labels: Sequence[str] | None, count: int, what: str) -> None:
-    if labels is None or isinstance(labels, str) or len(labels) != count:
-        told = f"labels={labels!r}" if labels is None or isinstance(labels, str) else f"{len(labels)} labels"
-        raise ConfigError(f"{told} for {count} {what}; give a list, one for each")
-    if others := [label for label in labels if not isinstance(label, str)]:
-        raise ConfigError(f"labels: {others[0]!r} is no name of a class; give strings")
-
-
-def _from_table(table: EmbeddingTable, labels: Sequence[str] | None) -> Examples:
-    _check_labels(labels, len(table.paths), "rows of embeddings")
-    if wrong := np.count_nonzero(~np.isfinite(table.embeddings).all(axis=1)):
-        raise ConfigError(f"{wrong} of {len(table.paths)} embeddings are no numbers; leave them out, or embed again")
-    names = [f"{path} from {start:g} s" for path, start in zip(table.paths, table.start, strict=True)]
-    try:
-        silence = _embed_silence(table_encoder("examples", table.settings, local_files_only=True), table.settings)
-    except MTSLVRError:  # the weights are not here
-        silence = np.zeros(table.embeddings.shape[1], np.float32)
-    return Examples(np.asarray(table.embeddings), list(labels or ()), list(table.paths), names, table.settings, silence)
 
 
 def _embed(clips: Sequence[Clip], encoder: Encoder, settings: Mapping[str, Any]) -> Examples:

@@ -18,7 +18,7 @@ def events(owl, fox=(0, 0, 0, 0, 0), **settings):
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
-        ({"threshold": "0.5"}, "threshold='0.5': must be a number"),
+        ({"threshold": "0.5"}, "threshold='0.5': must be a probability"),
         ({"threshold": 1.5}, "threshold=1.5: must be a probability"),
         ({"top_k": 1.5}, "top_k=1.5: must be a whole number"),
         ({"top_k": 0}, "top_k=0: must be"),

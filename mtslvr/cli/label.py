@@ -144,7 +144,7 @@ def _write(call: SimpleNamespace, form: LabelFormat, found: Found, classifier: C
         clips = output.write_clips(spread(found.doubts, call.suggest), by_name, call.suggest_to)
         for clip in clips:
             _say(call, f"  {clip}")
-        told = "move each into its class's folder and run again"
+        told = "move each into its class's folder and run again with --overwrite"
         _say(call, f"windows to label: {len(clips)}, in {call.suggest_to}; {told}")
 
 

@@ -120,17 +120,11 @@ def test_the_next_call_embeds_nothing_again(done, again, examples, kept_embeddin
     assert again("-o", tmp_path / "z.csv", "-q") == ""
     assert rows(tmp_path / "z.csv") == rows(done / "labels.csv")
     said = again("-o", tmp_path / "z.csv")  # the features were chosen once
-    assert f"classifier: {done / 'tones.mtslvr'}: high, low, background; by " in said
-    assert "accuracy" not in said and "examples:" not in said
-
-
-def test_another_window_or_more_recordings_have_embeddings_of_their_own(done, kept_embeddings, tmp_path):
-    before, one = kept_embeddings.read_bytes(), done / "nights" / "one.wav"
-    shutil.copy(one, tmp_path / "more.wav")
-    for number, given in enumerate((["--hop", 0.5], [tmp_path / "more.wav"])):
-        out = tmp_path / f"{number}.csv"
-        said = run(done / "tones.mtslvr", one, *given, "-o", out)
-        assert f"{out}.embeddings.npy" in said and kept_embeddings.read_bytes() == before
+    assert f"classifier: {done / 'tones.mtslvr'}: high, low, background; by " in said and "accuracy" not in said
+    shutil.copy(files[0], tmp_path / "more.wav")
+    for name, given in (("hop", ["--hop", 0.5]), ("more", [tmp_path / "more.wav"])):  # which are not there
+        said = run(done / "tones.mtslvr", files[0], *given, "-o", tmp_path / f"{name}.csv")
+        assert f"{name}.csv.embeddings.npy" in said
 
 
 def test_labels_are_replaced_with_overwrite_alone_and_embeddings_where_they_would_be_others(done, kept_embeddings):
@@ -143,9 +137,12 @@ def test_labels_are_replaced_with_overwrite_alone_and_embeddings_where_they_woul
     for options, told in ((["--overwrite"], "0 files embedded, 2 already there"), ([], "2 events in 2 recordings")):
         assert told in run(*call, *options)
         assert rows(out) == rows(done / "labels.csv")
-    assert "choose another -o, or start anew with --overwrite" in run(*call, "--hop", 0.5, code=2)
-    assert "2 files embedded, 8.0 s of audio" in run(*call, "--hop", 0.5, "--overwrite")
-    assert read_table(kept_embeddings).settings["hop_seconds"] == 0.5
+    others = ["--hop", 0.5, "--dtype", "bfloat16", "--threads", 1, "--batch-size", 4]
+    assert "choose another -o, or start anew with --overwrite" in run(*call, *others, code=2)
+    assert "2 files embedded, 8.0 s of audio" in run(*call, *others, "--overwrite")
+    settings = read_table(kept_embeddings).settings
+    assert (settings["hop_seconds"], settings["dtype"]) == (0.5, "bfloat16")
+    assert "0 files embedded, 2 already there" in run(*call)
 
 
 def test_suggestions_are_clips_named_by_recording_and_not_mixed_with_new_ones(done, again, examples, tmp_path):
@@ -184,13 +181,6 @@ def test_parquet_and_rows_a_recording_hold_the_same(done, again, tmp_path):
     again("-o", tmp_path / "x.parquet")
     found, expected = parquet.read_table(tmp_path / "x.parquet").to_pylist(), rows(done / "labels.csv")
     assert [(row["label"], row["start"]) for row in found] == [(x["label"], float(x["start"])) for x in expected]
-
-
-def test_recordings_are_embedded_with_the_options_of_the_embed_command(done, tmp_path):
-    command = [done / "tones.mtslvr", done / "nights", "-o", tmp_path / "x.csv"]
-    run(*command, "--threads", 1, "--batch-size", 4, "--dtype", "bfloat16")
-    assert read_table(tmp_path / "x.csv.embeddings.npy").settings["dtype"] == "bfloat16"
-    assert "0 files embedded, 2 already there" in run(*command)
 
 
 def test_a_broken_recording_costs_neither_labels_of_others_nor_of_an_earlier_call(done, nights, tmp_path):
@@ -239,12 +229,6 @@ def test_names_of_recordings_need_not_be_utf8(done, tmp_path):
     run(done / "tones.mtslvr", named, "-o", tmp_path / "labels.csv")
     [label, *_] = read_labels(tmp_path / "labels.csv")
     assert label.file == str(named) and label.label == "low"
-
-
-def test_embeddings_of_one_feature_are_enough(done, tmp_path):
-    how = ["--features", "variant", "--pool", "none", "--window", 0.5, "--hop", 0.25]
-    run(done / "nights", "-o", tmp_path / "x.npz", *how, command="embed")
-    assert "features: variant" in run(done / "examples", tmp_path / "x.npz", "-o", tmp_path / "x.csv")
 
 
 def test_examples_and_recordings_are_of_the_channel_that_was_embedded(done, tmp_path):
@@ -385,7 +369,7 @@ def test_what_is_there_of_another_kind_is_not_replaced(again, examples, nights, 
         again("-o", out, "--report", there)
 
 
-def test_examples_that_are_none(sounds, refused, tmp_path):
+def test_examples_and_recordings_that_are_none(sounds, refused, tmp_path):
     layout = "a folder with a folder a class, as calls/owl/1.wav"
     told = refused(examples=sounds / "examples" / "low")
     assert "no examples (audio in no class's folder and no table, " in told and " and 2 more): " in told
@@ -399,9 +383,6 @@ def test_examples_that_are_none(sounds, refused, tmp_path):
         soundfile.write(tmp_path / "long" / night / "x.flac", noise(61, ord(night)), RATE)
     told = refused(examples=tmp_path / "long", recordings=sounds / "examples")
     assert "examples of 61 s and recordings of 0 s (median)" in told and "they come first" in told
-
-
-def test_what_is_not_there(sounds, refused, tmp_path):
     assert "EXAMPLES 'calls': no such file or folder; check the path" in refused(examples="calls")
     assert "x.npz: an embeddings file among several RECORDINGS" in refused("y.npz", recordings="x.npz")
     (tmp_path / "list.csv").write_text("gone.wav\n")  # a list may have any name
@@ -439,7 +420,7 @@ def test_all_that_is_wrong_with_tables_is_told_at_once(refused, nights, tmp_path
     assert "gone.wav: no such file" in told
 
 
-def test_embeddings_made_otherwise(done, refused, tmp_path):
+def test_embeddings_of_one_feature_are_enough_and_those_made_otherwise_are_refused(done, refused, tmp_path):
     table, kept, file = read_table(done / STORED), done / "tones.mtslvr", tmp_path / "x.npz"
     columns = {"embeddings": table.embeddings, "paths": table.paths, "start": table.start, "end": table.end}
     empty = {"embeddings": np.empty((0, 1000), np.float32), "paths": [], "start": [], "end": []}
@@ -456,3 +437,6 @@ def test_embeddings_made_otherwise(done, refused, tmp_path):
         assert told in refused(examples=kept, recordings=file)
     assert f"--window 1: {kept} has its own; leave it out" in refused("--window", 1, examples=kept)
     assert f"--hop 1.0: is for audio, and {file} is embedded" in refused("--hop", 1, recordings=file)
+    how = ["--features", "variant", "--pool", "none", "--window", 0.5, "--hop", 0.25]
+    run(done / "nights", "-o", tmp_path / "v.npz", *how, command="embed")
+    assert "features: variant" in run(done / "examples", tmp_path / "v.npz", "-o", tmp_path / "x.csv")

@@ -110,84 +110,6 @@ def _check_places(call: SimpleNamespace) -> None:
             raise ConfigError(f"{call.suggest_to}: {told}")
 
 
-def _stored(call: SimpleNamespace) -> Path:
-    return call.stored or sidecar(call.output, ".embeddings.npy")
-
-
-def _say(call: SimpleNamespace, line: str) -> None:
-    if not call.quiet:
-        echo(line, err=True)
-
-
-def _write(call: SimpleNamespace, form: LabelFormat, found: Found, classifier: Classifier) -> None:
-    if call.per_file:
-        files = {call.output: output.table_bytes(form, *file_rows(found, call.top_k))}
-        told = f"{counted(len(found.recordings), 'row')}, one a recording"
-    else:
-        files = output.label_files(call.output, form, found.events, found.recordings)
-        told = f"{counted(len(found.events), 'event')} in {counted(len(found.recordings), 'recording')}"
-    output.write_label_files(files, overwrite=call.overwrite)
-    _say(call, f"{told}; {call.output} has them")
-    if call.save is not None:
-        classifier.save(call.save)
-    if not found.events:
-        remedies = "try a lower --threshold, --no-reject or more examples"
-        _say(call, f"nothing is labelled: {remedies}; --report shows the scores")
-    if call.page is not None:
-        from ..analysis.labels_page import page
-
-        _say(call, f"making the report {call.page} ...")
-        write_file(call.page, page(classifier, found, call.threshold).encode("utf-8", "surrogateescape"))
-        _say(call, f"wrote {call.page}")
-    if call.suggest is not None:
-        by_name = {recording.name: recording for recording in found.recordings}
-        clips = output.write_clips(spread(found.doubts, call.suggest), by_name, call.suggest_to)
-        for clip in clips:
-            _say(call, f"  {clip}")
-        told = "move each into its class's folder and run again with --overwrite"
-        _say(call, f"windows to label: {len(clips)}, in {call.suggest_to}; {told}")
-
-
-def learn(call: SimpleNamespace, stored: Mapping[str, Any], recordings: Sequence[FoundAudio] = ()) -> Classifier:
-    """The classifier, made as the embeddings that are `stored` where the options say no other.
-
-    Tables of examples may name the `recordings` that are to be labelled.
-    """
-    if kept := call.examples.suffix == SUFFIX:
-        if call.window is not None:
-            raise ConfigError(f"--window {call.window:g}: {call.examples} has its own; leave it out, or make it anew")
-        classifier = Classifier.load(call.examples)
-        if call.channel is not None:  # which one is a matter of the recordings
-            classifier = dataclasses.replace(classifier, settings={**classifier.settings, "channel": call.channel})
-    else:
-        _say(call, f"embedding the examples in {call.examples} ...")
-        given = {"model": call.model, "window_seconds": call.window, "hop_seconds": call.hop, "channel": call.channel}
-        how = {name: stored[name] for name in (*given, "features", "layer") if name in stored}
-        how |= {name: value for name, value in given.items() if value is not None}
-        classifier = fit_examples(collect(call.examples, device=call.device, recordings=recordings, **how))
-    told = f"classifier: {call.examples}: {', '.join(classifier.classes)}; by {classifier.figures['features']}"
-    for line in [told] if kept else _described(classifier):
-        _say(call, line)
-    hop = stored.get("hop_seconds", classifier.settings["hop_seconds"]) if call.hop is None else call.hop
-    _say(call, f"window: {classifier.settings['window_seconds']:g} s, hop: {hop:g} s")
-    return classifier
-
-
-def _described(classifier: Classifier) -> Iterator[str]:
-    """Lines for people: classes, which features were tried and how they did, and what scores are worth."""
-    figures = classifier.figures
-    counts = ", ".join(f"{name} {count}" for name, count in figures["classes"].items())
-    yield f"examples: {counts}; from {counted(figures['recordings'], 'recording')}"
-    if figures["candidates"]:
-        yield f"{'features':32} accuracy  log loss"
-    for found in figures["candidates"]:
-        mark = "  <- chosen" if found["share"] == classifier.share else ""
-        yield f"{found['features']:32} {found['accuracy']:7.1%} {found['log_loss']:9.3f}{mark}"
-    yield f"features: {figures['features']} ({figures['reason']})"
-    if not figures["candidates"]:
-        yield "scores: not calibrated, there being nothing to do it on"
-
-
 def from_table(call: SimpleNamespace, find: Callable[..., Found]) -> tuple[Classifier, Found, None]:
     """What is found in RECORDINGS, one file of embeddings, by which classifier."""
     source = Path(call.recordings[0])
@@ -209,7 +131,7 @@ def from_audio(call: SimpleNamespace, find: Callable[..., Found]) -> tuple[Class
 
     All windows are embedded, but for those that an earlier call has embedded.
     """
-    stored = _stored(call)
+    stored = call.stored or sidecar(call.output, ".embeddings.npy")
     target, stored_form = resolve(stored, writable=True), parse_format(stored)
     report = Report(str(stored), target, stop=call.on_error == "stop", quiet=call.quiet)
     inputs, names = find_inputs(call.recordings, "auto", report)
@@ -268,3 +190,77 @@ def _path_of(source: Path, audio: Path | None = None) -> Callable[[str], str]:
     state = read_state(resolve(source))
     paths = {} if state is None else {entry.name: entry.path for entry in state.entries.values()}
     return lambda name: paths.get(name, name)
+
+
+def learn(call: SimpleNamespace, stored: Mapping[str, Any], recordings: Sequence[FoundAudio] = ()) -> Classifier:
+    """The classifier, made as the embeddings that are `stored` where the options say no other.
+
+    Tables of examples may name the `recordings` that are to be labelled.
+    """
+    if kept := call.examples.suffix == SUFFIX:
+        if call.window is not None:
+            raise ConfigError(f"--window {call.window:g}: {call.examples} has its own; leave it out, or make it anew")
+        classifier = Classifier.load(call.examples)
+        if call.channel is not None:  # which one is a matter of the recordings
+            classifier = dataclasses.replace(classifier, settings={**classifier.settings, "channel": call.channel})
+    else:
+        _say(call, f"embedding the examples in {call.examples} ...")
+        given = {"model": call.model, "window_seconds": call.window, "hop_seconds": call.hop, "channel": call.channel}
+        how = {name: stored[name] for name in (*given, "features", "layer") if name in stored}
+        how |= {name: value for name, value in given.items() if value is not None}
+        classifier = fit_examples(collect(call.examples, device=call.device, recordings=recordings, **how))
+    told = f"classifier: {call.examples}: {', '.join(classifier.classes)}; by {classifier.figures['features']}"
+    for line in [told] if kept else _described(classifier):
+        _say(call, line)
+    hop = stored.get("hop_seconds", classifier.settings["hop_seconds"]) if call.hop is None else call.hop
+    _say(call, f"window: {classifier.settings['window_seconds']:g} s, hop: {hop:g} s")
+    return classifier
+
+
+def _described(classifier: Classifier) -> Iterator[str]:
+    """Lines for people: classes, which features were tried and how they did, and what scores are worth."""
+    figures = classifier.figures
+    counts = ", ".join(f"{name} {count}" for name, count in figures["classes"].items())
+    yield f"examples: {counts}; from {counted(figures['recordings'], 'recording')}"
+    if figures["candidates"]:
+        yield f"{'features':32} accuracy  log loss"
+    for found in figures["candidates"]:
+        mark = "  <- chosen" if found["share"] == classifier.share else ""
+        yield f"{found['features']:32} {found['accuracy']:7.1%} {found['log_loss']:9.3f}{mark}"
+    yield f"features: {figures['features']} ({figures['reason']})"
+    if not figures["candidates"]:
+        yield "scores: not calibrated, there being nothing to do it on"
+
+
+def _write(call: SimpleNamespace, form: LabelFormat, found: Found, classifier: Classifier) -> None:
+    if call.per_file:
+        files = {call.output: output.table_bytes(form, *file_rows(found, call.top_k))}
+        told = f"{counted(len(found.recordings), 'row')}, one a recording"
+    else:
+        files = output.label_files(call.output, form, found.events, found.recordings)
+        told = f"{counted(len(found.events), 'event')} in {counted(len(found.recordings), 'recording')}"
+    output.write_label_files(files, overwrite=call.overwrite)
+    _say(call, f"{told}; {call.output} has them")
+    if call.save is not None:
+        classifier.save(call.save)
+    if not found.events:
+        remedies = "try a lower --threshold, --no-reject or more examples"
+        _say(call, f"nothing is labelled: {remedies}; --report shows the scores")
+    if call.page is not None:
+        from ..analysis.labels_page import page
+
+        _say(call, f"making the report {call.page} ...")
+        write_file(call.page, page(classifier, found, call.threshold).encode("utf-8", "surrogateescape"))
+        _say(call, f"wrote {call.page}")
+    if call.suggest is not None:
+        by_name = {recording.name: recording for recording in found.recordings}
+        clips = output.write_clips(spread(found.doubts, call.suggest), by_name, call.suggest_to)
+        for clip in clips:
+            _say(call, f"  {clip}")
+        told = "move each into its class's folder and run again with --overwrite"
+        _say(call, f"windows to label: {len(clips)}, in {call.suggest_to}; {told}")
+
+
+def _say(call: SimpleNamespace, line: str) -> None:
+    if not call.quiet:
+        echo(line, err=True)

@@ -101,6 +101,8 @@ def test_of_recordings_with_one_name_that_in_the_folders_of_the_table_is_meant(t
     text, table = f"file,label\na.wav,owl\ns2/a.wav,fox\n{long},owl\n", tmp_path / "t.csv"
     found = read(table, text, "rec", ["s2/a.wav", "a.wav", "s1/s2/a.wav"])  # the names that recordings have in outputs
     assert [x[0] for x in found] == ["rec/a.wav", "rec/s2/a.wav", str(tmp_path / long)]
+    other = read(table, "file,label\ns3/a.wav,owl\n", "rec", ["s2/a.wav"])  # of the same name, in another folder
+    assert other[0][0] == str(tmp_path / "s3" / "a.wav")
     with pytest.raises(ConfigError, match=r"'a\.wav' may be rec/s1/a\.wav or rec/s2/x/a\.wav; give its path"):
         read(table, text, "rec", ["s1/a.wav", "s2/x/a.wav"])
 

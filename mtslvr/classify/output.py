@@ -66,8 +66,8 @@ def check_labels_output(out: Path, given: str | None, *, per_file: bool = False)
     if given is None and name not in {form.value for form in TABLES}:
         raise wrong_suffix(out, [".csv", ".jsonl", ".parquet"], ", or give --format audacity or raven")
     form = LabelFormat(name)
-    if not out.name:
-        raise ConfigError(f"{str(out)!r}: the name of a file or folder is expected; give one")
+    if not 0 < len(os.fsencode(out.name)) <= 200:  # more stands behind it in names of files beside it
+        raise ConfigError(f"{out}: a name of 1 to 200 bytes is expected, other than . and ..; choose another")
     if per_file and form not in TABLES:
         raise ConfigError(f"{out}: a row a recording has no times, which {name} is made of; choose csv, jsonl, parquet")
     if form is LabelFormat.PARQUET and importlib.util.find_spec("pyarrow") is None:

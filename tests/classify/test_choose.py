@@ -1,5 +1,7 @@
 """Features chosen by examples, and the classifier that is made with them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -64,6 +66,13 @@ def test_sounds_of_another_kind_are_none_of_the_classes(made):
     other[:, :8] = np.roll(other[:, :8], 4, axis=1)  # what tells the classes is elsewhere
     assert classifier.probabilities(known).any(axis=1).mean() > 0.8
     assert classifier.probabilities(other).any(axis=1).mean() < 0.3
+
+
+def test_silence_is_none_of_the_classes(made):
+    rows = made().embeddings
+    classifier = fit_examples(dataclasses.replace(made(), silence=rows[0]))
+    found = classifier.probabilities(rows, reject=False).any(axis=1)
+    assert not found[0] and found[1:].all()
 
 
 def test_every_example_is_held_out_whose_class_has_another_recording(figures):

@@ -117,6 +117,7 @@ def test_the_next_call_embeds_nothing_again(done, again, examples, kept_embeddin
         assert there in run(done / "examples", *files, "-o", tmp_path / out, *options)
         assert not (tmp_path / f"{out}.embeddings.npy").exists()
     assert all(json.loads(line)["score"] >= 0.9 for line in (tmp_path / "x.jsonl").read_text().splitlines())
+    assert "nothing is labelled: try a lower --threshold" in again("-o", tmp_path / "n.csv", "--min-duration", 99)
     assert again("-o", tmp_path / "z.csv", "-q") == ""
     assert rows(tmp_path / "z.csv") == rows(done / "labels.csv")
     said = again("-o", tmp_path / "z.csv")  # the features were chosen once
@@ -289,7 +290,8 @@ def test_folders_with_recordings_that_tables_name_are_no_classes(sounds, example
     (nights / "one.txt").write_text("1.0\t1.5\tlow\n2.5\t3\tbackground\n")
     (nights / "deep" / "two.txt").write_text("2.0\t2.5\thigh\n")
     alone = shutil.copytree(nights, tmp_path / "alone" / "nights").parent
-    assert Classifier.fit(alone).classes == ("high", "low", "background")
+    assert "scores: not calibrated" in run(alone, "--save", tmp_path / "x.mtslvr")
+    assert Classifier.load(tmp_path / "x.mtslvr").classes == ("high", "low", "background")
     (examples / "marked").mkdir()
     shutil.copy(sounds / "nights" / "one.wav", examples / "marked")
     (examples / "labels.csv").write_text("file,start,end,label\nmarked/one.wav,1.0,1.5,low\n")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ConfigError
-from ..fewshot.results import Row
+from ..fewshot.results import Results, Row, check_output
 from ..run.files import atomic, guarded, resolve
 from .invariance import LINES, Invariance
 
@@ -24,10 +24,13 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#0
 
 def check_picture(path: Path) -> None:
     """Find out before the work starts that a picture can be drawn and written, or raise a ConfigError."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise ConfigError(f"{path}: unknown picture format {path.suffix!r}; end the name in {', '.join(SUFFIXES)}")
-    resolve(path, writable=True)
+    check_output(path, SUFFIXES)
     new_figure(1, 1)
+
+
+def draw(measured: Results | Invariance) -> Figure:
+    """The picture of results."""
+    return heat_map(measured) if isinstance(measured, Invariance) else accuracy(measured.rows)
 
 
 def literal(text: str) -> str:
@@ -41,8 +44,6 @@ def literal(text: str) -> str:
 
 def accuracy(rows: Sequence[Row]) -> Figure:
     """Draw a panel a dataset and classifier: accuracies with 95% intervals over supports a class, side by side."""
-    if not rows:
-        raise ConfigError("no results to draw")
     several = len({row.model for row in rows if row.model}) > 1
     named = [(row.classifier, row.dataset, row.label if several else row.features) for row in rows]
     kinds, datasets, labels = (list(dict.fromkeys(names)) for names in zip(*named, strict=True))
@@ -94,7 +95,6 @@ def heat_map(measured: Invariance) -> Figure:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a picture; its format follows the suffix."""
-    check_picture(path)
     with guarded(path), atomic(resolve(path)) as file:
         figure.savefig(file, format=path.suffix.lower()[1:], dpi=150, facecolor="white")
 

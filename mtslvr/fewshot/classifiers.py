@@ -50,25 +50,20 @@ def classify(
     kind: Classifier,
     support: FloatArray,
     query: FloatArray,
-    *,
-    random_state: int | np.random.RandomState | None = None,
+    rng: np.random.RandomState | None = None,
     max_iter: int = 20,
 ) -> tuple[IntArray, Float64 | None]:
     """Fit each episode on its supports (E, n_way, n_shot, D) and label its queries (E, Q, D).
 
-    `random_state` and `max_iter` are of SGD, see `sgd_fit`.
-
     Returns:
-        (E, Q) labels 0 .. n_way - 1, and the factors of a linear classifier, see `LinearFit`.
+        (E, Q) labels 0 .. n_way - 1, and the factors of a linear classifier, see `LinearFit`; `rng` and `max_iter` are
+        of SGD, see `sgd_fit`.
     """
     if kind is Classifier.CENTROID:
         return nearest_centroid(support, query), None
     if kind is Classifier.COSINE:
         return cosine_prototypes(support, query), None
-    if kind is Classifier.SGD:
-        fit = sgd_fit(support, query, max_iter=max_iter, random_state=random_state)
-    else:
-        fit = logistic_fit(support, query)
+    fit = sgd_fit(support, query, rng, max_iter) if kind is Classifier.SGD else logistic_fit(support, query)
     return fit.predicted, fit.dual
 
 
@@ -147,11 +142,7 @@ def weight_norms(dual: Float64, support: FloatArray, branches: Sequence[slice]) 
 
 
 def sgd_fit(
-    support: FloatArray,
-    query: FloatArray,
-    *,
-    max_iter: int = 20,
-    random_state: int | np.random.RandomState | None = None,
+    support: FloatArray, query: FloatArray, rng: np.random.RandomState | None = None, max_iter: int = 20
 ) -> LinearFit:
     """Fit the published linear classifier: what scikit-learn fits, in the same order of samples.
 
@@ -160,10 +151,8 @@ def sgd_fit(
 
     Args:
         support, query: as of `classify`.
+        rng: the random state that the fits draw from in turn; a new one of seed 0 by default.
         max_iter: passes over the supports, 20 or 100: both stand in a merge conflict of the published code.
-        random_state: a seed for every fit, or a state that the fits draw from in turn; the published code leaves it
-            None, the global state.
-
     Raises:
         ConfigError: features so large that the descent overflows.
     Source:
@@ -176,7 +165,7 @@ def sgd_fit(
     precision = np.float32 if support.dtype == np.float32 else np.float64
     targets = np.repeat(np.eye(n_way), n_shot, axis=0)
     targets = targets[:, 1:] if n_way == 2 else targets  # one column tells two classes apart
-    seeds = _fit_seeds(episodes, n_way, random_state)
+    seeds = _fit_seeds(episodes, n_way, np.random.RandomState(0) if rng is None else rng)
     x = support.reshape(episodes, n_way * n_shot, dim).astype(np.float64)
     dual = np.empty((episodes, x.shape[1], seeds.shape[1]))
     scores = np.empty((episodes, query.shape[1], seeds.shape[1]))
@@ -191,19 +180,16 @@ def sgd_fit(
     return LinearFit(_predict(scores.astype(precision)), scores, dual)
 
 
-def _fit_seeds(episodes: int, n_way: int, random_state: int | np.random.RandomState | None) -> npt.NDArray[np.uint32]:
+def _fit_seeds(episodes: int, n_way: int, rng: np.random.RandomState) -> npt.NDArray[np.uint32]:
     """(E, K) seeds of the shuffles: what each binary fit of scikit-learn draws last."""
     draws = np.empty((episodes, 1 if n_way == 2 else n_way), dtype=np.uint32)
     inner = np.random.RandomState(0)
     for row in draws:
-        source: Any = np.random if random_state is None else random_state
-        if isinstance(random_state, int):
-            source = np.random.RandomState(random_state)
         if n_way == 2:
-            source.randint(1, _LARGEST_INT32)
-            row[0] = source.randint(_LARGEST_INT32)
+            rng.randint(1, _LARGEST_INT32)
+            row[0] = rng.randint(_LARGEST_INT32)
             continue
-        for column, seed in enumerate(source.randint(_LARGEST_INT32, size=n_way)):
+        for column, seed in enumerate(rng.randint(_LARGEST_INT32, size=n_way)):
             inner.seed(seed)
             inner.randint(1, _LARGEST_INT32)
             row[column] = inner.randint(_LARGEST_INT32)

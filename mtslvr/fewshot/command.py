@@ -16,11 +16,11 @@ from ..config import parse_enum
 from ..errors import AudioError, ConfigError
 from ..nn.encoder import Encoder
 from ..run.machine import environment
-from .classifiers import Classifier, FloatArray
+from .classifiers import Classifier
 from .dataset import LabelledSet
 from .episodes import EpisodeConfig, draw_episodes, published_tasks
 from .evaluate import Scaling, evaluate
-from .features import LOG_MEL, FileRows, Progress, check_names, from_pooled, log_mel_rows, pooled_rows, raise_errors
+from .features import LOG_MEL, FileRows, by_name, check_names, file_rows, raise_errors
 from .results import Results, Row
 
 
@@ -68,7 +68,7 @@ def compare(
     device: str = "auto",
     batch_size: int | None = None,
     cache: str | os.PathLike[str] | bool = True,
-    progress: Progress | None = None,
+    progress: bool = False,
 ) -> Results:
     """Measure several models on several sets, all features on the same episodes.
 
@@ -79,7 +79,7 @@ def compare(
         device: what `mtslvr.load` takes.
         batch_size: windows at once through the encoder.
         cache: keep the rows of files for the next call; a folder, True for `default_cache`, False for no.
-        progress: see `features.pooled_rows`.
+        progress: show a bar on standard error where that is a terminal.
 
     Raises:
         ConfigError: before any work: names that clash, settings out of range, too few classes in a set.
@@ -88,24 +88,29 @@ def compare(
     """
     config = CompareConfig() if config is None else config
     _check_sets(sets, config)
-    encoders = load_encoders(models, device) if set(config.features) != {LOG_MEL} else {}
+    sources: dict[str, Encoder | None] = {}
+    if set(config.features) != {LOG_MEL}:
+        sources |= load_encoders(models, device)
+    if LOG_MEL in config.features:
+        sources[""] = None
     rows: list[Row] = []
     facts: dict[str, dict[str, Any]] = {}
     for labelled in sets:
-        window = labelled.window_seconds
-        how: dict[str, Any] = {"batch_size": batch_size, "cache": cache, "progress": progress}
-        found = {n: pooled_rows(labelled.paths, e, window_seconds=window, **how) for n, e in encoders.items()}
-        if LOG_MEL in config.features:
-            seconds = (window or 5.0) if labelled.pieces else None
-            found[""] = log_mel_rows(labelled.paths, window_seconds=seconds, cache=cache, progress=progress)
+        found = {}
+        for name, encoder in sources.items():
+            window = labelled.window_seconds
+            if encoder is None:
+                window = (window or 5.0) if labelled.pieces else None
+            how: dict[str, Any] = {"batch_size": batch_size, "cache": cache, "progress": progress}
+            found[name] = file_rows(labelled.paths, encoder, window_seconds=window, **how)
         usable = _usable(labelled, list(found.values()), config.on_error)
         kept = labelled.keep(usable)
         facts[labelled.name] = {
             "classes": len(np.unique(kept.labels)), "clips": len(kept.paths), "pieces": kept.pieces,
-            "window_seconds": window, "note": kept.note,
+            "window_seconds": kept.window_seconds, "note": kept.note,
         }  # fmt: skip
-        for name, file_rows in found.items():
-            rows += _measure(kept, name, encoders.get(name), file_rows.keep(usable), config)
+        for name, encoder in sources.items():
+            rows += _measure(kept, name, encoder, found[name].keep(usable), config)
     return Results(rows, facts, environment())
 
 
@@ -160,7 +165,7 @@ def _measure(
     """Every features, number of shots and classifier of one model on one set."""
     matrix = rows.rows if labelled.pieces else rows.mean()
     pieces = rows.pieces if labelled.pieces else None
-    matrices: dict[str, FloatArray] = {LOG_MEL: matrix} if encoder is None else from_pooled(matrix, encoder)
+    matrices = by_name(matrix, encoder)
     halves = None
     if config.weights and encoder is not None and encoder.config.outputs == 2:
         width = encoder.config.head_dim

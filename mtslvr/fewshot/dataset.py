@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..audio.load import AUDIO_SUFFIXES, find_audio
+from ..audio.load import find_audio
 from ..audio.windows import window_length
 from ..classify.labels import by_name, read_labels
 from ..config import FrontendConfig
@@ -59,10 +59,9 @@ def read_set(
             relative to it or in the folder.
         name: for tables; by default that of the folder.
         window_seconds: length of the windows that files are cut into; None is the encoder's own.
-
     Raises:
         ConfigError: no audio, a file without a class or of two, a bad table, arguments that do not go together. Of
-            empty class folders, files that a table leaves out and copies there is a warning.
+            files that a table leaves out and copies there is a warning.
     """
     if window_seconds is not None:
         window_length(window_seconds, FrontendConfig().sample_rate)  # raises
@@ -89,16 +88,14 @@ def read_set(
 
 def _by_folder(root: Path) -> dict[Path, str]:
     classes: dict[Path, str] = {}
-    for entry in sorted(entry for entry in root.iterdir() if not entry.name.startswith(".")):
-        if entry.is_file() and entry.suffix.lower() in AUDIO_SUFFIXES:
+    for path, _ in find_audio(root):
+        first, *below = path.relative_to(root).parts
+        if not below:
             raise ConfigError(
-                f"{entry}: audio without a class; move it into a folder named after its class, or take the labels from "
+                f"{path}: audio without a class; move it into a folder named after its class, or take the labels from "
                 "the file names with label_field"
             )
-        files = [found.path for found in find_audio(entry)] if entry.is_dir() else []
-        if entry.is_dir() and not files:
-            warnings.warn(f"{entry}: no audio files, class dropped", stacklevel=4)
-        classes.update(dict.fromkeys(files, entry.name))
+        classes[path] = first
     return classes
 
 

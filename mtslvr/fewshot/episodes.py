@@ -67,11 +67,7 @@ def draw_episodes(labels: npt.ArrayLike, config: EpisodeConfig) -> IntArray:
     labels = _checked(labels)
     usable = usable_classes(labels, config)
     if len(usable) < config.n_way:
-        raise ConfigError(
-            f"n_way={config.n_way} takes {config.n_way} classes, n_shot={config.n_shot} and n_query={config.n_query} "
-            f"take {config.files_per_class} files of each; here are {len(np.unique(labels))} classes, and "
-            f"{len(usable)} of them have so many files. Ask for less, or add files: a folder a class, its clips in it"
-        )
+        raise _too_few(labels, config)
     names, counts = np.unique(labels, return_counts=True)
     place = np.searchsorted(names, usable)
     first, by_class = (np.cumsum(counts) - counts)[place], np.argsort(labels, kind="stable")
@@ -100,16 +96,10 @@ def published_tasks(labels: npt.ArrayLike, config: EpisodeConfig) -> IntArray:
     if len(usable) < config.n_way:
         usable = np.unique(labels)
         config = dataclasses.replace(config, n_query=1)
-        message = "too few classes have enough files: all classes, one query each, as published"
-        warnings.warn(message, stacklevel=2)
+        warnings.warn("too few classes have enough files: all classes, one query each, as published", stacklevel=2)
     members = [np.flatnonzero(labels == label) for label in usable]
-    smallest = min(len(files) for files in members)
-    if len(usable) < config.n_way or smallest < config.files_per_class:
-        raise ConfigError(
-            f"n_way={config.n_way} takes {config.n_way} classes, n_shot={config.n_shot} takes "
-            f"{config.files_per_class} files of each with one to classify; here are {len(usable)} classes of "
-            f"{smallest} files or more. Ask for less, or add files: a folder a class, its clips in it"
-        )
+    if len(usable) < config.n_way or min(map(len, members)) < config.files_per_class:
+        raise _too_few(labels, config)
     rng = np.random.RandomState(config.seed)
     tasks = np.empty((config.episodes, config.n_way, config.files_per_class), dtype=np.int64)
     for task in tasks:
@@ -117,6 +107,16 @@ def published_tasks(labels: npt.ArrayLike, config: EpisodeConfig) -> IntArray:
             rng.shuffle(members[label])
             task[way] = members[label][: config.files_per_class]
     return tasks
+
+
+def _too_few(labels: npt.NDArray[Any], config: EpisodeConfig) -> ConfigError:
+    _, counts = np.unique(labels, return_counts=True)
+    return ConfigError(
+        f"n_way={config.n_way} takes {config.n_way} classes, n_shot={config.n_shot} and n_query={config.n_query} take "
+        f"{config.files_per_class} files of each; here are {len(counts)} classes, and "
+        f"{(counts >= config.files_per_class).sum()} of them have so many files. Ask for less, or add files: a folder "
+        "a class, its clips in it"
+    )
 
 
 def _checked(labels: npt.ArrayLike) -> npt.NDArray[Any]:

@@ -107,8 +107,8 @@ def evaluate(
     for start in range(0, len(drawn), size):
         block = slice(start, start + size)
         votes, norms[block] = classify_files(
-            matrix, counts, drawn[block], chosen[block], classifier, scaling is Scaling.STANDARD, rng,
-            branches=list((branches or {}).values()),
+            matrix, counts, drawn[block], chosen[block], classifier, rng,
+            standardize=scaling is Scaling.STANDARD, branches=list((branches or {}).values()),
         )  # fmt: skip
         correct[block] = (votes == np.arange(votes.shape[1])[:, None]).mean(axis=2)
     settings = {**dataclasses.asdict(config), "classifier": classifier.value, "scaling": scaling.value}
@@ -143,7 +143,6 @@ def clips_interval(accuracies: Float64, episodes: IntArray, labels: npt.NDArray[
         accuracies: (E,) of the episodes; of two features on the same episodes, their difference gives its interval.
         episodes: (E, n_way, m) indices into `labels`.
         labels: (n,) one label a file.
-
     Returns:
         In the unit given. NaN where a class has no clip beyond those of each of its episodes.
     Source:
@@ -182,10 +181,8 @@ def _per_class(classes: npt.NDArray[Any], correct: Float64) -> dict[str, float]:
 def _shares(norms: Float64, names: list[str]) -> dict[str, float]:
     """Average each episode's shares; an episode without any weight says nothing."""
     total = norms.sum(axis=1, keepdims=True)
-    usable = norms[total[:, 0] > 0] / total[total[:, 0] > 0]
-    if not len(usable):
-        return dict.fromkeys(names, math.nan)
-    return {name: float(value) for name, value in zip(names, usable.mean(axis=0), strict=True)}
+    shares = norms[total[:, 0] > 0] / total[total[:, 0] > 0]
+    return dict(zip(names, shares.mean(axis=0).tolist(), strict=True)) if len(shares) else {}
 
 
 def draw_support_pieces(counts: IntArray, rng: np.random.RandomState) -> IntArray:
@@ -200,8 +197,9 @@ def classify_files(
     episodes: IntArray,
     support_pieces: IntArray,
     classifier: Classifier,
+    rng: np.random.RandomState,
+    *,
     standardize: bool = False,
-    random_state: int | np.random.RandomState | None = None,
     max_iter: int = 20,
     branches: Sequence[slice] = (),
 ) -> tuple[IntArray, Float64]:
@@ -220,14 +218,13 @@ def classify_files(
     query = features[first[files][..., None] + np.where(valid, place, 0)].reshape(len(episodes), -1, features.shape[1])
     if standardize:
         support, query = _standardized(support, query)
-    predicted, dual = classify(classifier, support, query, random_state=random_state, max_iter=max_iter)
+    predicted, dual = classify(classifier, support, query, rng, max_iter)
     votes = majority_vote(predicted.reshape(valid.shape), valid)
     return votes, np.empty((len(votes), 0)) if dual is None or not branches else weight_norms(dual, support, branches)
 
 
-def majority_vote(predicted: IntArray, valid: npt.NDArray[np.bool_] | None = None) -> IntArray:
+def majority_vote(predicted: IntArray, valid: npt.NDArray[np.bool_]) -> IntArray:
     """Find the most frequent of the valid labels along the last axis; ties go to the smallest, as published."""
-    valid = np.ones(predicted.shape, dtype=bool) if valid is None else valid
     counts = [((predicted == label) & valid).sum(axis=-1) for label in range(int(predicted.max()) + 1)]
     winner: IntArray = np.stack(counts).argmax(axis=0)
     return winner

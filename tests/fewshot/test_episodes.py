@@ -15,7 +15,7 @@ def test_published_rule_brings_all_classes_back_with_one_query_or_refuses():
         tasks = published_tasks(labels, config)
     assert tasks.shape == (20, 5, 2)
     assert (np.sort(labels[tasks[:, :, 0]], axis=1) == np.arange(5)).all()
-    for sizes, said in (([9, 9, 9, 9], "4 classes of 9 files"), ([1, 9, 9, 9, 9], "5 classes of 1 files")):
+    for sizes, said in (([9, 9, 9, 9], "4 classes, and 4 of"), ([1, 9, 9, 9, 9], "5 classes, and 4 of")):
         with pytest.raises(ConfigError, match=rf"here are {said}.*Ask for less"):
             published_tasks(np.repeat(np.arange(len(sizes)), sizes), config)
 

@@ -50,7 +50,6 @@ class AudioEmbedder:
         batch_size: windows at once through the encoder, whatever the size of Ray's batches.
         path_column: column of paths, or of the bytes of whole files, as `ray.data.read_binary_files` has them, or of
             both, {"path", "bytes"}, as data sets of Hugging Face are stored.
-
     Raises:
         ConfigError: unknown features, layer, pool, device or dtype, numbers outside their range.
         HubError, CheckpointError: see `mtslvr.load`.

@@ -125,6 +125,15 @@ def encoder(unfolded_encoder):
     return unfolded_encoder.fold()
 
 
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """The folder of an encoder with random weights and windows of a quarter second."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = Encoder(EncoderConfig(window_seconds=0.25, spectral_statistics=True))
+    return checkpoint.save(encoder, tmp_path_factory.mktemp("model"))
+
+
 @pytest.fixture
 def narrow_encoders(monkeypatch):
     """Encoders that are made in the test have few channels."""

@@ -150,7 +150,6 @@ def invariance(
         config: what is measured.
         device: what `mtslvr.load` takes.
         progress: show a bar on standard error where that is a terminal.
-
     Raises:
         ConfigError: fewer than 30 clips, models given twice.
         AudioError: no such folder, or a file that cannot be read.

@@ -56,10 +56,8 @@ def report(sources: Sequence[str | os.PathLike[str]], title: str = "mtslvr resul
     Args:
         sources: json files of `mtslvr fewshot -o` and `mtslvr invariance -o`.
         title: of the page.
-
     Returns:
         HTML with its pictures and style inside.
-
     Raises:
         ConfigError: a file that is no results, or matplotlib is not installed.
     """

@@ -80,7 +80,6 @@ def compare(
         batch_size: windows at once through the encoder.
         cache: keep the rows of files for the next call; a folder, True for `default_cache`, False for no.
         progress: show a bar on standard error where that is a terminal.
-
     Raises:
         ConfigError: before any work: names that clash, settings out of range, too few classes in a set.
         AudioError: a file that cannot be read, unless `config.on_error` is "skip".
@@ -139,9 +138,8 @@ def load_encoders(models: Sequence[str | None] | Mapping[str, Encoder], device: 
     named = [DEFAULT_MODEL if model is None else str(model) for model in models]
     short = [os.path.basename(os.path.normpath(name)) if os.path.isdir(name) else name for name in named]
     names = short if len(set(short)) == len(short) else named
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ConfigError(f"model {twice!r} is given twice; name each once")
+    if len(set(names)) < len(names):
+        raise ConfigError(f"models {', '.join(names)}: one is given twice; name each once")
     return {name: mtslvr.load(model, device=device) for name, model in zip(names, models, strict=True)}
 
 

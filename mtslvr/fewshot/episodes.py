@@ -57,10 +57,8 @@ def draw_episodes(labels: npt.ArrayLike, config: EpisodeConfig) -> IntArray:
     Args:
         labels: (n,) one label a file, integers or strings.
         config: which episodes.
-
     Returns:
         (episodes, n_way, n_shot + n_query) indices into `labels`, supports first.
-
     Raises:
         ConfigError: fewer than `n_way` classes have enough files.
     """

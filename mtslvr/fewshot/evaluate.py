@@ -77,7 +77,6 @@ def evaluate(
             `published_tasks`.
         branches: name to columns; measures the share of the classifier's weights on each. An episode's share is the
             norm of the weights on the branch over the sum of the norms on all, and the result their mean.
-
     Raises:
         ConfigError: shapes that do not match, values that are not finite, unknown names, too few classes,
             or `branches` with a classifier that has no weights.

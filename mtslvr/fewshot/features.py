@@ -72,10 +72,8 @@ def extract_features(
         names: which of `FEATURES`.
         batch_size: windows at once through the encoder; its own choice by default.
         cache: a folder to keep rows in, True for the default one, see `default_cache`.
-
     Returns:
         Name to (n, D), the mean over the windows of each file. An encoder with one output has only concat and pooled.
-
     Raises:
         AudioError: a file that cannot be read.
         ConfigError: unknown name.

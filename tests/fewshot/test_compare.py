@@ -134,7 +134,7 @@ def test_bad_input_is_named_before_any_work(tones):
         ([labelled], ["no/model"], {"shots": (1, 10)}, "tones: n_way=2 .*take 11 files of each; .*, and 0 of"),
         ([labelled, labelled], [None], {}, "datasets tones, tones: each needs a name of its own"),
         ([], [None], {}, "datasets none"),
-        ([labelled], ["a/b", "a/b"], {}, "model .* is given twice"),
+        ([labelled], ["a/b", "a/b"], {}, "models a/b, a/b: one is given twice"),
         ([labelled], [None], {"sampler": "random"}, "sampler='random': unknown; use one of uniform, published"),
         ([labelled], [None], {"scaling": "max"}, "scaling='max': unknown"),
         ([labelled], [None], {"shots": ()}, "no classifier or no number of shots"),

@@ -100,18 +100,17 @@ def test_statistics_of_the_training_data_are_applied_once(clips, unfolded_encode
 
 
 def test_bad_input_is_named(encoder, tmp_path):
-    for settings, said in (
-        ({"clips": 3}, "clips=3: must be an integer from 30"),
-        ({"shrinkage": 0}, "shrinkage=0: must be above 0"),
-        ({"layer": "stem"}, "layer='stem': unknown"),
-    ):
-        with pytest.raises(ConfigError, match=said):
-            InvarianceConfig(**settings)
-    with pytest.raises(ConfigError, match="0 audio files; at least 30 are needed"):
-        invariance(tmp_path, {"small": encoder})
-    with pytest.raises(AudioError, match="no such file or folder"):
-        invariance(tmp_path / "nowhere", {"small": encoder})
+    (tmp_path / "silent").mkdir()
     for i in range(30):
-        soundfile.write(tmp_path / f"{i}.wav", np.zeros(1600), 16000)
-    with pytest.raises(AudioError, match=r"0\.wav: silent"):
-        invariance(tmp_path, {"small": encoder})
+        soundfile.write(tmp_path / "silent" / f"{i}.wav", np.zeros(1600), 16000)
+    (tmp_path / "empty").mkdir()
+    for folder, settings, error, said in (
+        ("silent", {"clips": 3}, ConfigError, "clips=3: must be an integer from 30"),
+        ("silent", {"shrinkage": 0}, ConfigError, "shrinkage=0: must be above 0"),
+        ("silent", {"layer": "stem"}, ConfigError, "layer='stem': unknown"),
+        ("empty", {}, ConfigError, "0 audio files; at least 30 are needed"),
+        ("nowhere", {}, AudioError, "no such file or folder"),
+        ("silent", {}, AudioError, r"0\.wav: silent"),
+    ):
+        with pytest.raises(error, match=said):
+            invariance(tmp_path / folder, {"small": encoder}, InvarianceConfig(**settings))

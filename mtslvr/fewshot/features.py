@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,35 +136,31 @@ def file_rows(
     `progress` there is a bar where standard error is a terminal. The rest is as of `extract_features`.
     """
     how: dict[str, Any] = {"format": _FORMAT}
+    compute: Callable[[Iterable[Path]], Iterator[FloatArray | AudioError]]
     if encoder is None:
         config = {key: getattr(value, "value", value) for key, value in dataclasses.asdict(BASELINE).items()}
         how |= {"rows": LOG_MEL, "config": config, "window_seconds": window_seconds}
+        compute = functools.partial(_baseline_rows, window_seconds=window_seconds)
     else:
         seconds = encoder.config.window_seconds if window_seconds is None else window_seconds
         how |= {"rows": "pooled", "encoder": fingerprint(encoder), "window_seconds": seconds}
+        compute = functools.partial(_pooled_rows, encoder=encoder, window_seconds=seconds, batch_size=batch_size)
     folder = default_cache() if cache is True else cache or None
     store = None if folder is None else FeatureCache(Path(folder), how)
-    rows: list[FloatArray | None] = [None if store is None else store.get(path) for path in paths]
+    rows: list[FloatArray | AudioError | None] = [None if store is None else store.get(path) for path in paths]
     missing = [i for i, known in enumerate(rows) if known is None]
-    sources = (paths[i] for i in missing)
-    if encoder is None:
-        computed = _baseline_rows(sources, window_seconds)
-    else:
-        computed = _pooled_rows(sources, encoder, seconds, batch_size)
-    errors: dict[int, AudioError] = {}
-    bar = tqdm(computed, LOG_MEL if encoder is None else "embedding", len(missing), False, disable=not progress or None)
+    computed = compute(paths[i] for i in missing)
+    bar = tqdm(computed, str(how["rows"]), len(missing), leave=False, disable=None if progress else True)
     for i, result in zip(missing, bar, strict=True):
-        if isinstance(result, AudioError):
-            errors[i] = result
-            continue
         rows[i] = result
-        if store is not None:
+        if store is not None and not isinstance(result, AudioError):
             store.add(paths[i], result)
     if store is not None:
         store.close()
-    kept = [row for row in rows if row is not None]
-    pieces = np.array([0 if row is None else len(row) for row in rows], dtype=np.int64)
-    return FileRows(np.concatenate(kept) if kept else np.empty((0, 0), np.float32), pieces, errors)
+    errors = {i: row for i, row in enumerate(rows) if isinstance(row, AudioError)}
+    found = [row for row in rows if isinstance(row, np.ndarray)]
+    pieces = np.array([len(row) if isinstance(row, np.ndarray) else 0 for row in rows], dtype=np.int64)
+    return FileRows(np.concatenate(found) if found else np.empty((0, 0), np.float32), pieces, errors)
 
 
 def _pooled_rows(

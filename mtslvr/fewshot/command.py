@@ -10,17 +10,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..config import parse_enum
 from ..errors import AudioError, ConfigError
 from ..nn.encoder import Encoder
 from ..run.machine import environment
-from .classifiers import Classifier
+from .classifiers import Classifier, FloatArray
 from .dataset import LabelledSet
 from .episodes import EpisodeConfig, draw_episodes, published_tasks
 from .evaluate import Scaling, evaluate
-from .features import LOG_MEL, FileRows, by_name, check_names, file_rows, raise_errors
+from .features import LOG_MEL, FileRows, by_name, check_names, file_rows, means, without_errors
 from .results import Results, Row
 
 
@@ -102,14 +101,15 @@ def compare(
                 window = (window or 5.0) if labelled.pieces else None
             how: dict[str, Any] = {"batch_size": batch_size, "cache": cache, "progress": progress}
             found[name] = file_rows(labelled.paths, encoder, window_seconds=window, **how)
-        usable = _usable(labelled, list(found.values()), config.on_error)
+        usable = _usable(list(found.values()), config.on_error)
         kept = labelled.keep(usable)
         facts[labelled.name] = {
             "classes": len(np.unique(kept.labels)), "clips": len(kept.paths), "pieces": kept.pieces,
             "window_seconds": kept.window_seconds, "note": kept.note,
         }  # fmt: skip
         for name, encoder in sources.items():
-            rows += _measure(kept, name, encoder, found[name].keep(usable), config)
+            of_files = without_errors(list(itertools.compress(found[name], usable)))
+            rows += _measure(kept, name, encoder, of_files, config)
     return Results(rows, facts, environment())
 
 
@@ -143,27 +143,24 @@ def load_encoders(models: Sequence[str | None] | Mapping[str, Encoder], device: 
     return {name: mtslvr.load(model, device=device) for name, model in zip(names, models, strict=True)}
 
 
-def _usable(labelled: LabelledSet, found: Sequence[FileRows], on_error: str) -> npt.NDArray[np.bool_]:
+def _usable(found: Sequence[FileRows], on_error: str) -> list[bool]:
     """Which files failed nowhere."""
-    errors: dict[int, AudioError] = {}
-    for rows in found:
-        errors.update(rows.errors)
-    if on_error == "stop":
-        raise_errors(dict(sorted(errors.items())))
-    for error in errors.values():
+    errors = [
+        next((rows for rows in of_file if isinstance(rows, AudioError)), None) for of_file in zip(*found, strict=True)
+    ]
+    if on_error == "stop" or all(errors):
+        without_errors([error for error in errors if error is not None])
+    for error in filter(None, errors):
         warnings.warn(f"left out: {error}", stacklevel=3)
-    usable = np.ones(len(labelled.paths), dtype=bool)
-    usable[list(errors)] = False
-    return usable
+    return [error is None for error in errors]
 
 
 def _measure(
-    labelled: LabelledSet, model: str, encoder: Encoder | None, rows: FileRows, config: CompareConfig
+    labelled: LabelledSet, model: str, encoder: Encoder | None, rows: Sequence[FloatArray], config: CompareConfig
 ) -> Iterator[Row]:
     """Every features, number of shots and classifier of one model on one set."""
-    matrix = rows.rows if labelled.pieces else rows.mean()
-    pieces = rows.pieces if labelled.pieces else None
-    matrices = by_name(matrix, encoder)
+    matrices = by_name(np.concatenate(rows) if labelled.pieces else means(rows), encoder)
+    pieces = [len(found) for found in rows] if labelled.pieces else None
     halves = None
     if config.weights and encoder is not None and encoder.config.outputs == 2:
         width = encoder.config.head_dim

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,10 +36,9 @@ class LabelledSet:
     pieces: bool = False
     note: str = ""  # what a reader of the results should know of it
 
-    def keep(self, mask: npt.NDArray[np.bool_]) -> LabelledSet:
-        """Give the set without the files where `mask` (n,) is false."""
-        paths = [path for path, kept in zip(self.paths, mask, strict=True) if kept]
-        return replace(self, paths=paths, labels=self.labels[mask])
+    def keep(self, mask: Sequence[bool]) -> LabelledSet:
+        """Give the set without the files where `mask` is false."""
+        return replace(self, paths=list(itertools.compress(self.paths, mask)), labels=self.labels[np.array(mask)])
 
 
 def read_set(
@@ -147,4 +148,4 @@ def _without_copies(labelled: LabelledSet) -> LabelledSet:
         i, first = next(iter(copies.items()))
         told = f"the first {labelled.paths[i]} (of {labelled.paths[first]})"
         warnings.warn(f"dropped {len(copies)} files that are copies of others, {told}", stacklevel=3)
-    return labelled.keep(np.array([i not in copies for i in range(len(labelled.paths))]))
+    return labelled.keep([i not in copies for i in range(len(labelled.paths))])

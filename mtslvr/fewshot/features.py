@@ -8,12 +8,10 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -27,7 +25,6 @@ from ..nn.frontend import log_mel
 from ..run.extract import ExtractConfig, Source, extract
 from .cache import FeatureCache, default_cache
 from .classifiers import FloatArray
-from .episodes import IntArray
 
 LOG_MEL = "log-mel"
 FEATURES = ("invariant", "variant", "concat", "pooled", LOG_MEL)
@@ -36,25 +33,7 @@ FEATURES = ("invariant", "variant", "concat", "pooled", LOG_MEL)
 BASELINE = FrontendConfig(epsilon=1e-4)
 _FORMAT = 1  # of the cached rows; raised when the same weights give other rows
 
-
-@dataclass(frozen=True, eq=False)
-class FileRows:
-    """Rows of n files, file by file."""
-
-    rows: FloatArray  # (sum of `pieces`, D) float32
-    pieces: IntArray  # (n,) rows of each file; 0 where it failed
-    errors: dict[int, AudioError]  # place among the files to what was wrong
-
-    def keep(self, mask: npt.NDArray[np.bool_]) -> FileRows:
-        """Give the rows without the files where `mask` (n,) is false."""
-        return FileRows(self.rows[np.repeat(mask, self.pieces)], self.pieces[mask], {})
-
-    def mean(self) -> FloatArray:
-        """Take the mean of the rows of each file that did not fail: (n - failed, D)."""
-        counts = self.pieces[self.pieces > 0]
-        starts = np.cumsum(counts) - counts
-        sums = np.add.reduceat(self.rows.astype(np.float64), starts, axis=0) if len(counts) else self.rows
-        return (sums / counts[:, None]).astype(np.float32)
+FileRows = list[FloatArray | AudioError]  # of n files the rows (k, D) of each, or why there are none
 
 
 def extract_features(
@@ -82,9 +61,8 @@ def extract_features(
     wanted = check_names(names)
     found: dict[str, FloatArray] = {}
     for source in [encoder] * (wanted != [LOG_MEL]) + [None] * (LOG_MEL in wanted):
-        rows = file_rows(paths, source, batch_size=batch_size, cache=cache)
-        raise_errors(rows.errors)
-        found |= by_name(rows.mean(), source)
+        rows = without_errors(file_rows(paths, source, batch_size=batch_size, cache=cache))
+        found |= by_name(means(rows), source)
     return {name: found[name] for name in wanted if name in found}
 
 
@@ -98,12 +76,18 @@ def check_names(names: Sequence[str]) -> list[str]:
     return [name for name in FEATURES if name in names]
 
 
-def raise_errors(errors: dict[int, AudioError]) -> None:
-    """Raise the first of the errors, with the number of the others."""
+def without_errors(rows: FileRows) -> list[FloatArray]:
+    """Give the rows of all files, or raise the first of the errors with the number of the others."""
+    errors = [found for found in rows if isinstance(found, AudioError)]
     if errors:
-        first = next(iter(errors.values()))
         more = f" ({len(errors) - 1} more files failed)" if len(errors) > 1 else ""
-        raise AudioError(f"{first}{more}; what was computed is kept, to leave such files out use --on-error skip")
+        raise AudioError(f"{errors[0]}{more}; what was computed is kept, to leave such files out use --on-error skip")
+    return [found for found in rows if not isinstance(found, AudioError)]
+
+
+def means(rows: Sequence[FloatArray]) -> FloatArray:
+    """Take the mean of the rows of each file: (n, D)."""
+    return np.stack([(found.astype(np.float64).sum(axis=0) / len(found)).astype(np.float32) for found in rows])
 
 
 def by_name(rows: FloatArray, encoder: Encoder | None) -> dict[str, FloatArray]:
@@ -130,7 +114,7 @@ def file_rows(
     cache: str | os.PathLike[str] | bool = False,
     progress: bool = False,
 ) -> FileRows:
-    """Take every window of each file through the encoder, up to the pooled features before the heads.
+    """Take every window of each file through the encoder, up to the pooled features before the heads: (k, D) float32.
 
     Without an encoder it is the baseline: a row a file, or one a window of `window_seconds` where that is given. With
     `progress` there is a bar where standard error is a terminal. The rest is as of `extract_features`.
@@ -147,20 +131,18 @@ def file_rows(
         compute = functools.partial(_pooled_rows, encoder=encoder, window_seconds=seconds, batch_size=batch_size)
     folder = default_cache() if cache is True else cache or None
     store = None if folder is None else FeatureCache(Path(folder), how)
-    rows: list[FloatArray | AudioError | None] = [None if store is None else store.get(path) for path in paths]
-    missing = [i for i, known in enumerate(rows) if known is None]
-    computed = compute(paths[i] for i in missing)
-    bar = tqdm(computed, str(how["rows"]), len(missing), leave=False, disable=None if progress else True)
-    for i, result in zip(missing, bar, strict=True):
-        rows[i] = result
-        if store is not None and not isinstance(result, AudioError):
-            store.add(paths[i], result)
+    known = [None if store is None else store.get(path) for path in paths]
+    missing = [path for path, found in zip(paths, known, strict=True) if found is None]
+    bar = tqdm(compute(missing), str(how["rows"]), len(missing), leave=False, disable=None if progress else True)
+    computed, rows = iter(bar), []
+    for path, found in zip(paths, known, strict=True):
+        rows.append(next(computed) if found is None else found)
+        if found is None and store is not None and not isinstance(rows[-1], AudioError):
+            store.add(path, rows[-1])
+    bar.close()
     if store is not None:
         store.close()
-    errors = {i: row for i, row in enumerate(rows) if isinstance(row, AudioError)}
-    found = [row for row in rows if isinstance(row, np.ndarray)]
-    pieces = np.array([len(row) if isinstance(row, np.ndarray) else 0 for row in rows], dtype=np.int64)
-    return FileRows(np.concatenate(found) if found else np.empty((0, 0), np.float32), pieces, errors)
+    return rows
 
 
 def _pooled_rows(

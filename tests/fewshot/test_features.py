@@ -54,7 +54,7 @@ def test_features_equal_those_of_embed(clips, heads):
 def test_only_what_is_new_is_computed(clips, encoder, unfolded_encoder, tmp_path, windows_seen):
     def computed(encoder=encoder, **how):
         before = sum(windows_seen)
-        rows = file_rows([path], encoder, cache=tmp_path / "cache", **how).rows
+        [rows] = file_rows([path], encoder, cache=tmp_path / "cache", **how)
         return sum(windows_seen) - before, rows
 
     path = tmp_path / "one.wav"

@@ -17,7 +17,7 @@ from ..nn.encoder import Encoder
 from ..run.machine import environment
 from .classifiers import Classifier, FloatArray
 from .dataset import LabelledSet
-from .episodes import EpisodeConfig, draw_episodes, published_tasks
+from .episodes import EpisodeConfig, draw_episodes
 from .evaluate import Scaling, evaluate
 from .features import LOG_MEL, FileRows, by_name, check_names, file_rows, means, without_errors
 from .results import Results, Row
@@ -46,9 +46,8 @@ class CompareConfig:
             raise ConfigError("no classifier or no number of shots given; name at least one")
         if self.scaling is not None:
             parse_enum(Scaling, self.scaling, "scaling")
-        for name, valid in (("sampler", ("uniform", "published")), ("on_error", ("stop", "skip"))):
-            if getattr(self, name) not in valid:
-                raise ConfigError(f"{name}={getattr(self, name)!r}: unknown; use one of {', '.join(valid)}")
+        if self.on_error not in ("stop", "skip"):
+            raise ConfigError(f"on_error={self.on_error!r}: unknown; use one of stop, skip")
         if self.weights and not any(kind.linear for kind in kinds):
             raise ConfigError("weights: none of the classifiers has any; add 'sgd' or 'logistic'")
         list(self.episode_configs())
@@ -56,7 +55,7 @@ class CompareConfig:
     def episode_configs(self) -> Iterator[EpisodeConfig]:
         """Give one for each number of shots."""
         for n_shot in self.shots:
-            yield EpisodeConfig(self.n_way, n_shot, self.n_query, self.episodes, self.seed)
+            yield EpisodeConfig(self.n_way, n_shot, self.n_query, self.episodes, self.seed, self.sampler)
 
 
 def compare(
@@ -117,12 +116,11 @@ def _check_sets(sets: Sequence[LabelledSet], config: CompareConfig) -> None:
     names = [labelled.name for labelled in sets]
     if not sets or len(set(names)) < len(names):
         raise ConfigError(f"datasets {', '.join(names) or 'none'}: each needs a name of its own; rename a folder")
-    draw = published_tasks if config.sampler == "published" else draw_episodes
     for labelled, episode in itertools.product(sets, config.episode_configs()):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # `_measure` gives them again
-                draw(labelled.labels, replace(episode, episodes=1))
+                draw_episodes(labelled.labels, replace(episode, episodes=1))
         except ConfigError as error:
             raise ConfigError(f"{labelled.name}: {error}") from None
 
@@ -169,11 +167,8 @@ def _measure(
     for name, episode in itertools.product(names, config.episode_configs()):
         # Decibels are of one scale already. Rows of length 1 cost the baseline 3 to 5 points, and would flatter us.
         scaling = config.scaling or ("none" if name == LOG_MEL else None)
-        tasks = published_tasks(labelled.labels, episode) if config.sampler == "published" else None
         for kind in map(Classifier, config.classifiers):
             branches = halves if name == "concat" and kind.linear else None
-            result = evaluate(
-                matrices[name], labelled.labels, episode, kind, scaling, pieces=pieces,
-                episodes=tasks, branches=branches,
-            )  # fmt: skip
+            how: dict[str, Any] = {"pieces": pieces, "branches": branches}
+            result = evaluate(matrices[name], labelled.labels, episode, kind, scaling, **how)
             yield Row(name, kind.value, result, labelled.name, model)

@@ -24,6 +24,7 @@ class EpisodeConfig:
     n_query: int = 1  # query files a class
     episodes: int = 1000
     seed: int = 42  # of every draw
+    sampler: str = "uniform"  # or "published", see `published_tasks`
 
     def __post_init__(self) -> None:
         ranges = {"n_way": (2, 10_000), "n_shot": (1, 10_000), "n_query": (1, 10_000)}
@@ -31,6 +32,8 @@ class EpisodeConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise ConfigError(f"{name}={value!r}: must be an integer from {low} to {high}")
+        if self.sampler not in ("uniform", "published"):
+            raise ConfigError(f"sampler={self.sampler!r}: unknown; use one of uniform, published")
 
     @property
     def files_per_class(self) -> int:
@@ -50,7 +53,7 @@ def usable_classes(labels: npt.ArrayLike, config: EpisodeConfig) -> npt.NDArray[
 
 
 def draw_episodes(labels: npt.ArrayLike, config: EpisodeConfig) -> IntArray:
-    """Draw episodes of distinct classes and distinct files, all combinations equally likely.
+    """Draw episodes of distinct classes and distinct files, all combinations equally likely unless as published.
 
     The first m of many episodes are the m episodes of the same seed.
 
@@ -62,6 +65,8 @@ def draw_episodes(labels: npt.ArrayLike, config: EpisodeConfig) -> IntArray:
     Raises:
         ConfigError: fewer than `n_way` classes have enough files.
     """
+    if config.sampler == "published":
+        return published_tasks(labels, config)
     labels = _checked(labels)
     usable = usable_classes(labels, config)
     if len(usable) < config.n_way:

@@ -61,7 +61,6 @@ def evaluate(
     scaling: str | Scaling | None = None,
     *,
     pieces: npt.ArrayLike | None = None,
-    episodes: npt.ArrayLike | None = None,
     branches: Mapping[str, slice] | None = None,
 ) -> FewShotResult:
     """Measure the few-shot accuracy of any features.
@@ -73,8 +72,6 @@ def evaluate(
         classifier: "logistic", "sgd" (published), "centroid" or "cosine".
         scaling: "none", "l2" or "standard"; by default "l2" for logistic and "none" for the others.
         pieces: (n,) rows of each file: a support uses one of them at random, a query all, by majority vote.
-        episodes: (E, n_way, n_shot + n_query) indices into `labels` to use instead of drawing, as from
-            `published_tasks`.
         branches: name to columns; measures the share of the classifier's weights on each. An episode's share is the
             norm of the weights on the branch over the sum of the norms on all, and the result their mean.
     Raises:
@@ -93,8 +90,7 @@ def evaluate(
     labels = np.asarray(labels)
     matrix = _checked_features(features)
     counts = _checked_pieces(pieces, len(labels), len(matrix))
-    drawn = draw_episodes(labels, config) if episodes is None else np.asarray(episodes)
-    _check_episodes(drawn, config, len(labels))
+    drawn = draw_episodes(labels, config)
     if scaling is Scaling.L2:
         lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
         matrix = matrix / np.where(lengths > 0, lengths, 1)
@@ -111,7 +107,7 @@ def evaluate(
         )  # fmt: skip
         correct[block] = (votes == np.arange(votes.shape[1])[:, None]).mean(axis=2)
     settings = {**dataclasses.asdict(config), "classifier": classifier.value, "scaling": scaling.value}
-    settings.update(episodes=len(drawn), n_query=drawn.shape[2] - config.n_shot)
+    settings["n_query"] = drawn.shape[2] - config.n_shot
     accuracies = 100 * correct.mean(axis=1)
     return FewShotResult(
         float(accuracies.mean()),
@@ -263,12 +259,3 @@ def _checked_pieces(pieces: npt.ArrayLike | None, files: int, rows: int) -> IntA
     if counts.sum() != rows:
         raise ConfigError(f"features have {rows} rows, labels and pieces ask for {counts.sum()}: one a piece")
     return counts.astype(np.int64)
-
-
-def _check_episodes(episodes: IntArray, config: EpisodeConfig, files: int) -> None:
-    shape = episodes.shape
-    if len(shape) != 3 or shape[0] == 0 or shape[1] != config.n_way or shape[2] <= config.n_shot:
-        expected = f"(E, {config.n_way}, {config.n_shot} + queries)"
-        raise ConfigError(f"episodes of shape {shape}: expected {expected}")
-    if not np.issubdtype(episodes.dtype, np.integer) or episodes.min() < 0 or episodes.max() >= files:
-        raise ConfigError(f"episodes: expected file indices from 0 to {files - 1}")

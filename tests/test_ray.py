@@ -6,7 +6,6 @@ import sys
 
 import numpy as np
 import pytest
-import soundfile
 
 pa = pytest.importorskip("pyarrow")
 
@@ -25,12 +24,11 @@ def encoder(model):
 
 
 @pytest.fixture(scope="module")
-def audio(tmp_path_factory):
+def audio(tmp_path_factory, write):
     """Paths of four files, the third of them broken."""
     root = tmp_path_factory.mktemp("audio")
     for seed, (name, seconds) in enumerate(SECONDS.items()):
-        samples = 0.1 * np.random.default_rng(seed).standard_normal(int(seconds * 16000))
-        soundfile.write(root / name, samples, 16000)
+        write(root / name, seconds, seed)
     (root / "c.wav").write_bytes(b"nothing")
     return [str(root / name) for name in SECONDS]
 

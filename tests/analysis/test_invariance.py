@@ -35,11 +35,10 @@ def test_mahalanobis_equals_the_formula_and_shrinkage_is_scikit_learns():
 
 
 @pytest.fixture(scope="module")
-def clips(tmp_path_factory):
-    root, rng = tmp_path_factory.mktemp("clips"), np.random.default_rng(0)
+def clips(tmp_path_factory, write):
+    root = tmp_path_factory.mktemp("clips")
     for i in range(32):
-        tone = np.sin(2 * np.pi * 200 * (i + 1) * np.arange(3500) / 16000)
-        soundfile.write(root / f"{i}.wav", 0.2 * tone + 0.05 * rng.standard_normal(3500), 16000)
+        write(root / f"{i}.wav", 3500 / 16000, i, hertz=200 * (i + 1))
     return root
 
 

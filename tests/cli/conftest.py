@@ -2,9 +2,7 @@
 
 import functools
 
-import numpy as np
 import pytest
-import soundfile
 from click.testing import CliRunner
 
 from mtslvr.cli.embed import embed_command
@@ -31,21 +29,9 @@ def embed(monkeypatch, load, model):
 
 
 @pytest.fixture(scope="session")
-def write():
-    """Writes seconds of noise."""
-
-    def write(path, seconds, seed=0, rate=16000, channels=1, **how):
-        samples = 0.1 * np.random.default_rng(seed).standard_normal((round(seconds * rate), channels))
-        soundfile.write(path, samples, rate, **how)
-
-    return write
-
-
-@pytest.fixture(scope="session")
 def audio(tmp_path_factory, write):
     """Three short files in two folders."""
     root = tmp_path_factory.mktemp("audio")
-    (root / "deep").mkdir()
     for seed, name in enumerate(["a.wav", "b.wav", "deep/a.wav"]):
         write(root / name, 0.5, seed)
     return root

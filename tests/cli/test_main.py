@@ -3,9 +3,7 @@
 import json
 
 import click
-import numpy as np
 import pytest
-import soundfile
 from click.testing import CliRunner
 
 import mtslvr
@@ -23,15 +21,12 @@ def run(*arguments, code=0):
 
 
 @pytest.fixture(scope="module")
-def labelled(tmp_path_factory):
+def labelled(tmp_path_factory, write):
     """Three classes of tones that any features tell apart, four clips each."""
     root = tmp_path_factory.mktemp("labelled")
-    generator = np.random.default_rng(0)
     for name, hertz in (("low", 150), ("middle", 900), ("high", 5000)):
-        (root / name).mkdir()
         for take in range(4):
-            tone = np.sin(2 * np.pi * hertz * np.arange(8000) / 16000 + take)
-            soundfile.write(root / name / f"{name}_{take}.wav", tone + 0.01 * generator.standard_normal(8000), 16000)
+            write(root / name / f"{name}_{take}.wav", 0.5, take, hertz=hertz)
     return root
 
 

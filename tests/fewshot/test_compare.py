@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import soundfile
 
 from mtslvr import embed
 from mtslvr.errors import AudioError, ConfigError
@@ -17,15 +16,13 @@ from mtslvr.fewshot.results import per_class, render, weight_shares
 
 
 @pytest.fixture(scope="module")
-def tones(tmp_path_factory):
+def tones(tmp_path_factory, write):
     """Folders of two classes, low and high tones in noise: clips of a quarter second, and of two and a half."""
-    root, rng = tmp_path_factory.mktemp("tones"), np.random.default_rng(0)
-    for name, takes, samples in (("short", 4, 4000), ("long", 3, 40000)):
+    root = tmp_path_factory.mktemp("tones")
+    for name, takes, seconds in (("short", 4, 0.25), ("long", 3, 2.5)):
         for label, hertz in (("low", 300), ("high", 3000)):
-            (root / name / label).mkdir(parents=True)
             for take in range(takes):
-                wave = np.sin(2 * np.pi * hertz * np.arange(samples) / 16000) + 0.1 * rng.standard_normal(samples)
-                soundfile.write(root / name / label / f"{take}.wav", 0.3 * wave, 16000)
+                write(root / name / label / f"{take}.wav", seconds, take, hertz=hertz)
     return root
 
 
@@ -33,12 +30,9 @@ def two_way(**settings):
     return CompareConfig(**{"n_way": 2, "episodes": 20, **settings})
 
 
-def test_a_file_is_the_mean_over_windows_of_the_length_given(tmp_path, encoder):
-    rng = np.random.default_rng(0)
+def test_a_file_is_the_mean_over_windows_of_the_length_given(tmp_path, encoder, write):
     for take in range(16):  # noise alone: which windows it is cut into decides what is right
-        path = tmp_path / "ab"[take % 2] / f"{take}.wav"
-        path.parent.mkdir(exist_ok=True)
-        soundfile.write(path, 0.1 * rng.standard_normal(20000), 16000)
+        write(tmp_path / "ab"[take % 2] / f"{take}.wav", 1.25, take)
     labelled = read_set(tmp_path, window_seconds=0.3)
     config = two_way(episodes=50, classifiers=["centroid"], features=["variant"])
     [row] = compare([labelled], {"small": encoder}, config)

@@ -2,7 +2,6 @@ import os
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 
 import mtslvr
@@ -16,12 +15,11 @@ from mtslvr.nn.frontend import log_mel
 
 
 @pytest.fixture(scope="module")
-def clips(tmp_path_factory):
+def clips(tmp_path_factory, write):
     """Three files of 0.4, 1 and 2.5 s: one, one and three windows of the small encoder."""
-    root, rng = tmp_path_factory.mktemp("clips"), np.random.default_rng(0)
-    paths = [root / f"{i}.wav" for i in range(3)]
+    paths = [tmp_path_factory.mktemp("clips") / f"{i}.wav" for i in range(3)]
     for path, seconds in zip(paths, (0.4, 1.0, 2.5), strict=True):
-        soundfile.write(path, 0.1 * rng.standard_normal(int(16000 * seconds)), 16000)
+        write(path, seconds)
     return paths
 
 

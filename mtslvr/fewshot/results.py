@@ -91,15 +91,18 @@ class Results:
         return csv_text([*_COLUMNS, *(f"weight_share_{name}" for name in branches)], lines)
 
     def table(self) -> Table:
-        """What was measured down, by the names that differ; datasets across."""
-        datasets = list(dict.fromkeys(row.dataset for row in self.rows))
-        keys = [(row.model, row.features, row.classifier, str(row.n_shot)) for row in self.rows]
-        cells = {(key, row.dataset): str(row.result) for key, row in zip(keys, self.rows, strict=True)}
-        shown = [i for i in range(4) if i == 1 or len({key[i] for key in keys}) > 1]
-        names = [("model", "features", "classifier", "shots")[i] for i in shown]
-        lines = [[*names, *(name or "accuracy" for name in datasets)]]
-        for key in dict.fromkeys(keys):
-            lines.append([*(key[i] or "-" for i in shown), *(cells.get((key, name), "-") for name in datasets)])
+        """Models, features and shots down, as far as they differ; datasets and classifiers across."""
+        several = len({row.classifier for row in self.rows}) > 1
+        cells: dict[tuple[str, str, str], dict[str, str]] = defaultdict(dict)
+        for row in self.rows:
+            title = f"{row.dataset}, {row.classifier}" if several else row.dataset
+            cells[row.model, row.features, str(row.n_shot)][title] = str(row.result)
+        titles = list(dict.fromkeys(title for line in cells.values() for title in line))
+        names = ("model", "features", "shots")
+        shown = [i for i in range(3) if i == 1 or len({key[i] for key in cells if key[i]}) > 1]
+        lines = [[*(names[i] for i in shown), *titles]]
+        for key, line in cells.items():
+            lines.append([*(key[i] or "-" for i in shown), *(line.get(title, "-") for title in titles)])
         return lines
 
 

@@ -79,7 +79,9 @@ def test_every_format_holds_every_measurement(compared, tmp_path):
         )  # fmt: skip
         assert (line["n_shot"], line["seed"]) == (str(row.n_shot), "42")
     lines = compared.table()
-    assert lines[0] == ["model", "features", "classifier", "shots", "short", "long"] and len(lines) == 1 + 20
+    columns = [f"{name}, {kind}" for name in ("short", "long") for kind in ("cosine", "sgd")]
+    assert lines[0] == ["model", "features", "shots", *columns] and len(lines) == 1 + 10
+    assert lines[1][3] == str(compared.rows[0].result)
     md, txt = (render(compared, suffix).splitlines() for suffix in (".md", ".txt"))
     assert [cell.strip() for cell in md[2].strip("|").split("|")] == lines[1]
     assert txt[1].startswith(lines[1][0] + "  ")

@@ -7,6 +7,7 @@ transformed copy. Lower is more invariant.
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -86,9 +87,12 @@ class Invariance:
     environment: dict[str, str] = field(default_factory=dict)
 
     @property
-    def cells(self) -> dict[tuple[str, str, str], InvarianceRow]:
-        """The rows by model, branch and transformation."""
-        return {(row.model, row.branch, row.transformation): row for row in self.rows}
+    def columns(self) -> dict[tuple[str, str], list[InvarianceRow]]:
+        """The rows by model and branch, those of each in the order of `LINES`."""
+        found: dict[tuple[str, str], list[InvarianceRow]] = defaultdict(list)
+        for row in self.rows:
+            found[row.model, row.branch].append(row)
+        return found
 
     def to_json(self) -> str:
         """Give the text that `read_invariance` reads."""
@@ -100,13 +104,11 @@ class Invariance:
 
     def table(self) -> Table:
         """Transformations down; relative distance, Mahalanobis and cosine a branch across."""
-        columns = list(dict.fromkeys((row.model, row.branch) for row in self.rows))
-        several = len({model for model, _ in columns}) > 1
         lines = [["transformation"], *([name] for name in LINES)]
-        for model, branch in columns:
+        several = len({row.model for row in self.rows}) > 1
+        for (model, branch), rows in self.columns.items():
             lines[0] += [f"{model} {branch} relative" if several else f"{branch} relative", "Mahalanobis", "cosine"]
-            for line in lines[1:]:
-                row = self.cells[model, branch, line[0]]
+            for line, row in zip(lines[1:], rows, strict=True):
                 line += [f"{row.relative:.3f}", f"{row.mahalanobis:.2f} ± {row.ci95:.2f}", f"{row.cosine:.3f}"]
         return lines
 
@@ -114,14 +116,12 @@ class Invariance:
         """Say for each model with two branches whether the invariant one is the more invariant, and if that is sure."""
         told = []
         for model in dict.fromkeys(row.model for row in self.rows if row.branch == "invariant"):
-            *pairs, (one, other) = [
-                [self.cells[model, branch, name].relative for branch in ("invariant", "variant")] for name in LINES
-            ]
-            nearer = sum(mine < its for mine, its in pairs)
+            ours, others = ([row.relative for row in self.columns[model, name]] for name in ("invariant", "variant"))
+            *nearer, on_average = (one < other for one, other in zip(ours, others, strict=True))
             told.append(
-                f"{model}: the invariant branch is {'more' if one < other else 'NOT more'} invariant than the variant "
-                f"one: relative distance {one:.3f} against {other:.3f} on average, nearer under {nearer} of "
-                f"{len(TRANSFORMATIONS)} transformations"
+                f"{model}: the invariant branch is {'more' if on_average else 'NOT more'} invariant than the variant "
+                f"one: relative distance {ours[-1]:.3f} against {others[-1]:.3f} on average, nearer under "
+                f"{sum(nearer)} of {len(nearer)} transformations"
             )
         if told and self.settings["clips"] < ENOUGH_CLIPS:
             told.append(

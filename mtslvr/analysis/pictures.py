@@ -70,7 +70,7 @@ def accuracy(rows: Sequence[Row]) -> Figure:
 
 def heat_map(measured: Invariance) -> Figure:
     """Draw relative distance and cosine: transformations down, branches across."""
-    columns = list(dict.fromkeys((row.model, row.branch) for row in measured.rows))
+    columns = measured.columns
     several = len({model for model, _ in columns}) > 1
     names = [literal(f"{model}\n{branch}") if several else branch for model, branch in columns]
     figure = new_figure(3.0 + 2 * 1.15 * len(columns), 4.2)
@@ -79,8 +79,7 @@ def heat_map(measured: Invariance) -> Figure:
         ("cosine", "cosine with the original\n(high: invariant)", "viridis"),
     )
     for panel, (attribute, title, colours) in zip(figure.subplots(1, 2, sharey=True), shown, strict=True):
-        cells = measured.cells
-        values = np.array([[getattr(cells[(*column, name)], attribute) for column in columns] for name in LINES])
+        values = np.array([[getattr(row, attribute) for row in rows] for rows in columns.values()]).T
         image: Any = panel.imshow(
             values, cmap=colours, vmin=min(0, values.min()), vmax=max(1, values.max()), aspect="auto"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -153,10 +154,8 @@ def invariance_command(folder: Path, **options: Any) -> None:
 
     call = SimpleNamespace(**options)
     _check_outputs(call)
-    measured = ("clips", "draws", "seed", "layer", "shrinkage", "published", "batch_size")
-    config = InvarianceConfig(**{name: options[name] for name in measured})
-    models = _names(call.models) or (None,)
-    found = invariance(folder, models, config, device=call.device, progress=not call.quiet)
+    config = InvarianceConfig(**{field.name: options[field.name] for field in fields(InvarianceConfig)})
+    found = invariance(folder, _names(call.models) or (None,), config, device=call.device, progress=not call.quiet)
     click.echo(
         f"{folder}: {found.settings['clips']} clips, {config.draws} copies by each transformation, seed "
         f"{config.seed}, {config.layer} features"

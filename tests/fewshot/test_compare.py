@@ -108,7 +108,7 @@ def test_variable_lengths_and_the_sampler_as_published(tones, encoder):
     labelled = replace(read_set(tones / "long"), pieces=True, window_seconds=1.0)
     config = two_way(features=("concat", "log-mel"), sampler="published", classifiers=("logistic",))
     results = compare([labelled], {"small": encoder}, config)
-    assert results.datasets[labelled.name]["pieces"] is True
+    assert results.datasets[labelled.name]["pieces"] is True and results.table()[0] == ["features", "long"]
     assert {row.features: row.result.mean for row in results}["log-mel"] == 100
 
 

@@ -70,17 +70,17 @@ def fewshot_command(**options: Any) -> None:
     standard deviation of each mel band) stand side by side, all on the same episodes. Features are computed once and
     kept for the next call. Options that take names may be repeated or hold several parted by commas.
     """
-    from ..fewshot import CompareConfig, compare
+    from ..fewshot import CompareConfig, EpisodeConfig, compare
     from ..fewshot.features import FEATURES
 
     call = SimpleNamespace(**options)
     _check_outputs(call)
-    drawn = ("n_way", "n_query", "episodes", "seed", "scaling", "sampler", "weights", "on_error")
+    drawn = call.n_query, call.episodes, call.seed, call.sampler
     config = CompareConfig(
-        features=_names(call.features) or FEATURES,
-        classifiers=_names(call.classifiers) or ("sgd", "logistic"),
-        shots=_integers(call.shots, "--n-shot"),
-        **{name: options[name] for name in drawn},
+        _names(call.features) or FEATURES,
+        _names(call.classifiers) or ("sgd", "logistic"),
+        [EpisodeConfig(call.n_way, n_shot, *drawn) for n_shot in _integers(call.shots, "--n-shot")],
+        **{name: options[name] for name in ("scaling", "weights", "on_error")},
     )
     results = compare(
         _sets(call),

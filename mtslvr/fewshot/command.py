@@ -29,33 +29,22 @@ class CompareConfig:
 
     features: Sequence[str] = ("invariant", "variant", "concat", LOG_MEL)  # of `features.FEATURES`
     classifiers: Sequence[str] = ("sgd", "logistic")  # of `Classifier`
-    n_way: int = 5  # classes in an episode
-    shots: Sequence[int] = (1,)  # support files a class, one measurement each
-    n_query: int = 1  # query files a class
-    episodes: int = 1000
-    seed: int = 42
+    episodes: Sequence[EpisodeConfig] = (EpisodeConfig(),)  # one measurement each
     scaling: str | None = None  # of `Scaling`; None is each classifier's own
-    sampler: str = "uniform"  # or "published" for the tasks of the published code
     weights: bool = False  # also the share of a linear classifier's weights on each branch
     on_error: str = "stop"  # or "skip", at a file that cannot be read
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", tuple(check_names(self.features)))
         kinds = [parse_enum(Classifier, name, "classifier") for name in self.classifiers]
-        if not kinds or not self.shots:
-            raise ConfigError("no classifier or no number of shots given; name at least one")
+        if not kinds or not self.episodes:
+            raise ConfigError("no classifier or no episodes given; name at least one")
         if self.scaling is not None:
             parse_enum(Scaling, self.scaling, "scaling")
         if self.on_error not in ("stop", "skip"):
             raise ConfigError(f"on_error={self.on_error!r}: unknown; use one of stop, skip")
         if self.weights and not any(kind.linear for kind in kinds):
             raise ConfigError("weights: none of the classifiers has any; add 'sgd' or 'logistic'")
-        list(self.episode_configs())
-
-    def episode_configs(self) -> Iterator[EpisodeConfig]:
-        """Give one for each number of shots."""
-        for n_shot in self.shots:
-            yield EpisodeConfig(self.n_way, n_shot, self.n_query, self.episodes, self.seed, self.sampler)
 
 
 def compare(
@@ -116,7 +105,7 @@ def _check_sets(sets: Sequence[LabelledSet], config: CompareConfig) -> None:
     names = [labelled.name for labelled in sets]
     if not sets or len(set(names)) < len(names):
         raise ConfigError(f"datasets {', '.join(names) or 'none'}: each needs a name of its own; rename a folder")
-    for labelled, episode in itertools.product(sets, config.episode_configs()):
+    for labelled, episode in itertools.product(sets, config.episodes):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # `_measure` gives them again
@@ -164,7 +153,7 @@ def _measure(
         width = encoder.config.head_dim
         halves = {"invariant": slice(0, width), "variant": slice(width, None)}
     names = [name for name in config.features if name in matrices]
-    for name, episode in itertools.product(names, config.episode_configs()):
+    for name, episode in itertools.product(names, config.episodes):
         # Decibels are of one scale already. Rows of length 1 cost the baseline 3 to 5 points, and would flatter us.
         scaling = config.scaling or ("none" if name == LOG_MEL else None)
         for kind in map(Classifier, config.classifiers):

@@ -73,9 +73,6 @@ class Results:
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
     def to_json(self) -> str:
         """Give the text that `read_results` reads."""
         rows = [row.to_dict() for row in self.rows]

@@ -42,7 +42,7 @@ def test_audio_on_standard_input_is_told_by_its_first_bytes(monkeypatch):
             for _ in range(2):  # decoders open a file more than once
                 with open("/dev/stdin", "rb") as file:
                     assert file.read() == data
-        assert given(monkeypatch, bytes(2000) + encoded("MP3")) == [b"/dev/stdin"]
+        assert given(monkeypatch, bytes(5000) + encoded("MP3")) == [b"/dev/stdin"]
         assert load_audio("/dev/stdin", 16000).size == 4000
     finally:
         os.dup2(kept, 0)

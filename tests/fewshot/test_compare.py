@@ -26,8 +26,9 @@ def tones(tmp_path_factory, write):
     return root
 
 
-def two_way(**settings):
-    return CompareConfig(**{"n_way": 2, "episodes": 20, **settings})
+def two_way(shots=(1,), episodes=20, sampler="uniform", **settings):
+    drawn = [EpisodeConfig(settings.pop("n_way", 2), n, episodes=episodes, sampler=sampler) for n in shots]
+    return CompareConfig(episodes=drawn, **settings)
 
 
 def test_a_file_is_the_mean_over_windows_of_the_length_given(tmp_path, encoder, write):
@@ -133,7 +134,7 @@ def test_bad_input_is_named_before_any_work(tones):
         ([labelled], ["a/b", "a/b"], {}, "models a/b, a/b: one is given twice"),
         ([labelled], [None], {"sampler": "random"}, "sampler='random': unknown; use one of uniform, published"),
         ([labelled], [None], {"scaling": "max"}, "scaling='max': unknown"),
-        ([labelled], [None], {"shots": ()}, "no classifier or no number of shots"),
+        ([labelled], [None], {"shots": ()}, "no classifier or no episodes"),
         ([labelled], [None], {"weights": True, "classifiers": ("centroid",)}, "weights: none of the classifiers"),
         ([labelled], [None], {"features": ("mfcc",)}, "features='mfcc': unknown"),
     ):

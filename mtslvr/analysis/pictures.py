@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ConfigError
-from ..fewshot.results import Results, Row, check_output
+from ..fewshot.results import Results, Row, check_output, labels
 from ..run.files import atomic, guarded, resolve
 from .invariance import LINES, Invariance
 
@@ -44,16 +44,15 @@ def literal(text: str) -> str:
 
 def accuracy(rows: Sequence[Row]) -> Figure:
     """Draw a panel a dataset and classifier: accuracies with 95% intervals over supports a class, side by side."""
-    several = len({row.model for row in rows if row.model}) > 1
-    named = [(row.classifier, row.dataset, row.label if several else row.features) for row in rows]
-    kinds, datasets, labels = (list(dict.fromkeys(names)) for names in zip(*named, strict=True))
+    named = [(row.classifier, row.dataset, label) for row, label in zip(rows, labels(rows), strict=True)]
+    kinds, datasets, features = (list(dict.fromkeys(names)) for names in zip(*named, strict=True))
     shots = sorted({row.n_shot for row in rows})
-    figure = new_figure(1.6 + 3.4 * len(datasets), 0.9 + 0.2 * len(labels) + 2.4 * len(kinds))
+    figure = new_figure(1.6 + 3.4 * len(datasets), 0.9 + 0.2 * len(features) + 2.4 * len(kinds))
     panels: Any = figure.subplots(len(kinds), len(datasets), sharex=True, sharey=True, squeeze=False)
     for (i, j), panel in np.ndenumerate(panels):
-        for k, label in enumerate(labels):
+        for k, label in enumerate(features):
             mine = [row for name, row in zip(named, rows, strict=True) if name == (kinds[i], datasets[j], label)]
-            x = [shots.index(row.n_shot) + 0.6 * ((k + 0.5) / len(labels) - 0.5) for row in mine]
+            x = [shots.index(row.n_shot) + 0.6 * ((k + 0.5) / len(features) - 0.5) for row in mine]
             panel.errorbar(
                 x, [row.result.mean for row in mine], yerr=[row.result.ci95 for row in mine], label=literal(label),
                 color="#999999" if label == "log-mel" else COLOURS[k % len(COLOURS)], fmt="o", ms=4, capsize=2,

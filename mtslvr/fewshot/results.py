@@ -43,11 +43,6 @@ class Row:
         """Supports a class."""
         return int(self.result.settings.get("n_shot", 1))
 
-    @property
-    def label(self) -> str:
-        """Features, with the model where there is one."""
-        return f"{self.model} {self.features}" if self.model else self.features
-
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, null for no interval; the accuracies of single episodes are left out."""
         plain = {name: getattr(self, name) for name in _NAMES} | {name: getattr(self.result, name) for name in _FIGURES}
@@ -169,6 +164,12 @@ def describe(settings: dict[str, Any]) -> str:
     )
 
 
+def labels(rows: Sequence[Row]) -> list[str]:
+    """Give the features of each row, with the model where there are several."""
+    several = len({row.model for row in rows if row.model}) > 1
+    return [f"{row.model} {row.features}" if several and row.model else row.features for row in rows]
+
+
 def per_class(rows: Sequence[Row]) -> dict[str, Table]:
     """Give the accuracy of each class in percent, models and features across.
 
@@ -179,8 +180,7 @@ def per_class(rows: Sequence[Row]) -> dict[str, Table]:
         groups[f"{row.dataset}, {row.classifier}, {row.n_shot}-shot"].append(row)
     tables = {}
     for heading, mine in groups.items():
-        several = len({row.model for row in mine if row.model}) > 1
-        lines = [["class", *(row.label if several else row.features for row in mine)]]
+        lines = [["class", *labels(mine)]]
         for name in dict.fromkeys(name for row in mine for name in row.result.per_class):
             values = (row.result.per_class.get(name) for row in mine)
             lines.append([name, *("-" if value is None else f"{value:.1f}" for value in values)])

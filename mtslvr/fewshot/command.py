@@ -79,22 +79,19 @@ def compare(
         sources |= load_encoders(models, device)
     if LOG_MEL in config.features:
         sources[""] = None
+    how: dict[str, Any] = {"batch_size": batch_size, "cache": cache, "progress": progress}
     rows: list[Row] = []
     facts: dict[str, dict[str, Any]] = {}
     for labelled in sets:
         found = {}
         for name, encoder in sources.items():
-            window = labelled.window_seconds
+            how["window_seconds"] = labelled.window_seconds
             if encoder is None:
-                window = (window or 5.0) if labelled.pieces else None
-            how: dict[str, Any] = {"batch_size": batch_size, "cache": cache, "progress": progress}
-            found[name] = file_rows(labelled.paths, encoder, window_seconds=window, **how)
+                how["window_seconds"] = (labelled.window_seconds or 5.0) if labelled.pieces else None
+            found[name] = file_rows(labelled.paths, encoder, **how)
         usable = _usable(list(found.values()), config.on_error)
         kept = labelled.keep(usable)
-        facts[labelled.name] = {
-            "classes": len(np.unique(kept.labels)), "clips": len(kept.paths), "pieces": kept.pieces,
-            "window_seconds": kept.window_seconds, "note": kept.note,
-        }  # fmt: skip
+        facts[labelled.name] = kept.facts()
         for name, encoder in sources.items():
             of_files = without_errors(list(itertools.compress(found[name], usable)))
             rows += _measure(kept, name, encoder, of_files, config)

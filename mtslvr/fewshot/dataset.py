@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,11 @@ class LabelledSet:
     window_seconds: float | None = None  # None is the encoder's own
     pieces: bool = False
     note: str = ""  # what a reader of the results should know of it
+
+    def facts(self) -> dict[str, Any]:
+        """What results tell of it."""
+        kept = {"pieces": self.pieces, "window_seconds": self.window_seconds, "note": self.note}
+        return {"classes": len(np.unique(self.labels)), "clips": len(self.paths), **kept}
 
     def keep(self, mask: Sequence[bool]) -> LabelledSet:
         """Give the set without the files where `mask` is false."""

@@ -40,7 +40,7 @@ body{{display:flex;flex-direction:column}}body>div{{flex:1;min-height:0}}
 #sound{{flex:none;display:flex;gap:1rem;align-items:center;padding:.3rem .8rem}}
 #sound audio{{flex:0 1 18rem;min-width:8rem;height:2.2rem}}
 #sound span{{flex:1 0 10rem;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}}
-</style></head>
+@media(max-width:700px){{.modebar{{display:none}}}}</style></head>
 <body>{sound}{map}{missing}</body></html>
 """
 _MISSING = """<noscript>JavaScript draws this map, and is switched off here.</noscript>

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 
 import click
@@ -29,6 +30,15 @@ class Commands(click.Group):
         module = importlib.import_module(f".{MODULES[cmd_name]}", __package__)
         command: click.Command = getattr(module, f"{cmd_name}_command")
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that is called; of a wrong name the message tells the near ones."""
+        near = [] if args[0] in NAMES or ctx.resilient_parsing else difflib.get_close_matches(args[0], NAMES)
+        if near:
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {' or '.join(near)}?")
+        return super().resolve_command(ctx, args)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -5,12 +5,14 @@ Nothing beyond Python's own start is imported before signals are taken care of.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import importlib
 import io
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
@@ -36,11 +38,22 @@ def run(command: Callable[[], Any]) -> NoReturn:
     received: list[int] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        if frame is not None and frame.f_code is ignored.__code__:  # what is raised there is dropped, too
+            _thread.start_new_thread(_interrupt_later, (number,))
+            return
         received.append(number)
         if len(received) > 1 or _importing(frame):
             _leave(128 + number, b"\nError: interrupted\n")
         raise KeyboardInterrupt
 
+    def ignored(exception: sys.UnraisableHookArgs) -> None:
+        """Python drops what is raised in a destructor or a callback of a weak reference: interrupt again after it."""
+        if not received or exception.exc_type is not KeyboardInterrupt:
+            sys.__unraisablehook__(exception)
+            return
+        _thread.start_new_thread(_interrupt_later, (received.pop(),))
+
+    sys.unraisablehook = ignored
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:  # as a shell sets it for what runs in the background
@@ -62,6 +75,11 @@ def run(command: Callable[[], Any]) -> NoReturn:
         # Not through the interpreter's own end, which waits for threads and aborts where one of them still runs.
         _leave(128 + received[0])
     sys.exit(code)
+
+
+def _interrupt_later(number: int) -> None:
+    time.sleep(0.01)
+    _thread.interrupt_main(signal.Signals(number))
 
 
 def _importing(frame: FrameType | None) -> bool:

@@ -113,6 +113,19 @@ def test_the_first_signal_saves_and_the_second_ends(stopped, signals, code, told
     assert found == code and told in said
 
 
+def test_a_signal_during_a_callback_is_not_lost(stopped):
+    """Python drops exceptions that are raised in destructors and callbacks of weak references."""
+    body = """class Ended:
+    def __del__(self):
+        ready()
+        for _ in range(100):
+            time.sleep(0.01)
+Ended()
+for _ in range(1000):
+    time.sleep(0.01)"""
+    assert stopped(body, signal.SIGINT) == (130, "\nError: interrupted\n")
+
+
 def test_a_signal_during_an_import_ends_at_once(stopped, tmp_path):
     """Compiled modules abort, or go on without what they wanted, when an import within them is interrupted."""
     (tmp_path / "slow.py").write_text(

@@ -62,7 +62,7 @@ def measure(kind: Classifier, n_shot: int, count: int, loop_count: int) -> list[
     config = EpisodeConfig(5, n_shot, 1, count)
     episodes = draw_episodes(labels, config)
     start = time.perf_counter()
-    ours = evaluate(features, labels, config, kind, "none", episodes=episodes)
+    ours = evaluate(features, labels, config, kind, "none")
     seconds = time.perf_counter() - start
     start = time.perf_counter()
     theirs = loop(features, episodes[:loop_count], n_shot, kind)

@@ -153,10 +153,8 @@ class Run:
 def measure(eval_set: EvalSet, models: dict[str, Path], config: EpisodeConfig, device: str) -> Measured:
     """All features of all models with each classifier, on the same episodes."""
     labelled = read_set(eval_set.folder, label_field=eval_set.label_field, name=eval_set.name)
-    settings = CompareConfig(
-        ("invariant", "variant", "concat", "log-mel"), tuple(CLASSIFIERS), config.n_way, SHOTS, config.n_query,
-        config.episodes, config.seed,
-    )  # fmt: skip
+    episodes = [dataclasses.replace(config, n_shot=n_shot) for n_shot in SHOTS]
+    settings = CompareConfig(("invariant", "variant", "concat", "log-mel"), tuple(CLASSIFIERS), episodes)
     encoders = {name: mtslvr.load(path, device=device) for name, path in models.items()}
     found = compare([labelled], encoders, settings)
     results: dict[tuple[str, int], dict[str, FewShotResult]] = {}

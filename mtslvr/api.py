@@ -176,7 +176,6 @@ def embed_files(
 
         for result in mtslvr.embed_files(paths, progress=True):
             print(result.path, result.embedding if result.error is None else result.error)
-
     Args:
         paths: any iterable of what `embed` takes as one input. It is read a few batches ahead of the results that
             are asked for, so it may be of any length, and memory does not grow with it.

@@ -57,11 +57,9 @@ def export(
         window_seconds: the length that the model takes; by default the encoder's own window.
         facts: more metadata for the file.
         overwrite: replace what is at `path`.
-
     Returns:
         The largest difference from torch in parts of the largest number of the embedding that it is in; None where
         ONNX Runtime is not installed to tell.
-
     Raises:
         ConfigError: onnx or onnxscript is not installed, unknown input or layer, a window out of range, a file that is
             there, cannot be written or does not end in .onnx, or a model that differs from torch by more than 1e-4,

@@ -50,7 +50,6 @@ class AudioEmbedder:
         batch_size: windows at once through the encoder, whatever the size of Ray's batches.
         path_column: column of paths, or of the bytes of whole files, as `ray.data.read_binary_files` has them, or of
             both, {"path", "bytes"}, as data sets of Hugging Face are stored.
-
     Raises:
         ConfigError: unknown features, layer, pool, device or dtype, numbers outside their range.
         HubError, CheckpointError: see `mtslvr.load`.
@@ -96,9 +95,9 @@ class AudioEmbedder:
             raise ConfigError(f"column {taken[0]!r}: there already; rename it with rename_columns before")
         sources = map(_source, table.column(self.path_column).to_pylist())
         results = list(extract(sources, self.encoder, self.config))
-        width = self.encoder.embedding_dim(self.config.features, self.config.layer)
         rows = [max(len(result.embeddings), 1) for result in results]
         table = table.take(pa.array(np.repeat(np.arange(len(results)), rows)))
+        width = self.encoder.embedding_dim(self.config.features, self.config.layer)
         for name, column in zip(COLUMNS, _columns(results, width), strict=True):
             table = table.append_column(name, column)
         return table
@@ -122,15 +121,11 @@ def _source(value: Any) -> Source:
 
 def _columns(results: list[FileEmbeddings], width: int) -> list[Table]:
     """The new columns; a result without rows is one row of nulls and its error."""
-    embeddings, spans = [np.empty((0, width), np.float32)], [np.empty((0, 2))]
-    errors: list[str | None] = []
+    rows: list[tuple[Any, ...]] = []
     for result in results:
-        broken = result.error is not None
-        embeddings.append(np.zeros((1, width), np.float32) if broken else result.embeddings)
-        spans.append(np.zeros((1, 2)) if broken else result.spans)
-        errors += [str(result.error) if broken else None] * len(spans[-1])
-    null = np.array([error is not None for error in errors], bool)
-    flat, kind = pa.array(np.concatenate(embeddings).reshape(-1)), pa.list_(pa.float32(), width)
-    start, end = (pa.array(column, mask=null) for column in np.concatenate(spans).T)
-    lists = pa.FixedSizeListArray.from_arrays(flat, type=kind, mask=pa.array(null))
-    return [lists, start, end, pa.array(errors, pa.string())]
+        if result.error is not None:
+            rows.append((None, None, None, str(result.error)))
+        rows += [(row, *span, None) for row, span in zip(result.embeddings, result.spans.tolist(), strict=True)]
+    kinds = pa.list_(pa.float32(), width), pa.float64(), pa.float64(), pa.string()
+    columns = list(zip(*rows, strict=True)) or [()] * len(kinds)
+    return [pa.array(column, kind) for column, kind in zip(columns, kinds, strict=True)]

@@ -33,7 +33,6 @@ class MTSLVRTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc] 
         pipeline.fit(clips, labels)
         windows, spans = mtslvr.embed_windows("night.flac", window_seconds=2, hop_seconds=1)
         pipeline[1:].predict(windows)  # spans[i] is when, in seconds
-
     Args:
         model: what `mtslvr.load` takes, or an encoder; None is the bundled default. It is loaded once, and again when
             the files in its folder have changed.
@@ -91,10 +90,8 @@ class MTSLVRTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc] 
         Args:
             X: n paths or waveforms (samples,) or (channels, samples), in a list, an array of paths or objects, or a
                 Series; or an array (n, samples) with a waveform a row.
-
         Returns:
             (n, width) float32.
-
         Raises:
             AudioError, ConfigError: see `mtslvr.embed`.
         """

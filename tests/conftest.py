@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -123,6 +124,29 @@ def unfolded_encoder(randomize):
 def encoder(unfolded_encoder):
     """The same, folded."""
     return unfolded_encoder.fold()
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """The folder of an encoder with random weights and windows of a quarter second."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = Encoder(EncoderConfig(window_seconds=0.25, spectral_statistics=True))
+    return checkpoint.save(encoder, tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def write():
+    """Writes seconds of noise, with a tone where `hertz` says so."""
+
+    def write(path, seconds, seed=0, rate=16000, channels=1, hertz=0, **how):
+        if isinstance(path, Path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        noise = 0.1 * np.random.default_rng(seed).standard_normal((round(seconds * rate), channels))
+        tone = 0.5 * np.sin(2 * np.pi * hertz * np.arange(len(noise)) / rate)
+        soundfile.write(path, noise + tone[:, None], rate, **how)
+
+    return write
 
 
 @pytest.fixture

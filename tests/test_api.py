@@ -85,7 +85,7 @@ def test_tensors_come_out_only_where_all_inputs_are_tensors(encoder):
     assert isinstance(windows, torch.Tensor) and isinstance(spans, np.ndarray)
 
 
-def test_pairs_and_columns_of_data_sets(encoder, tmp_path):
+def test_pairs_and_columns_of_data_sets_and_numbers_of_any_type(encoder, wav, tmp_path):
     x, path = sound(0.5, 44100), tmp_path / "x.wav"
     soundfile.write(path, x, 44100, subtype="FLOAT")
     samples = SimpleNamespace(data=torch.from_numpy(x[None]), sample_rate=44100)
@@ -103,16 +103,12 @@ def test_pairs_and_columns_of_data_sets(encoder, tmp_path):
         one = mtslvr.embed(audio, encoder=encoder)
         assert isinstance(one, np.ndarray) and np.array_equal(one, expected)
         assert np.array_equal(mtslvr.embed_windows(audio, encoder=encoder)[0][0], expected)
-
-
-def test_columns_of_paths_and_numbers_of_any_type(encoder, wav):
     expected = mtslvr.embed([wav, wav], encoder=encoder)
     for paths in (np.array([str(wav)] * 2), np.array([wav] * 2, dtype=object), UserList([wav] * 2)):
         assert np.array_equal(mtslvr.embed(paths, encoder=encoder), expected)
-    x = sound(0.5)
+    expected = mtslvr.embed([x, x], [RATE, 8000], encoder=encoder)
     for rates in (np.array([RATE, 8000]), (float(RATE), 8e3), torch.tensor([RATE, 8000])):
-        found = mtslvr.embed([x, x], rates, encoder=encoder)
-        assert np.array_equal(found, mtslvr.embed([x, x], [RATE, 8000], encoder=encoder))
+        assert np.array_equal(mtslvr.embed([x, x], rates, encoder=encoder), expected)
     for rate in (16000.0, np.int64(16000), np.array(16000.0), torch.tensor(16000)):
         found = mtslvr.embed(x, rate, encoder=encoder, batch_size=np.int64(4), threads=np.int32(1))
         assert np.array_equal(found, mtslvr.embed(x, RATE, encoder=encoder))
@@ -175,7 +171,7 @@ def test_embed_files_reads_an_endless_iterable_no_further_than_it_needs(encoder)
         assert len(read) <= result.index + 30
 
 
-def test_features_and_layers(encoder, wav):
+def test_features_layers_windows_and_hops(encoder, wav):
     for features, layer, width, part in (
         ("invariant", "head", 500, slice(500)),
         ("variant", "pooled", 512, slice(512, None)),
@@ -185,10 +181,6 @@ def test_features_and_layers(encoder, wav):
         assert windows.shape == (3, width) and windows.dtype == np.float32 and spans.dtype == np.float64
         assert relative(windows, mtslvr.embed_windows(wav, layer=layer, encoder=encoder)[0][:, part]) <= 1e-6
         assert relative(mtslvr.embed(wav, features=features, layer=layer, encoder=encoder), windows.mean(0)) <= 1e-6
-
-
-def test_window_and_hop(encoder):
-    x = sound(2.3)
     for window, hop, spans in (
         (2.0, None, [[0, 2], [2, 2.3]]),
         (None, 0.5, [[0, 1], [0.5, 1.5], [1, 2], [1.5, 2.3]]),
@@ -196,10 +188,10 @@ def test_window_and_hop(encoder):
         (0.5, 1.0, [[0, 0.5], [1, 1.5], [2, 2.3]]),
     ):
         how = {"encoder": encoder, "window_seconds": window, "hop_seconds": hop}
-        embeddings, found = mtslvr.embed_windows(x, RATE, **how)
+        embeddings, found = mtslvr.embed_windows(sound(2.3), RATE, **how)
         np.testing.assert_allclose(found, spans, rtol=0, atol=1e-9)
-        assert relative(embeddings, embed_by_hand(encoder, x, found[:, 0], window or 1)) <= 1e-5
-        assert relative(mtslvr.embed(x, RATE, **how), embeddings.mean(0)) <= 1e-6
+        assert relative(embeddings, embed_by_hand(encoder, sound(2.3), found[:, 0], window or 1)) <= 1e-5
+        assert relative(mtslvr.embed(sound(2.3), RATE, **how), embeddings.mean(0)) <= 1e-6
 
 
 def test_normalization_by_file_and_by_window(unfolded_encoder):
@@ -212,24 +204,29 @@ def test_normalization_by_file_and_by_window(unfolded_encoder):
         assert (relative(quiet, alone) <= 1e-5) == (mode == "window")
 
 
-def test_what_is_no_audio_is_named(encoder):
+def test_what_is_no_audio_is_named(encoder, wav, tmp_path):
+    one, windows, files = mtslvr.embed, mtslvr.embed_windows, mtslvr.embed_files
+    broken, by_place = tmp_path / "broken.flac", r"sample_rate is an encoder; give it by name, encoder=\.\.\."
+    broken.write_bytes(b"no flac")
     for call, audio, options, message in (
-        (mtslvr.embed, [0.1, 0.2], {}, "<float 0>: type float: pass a path, a binary file object, an array or"),
-        (mtslvr.embed, np.float32(1), {}, "type float32: pass a path"),
-        (mtslvr.embed, None, {}, "type NoneType: pass a path"),
-        (mtslvr.embed, {"a": 1}, {}, "type dict: pass a path"),
-        (mtslvr.embed, {"a.wav"}, {}, r"type set: pass a list, list\(\.\.\.\), or give it to mtslvr.embed_files"),
-        (mtslvr.embed, iter(["a.wav"]), {}, r"type list_iterator: pass a list, list\(\.\.\.\)"),
-        (mtslvr.embed, {"a.wav": 1}.keys(), {}, r"type dict_keys: pass a list, list\(\.\.\.\)"),
-        (mtslvr.embed, sound(1), {"sample_rate": [RATE, RATE]}, "2 sample rates for 1 inputs; give one, or one for"),
-        (mtslvr.embed, [sound(1)] * 2, {"sample_rate": [RATE, None]}, r"<array 1>: array input .* \(input 1 of 2,"),
-        (mtslvr.embed_windows, sound(1), {"sample_rate": None}, r"<array>: array input needs sample_rate=\.\.\."),
-        (mtslvr.embed_windows, sound(1), {"sample_rate": "16000"}, "<array>: sample_rate='16000': must be a whole"),
-        (mtslvr.embed_windows, ["a.wav"], {}, "type list: pass one input, or all of them to mtslvr.embed_files"),
-        (mtslvr.embed_files, "dog.wav", {}, "type str: pass a list or another iterable of inputs, .*rglob"),
-        (mtslvr.embed_files, sound(1), {}, "type ndarray: pass a list"),
-        (mtslvr.embed_files, None, {}, "type NoneType: pass a list"),
-    ):  # fmt: skip
+        (one, [0.1, 0.2], {}, "<float 0>: type float: pass a path, a binary file object, an array or"),
+        (one, np.float32(1), {}, "type float32: pass a path"),
+        (one, {"a": 1}, {}, "type dict: pass a path"),
+        (one, {"a.wav"}, {}, r"type set: pass a list, list\(\.\.\.\), or give it to mtslvr.embed_files"),
+        (one, iter(["a.wav"]), {}, r"type list_iterator: pass a list, list\(\.\.\.\)"),
+        (one, {"a.wav": 1}.keys(), {}, r"type dict_keys: pass a list, list\(\.\.\.\)"),
+        (one, sound(1), {"sample_rate": [RATE, RATE]}, "2 sample rates for 1 inputs; give one, or one for"),
+        (one, [sound(1)] * 2, {"sample_rate": [RATE, None]}, r"<array 1>: array input .* \(input 1 of 2,"),
+        (one, [wav, wav, broken, wav, "gone.wav"], {"sample_rate": None}, r"broken\.flac: not .* \(input 2 of 5, "),
+        (one, wav, {"sample_rate": encoder}, by_place),
+        (windows, wav, {"sample_rate": encoder}, by_place),
+        (windows, sound(1), {"sample_rate": None}, r"<array>: array input needs sample_rate=\.\.\."),
+        (windows, sound(1), {"sample_rate": "16000"}, "<array>: sample_rate='16000': must be a whole"),
+        (windows, ["a.wav"], {}, "type list: pass one input, or all of them to mtslvr.embed_files"),
+        (files, "dog.wav", {}, "type str: pass a list or another iterable of inputs, .*rglob"),
+        (files, sound(1), {}, "type ndarray: pass a list"),
+        (files, None, {}, "type NoneType: pass a list"),
+    ):
         with pytest.raises(AudioError, match=message):
             call(audio, **{"sample_rate": RATE, "encoder": encoder, **options})
 
@@ -252,16 +249,6 @@ def test_options_out_of_range(encoder):
         for call in [mtslvr.embed_files] if {"on_error", "pool"} & options.keys() else others:
             with pytest.raises(ConfigError, match=message):
                 call([] if call is mtslvr.embed_files else sound(1), RATE, **{"encoder": encoder, **options})
-
-
-def test_the_first_broken_file_of_a_list_is_named(encoder, wav, tmp_path):
-    (tmp_path / "broken.flac").write_bytes(b"no flac")
-    said = r"broken\.flac: not an audio file .* \(input 2 of 5, .*mtslvr.embed_files goes on"
-    with pytest.raises(AudioError, match=said):
-        mtslvr.embed([wav, wav, tmp_path / "broken.flac", wav, "gone.wav"], encoder=encoder, batch_size=2)
-    for call in (mtslvr.embed, mtslvr.embed_windows):
-        with pytest.raises(AudioError, match=r"sample_rate is an encoder; give it by name, encoder=\.\.\."):
-            call(wav, encoder)
 
 
 @pytest.mark.skipif(not hub.bundled(), reason="no weights are bundled yet")

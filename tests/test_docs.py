@@ -60,13 +60,6 @@ def blocks(page):
     return re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
-def test_the_drawing_of_the_rooms_is_current():
-    spec = importlib.util.spec_from_file_location("rooms", DOCS / "rooms.py")
-    rooms = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(rooms)
-    assert rooms.PAGE.read_text(encoding="utf-8") == rooms.page(), "run: python docs/rooms.py"
-
-
 def test_the_page_on_few_shot_evaluation_names_options_that_exist():
     """What it measures takes minutes."""
     codes = {"sh": "", "python": ""}

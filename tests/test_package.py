@@ -1,5 +1,5 @@
 import ast
-import importlib
+import importlib.util
 import inspect
 import json
 import re
@@ -19,7 +19,6 @@ ROOMS = (
     "errors", "workers", "config", "audio", "nn", "models", "run", "writer", "api", "onnx", "hear", "sklearn", "ray",
     "search", "classify", "fewshot", "training", "analysis", "cli",
 )  # fmt: skip
-LEVELS = {"__init__": ROOMS.index("api"), **{name: level for level, name in enumerate(ROOMS)}}
 PUBLIC = [
     "AdapterKind", "AudioError", "CheckpointError", "Classifier", "ConfigError", "Embeddings", "Encoder",
     "EncoderConfig", "Features", "FrontendConfig", "HubError", "Layer", "MTSLVRError", "Normalization", "Phase",
@@ -29,30 +28,6 @@ KEPT_OUT = ("torchaudio", "sklearn", "scipy", "pandas", "matplotlib", "click", "
 # The bar of `embed_files` and frames of a table, where they are asked for.
 USED_WHEN_CALLED = {("api", "tqdm"), ("run", "pandas")}
 CORE = ROOMS[: ROOMS.index("sklearn")]
-
-
-FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
-
-
-def part(path):
-    """The module, or the subpackage, that a file belongs to."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-
-
-def imports(path):
-    """(our parts, other top-level packages) imported anywhere in a file, inside functions too."""
-    depth = len(path.relative_to(PACKAGE).parts) - 1
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level and node.level <= depth:  # stays in the subpackage
-            names.add(f"mtslvr.{part(path)}")
-        elif isinstance(node, ast.ImportFrom):
-            home = f"mtslvr.{node.module}" if node.level and node.module else node.module or "mtslvr"
-            names.update(f"{home}.{alias.name}" if home == "mtslvr" else home for alias in node.names)
-    ours = {name.split(".")[1] for name in names if name.startswith("mtslvr.")}
-    return ours, {name.split(".")[0] for name in names} - {"mtslvr"}
 
 
 def fresh(code):
@@ -145,18 +120,30 @@ print(json.dumps([events, same, torch.cuda.is_initialized(), sorted(sys.modules)
     assert {"mtslvr.training", "mtslvr.fewshot", "mtslvr.cli", "torchaudio", "sklearn"}.isdisjoint(found[3])
 
 
-def test_a_module_imports_only_its_level_and_below_and_what_is_declared():
-    """And the core does without the libraries of others."""
+def test_a_room_imports_only_lower_ones_and_the_drawing_of_them_is_current():
+    spec = importlib.util.spec_from_file_location("rooms", PACKAGE.parent / "docs" / "rooms.py")
+    rooms = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(rooms)
+    assert rooms.PAGE.read_text(encoding="utf-8") == rooms.page(), "run: python docs/rooms.py"
+    base = {name: re.findall(r"^ *from \.(\w+)", (PACKAGE / f"{name}.py").read_text(), re.M) for name in rooms.BASE}
+    for name, below in {**rooms.imports(), **base}.items():
+        assert {other for other in below if ROOMS.index(other) > ROOMS.index(name)} == set(), name
+
+
+def test_libraries_are_declared_and_the_core_does_without_those_of_others():
     modules = {"scikit-learn": "sklearn", "umap-learn": "umap"}
     names = {re.split(r"[^\w-]", line)[0] for line in metadata.requires("mtslvr") or []}
     declared = {modules.get(name, name.replace("-", "_")) for name in names}
     # Whoever asks for such a frame has the library; typing_extensions is there for types alone.
     allowed = declared | set(sys.stdlib_module_names) | {"pandas", "polars", "typing_extensions"}
-    for path in FILES:
-        ours, others = imports(path)
-        if path.name != "__main__.py":  # a program, as those of cli
-            assert {name for name in ours if LEVELS[name] > LEVELS[part(path)]} == set(), path
-        if part(path) in CORE:
-            assert {(part(path), other) for other in others & set(KEPT_OUT)} <= USED_WHEN_CALLED, path
-        if part(path) in (*CORE, "cli"):
-            assert others <= allowed, path
+    for path in PACKAGE.rglob("*.py"):
+        room, imported = path.relative_to(PACKAGE).parts[0].removesuffix(".py"), set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(node.module.split(".")[0])
+        if room in CORE:
+            assert {(room, name) for name in imported & set(KEPT_OUT)} <= USED_WHEN_CALLED, path
+        if room in (*CORE, "cli"):
+            assert imported <= allowed, path

@@ -35,12 +35,11 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def tones(tmp_path_factory):
-    root, rng = tmp_path_factory.mktemp("tones"), np.random.default_rng(0)
-    paths, labels = [root / f"{i}.wav" for i in range(8)], np.repeat([0, 1], 4)
+def tones(tmp_path_factory, write):
+    root, labels = tmp_path_factory.mktemp("tones"), np.repeat([0, 1], 4)
+    paths = [root / f"{i}.wav" for i in range(8)]
     for i, path in enumerate(paths):
-        tone = np.sin(2 * np.pi * (300, 3000)[labels[i]] * np.arange(4000) / 16000 + i)
-        soundfile.write(path, 0.5 * tone + 0.005 * rng.standard_normal(4000), 16000)
+        write(path, 0.25, i, hertz=(300, 3000)[labels[i]])
     return paths, labels
 
 

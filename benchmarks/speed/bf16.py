@@ -9,7 +9,7 @@ import torch
 from model_card import ROOT, EvalSet, table
 
 import mtslvr
-from mtslvr.fewshot import CompareConfig, compare, read_set
+from mtslvr.fewshot import CompareConfig, EpisodeConfig, compare, read_set
 
 from . import candidates
 from .plan import Plan
@@ -64,7 +64,7 @@ def accuracies(sets: list[str], episodes: int) -> dict[str, Any]:
             encoders[name] = candidates.load(name)
         except candidates.Absent:
             continue  # the errors give the reason
-    config = CompareConfig(features=("concat",), classifiers=("logistic",), episodes=episodes)
+    config = CompareConfig(features=("concat",), classifiers=("logistic",), episodes=[EpisodeConfig(episodes=episodes)])
     found: dict[str, Any] = {}
     for text in sets:
         eval_set = EvalSet.parse(text)

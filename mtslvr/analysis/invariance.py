@@ -6,12 +6,10 @@ transformed copy. Lower is more invariant.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +17,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from ..audio.load import find_audio, load_audio
 from ..config import Layer, Normalization, parse_enum
 from ..errors import AudioError, ConfigError
 from ..fewshot.classifiers import directions
 from ..fewshot.command import load_encoders
-from ..fewshot.features import Progress
-from ..fewshot.results import read_json
+from ..fewshot.results import Table, csv_text, json_text, read_json
 from ..nn.encoder import Encoder
 from ..nn.frontend import standardize
 from ..run.extract import for_inference
@@ -89,31 +87,28 @@ class Invariance:
     environment: dict[str, str] = field(default_factory=dict)
 
     @property
-    def cells(self) -> dict[tuple[str, str, str], InvarianceRow]:
-        """The rows by model, branch and transformation."""
-        return {(row.model, row.branch, row.transformation): row for row in self.rows}
+    def columns(self) -> dict[tuple[str, str], list[InvarianceRow]]:
+        """The rows by model and branch, those of each in the order of `LINES`."""
+        found: dict[tuple[str, str], list[InvarianceRow]] = defaultdict(list)
+        for row in self.rows:
+            found[row.model, row.branch].append(row)
+        return found
 
     def to_json(self) -> str:
         """Give the text that `read_invariance` reads."""
-        return json.dumps({"kind": KIND, "format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+        return json_text(KIND, FORMAT, **asdict(self))
 
     def to_csv(self) -> str:
         """One line a row."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(each.name for each in fields(InvarianceRow))
-        writer.writerows(astuple(row) for row in self.rows)
-        return text.getvalue()
+        return csv_text([each.name for each in fields(InvarianceRow)], map(asdict, self.rows))
 
-    def table(self) -> list[list[str]]:
-        """Give heading and lines: transformations down; relative distance, Mahalanobis and cosine a branch across."""
-        columns = list(dict.fromkeys((row.model, row.branch) for row in self.rows))
-        several = len({model for model, _ in columns}) > 1
+    def table(self) -> Table:
+        """Transformations down; relative distance, Mahalanobis and cosine a branch across."""
         lines = [["transformation"], *([name] for name in LINES)]
-        for model, branch in columns:
+        several = len({row.model for row in self.rows}) > 1
+        for (model, branch), rows in self.columns.items():
             lines[0] += [f"{model} {branch} relative" if several else f"{branch} relative", "Mahalanobis", "cosine"]
-            for line in lines[1:]:
-                row = self.cells[model, branch, line[0]]
+            for line, row in zip(lines[1:], rows, strict=True):
                 line += [f"{row.relative:.3f}", f"{row.mahalanobis:.2f} ± {row.ci95:.2f}", f"{row.cosine:.3f}"]
         return lines
 
@@ -121,15 +116,12 @@ class Invariance:
         """Say for each model with two branches whether the invariant one is the more invariant, and if that is sure."""
         told = []
         for model in dict.fromkeys(row.model for row in self.rows if row.branch == "invariant"):
-            pairs = [
-                [self.cells[model, branch, name].relative for branch in ("invariant", "variant")] for name in LINES
-            ]
-            nearer = sum(one < other for one, other in pairs[:-1])
-            one, other = pairs[-1]
+            ours, others = ([row.relative for row in self.columns[model, name]] for name in ("invariant", "variant"))
+            *nearer, on_average = (one < other for one, other in zip(ours, others, strict=True))
             told.append(
-                f"{model}: the invariant branch is {'more' if one < other else 'NOT more'} invariant than the variant "
-                f"one: relative distance {one:.3f} against {other:.3f} on average, nearer under {nearer} of "
-                f"{len(TRANSFORMATIONS)} transformations"
+                f"{model}: the invariant branch is {'more' if on_average else 'NOT more'} invariant than the variant "
+                f"one: relative distance {ours[-1]:.3f} against {others[-1]:.3f} on average, nearer under "
+                f"{sum(nearer)} of {len(nearer)} transformations"
             )
         if told and self.settings["clips"] < ENOUGH_CLIPS:
             told.append(
@@ -145,7 +137,7 @@ def invariance(
     config: InvarianceConfig | None = None,
     *,
     device: str = "auto",
-    progress: Progress | None = None,
+    progress: bool = False,
 ) -> Invariance:
     """Measure how far each transformation moves the embeddings of a folder's clips.
 
@@ -157,8 +149,7 @@ def invariance(
         models: what `mtslvr.load` takes, None being the bundled weights; or encoders by name.
         config: what is measured.
         device: what `mtslvr.load` takes.
-        progress: see `fewshot.features.pooled_rows`.
-
+        progress: show a bar on standard error where that is a terminal.
     Raises:
         ConfigError: fewer than 30 clips, models given twice.
         AudioError: no such folder, or a file that cannot be read.
@@ -184,7 +175,7 @@ def invariance(
 
 
 def _embed(
-    paths: Sequence[Path], encoder: Encoder, config: InvarianceConfig, progress: Progress | None
+    paths: Sequence[Path], encoder: Encoder, config: InvarianceConfig, progress: bool
 ) -> dict[str, tuple[Float64, Float64]]:
     """Branch to embeddings of originals (n, D) and copies (7, draws, n, D)."""
     encoder = for_inference(encoder)
@@ -196,7 +187,7 @@ def _embed(
     generator = torch.Generator().manual_seed(config.seed)
     batches = [paths[i : i + config.batch_size] for i in range(0, len(paths), config.batch_size)]
     parts: list[list[Tensor]] = []
-    for batch in batches if progress is None else progress(batches, len(batches), "transforming"):
+    for batch in tqdm(batches, "transforming", leave=False, disable=not progress or None):
         windows = normalize(torch.stack([_first_window(path, encoder) for path in batch])).to(encoder.device)
         versions = [windows]
         for number in range(len(TRANSFORMATIONS)):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ConfigError
-from ..fewshot.results import Row
+from ..fewshot.results import Results, Row, check_output, labels
 from ..run.files import atomic, guarded, resolve
 from .invariance import LINES, Invariance
 
@@ -24,10 +24,13 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#0
 
 def check_picture(path: Path) -> None:
     """Find out before the work starts that a picture can be drawn and written, or raise a ConfigError."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise ConfigError(f"{path}: unknown picture format {path.suffix!r}; end the name in {', '.join(SUFFIXES)}")
-    resolve(path, writable=True)
+    check_output(path, SUFFIXES)
     new_figure(1, 1)
+
+
+def draw(measured: Results | Invariance) -> Figure:
+    """The picture of results."""
+    return heat_map(measured) if isinstance(measured, Invariance) else accuracy(measured.rows)
 
 
 def literal(text: str) -> str:
@@ -41,18 +44,15 @@ def literal(text: str) -> str:
 
 def accuracy(rows: Sequence[Row]) -> Figure:
     """Draw a panel a dataset and classifier: accuracies with 95% intervals over supports a class, side by side."""
-    if not rows:
-        raise ConfigError("no results to draw")
-    several = len({row.model for row in rows if row.model}) > 1
-    named = [(row.classifier, row.dataset, row.label if several else row.features) for row in rows]
-    kinds, datasets, labels = (list(dict.fromkeys(names)) for names in zip(*named, strict=True))
+    named = [(row.classifier, row.dataset, label) for row, label in zip(rows, labels(rows), strict=True)]
+    kinds, datasets, features = (list(dict.fromkeys(names)) for names in zip(*named, strict=True))
     shots = sorted({row.n_shot for row in rows})
-    figure = new_figure(1.6 + 3.4 * len(datasets), 0.9 + 0.2 * len(labels) + 2.4 * len(kinds))
+    figure = new_figure(1.6 + 3.4 * len(datasets), 0.9 + 0.2 * len(features) + 2.4 * len(kinds))
     panels: Any = figure.subplots(len(kinds), len(datasets), sharex=True, sharey=True, squeeze=False)
     for (i, j), panel in np.ndenumerate(panels):
-        for k, label in enumerate(labels):
+        for k, label in enumerate(features):
             mine = [row for name, row in zip(named, rows, strict=True) if name == (kinds[i], datasets[j], label)]
-            x = [shots.index(row.n_shot) + 0.6 * ((k + 0.5) / len(labels) - 0.5) for row in mine]
+            x = [shots.index(row.n_shot) + 0.6 * ((k + 0.5) / len(features) - 0.5) for row in mine]
             panel.errorbar(
                 x, [row.result.mean for row in mine], yerr=[row.result.ci95 for row in mine], label=literal(label),
                 color="#999999" if label == "log-mel" else COLOURS[k % len(COLOURS)], fmt="o", ms=4, capsize=2,
@@ -69,7 +69,7 @@ def accuracy(rows: Sequence[Row]) -> Figure:
 
 def heat_map(measured: Invariance) -> Figure:
     """Draw relative distance and cosine: transformations down, branches across."""
-    columns = list(dict.fromkeys((row.model, row.branch) for row in measured.rows))
+    columns = measured.columns
     several = len({model for model, _ in columns}) > 1
     names = [literal(f"{model}\n{branch}") if several else branch for model, branch in columns]
     figure = new_figure(3.0 + 2 * 1.15 * len(columns), 4.2)
@@ -78,8 +78,7 @@ def heat_map(measured: Invariance) -> Figure:
         ("cosine", "cosine with the original\n(high: invariant)", "viridis"),
     )
     for panel, (attribute, title, colours) in zip(figure.subplots(1, 2, sharey=True), shown, strict=True):
-        cells = measured.cells
-        values = np.array([[getattr(cells[(*column, name)], attribute) for column in columns] for name in LINES])
+        values = np.array([[getattr(row, attribute) for row in rows] for rows in columns.values()]).T
         image: Any = panel.imshow(
             values, cmap=colours, vmin=min(0, values.min()), vmax=max(1, values.max()), aspect="auto"
         )
@@ -94,7 +93,6 @@ def heat_map(measured: Invariance) -> Figure:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a picture; its format follows the suffix."""
-    check_picture(path)
     with guarded(path), atomic(resolve(path)) as file:
         figure.savefig(file, format=path.suffix.lower()[1:], dpi=150, facecolor="white")
 

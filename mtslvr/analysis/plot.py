@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-import math
 import os
 import re
 import warnings
@@ -20,7 +19,8 @@ import numpy.typing as npt
 
 from ..errors import ConfigError
 from ..fewshot.classifiers import directions
-from ..run.files import resolve, write_file, wrong_suffix
+from ..fewshot.results import check_output
+from ..run.files import write_file
 from ..run.table import EmbeddingTable
 from .pictures import COLOURS, SUFFIXES, literal, new_figure, save
 
@@ -48,14 +48,9 @@ _MISSING = """<noscript>JavaScript draws this map, and is switched off here.</no
 The page loads it from cdn.plot.ly, which cannot be reached. Open the page where there is a network, or write it again \
 with <code>mtslvr plot --offline</code>, which puts plotly into the page.</p>'</script>"""
 _SOUND = '<p id="sound" style="margin:0"><audio controls></audio><span>Click a point to hear it.</span></p>'
-_NARROW = """
-const map = document.getElementById('{plot_id}');
-const narrow = {'legend.orientation': 'h', 'legend.y': -0.13, 'margin.l': 30, 'margin.r': 20};
-if (window.innerWidth < 700) Plotly.relayout(map, narrow);
-"""
 _PLAY = """
 const player = document.querySelector('#sound audio'), told = document.querySelector('#sound span');
-map.on('plotly_click', (event) => {
+document.getElementById('{plot_id}').on('plotly_click', (event) => {
   const point = event.points[0], address = point.customdata;
   told.textContent = (address ? '' : 'no sound for ') + point.hovertext;
   if (!address) return;
@@ -79,15 +74,12 @@ class Map:
 
 def check_plot(path: Path, method: str) -> None:
     """Find out before the work starts that a map can be made and written, or raise a ConfigError."""
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES + PAGES:
-        raise wrong_suffix(path, SUFFIXES + PAGES)
-    needed = [("plotly" if suffix in PAGES else "matplotlib", "plot"), ("sklearn", "plot")]
+    check_output(path, SUFFIXES + PAGES)
+    needed = [("plotly" if path.suffix.lower() in PAGES else "matplotlib", "plot"), ("sklearn", "plot")]
     needed += [("umap", "umap")] if method == "umap" else []
     for module, extra in needed:
         if importlib.util.find_spec(module) is None:
             raise ConfigError(f"{path}: {module} is not installed; pip install 'mtslvr[{extra}]'")
-    resolve(path, writable=True)
 
 
 def project(embeddings: Array, method: str = "pca") -> Array:
@@ -146,9 +138,8 @@ def row_names(table: EmbeddingTable) -> list[str]:
     """A text for each row: its file, and where in it where files have several rows."""
     if len(set(table.paths)) == len(table.paths):
         return list(table.paths)
-    digits = 0 if all(math.isclose(s, round(s)) for s in table.start[:100]) else 2
     rows = zip(table.paths, table.start, table.end, strict=True)
-    return [f"{path} {start:.{digits}f} to {end:.{digits}f} s" for path, start, end in rows]
+    return [f"{path} {start:.2f} to {end:.2f} s" for path, start, end in rows]
 
 
 def sounds(table: EmbeddingTable, folder: Path, page: Path) -> list[str]:
@@ -231,7 +222,7 @@ def _page(drawn: Map, offline: bool) -> bytes:
     )  # fmt: skip
     body = figure.to_html(
         full_html=False, include_plotlyjs=True if offline else "cdn", default_height="100%",
-        post_script=_NARROW + (_PLAY if drawn.sounds else ""), config={"responsive": True},
+        post_script=_PLAY if drawn.sounds else None, config={"responsive": True},
     )  # fmt: skip
     parts = {"sound": _SOUND if drawn.sounds else "", "map": body, "missing": "" if offline else _MISSING}
     return _PAGE.format(title=escape(drawn.title), **parts).encode("utf-8", "replace")

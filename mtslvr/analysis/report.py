@@ -31,25 +31,22 @@ img{max-width:100%;height:auto;margin:.6rem 0}details{margin:.8rem 0}summary{cur
 """
 _FEWSHOT_TEXT = (
     "Each episode draws a few classes, learns a classifier from a few labelled files of each (the supports) and "
-    "labels other files of the same classes (the queries). The network is not trained further. Accuracy is the mean "
-    "over episodes in percent, with the half width of its 95% interval: how far it would move with other clips of the "
-    "same classes. All features see the same clips and episodes, so a difference between two of them is surer than "
-    "their intervals. <em>invariant</em> features were trained to ignore pitch shift, fades, noise, time stretch, "
-    "masking and time shift, <em>variant</em> features to tell which were applied, <em>concat</em> is both, "
-    "<em>pooled</em> is both before the last layer, and <em>log-mel</em> is a baseline without training: mean and "
+    "labels other files of the same classes (the queries). Accuracy is the mean over episodes in percent, with half "
+    "the width of its 95% interval: how far it would move with other clips of the same classes. All features see the "
+    "same clips and episodes, so a difference between two is surer than their intervals. <em>invariant</em> features "
+    "were trained to ignore pitch shift, fades, noise, time stretch, masking and time shift, <em>variant</em> ones to "
+    "tell them, <em>concat</em> is both, <em>pooled</em> is both before the last layer, <em>log-mel</em> the mean and "
     "deviation of each mel band."
 )
 _SHARE_TEXT = (
-    "A linear classifier on the concatenated features has weights on both branches. The share of a branch is the norm"
-    " of its weights over the sum of the norms on both, averaged over episodes: which branch the task makes use of, "
-    "for features scaled as they are."
+    "How much of a linear classifier's weights on concat is on each branch: the norm of those weights over the sum of "
+    "the norms on both, averaged over episodes."
 )
 _INVARIANCE_TEXT = (
     "Each clip is changed by one transformation of the training and embedded beside its original. The Mahalanobis "
-    "distance between the two measures the move in units of the spread of all clips; <em>relative</em> is the distance "
-    "of the two, brought to length 1, over the mean distance between different clips: at 0 the transformation does not "
-    "matter, at 1 the changed clip is as far away as another clip. Cosine is the similarity of the two, 1 for the same "
-    "direction."
+    "distance of the two is in units of the spread of all clips; <em>relative</em> is the distance of the two, brought "
+    "to length 1, over the mean distance between different clips: 0 is invariant, and at 1 the changed clip is as far "
+    "away as another clip."
 )
 
 
@@ -59,10 +56,8 @@ def report(sources: Sequence[str | os.PathLike[str]], title: str = "mtslvr resul
     Args:
         sources: json files of `mtslvr fewshot -o` and `mtslvr invariance -o`.
         title: of the page.
-
     Returns:
         HTML with its pictures and style inside.
-
     Raises:
         ConfigError: a file that is no results, or matplotlib is not installed.
     """
@@ -102,15 +97,16 @@ def _fewshot(results: fewshot.Results, name: str) -> str:
     settings = [(f"{row.features}, {row.classifier}", row.result.settings) for row in rows]
     said = dict.fromkeys(f"{what}: {fewshot.describe(how)}, scaling {how['scaling']}" for what, how in settings)
     parts = [
-        f"<h2>Few-shot accuracy: {escape(name)}</h2><p>{_FEWSHOT_TEXT}</p>{html_table(datasets)}",
-        html_table(fewshot.comparison(rows)),
-        html_picture(pictures.accuracy(rows), "Accuracy with 95% intervals over clips"),
+        f"<h2>Few-shot accuracy: {escape(name)}</h2><p>{_FEWSHOT_TEXT}</p>",
+        html_table(datasets),
+        html_table(results.table()),
+        html_picture(pictures.draw(results), "Accuracy with 95% intervals over clips"),
         _details("Settings", "<br>".join(map(escape, said))),
     ]
     if any(row.result.weight_share for row in rows):
         parts.append(f"<h3>Feature selection</h3><p>{_SHARE_TEXT}</p>{html_table(fewshot.weight_shares(rows))}")
-    for heading, mine in fewshot.groups(rows).items():
-        parts.append(_details(f"Accuracy of each class: {heading}", html_table(fewshot.per_class(mine))))
+    for heading, table in fewshot.per_class(rows).items():
+        parts.append(_details(f"Accuracy of each class: {heading}", html_table(table)))
     return "".join(parts)
 
 
@@ -119,19 +115,14 @@ def _details(summary: str, content: str) -> str:
 
 
 def _invariance(measured: Invariance, name: str) -> str:
-    settings = measured.settings
-    said = (
-        f"{settings['clips']} clips of {settings['folder']}, {settings['draws']} copies by each transformation, seed "
-        f"{settings['seed']}, {settings['layer']} features."
-    )
-    return "".join(
-        [
-            f"<h2>Learned invariance: {escape(name)}</h2><p>{_INVARIANCE_TEXT}</p><p>{escape(said)}</p>",
-            *(f"<p>{escape(line)}</p>" for line in measured.conclusions()),
-            html_picture(pictures.heat_map(measured), "Relative distance and cosine by transformation and branch"),
-            html_table(measured.table()),
-        ]
-    )
+    said = "{clips} clips of {folder}, {draws} copies by each transformation, seed {seed}, {layer} features."
+    parts = [
+        f"<h2>Learned invariance: {escape(name)}</h2><p>{_INVARIANCE_TEXT}</p>",
+        *(f"<p>{escape(line)}</p>" for line in (said.format(**measured.settings), *measured.conclusions())),
+        html_picture(pictures.draw(measured), "Relative distance and cosine by transformation and branch"),
+        html_table(measured.table()),
+    ]
+    return "".join(parts)
 
 
 def html_table(lines: Sequence[Sequence[str]]) -> str:

@@ -16,17 +16,10 @@ from ..errors import ConfigError
 from .common import EXIT_NO_AUDIO, EXIT_SOME_FAILED, Failure, counted
 from .summary import Report
 
-_HEAD = 4096  # bytes, by which standard input is told to be audio, a list, or neither
-# What files begin with: WAV, AIFF, W64, FLAC, Ogg, MP3 with and without a tag, AAC, AU, CAF; MP4, Matroska, WMA; VOC,
-# NIST, and the zeros before some MP3s.
-_AUDIO = re.compile(
-    rb"(RIFF|RIFX|RF64)....WAVE|FORM....AIF[FC]|riff\x2e\x91\xcf\x11|fLaC[\x00\x80]|OggS\x00|ID3[\x02-\x04]"
-    rb"|\xff[\xe2-\xe5\xf0-\xf5\xf8-\xfd]|\.snd\x00|dns\.|caff\x00|....ftyp|\x1a\x45\xdf\xa3|\x30\x26\xb2\x75"
-    rb"|Creative Voice File\x1a|NIST_1A\n|\x00{4}",
-    re.DOTALL,
-)
-# Control characters that no name of a file has, or a mark of UTF-16, whose letters NULs would part.
-_BINARY = re.compile(rb"[\x01-\x06\x0e-\x1a\x1c-\x1f]|\A(\xff\xfe|\xfe\xff)")
+_HEAD = 4096  # bytes, by which audio and lists are told apart
+# What a list of paths has not: control characters that no name of a file has, and the mark of UTF-16, whose letters
+# NULs would part. Audio has them in its head; some MP3s begin with zeros.
+_BINARY = re.compile(rb"[\x01-\x06\x0e-\x1a\x1c-\x1f]|\x00{4}|\A(\xff\xfe|\xfe\xff)")
 
 
 def find_inputs(arguments: Sequence[str], stdin: str, report: Report) -> tuple[Search, list[str]]:
@@ -53,13 +46,9 @@ def find_inputs(arguments: Sequence[str], stdin: str, report: Report) -> tuple[S
 
 
 def gather(arguments: Sequence[str], stdin: str = "auto") -> Search:
-    """Find the audio files of all arguments; what is not there is among what cannot be listed.
+    """Find the audio files of files, folders and lists; what is not there is among what cannot be listed.
 
-    Args:
-        arguments: files, folders, lists.
-        stdin: what "-" is: "audio", a "list", or "auto", told by its first bytes.
-    Raises:
-        ConfigError: a list that cannot be read, or is none.
+    `stdin` says what "-" is: "audio", a "list", or "auto", told by its first bytes.
     """
     there, absent = [], []
     for path, origin in expand(arguments, stdin):
@@ -84,7 +73,8 @@ def expand(arguments: Sequence[str], stdin: str = "auto") -> Iterator[tuple[str,
             except OSError as error:
                 remedy = "a file whose own name begins with @ is given as ./@name"
                 raise ConfigError(f"{argument}: list cannot be read ({error.strerror}); {remedy}") from None
-            _check_list(data[:_HEAD], argument, "an audio file is given without the @")
+            if _BINARY.search(data[:_HEAD]):
+                raise ConfigError(f"{argument}: not a list of paths, but binary; an audio file is given without the @")
             yield from _lines(data, argument[1:])
         else:
             yield argument, ""
@@ -92,12 +82,10 @@ def expand(arguments: Sequence[str], stdin: str = "auto") -> Iterator[tuple[str,
 
 def _standard_input(stream: BinaryIO, kind: str) -> Iterator[tuple[str, str]]:
     head = stream.read(_HEAD)
-    if kind == "audio" or (kind == "auto" and _AUDIO.match(head)):
+    if kind == "audio" or (kind == "auto" and _BINARY.search(head)):
         _make_seekable(head, stream)
         yield "/dev/stdin", ""
     else:
-        if kind == "auto":
-            _check_list(head, "standard input", "say what it is with --stdin audio or --stdin list")
         yield from _lines(head + stream.read(), "standard input")
 
 
@@ -114,12 +102,6 @@ def _make_seekable(head: bytes, stream: BinaryIO) -> None:
     except OSError as error:
         remedy = "make space, have TMPDIR name another folder, or give a file"
         raise ConfigError(f"standard input cannot be kept while it is read ({error.strerror}); {remedy}") from None
-
-
-def _check_list(head: bytes, name: str, remedy: str) -> None:
-    if _AUDIO.match(head) or _BINARY.search(head):
-        kind = "audio" if _AUDIO.match(head) else "neither audio nor text"
-        raise ConfigError(f"{name}: not a list of paths but {kind}; {remedy}")
 
 
 def _lines(data: bytes, name: str) -> Iterator[tuple[str, str]]:

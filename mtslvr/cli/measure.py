@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import ConfigError
-from ..run.files import resolve, write_file, wrong_suffix
+from ..run.files import write_file
 from .common import DEVICE, PATH, Command, options
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+    from ..analysis import Invariance
     from ..fewshot import LabelledSet, Results
 
-OUTPUTS = (".json", ".csv", ".md", ".txt")  # of results
 MEASURING = options(
     click.option(
         "--model", "models", multiple=True, help="Bundled name, checkpoint folder or hub id; may be repeated."
@@ -72,18 +70,17 @@ def fewshot_command(**options: Any) -> None:
     standard deviation of each mel band) stand side by side, all on the same episodes. Features are computed once and
     kept for the next call. Options that take names may be repeated or hold several parted by commas.
     """
-    from ..fewshot import CompareConfig, compare
+    from ..fewshot import CompareConfig, EpisodeConfig, compare
     from ..fewshot.features import FEATURES
-    from ..fewshot.results import render
 
     call = SimpleNamespace(**options)
-    check_outputs(call.outputs, call.plot)
-    drawn = ("n_way", "n_query", "episodes", "seed", "scaling", "sampler", "weights", "on_error")
+    _check_outputs(call)
+    drawn = call.n_query, call.episodes, call.seed, call.sampler
     config = CompareConfig(
-        features=_names(call.features) or FEATURES,
-        classifiers=_names(call.classifiers) or ("sgd", "logistic"),
-        shots=_integers(call.shots, "--n-shot"),
-        **{name: options[name] for name in drawn},
+        _names(call.features) or FEATURES,
+        _names(call.classifiers) or ("sgd", "logistic"),
+        [EpisodeConfig(call.n_way, n_shot, *drawn) for n_shot in _integers(call.shots, "--n-shot")],
+        **{name: options[name] for name in ("scaling", "weights", "on_error")},
     )
     results = compare(
         _sets(call),
@@ -92,10 +89,10 @@ def fewshot_command(**options: Any) -> None:
         device=call.device,
         batch_size=call.batch_size,
         cache=False if call.no_cache else call.cache or True,
-        progress=_progress(call.quiet),
+        progress=not call.quiet,
     )
     _show(results, call.weights, call.show_classes)
-    _save(call, lambda path: render(results, path), lambda pictures: pictures.accuracy(results.rows))
+    _save(call, results)
 
 
 def _sets(call: SimpleNamespace) -> list[LabelledSet]:
@@ -126,15 +123,14 @@ def _show(results: Results, weights: bool, show_classes: bool) -> None:
         click.echo(f"{name}: {facts['classes']} classes, {facts['clips']:,} files{note}")
     for settings in dict.fromkeys(tables.describe(row.result.settings) for row in results):
         click.echo(f"{settings}; accuracy in % ± 95% interval over clips")
-    single = len({(row.dataset, row.model, row.n_shot) for row in results if row.model}) == 1
-    click.echo(tables.format_table(results.rows) if single else tables.aligned(tables.comparison(results.rows)))
+    click.echo(tables.aligned(results.table()))
     if weights:
         click.echo("\nshare of the classifier's weight norm on each branch")
         click.echo(tables.aligned(tables.weight_shares(results.rows)))
     if show_classes:
-        for heading, rows in tables.groups(results.rows).items():
+        for heading, table in tables.per_class(results.rows).items():
             click.echo(f"\naccuracy of each class: {heading}")
-            click.echo(tables.aligned(tables.per_class(rows)))
+            click.echo(tables.aligned(table))
 
 
 @click.command("invariance", cls=Command, short_help="How far transformations move each embedding.")
@@ -154,15 +150,12 @@ def invariance_command(folder: Path, **options: Any) -> None:
     needed, but at least 30 files, and 100 for a verdict to be trusted.
     """
     from ..analysis import InvarianceConfig, invariance
-    from ..fewshot.results import aligned, markdown
+    from ..fewshot.results import aligned
 
     call = SimpleNamespace(**options)
-    check_outputs(call.outputs, call.plot)
-    measured = ("clips", "draws", "seed", "layer", "shrinkage", "published", "batch_size")
-    config = InvarianceConfig(**{name: options[name] for name in measured})
-    found = invariance(
-        folder, _names(call.models) or (None,), config, device=call.device, progress=_progress(call.quiet)
-    )
+    _check_outputs(call)
+    config = InvarianceConfig(**{field.name: options[field.name] for field in fields(InvarianceConfig)})
+    found = invariance(folder, _names(call.models) or (None,), config, device=call.device, progress=not call.quiet)
     click.echo(
         f"{folder}: {found.settings['clips']} clips, {config.draws} copies by each transformation, seed "
         f"{config.seed}, {config.layer} features"
@@ -171,9 +164,7 @@ def invariance_command(folder: Path, **options: Any) -> None:
     click.echo(aligned(found.table()))
     for line in found.conclusions():
         click.echo(line)
-    texts = {".json": found.to_json, ".csv": found.to_csv}
-    texts |= {".md": lambda: markdown(found.table()) + "\n", ".txt": lambda: aligned(found.table()) + "\n"}
-    _save(call, lambda path: texts[path.suffix.lower()](), lambda pictures: pictures.heat_map(found))
+    _save(call, found)
 
 
 @click.command("report", cls=Command, short_help="Files of results to one HTML page.")
@@ -183,9 +174,10 @@ def invariance_command(folder: Path, **options: Any) -> None:
 def report_command(results: tuple[Path, ...], output: Path, title: str) -> None:
     """Put RESULTS, json files of `mtslvr fewshot` and `mtslvr invariance`, on one page that needs nothing else."""
     from ..analysis import report
+    from ..fewshot.results import check_output
 
-    check_outputs([output], suffixes=(".html", ".htm"))
-    write_text(output, report(results, title))
+    check_output(output, (".html", ".htm"))
+    _write(output, report(results, title))
 
 
 def _names(values: Sequence[str]) -> tuple[str, ...]:
@@ -200,38 +192,30 @@ def _integers(text: str, option: str) -> tuple[int, ...]:
         raise ConfigError(f"{option} {text}: must be whole numbers parted by commas, like 1,5,10") from None
 
 
-def _progress(quiet: bool) -> Callable[..., Any]:
-    """Progress on a terminal, nothing elsewhere."""
-    from tqdm import tqdm
+def _check_outputs(call: SimpleNamespace) -> None:
+    from ..fewshot.results import check_output
 
-    off = True if quiet else None  # None is off where there is no terminal
-    return lambda items, total, text: tqdm(items, text, total, file=sys.stderr, leave=False, disable=off)
-
-
-def check_outputs(outputs: Sequence[Path], plot: Path | None = None, suffixes: Sequence[str] = OUTPUTS) -> None:
-    """Find out before the work starts that files of results and a picture can be written, else a ConfigError."""
-    for path in outputs:
-        if path.suffix.lower() not in suffixes:
-            raise wrong_suffix(path, suffixes)
-        resolve(path, writable=True)
-    if plot is not None:
+    for path in call.outputs:
+        check_output(path)
+    if call.plot is not None:
         from ..analysis.pictures import check_picture
 
-        check_picture(plot)
+        check_picture(call.plot)
 
 
-def _save(call: SimpleNamespace, text: Callable[[Path], str], picture: Callable[[Any], Figure]) -> None:
-    """Write the results to each output, and where one is asked for the picture that the module `pictures` makes."""
+def _save(call: SimpleNamespace, measured: Results | Invariance) -> None:
+    """Write the results to each output, and where one is asked for their picture."""
+    from ..fewshot.results import render
+
     for path in call.outputs:
-        write_text(path, text(path))
+        _write(path, render(measured, path.suffix.lower()))
     if call.plot is not None:
         from ..analysis import pictures
 
-        pictures.save(picture(pictures), call.plot)
+        pictures.save(pictures.draw(measured), call.plot)
         click.echo(f"wrote {call.plot}", err=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+def _write(path: Path, text: str) -> None:
     write_file(path, text.encode())
     click.echo(f"wrote {path}", err=True)

@@ -18,7 +18,7 @@ from .common import LAYER, PATH, Command, check_stdout, choice, echo
 
 HINT = """\
 few-shot: accuracy in % of both embeddings by logistic regression, or the first figure of a card.
-`mtslvr models NAME` shows all figures of a model and its card."""
+`mtslvr models NAME` shows a model's card; with --json, all figures, too."""
 CONVERTED_CARD = """---
 library_name: mtslvr
 pipeline_tag: feature-extraction
@@ -95,12 +95,6 @@ def _details(row: dict[str, Any]) -> str:
     lines.insert(2, f"  folder      {row['folder']}")
     if row["sample_rate"]:
         lines.insert(3, f"  input       {row['sample_rate']} Hz, windows of {row['window_seconds']:g} s")
-    longest = max((len(figure["metric"]) for figure in row["few_shot"]), default=0)
-    for figure in row["few_shot"]:
-        known_as = f" ({figure['dataset_id']})" if figure["dataset_id"] not in ("", figure["dataset"]) else ""
-        title = "    " + ", ".join(filter(None, (figure["dataset"] + known_as, figure["task"])))
-        lines += [title] if title not in lines else []
-        lines.append(f"      {figure['metric'].ljust(longest)}  {figure['value']}")
     return "\n".join([*lines, "", row["card"]] if row["card"] else lines)
 
 
@@ -137,17 +131,16 @@ def download_command(name: str, to: Path | None, cache_dir: Path | None) -> None
 def _copy(folder: Path, to: Path) -> None:
     """Copy the files of a checkpoint into a folder that has no other one."""
     from ..models.checkpoint import sha256
+    from ..run.files import guarded
 
     names = [name for name in FILES if (folder / name).exists()]
-    try:
+    with guarded(to):
         for name in names:
             if (to / name).exists() and sha256(to / name) != sha256(folder / name):
                 raise ConfigError(f"{to / name}: of another checkpoint; choose an empty folder")
         to.mkdir(parents=True, exist_ok=True)
         for name in names:
             shutil.copyfile(folder / name, to / name)
-    except OSError as error:
-        raise ConfigError(f"{to}: cannot be written ({error}); choose another folder") from None
 
 
 @click.command(

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -15,7 +13,6 @@ from typing import Any
 
 import click
 
-from ..audio.recordings import header
 from ..run.files import ERRORS, guarded
 from ..run.job import Plan, Step
 from ..run.shards import Shard
@@ -24,7 +21,6 @@ from .common import EXIT_SOME_FAILED, Failure, counted, echo, printable
 
 _EVERY = 10.0  # seconds between lines where stderr is no terminal
 _UNITS = ((3600, "h"), (60, "min"), (1, "s"))
-_BATCH = 0.05  # seconds within which all files of a batch are told
 
 
 @dataclass
@@ -62,25 +58,16 @@ class Summary:
 class Progress:
     """How far a run over these files is: a bar on a terminal, else a line now and then.
 
-    The time left is that of the audio left, by how many seconds a byte has in files of the same suffix: the first, by
-    its head, and those that are done. It is not told while that is not known of a suffix.
+    The time left is told once a file is done, by the bytes that are left.
     """
 
     def __init__(self, files: Sequence[FileEntry], quiet: bool = False) -> None:
         self._total, self._quiet = counted(len(files), "file"), quiet
-        self._files, self._seconds, self._within = 0, 0.0, 0.0  # done; of audio done, and of the file that goes on
-        self._left: Counter[str] = Counter()  # bytes by suffix, the file that goes on included
-        self._known: dict[str, tuple[float, int]] = {}  # seconds and bytes by suffix
-        for file in files:
-            suffix = _suffix(file)
-            if suffix not in self._left:
-                head = header(file.path)[0] / file.size if file.size > 0 else 0.0  # a pipe can be read once
-                self._known[suffix] = head, 1  # as one byte: what is measured counts for more
-            self._left[suffix] += max(file.size, 0)
+        self._left = sum(max(file.size, 0) for file in files)  # bytes
+        self._files, self._bytes, self._seconds = 0, 0, 0.0  # done
         self._started = time.monotonic()
         self._due = self._started + _EVERY
-        self._first = 0.0  # when the first batch was told
-        self._begun = (0.0, 0.0)  # the time and seconds of audio when all of it was told
+        self._end = 0.0  # when all is done, as it was foreseen after the last file
         self._said = self._told = ""
         self.bar: Any = None
         if not quiet and sys.stderr.isatty():
@@ -89,33 +76,22 @@ class Progress:
             form = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/" + self._total + "{postfix}"
             self.bar = tqdm(total=len(files), desc="embedding", file=sys.stderr, bar_format=form, dynamic_ncols=True)
 
-    def advance(self, file: FileEntry, seconds: float, length: float | None) -> None:
-        """Count `seconds` of audio of a file, the one that goes on or else the next; it is done with a `length`."""
-        self._seconds += seconds
-        self._within += seconds
-        if length is not None:
-            suffix = _suffix(file)
-            self._left[suffix] -= max(file.size, 0)
-            if length > 0:
-                known, size = self._known[suffix]
-                self._known[suffix] = known + length, size + file.size
-            self._files, self._within = self._files + 1, 0.0
+    def advance(self, file: FileEntry, seconds: float, done: bool) -> None:
+        """Count `seconds` of audio of a file, the one that goes on or else the next."""
         now = time.monotonic()
-        speed = self._seconds / max(now - self._started, 1e-6)
-        self._first = self._first or now
-        if now - self._first < _BATCH:
-            self._begun = now, self._seconds
-        # Without the start, which is slow: of the first batch nothing is concluded.
-        further = (self._seconds - self._begun[1]) / max(now - self._begun[0], 1e-6)
-        rates = {suffix: known / size for suffix, (known, size) in self._known.items() if self._left[suffix]}
-        left = max(sum(rate * self._left[suffix] for suffix, rate in rates.items()) - self._within, 0)
-        foreseen = all(rates.values()) and (further > 0 or not left)
-        told = f", {timedelta(seconds=round(left / further if left else 0))} left" if foreseen else ""
-        self._said = f"{speed:.1f} times real time{told}"
+        took = max(now - self._started, 1e-6)
+        self._seconds += seconds
+        if done:
+            self._files += 1
+            self._bytes += max(file.size, 0)
+            self._left -= max(file.size, 0)
+            self._end = now + took * self._left / max(self._bytes, 1)
+        told = f", {timedelta(seconds=round(max(self._end - now, 0)))} left" if self._files else ""
+        self._said = f"{self._seconds / took:.1f} times real time{told}"
         if self.bar is not None:
             self.bar.set_postfix_str(self._said, refresh=False)
-            self.bar.update(length is not None)
-        elif (length is not None and self._files == 1) or time.monotonic() >= self._due:
+            self.bar.update(done)
+        elif (done and self._files == 1) or now >= self._due:
             self._line()
 
     def close(self) -> None:
@@ -131,10 +107,6 @@ class Progress:
         if not self._quiet and line != self._told:
             echo(line, err=True)
             self._told = line
-
-
-def _suffix(file: FileEntry) -> str:
-    return os.path.splitext(file.path)[1].lower()
 
 
 @dataclass
@@ -178,8 +150,7 @@ class Report:
         try:
             for step in steps:
                 self._tell_step(step)
-                length = step.entry.seconds if step.entry is not None else None if step.error is None else 0.0
-                progress.advance(step.file, step.seconds, length)
+                progress.advance(step.file, step.seconds, step.entry is not None or step.error is not None)
                 if step.error is not None and self.stop:
                     return False
             return True

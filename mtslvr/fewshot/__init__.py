@@ -18,10 +18,10 @@ from .datasets import DATASETS, prepare
 from .episodes import EpisodeConfig, draw_episodes, published_tasks
 from .evaluate import FewShotResult, Scaling, clips_interval, evaluate
 from .features import extract_features, log_mel_statistics
-from .results import Results, Row, average_ranks, format_table, read_results
+from .results import Results, Row, read_results
 
 __all__ = [
     "DATASETS", "Classifier", "CompareConfig", "EpisodeConfig", "FewShotResult", "LabelledSet", "Results", "Row",
-    "Scaling", "average_ranks", "classify", "clips_interval", "compare", "draw_episodes", "evaluate",
-    "extract_features", "format_table", "log_mel_statistics", "prepare", "published_tasks", "read_results", "read_set",
+    "Scaling", "classify", "clips_interval", "compare", "draw_episodes", "evaluate",
+    "extract_features", "log_mel_statistics", "prepare", "published_tasks", "read_results", "read_set",
 ]  # fmt: skip

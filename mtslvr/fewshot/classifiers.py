@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,26 +50,20 @@ def classify(
     kind: Classifier,
     support: FloatArray,
     query: FloatArray,
-    *,
-    random_state: int | np.random.RandomState | None = None,
+    rng: np.random.RandomState | None = None,
     max_iter: int = 20,
 ) -> tuple[IntArray, Float64 | None]:
     """Fit each episode on its supports (E, n_way, n_shot, D) and label its queries (E, Q, D).
 
-    `random_state` and `max_iter` are of SGD, see `sgd_fit`.
-
     Returns:
-        (E, Q) labels 0 .. n_way - 1, and the factors of a linear classifier, see `LinearFit`.
+        (E, Q) labels 0 .. n_way - 1, and of a linear classifier the factors (E, S, K) with which its weights are the
+        sum of the supports; K is n_way, or 1 where SGD has two classes. `rng` and `max_iter` are as of `sgd_fit`.
     """
     if kind is Classifier.CENTROID:
         return nearest_centroid(support, query), None
     if kind is Classifier.COSINE:
         return cosine_prototypes(support, query), None
-    if kind is Classifier.SGD:
-        fit = sgd_fit(support, query, max_iter=max_iter, random_state=random_state)
-    else:
-        fit = logistic_fit(support, query)
-    return fit.predicted, fit.dual
+    return sgd_fit(support, query, rng, max_iter) if kind is Classifier.SGD else logistic_fit(support, query)
 
 
 def nearest_centroid(support: FloatArray, query: FloatArray) -> IntArray:
@@ -103,15 +97,7 @@ def directions(features: FloatArray) -> Float64:
     return rows / np.where(norms > 0, norms, 1)
 
 
-class LinearFit(NamedTuple):
-    """A linear classifier an episode."""
-
-    predicted: IntArray  # (E, Q) labels 0 .. n_way - 1
-    scores: Float64  # (E, Q, K) decision values of each query; K is n_way, or 1 for two classes (that of label 1)
-    dual: Float64  # (E, S, K): the weights are the sum of the supports with these factors
-
-
-def logistic_fit(support: FloatArray, query: FloatArray) -> LinearFit:
+def logistic_fit(support: FloatArray, query: FloatArray) -> tuple[IntArray, Float64]:
     """Fit multinomial logistic regression to convergence: scikit-learn's `LogisticRegression(C=1)`.
 
     It minimises the sum of cross-entropies + |W|^2 / 2 with a free intercept, which takes up any shift of the features:
@@ -133,26 +119,21 @@ def logistic_fit(support: FloatArray, query: FloatArray) -> LinearFit:
     targets = torch.eye(n_way, dtype=torch.float64).repeat_interleave(n_shot, dim=0)
     point = fit_dual(variance * (x @ x.mT), targets)
     dual = variance * point[:, :-1]
-    scores: Float64 = ((q - centre) @ (x.mT @ dual) + point[:, -1:]).numpy()
-    largest: IntArray = scores.argmax(axis=-1)
+    largest: IntArray = ((q - centre) @ (x.mT @ dual) + point[:, -1:]).numpy().argmax(axis=-1)
     # The factors add up to 0 over the supports, so that the mean support does not matter to the weights.
-    return LinearFit(largest, scores, dual.numpy())
+    return largest, dual.numpy()
 
 
 def weight_norms(dual: Float64, support: FloatArray, branches: Sequence[slice]) -> Float64:
-    """Norms (E, branches) of the weights on some columns of the supports (E, n_way, n_shot, D) of a `LinearFit`."""
+    """Norms (E, branches) of the weights, by the factors of `classify`, on some columns of the supports."""
     x = support.reshape(len(support), -1, support.shape[-1]).astype(np.float64)
     parts = [np.linalg.norm(x[..., branch].transpose(0, 2, 1) @ dual, axis=(1, 2)) for branch in branches]
     return np.stack(parts, axis=1)
 
 
 def sgd_fit(
-    support: FloatArray,
-    query: FloatArray,
-    *,
-    max_iter: int = 20,
-    random_state: int | np.random.RandomState | None = None,
-) -> LinearFit:
+    support: FloatArray, query: FloatArray, rng: np.random.RandomState | None = None, max_iter: int = 20
+) -> tuple[IntArray, Float64]:
     """Fit the published linear classifier: what scikit-learn fits, in the same order of samples.
 
     Settings: SGDClassifier(loss="log_loss", alpha=0, learning_rate="adaptive", eta0=0.1, tol=1e-4,
@@ -160,10 +141,8 @@ def sgd_fit(
 
     Args:
         support, query: as of `classify`.
+        rng: the random state that the fits draw from in turn; a new one of seed 0 by default.
         max_iter: passes over the supports, 20 or 100: both stand in a merge conflict of the published code.
-        random_state: a seed for every fit, or a state that the fits draw from in turn; the published code leaves it
-            None, the global state.
-
     Raises:
         ConfigError: features so large that the descent overflows.
     Source:
@@ -176,7 +155,7 @@ def sgd_fit(
     precision = np.float32 if support.dtype == np.float32 else np.float64
     targets = np.repeat(np.eye(n_way), n_shot, axis=0)
     targets = targets[:, 1:] if n_way == 2 else targets  # one column tells two classes apart
-    seeds = _fit_seeds(episodes, n_way, random_state)
+    seeds = _fit_seeds(episodes, n_way, np.random.RandomState(0) if rng is None else rng)
     x = support.reshape(episodes, n_way * n_shot, dim).astype(np.float64)
     dual = np.empty((episodes, x.shape[1], seeds.shape[1]))
     scores = np.empty((episodes, query.shape[1], seeds.shape[1]))
@@ -188,22 +167,19 @@ def sgd_fit(
     if not np.isfinite(scores).all():
         largest = float(np.abs(x).max())
         raise ConfigError(f"features up to {largest:.1e}: too large for sgd; scale them, as with scaling='l2'")
-    return LinearFit(_predict(scores.astype(precision)), scores, dual)
+    return _predict(scores.astype(precision)), dual
 
 
-def _fit_seeds(episodes: int, n_way: int, random_state: int | np.random.RandomState | None) -> npt.NDArray[np.uint32]:
+def _fit_seeds(episodes: int, n_way: int, rng: np.random.RandomState) -> npt.NDArray[np.uint32]:
     """(E, K) seeds of the shuffles: what each binary fit of scikit-learn draws last."""
     draws = np.empty((episodes, 1 if n_way == 2 else n_way), dtype=np.uint32)
     inner = np.random.RandomState(0)
     for row in draws:
-        source: Any = np.random if random_state is None else random_state
-        if isinstance(random_state, int):
-            source = np.random.RandomState(random_state)
         if n_way == 2:
-            source.randint(1, _LARGEST_INT32)
-            row[0] = source.randint(_LARGEST_INT32)
+            rng.randint(1, _LARGEST_INT32)
+            row[0] = rng.randint(_LARGEST_INT32)
             continue
-        for column, seed in enumerate(source.randint(_LARGEST_INT32, size=n_way)):
+        for column, seed in enumerate(rng.randint(_LARGEST_INT32, size=n_way)):
             inner.seed(seed)
             inner.randint(1, _LARGEST_INT32)
             row[column] = inner.randint(_LARGEST_INT32)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..audio.load import AUDIO_SUFFIXES, find_audio
+from ..audio.load import find_audio
 from ..audio.windows import window_length
 from ..classify.labels import by_name, read_labels
 from ..config import FrontendConfig
@@ -34,10 +37,14 @@ class LabelledSet:
     pieces: bool = False
     note: str = ""  # what a reader of the results should know of it
 
-    def keep(self, mask: npt.NDArray[np.bool_]) -> LabelledSet:
-        """Give the set without the files where `mask` (n,) is false."""
-        paths = [path for path, kept in zip(self.paths, mask, strict=True) if kept]
-        return replace(self, paths=paths, labels=self.labels[mask])
+    def facts(self) -> dict[str, Any]:
+        """What results tell of it."""
+        kept = {"pieces": self.pieces, "window_seconds": self.window_seconds, "note": self.note}
+        return {"classes": len(np.unique(self.labels)), "clips": len(self.paths), **kept}
+
+    def keep(self, mask: Sequence[bool]) -> LabelledSet:
+        """Give the set without the files where `mask` is false."""
+        return replace(self, paths=list(itertools.compress(self.paths, mask)), labels=self.labels[np.array(mask)])
 
 
 def read_set(
@@ -59,10 +66,9 @@ def read_set(
             relative to it or in the folder.
         name: for tables; by default that of the folder.
         window_seconds: length of the windows that files are cut into; None is the encoder's own.
-
     Raises:
         ConfigError: no audio, a file without a class or of two, a bad table, arguments that do not go together. Of
-            empty class folders, files that a table leaves out and copies there is a warning.
+            files that a table leaves out and copies there is a warning.
     """
     if window_seconds is not None:
         window_length(window_seconds, FrontendConfig().sample_rate)  # raises
@@ -89,16 +95,14 @@ def read_set(
 
 def _by_folder(root: Path) -> dict[Path, str]:
     classes: dict[Path, str] = {}
-    for entry in sorted(entry for entry in root.iterdir() if not entry.name.startswith(".")):
-        if entry.is_file() and entry.suffix.lower() in AUDIO_SUFFIXES:
+    for path, _ in find_audio(root):
+        first, *below = path.relative_to(root).parts
+        if not below:
             raise ConfigError(
-                f"{entry}: audio without a class; move it into a folder named after its class, or take the labels from "
+                f"{path}: audio without a class; move it into a folder named after its class, or take the labels from "
                 "the file names with label_field"
             )
-        files = [found.path for found in find_audio(entry)] if entry.is_dir() else []
-        if entry.is_dir() and not files:
-            warnings.warn(f"{entry}: no audio files, class dropped", stacklevel=4)
-        classes.update(dict.fromkeys(files, entry.name))
+        classes[path] = first
     return classes
 
 
@@ -151,4 +155,4 @@ def _without_copies(labelled: LabelledSet) -> LabelledSet:
         i, first = next(iter(copies.items()))
         told = f"the first {labelled.paths[i]} (of {labelled.paths[first]})"
         warnings.warn(f"dropped {len(copies)} files that are copies of others, {told}", stacklevel=3)
-    return labelled.keep(np.array([i not in copies for i in range(len(labelled.paths))]))
+    return labelled.keep([i not in copies for i in range(len(labelled.paths))])

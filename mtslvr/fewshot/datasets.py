@@ -44,16 +44,16 @@ def _by_table(file: str, label: str, tables: Mapping[str, str]) -> Callable[[Pat
     def read(root: Path) -> Clips:
         clips: Clips = []
         for name, folder in tables.items():
-            table = next(
-                iter(sorted([*root.glob(name), *root.glob(f"*/{name}")])), None
-            )  # or in one, as archives unpack
-            if table is None:
+            there = sorted([*root.glob(name), *root.glob(f"*/{name}")])  # or in a folder, as archives unpack
+            if not there:
                 raise ConfigError(f"{root}: no {name} in it; give the folder that the published archive unpacks to")
-            found = {path.stem: path for path in _audio(table.parents[name.count("/")] / folder)}
-            with open(table, encoding="utf-8-sig", newline="") as lines:
+            found = {path.stem: path for path in _audio(there[0].parents[name.count("/")] / folder)}
+            with open(there[0], encoding="utf-8-sig", newline="") as lines:
                 rows = list(csv.DictReader(lines))
             if rows and not {file, label} <= set(rows[0]):
-                raise ConfigError(f"{table}: no columns {file} and {label} in {[*rows[0]]}; is it the published one?")
+                raise ConfigError(
+                    f"{there[0]}: no columns {file} and {label} in {[*rows[0]]}; is it the published one?"
+                )
             clips += [(found[Path(r[file]).stem], r[label]) for r in rows if Path(r[file]).stem in found]
         return clips
 
@@ -77,12 +77,11 @@ def _seconds(path: Path) -> float:
 
 @dataclass(frozen=True)
 class PublishedDataset:
-    """How a dataset of the paper is read."""
+    """How a dataset of the paper is read; docs/fewshot.md has the layouts."""
 
     title: str  # as the paper names it
     source: str  # where it is published
     read: Callable[[Path], Clips]  # its folder to (file, class) pairs
-    layout: str  # that is read
     classes: int  # in the paper
     clips: int
     split: splits.Split | None = None  # class lists; None where a split file is needed for the published ones
@@ -92,55 +91,49 @@ class PublishedDataset:
 
 
 _FSD = "FSDKaggle2018."
+_FSD_TABLES = {
+    f"{_FSD}meta/train_post_competition.csv": f"{_FSD}audio_train",
+    f"{_FSD}meta/test_post_competition_scoring_clips.csv": f"{_FSD}audio_test",
+}
 DATASETS = {
     "esc50": PublishedDataset(
         "ESC-50", "https://github.com/karolpiczak/ESC-50",
-        _by_table("filename", "category", {"meta/esc50.csv": "audio"}), "audio/*.wav and meta/esc50.csv",
-        50, 2_000, splits.ESC50, pieces=False,
+        _by_table("filename", "category", {"meta/esc50.csv": "audio"}), 50, 2_000, splits.ESC50, pieces=False,
     ),
     "nsynth": PublishedDataset(
         "NSynth", "https://magenta.tensorflow.org/datasets/nsynth",
-        _by_path("/nsynth-(?:train|valid|test)/audio/([^/-]+)-[^/]*$"),
-        "nsynth-{train,valid,test}/audio/INSTRUMENT-PITCH-VELOCITY.wav", 1_006, 305_978,
-        window_seconds=4.0, pieces=False,
+        _by_path("/nsynth-(?:train|valid|test)/audio/([^/-]+)-[^/]*$"), 1_006, 305_978, window_seconds=4, pieces=False,
     ),
     "fsdkaggle18": PublishedDataset(
-        "FSDKaggle18", "https://zenodo.org/record/2552860",
-        _by_table("fname", "label", {
-            f"{_FSD}meta/train_post_competition.csv": f"{_FSD}audio_train",
-            f"{_FSD}meta/test_post_competition_scoring_clips.csv": f"{_FSD}audio_test",
-        }),
-        f"{_FSD}audio_{{train,test}} and the tables of {_FSD}meta", 41, 11_073,
+        "FSDKaggle18", "https://zenodo.org/record/2552860", _by_table("fname", "label", _FSD_TABLES), 41, 11_073
     ),
     "watkins": PublishedDataset(
         "Watkins Marine Mammal Sounds", "https://whoicf2.whoi.edu/science/B/whalesounds", _by_path(_FOLDER),
-        'SPECIES/*.wav, the "best of" cuts', 32, 1_698, all_test=True,
+        32, 1_698, all_test=True,
     ),
     "birdclef2020": PublishedDataset(
         "BirdCLEF 2020, pruned", "https://www.aicrowd.com/challenges/lifeclef-2020-bird-monophone", _birdclef,
-        "SPECIES/*", 715, 63_364,
+        715, 63_364,
     ),
     "voxceleb1": PublishedDataset(
         "VoxCeleb1", "https://www.robots.ox.ac.uk/~vgg/data/voxceleb/vox1.html", _by_path(r"/(id\d{5})/"),
-        "SPEAKER/VIDEO/*.wav, speakers named id10001 and so on", 1_251, 153_516,
+        1_251, 153_516,
     ),
     "speechcommands": PublishedDataset(
         "Speech Commands v2", "https://download.tensorflow.org/data/speech_commands_v0.02.tar.gz", _by_path(_FOLDER),
-        "WORD/*.wav", 35, 105_829, all_test=True, window_seconds=1.0, pieces=False,
+        35, 105_829, all_test=True, window_seconds=1, pieces=False,
     ),
     "cremad": PublishedDataset(
         "CREMA-D", "https://github.com/CheyneyComputerScience/CREMA-D",
-        _by_path("/AudioWAV/[^/_]+_[^/_]+_(ANG|DIS|FEA|HAP|NEU|SAD)_[^/_]+$"),
-        "AudioWAV/ACTOR_SENTENCE_EMOTION_LEVEL.wav", 6, 7_442, all_test=True,
+        _by_path("/AudioWAV/[^/_]+_[^/_]+_(ANG|DIS|FEA|HAP|NEU|SAD)_[^/_]+$"), 6, 7_442, all_test=True,
     ),
     "saa": PublishedDataset(
         "Speech Accent Archive", "https://www.kaggle.com/datasets/rtatman/speech-accent-archive",
-        _by_table("filename", "native_language", {"speakers_all.csv": "."}), "recordings/*.mp3 and speakers_all.csv",
-        122, 2_060, all_test=True,
+        _by_table("filename", "native_language", {"speakers_all.csv": "."}), 122, 2_060, all_test=True,
     ),
     "commonvoice": PublishedDataset(
         "Common Voice v12 delta", "https://commonvoice.mozilla.org/datasets", _by_path("/([^/]+)/clips/[^/]*$"),
-        "LOCALE/clips/*.mp3 of a delta segment", 88, 256_243, all_test=True,
+        88, 256_243, all_test=True,
     ),
 }  # fmt: skip
 
@@ -153,10 +146,8 @@ def prepare(
     Args:
         name: of `DATASETS`.
         root: the folder.
-        split: "train", "val", "test" or "all" classes. Datasets that the paper only tests on have all classes in
-            "test".
+        split: "train", "val", "test" or "all" classes. Datasets that the paper only tests on have all in "test".
         split_file: class lists to use instead, see `splits.read_split`.
-
     Raises:
         ConfigError: unknown name or split, a folder of another layout, a split file that does not fit.
     Source:
@@ -171,7 +162,7 @@ def prepare(
         raise ConfigError(f"{folder}: no such folder; give the one that {dataset.title} unpacks to ({dataset.source})")
     found = dataset.read(folder)
     if not found:
-        raise ConfigError(f"{folder}: no audio found; expected {dataset.layout}")
+        raise ConfigError(f"{folder}: no audio of {dataset.title} found; docs/fewshot.md has the layout that is read")
     clips = sorted(found, key=lambda clip: (clip[1], clip[0].as_posix()))
     available = sorted({label for _, label in clips})
     if (len(available), len(clips)) != (dataset.classes, dataset.clips):

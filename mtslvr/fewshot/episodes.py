@@ -24,6 +24,7 @@ class EpisodeConfig:
     n_query: int = 1  # query files a class
     episodes: int = 1000
     seed: int = 42  # of every draw
+    sampler: str = "uniform"  # or "published", see `published_tasks`
 
     def __post_init__(self) -> None:
         ranges = {"n_way": (2, 10_000), "n_shot": (1, 10_000), "n_query": (1, 10_000)}
@@ -31,6 +32,8 @@ class EpisodeConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise ConfigError(f"{name}={value!r}: must be an integer from {low} to {high}")
+        if self.sampler not in ("uniform", "published"):
+            raise ConfigError(f"sampler={self.sampler!r}: unknown; use one of uniform, published")
 
     @property
     def files_per_class(self) -> int:
@@ -50,28 +53,24 @@ def usable_classes(labels: npt.ArrayLike, config: EpisodeConfig) -> npt.NDArray[
 
 
 def draw_episodes(labels: npt.ArrayLike, config: EpisodeConfig) -> IntArray:
-    """Draw episodes of distinct classes and distinct files, all combinations equally likely.
+    """Draw episodes of distinct classes and distinct files, all combinations equally likely unless as published.
 
     The first m of many episodes are the m episodes of the same seed.
 
     Args:
         labels: (n,) one label a file, integers or strings.
         config: which episodes.
-
     Returns:
         (episodes, n_way, n_shot + n_query) indices into `labels`, supports first.
-
     Raises:
         ConfigError: fewer than `n_way` classes have enough files.
     """
+    if config.sampler == "published":
+        return published_tasks(labels, config)
     labels = _checked(labels)
     usable = usable_classes(labels, config)
     if len(usable) < config.n_way:
-        raise ConfigError(
-            f"n_way={config.n_way} takes {config.n_way} classes, n_shot={config.n_shot} and n_query={config.n_query} "
-            f"take {config.files_per_class} files of each; here are {len(np.unique(labels))} classes, and "
-            f"{len(usable)} of them have so many files. Ask for less, or add files: a folder a class, its clips in it"
-        )
+        raise _too_few(labels, config)
     names, counts = np.unique(labels, return_counts=True)
     place = np.searchsorted(names, usable)
     first, by_class = (np.cumsum(counts) - counts)[place], np.argsort(labels, kind="stable")
@@ -100,16 +99,10 @@ def published_tasks(labels: npt.ArrayLike, config: EpisodeConfig) -> IntArray:
     if len(usable) < config.n_way:
         usable = np.unique(labels)
         config = dataclasses.replace(config, n_query=1)
-        message = "too few classes have enough files: all classes, one query each, as published"
-        warnings.warn(message, stacklevel=2)
+        warnings.warn("too few classes have enough files: all classes, one query each, as published", stacklevel=2)
     members = [np.flatnonzero(labels == label) for label in usable]
-    smallest = min(len(files) for files in members)
-    if len(usable) < config.n_way or smallest < config.files_per_class:
-        raise ConfigError(
-            f"n_way={config.n_way} takes {config.n_way} classes, n_shot={config.n_shot} takes "
-            f"{config.files_per_class} files of each with one to classify; here are {len(usable)} classes of "
-            f"{smallest} files or more. Ask for less, or add files: a folder a class, its clips in it"
-        )
+    if len(usable) < config.n_way or min(map(len, members)) < config.files_per_class:
+        raise _too_few(labels, config)
     rng = np.random.RandomState(config.seed)
     tasks = np.empty((config.episodes, config.n_way, config.files_per_class), dtype=np.int64)
     for task in tasks:
@@ -117,6 +110,16 @@ def published_tasks(labels: npt.ArrayLike, config: EpisodeConfig) -> IntArray:
             rng.shuffle(members[label])
             task[way] = members[label][: config.files_per_class]
     return tasks
+
+
+def _too_few(labels: npt.NDArray[Any], config: EpisodeConfig) -> ConfigError:
+    _, counts = np.unique(labels, return_counts=True)
+    return ConfigError(
+        f"n_way={config.n_way} takes {config.n_way} classes, n_shot={config.n_shot} and n_query={config.n_query} take "
+        f"{config.files_per_class} files of each; here are {len(counts)} classes, and "
+        f"{(counts >= config.files_per_class).sum()} of them have so many files. Ask for less, or add files: a folder "
+        "a class, its clips in it"
+    )
 
 
 def _checked(labels: npt.ArrayLike) -> npt.NDArray[Any]:

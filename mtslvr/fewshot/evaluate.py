@@ -61,7 +61,6 @@ def evaluate(
     scaling: str | Scaling | None = None,
     *,
     pieces: npt.ArrayLike | None = None,
-    episodes: npt.ArrayLike | None = None,
     branches: Mapping[str, slice] | None = None,
 ) -> FewShotResult:
     """Measure the few-shot accuracy of any features.
@@ -73,11 +72,8 @@ def evaluate(
         classifier: "logistic", "sgd" (published), "centroid" or "cosine".
         scaling: "none", "l2" or "standard"; by default "l2" for logistic and "none" for the others.
         pieces: (n,) rows of each file: a support uses one of them at random, a query all, by majority vote.
-        episodes: (E, n_way, n_shot + n_query) indices into `labels` to use instead of drawing, as from
-            `published_tasks`.
         branches: name to columns; measures the share of the classifier's weights on each. An episode's share is the
             norm of the weights on the branch over the sum of the norms on all, and the result their mean.
-
     Raises:
         ConfigError: shapes that do not match, values that are not finite, unknown names, too few classes,
             or `branches` with a classifier that has no weights.
@@ -94,8 +90,7 @@ def evaluate(
     labels = np.asarray(labels)
     matrix = _checked_features(features)
     counts = _checked_pieces(pieces, len(labels), len(matrix))
-    drawn = draw_episodes(labels, config) if episodes is None else np.asarray(episodes)
-    _check_episodes(drawn, config, len(labels))
+    drawn = draw_episodes(labels, config)
     if scaling is Scaling.L2:
         lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
         matrix = matrix / np.where(lengths > 0, lengths, 1)
@@ -107,12 +102,12 @@ def evaluate(
     for start in range(0, len(drawn), size):
         block = slice(start, start + size)
         votes, norms[block] = classify_files(
-            matrix, counts, drawn[block], chosen[block], classifier, scaling is Scaling.STANDARD, rng,
-            branches=list((branches or {}).values()),
+            matrix, counts, drawn[block], chosen[block], classifier, rng,
+            standardize=scaling is Scaling.STANDARD, branches=list((branches or {}).values()),
         )  # fmt: skip
         correct[block] = (votes == np.arange(votes.shape[1])[:, None]).mean(axis=2)
     settings = {**dataclasses.asdict(config), "classifier": classifier.value, "scaling": scaling.value}
-    settings.update(episodes=len(drawn), n_query=drawn.shape[2] - config.n_shot)
+    settings["n_query"] = drawn.shape[2] - config.n_shot
     accuracies = 100 * correct.mean(axis=1)
     return FewShotResult(
         float(accuracies.mean()),
@@ -143,7 +138,6 @@ def clips_interval(accuracies: Float64, episodes: IntArray, labels: npt.NDArray[
         accuracies: (E,) of the episodes; of two features on the same episodes, their difference gives its interval.
         episodes: (E, n_way, m) indices into `labels`.
         labels: (n,) one label a file.
-
     Returns:
         In the unit given. NaN where a class has no clip beyond those of each of its episodes.
     Source:
@@ -182,10 +176,8 @@ def _per_class(classes: npt.NDArray[Any], correct: Float64) -> dict[str, float]:
 def _shares(norms: Float64, names: list[str]) -> dict[str, float]:
     """Average each episode's shares; an episode without any weight says nothing."""
     total = norms.sum(axis=1, keepdims=True)
-    usable = norms[total[:, 0] > 0] / total[total[:, 0] > 0]
-    if not len(usable):
-        return dict.fromkeys(names, math.nan)
-    return {name: float(value) for name, value in zip(names, usable.mean(axis=0), strict=True)}
+    shares = norms[total[:, 0] > 0] / total[total[:, 0] > 0]
+    return dict(zip(names, shares.mean(axis=0).tolist(), strict=True)) if len(shares) else {}
 
 
 def draw_support_pieces(counts: IntArray, rng: np.random.RandomState) -> IntArray:
@@ -200,8 +192,9 @@ def classify_files(
     episodes: IntArray,
     support_pieces: IntArray,
     classifier: Classifier,
+    rng: np.random.RandomState,
+    *,
     standardize: bool = False,
-    random_state: int | np.random.RandomState | None = None,
     max_iter: int = 20,
     branches: Sequence[slice] = (),
 ) -> tuple[IntArray, Float64]:
@@ -220,14 +213,13 @@ def classify_files(
     query = features[first[files][..., None] + np.where(valid, place, 0)].reshape(len(episodes), -1, features.shape[1])
     if standardize:
         support, query = _standardized(support, query)
-    predicted, dual = classify(classifier, support, query, random_state=random_state, max_iter=max_iter)
+    predicted, dual = classify(classifier, support, query, rng, max_iter)
     votes = majority_vote(predicted.reshape(valid.shape), valid)
     return votes, np.empty((len(votes), 0)) if dual is None or not branches else weight_norms(dual, support, branches)
 
 
-def majority_vote(predicted: IntArray, valid: npt.NDArray[np.bool_] | None = None) -> IntArray:
+def majority_vote(predicted: IntArray, valid: npt.NDArray[np.bool_]) -> IntArray:
     """Find the most frequent of the valid labels along the last axis; ties go to the smallest, as published."""
-    valid = np.ones(predicted.shape, dtype=bool) if valid is None else valid
     counts = [((predicted == label) & valid).sum(axis=-1) for label in range(int(predicted.max()) + 1)]
     winner: IntArray = np.stack(counts).argmax(axis=0)
     return winner
@@ -267,12 +259,3 @@ def _checked_pieces(pieces: npt.ArrayLike | None, files: int, rows: int) -> IntA
     if counts.sum() != rows:
         raise ConfigError(f"features have {rows} rows, labels and pieces ask for {counts.sum()}: one a piece")
     return counts.astype(np.int64)
-
-
-def _check_episodes(episodes: IntArray, config: EpisodeConfig, files: int) -> None:
-    shape = episodes.shape
-    if len(shape) != 3 or shape[0] == 0 or shape[1] != config.n_way or shape[2] <= config.n_shot:
-        expected = f"(E, {config.n_way}, {config.n_shot} + queries)"
-        raise ConfigError(f"episodes of shape {shape}: expected {expected}")
-    if not np.issubdtype(episodes.dtype, np.integer) or episodes.min() < 0 or episodes.max() >= files:
-        raise ConfigError(f"episodes: expected file indices from 0 to {files - 1}")

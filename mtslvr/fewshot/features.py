@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from ..audio.load import load_audio
 from ..audio.windows import Pool, slice_windows
@@ -26,7 +25,6 @@ from ..nn.frontend import log_mel
 from ..run.extract import ExtractConfig, Source, extract
 from .cache import FeatureCache, default_cache
 from .classifiers import FloatArray
-from .episodes import IntArray
 
 LOG_MEL = "log-mel"
 FEATURES = ("invariant", "variant", "concat", "pooled", LOG_MEL)
@@ -35,27 +33,7 @@ FEATURES = ("invariant", "variant", "concat", "pooled", LOG_MEL)
 BASELINE = FrontendConfig(epsilon=1e-4)
 _FORMAT = 1  # of the cached rows; raised when the same weights give other rows
 
-Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
-
-
-@dataclass(frozen=True, eq=False)
-class FileRows:
-    """Rows of n files, file by file."""
-
-    rows: FloatArray  # (sum of `pieces`, D) float32
-    pieces: IntArray  # (n,) rows of each file; 0 where it failed
-    errors: dict[int, AudioError]  # place among the files to what was wrong
-
-    def keep(self, mask: npt.NDArray[np.bool_]) -> FileRows:
-        """Give the rows without the files where `mask` (n,) is false."""
-        return FileRows(self.rows[np.repeat(mask, self.pieces)], self.pieces[mask], {})
-
-    def mean(self) -> FloatArray:
-        """Take the mean of the rows of each file that did not fail: (n - failed, D)."""
-        counts = self.pieces[self.pieces > 0]
-        starts = np.cumsum(counts) - counts
-        sums = np.add.reduceat(self.rows.astype(np.float64), starts, axis=0) if len(counts) else self.rows
-        return (sums / counts[:, None]).astype(np.float32)
+FileRows = list[FloatArray | AudioError]  # of n files the rows (k, D) of each, or why there are none
 
 
 def extract_features(
@@ -74,24 +52,17 @@ def extract_features(
         names: which of `FEATURES`.
         batch_size: windows at once through the encoder; its own choice by default.
         cache: a folder to keep rows in, True for the default one, see `default_cache`.
-
     Returns:
         Name to (n, D), the mean over the windows of each file. An encoder with one output has only concat and pooled.
-
     Raises:
         AudioError: a file that cannot be read.
         ConfigError: unknown name.
     """
     wanted = check_names(names)
     found: dict[str, FloatArray] = {}
-    if wanted != [LOG_MEL]:
-        pooled = pooled_rows(paths, encoder, batch_size=batch_size, cache=cache)
-        raise_errors(pooled.errors)
-        found.update(from_pooled(pooled.mean(), encoder))
-    if LOG_MEL in wanted:
-        baseline = log_mel_rows(paths, cache=cache)
-        raise_errors(baseline.errors)
-        found[LOG_MEL] = baseline.rows
+    for source in [encoder] * (wanted != [LOG_MEL]) + [None] * (LOG_MEL in wanted):
+        rows = without_errors(file_rows(paths, source, batch_size=batch_size, cache=cache))
+        found |= by_name(means(rows), source)
     return {name: found[name] for name in wanted if name in found}
 
 
@@ -105,75 +76,96 @@ def check_names(names: Sequence[str]) -> list[str]:
     return [name for name in FEATURES if name in names]
 
 
-def raise_errors(errors: dict[int, AudioError]) -> None:
-    """Raise the first of the errors, with the number of the others."""
+def without_errors(rows: FileRows) -> list[FloatArray]:
+    """Give the rows of all files, or raise the first of the errors with the number of the others."""
+    errors = [found for found in rows if isinstance(found, AudioError)]
     if errors:
-        first = next(iter(errors.values()))
         more = f" ({len(errors) - 1} more files failed)" if len(errors) > 1 else ""
-        raise AudioError(f"{first}{more}; what was computed is kept, to leave such files out use --on-error skip")
+        raise AudioError(f"{errors[0]}{more}; what was computed is kept, to leave such files out use --on-error skip")
+    return [found for found in rows if not isinstance(found, AudioError)]
 
 
-def from_pooled(pooled: FloatArray, encoder: Encoder) -> dict[str, FloatArray]:
-    """Apply the heads to pooled rows (n, D), by name; they are linear, so the mean over windows may come first."""
+def means(rows: Sequence[FloatArray]) -> FloatArray:
+    """Take the mean of the rows of each file: (n, D)."""
+    return np.stack([(found.astype(np.float64).sum(axis=0) / len(found)).astype(np.float32) for found in rows])
+
+
+def by_name(rows: FloatArray, encoder: Encoder | None) -> dict[str, FloatArray]:
+    """Give the features that rows (n, D) of `file_rows` hold.
+
+    The heads are linear, so the mean over windows may come before them.
+    """
+    if encoder is None:
+        return {LOG_MEL: rows}
     with torch.inference_mode():
-        concat = encoder.project(torch.from_numpy(pooled).to(encoder.device)).float().cpu().numpy()
+        concat = encoder.project(torch.from_numpy(rows).to(encoder.device)).float().cpu().numpy()
     if encoder.config.outputs == 1:
-        return {"concat": concat, "pooled": pooled}
+        return {"concat": concat, "pooled": rows}
     invariant, variant = np.split(concat, 2, axis=1)
-    return {"invariant": invariant, "variant": variant, "concat": concat, "pooled": pooled}
+    return {"invariant": invariant, "variant": variant, "concat": concat, "pooled": rows}
 
 
-def pooled_rows(
+def file_rows(
     paths: Sequence[Path],
-    encoder: Encoder,
+    encoder: Encoder | None,
     *,
     window_seconds: float | None = None,
     batch_size: int | None = None,
     cache: str | os.PathLike[str] | bool = False,
-    progress: Progress | None = None,
+    progress: bool = False,
 ) -> FileRows:
-    """Take every window of each file through the encoder, up to the pooled features before the heads.
+    """Take every window of each file through the encoder, up to the pooled features before the heads: (k, D) float32.
 
-    `progress` wraps the iterator of files: it is called with it, their number and a description. The rest is as of
-    `extract_features`.
+    Without an encoder it is the baseline: a row a file, or one a window of `window_seconds` where that is given. With
+    `progress` there is a bar where standard error is a terminal. The rest is as of `extract_features`.
     """
-    seconds = encoder.config.window_seconds if window_seconds is None else window_seconds
+    how: dict[str, Any] = {"format": _FORMAT}
+    compute: Callable[[Iterable[Path]], Iterator[FloatArray | AudioError]]
+    if encoder is None:
+        config = {key: getattr(value, "value", value) for key, value in dataclasses.asdict(BASELINE).items()}
+        how |= {"rows": LOG_MEL, "config": config, "window_seconds": window_seconds}
+        compute = functools.partial(_baseline_rows, window_seconds=window_seconds)
+    else:
+        seconds = encoder.config.window_seconds if window_seconds is None else window_seconds
+        how |= {"rows": "pooled", "encoder": fingerprint(encoder), "window_seconds": seconds}
+        compute = functools.partial(_pooled_rows, encoder=encoder, window_seconds=seconds, batch_size=batch_size)
+    folder = default_cache() if cache is True else cache or None
+    store = None if folder is None else FeatureCache(Path(folder), how)
+    known = [None if store is None else store.get(path) for path in paths]
+    missing = [path for path, found in zip(paths, known, strict=True) if found is None]
+    bar = tqdm(compute(missing), str(how["rows"]), len(missing), leave=False, disable=None if progress else True)
+    computed, rows = iter(bar), []
+    for path, found in zip(paths, known, strict=True):
+        rows.append(next(computed) if found is None else found)
+        if found is None and store is not None and not isinstance(rows[-1], AudioError):
+            store.add(path, rows[-1])
+    bar.close()
+    if store is not None:
+        store.close()
+    return rows
+
+
+def _pooled_rows(
+    paths: Iterable[Path], encoder: Encoder, window_seconds: float, batch_size: int | None
+) -> Iterator[FloatArray | AudioError]:
     settings: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
-    config = ExtractConfig(Features.CONCAT, Layer.POOLED, Pool.NONE, seconds, **settings)
-
-    def compute(missing: Sequence[Path]) -> Iterator[FloatArray | AudioError]:
-        for result in extract((Source(path) for path in missing), encoder, config):
-            yield result.embeddings if result.error is None else result.error
-
-    how = {"rows": "pooled", "format": _FORMAT, "encoder": fingerprint(encoder), "window_seconds": seconds}
-    return _cached(paths, compute, how, cache, progress, "embedding")
+    config = ExtractConfig(Features.CONCAT, Layer.POOLED, Pool.NONE, window_seconds, **settings)
+    for result in extract(map(Source, paths), encoder, config):
+        yield result.embeddings if result.error is None else result.error
 
 
-def log_mel_rows(
-    paths: Sequence[Path],
-    *,
-    window_seconds: float | None = None,
-    cache: str | os.PathLike[str] | bool = False,
-    progress: Progress | None = None,
-) -> FileRows:
-    """Compute the baseline of whole files, or of each window of `window_seconds`; arguments as in `pooled_rows`."""
-
-    def compute(missing: Sequence[Path]) -> Iterator[FloatArray | AudioError]:
-        for path in missing:
-            try:
-                wave = load_audio(path, BASELINE.sample_rate)
-            except AudioError as error:
-                yield error
-                continue
-            pieces = wave[None]
-            if window_seconds is not None:
-                pieces = slice_windows(wave, window_seconds, window_seconds, BASELINE.sample_rate)[0]
-            with torch.inference_mode():
-                yield log_mel_statistics(torch.from_numpy(pieces)).numpy()
-
-    config = {k: getattr(v, "value", v) for k, v in dataclasses.asdict(BASELINE).items()}
-    how = {"rows": LOG_MEL, "format": _FORMAT, "config": config, "window_seconds": window_seconds}
-    return _cached(paths, compute, how, cache, progress, LOG_MEL)
+def _baseline_rows(paths: Iterable[Path], window_seconds: float | None) -> Iterator[FloatArray | AudioError]:
+    for path in paths:
+        try:
+            wave = load_audio(path, BASELINE.sample_rate)
+        except AudioError as error:
+            yield error
+            continue
+        pieces = wave[None]
+        if window_seconds is not None:
+            pieces = slice_windows(wave, window_seconds, window_seconds, BASELINE.sample_rate)[0]
+        with torch.inference_mode():
+            yield log_mel_statistics(torch.from_numpy(pieces)).numpy()
 
 
 def log_mel_statistics(waveform: Tensor) -> Tensor:
@@ -198,30 +190,3 @@ def fingerprint(encoder: Encoder) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _cached(
-    paths: Sequence[Path],
-    compute: Callable[[Sequence[Path]], Iterator[FloatArray | AudioError]],
-    how: dict[str, Any],
-    cache: str | os.PathLike[str] | bool,
-    progress: Progress | None,
-    description: str,
-) -> FileRows:
-    store = FeatureCache(default_cache() if cache is True else cache or None, how)
-    rows: list[FloatArray | None] = [store.get(path) for path in paths]
-    missing = [i for i, known in enumerate(rows) if known is None]
-    errors: dict[int, AudioError] = {}
-    results: Iterable[FloatArray | AudioError] = compute([paths[i] for i in missing])
-    if progress is not None and missing:
-        results = progress(results, len(missing), description)
-    with contextlib.closing(store):
-        for i, result in zip(missing, results, strict=True):
-            if isinstance(result, AudioError):
-                errors[i] = result
-            else:
-                rows[i] = result
-                store.add(paths[i], result)
-    kept = [row for row in rows if row is not None]
-    pieces = np.array([0 if row is None else len(row) for row in rows], dtype=np.int64)
-    return FileRows(np.concatenate(kept) if kept else np.empty((0, 0), np.float32), pieces, errors)

@@ -7,7 +7,8 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,16 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigError
-from ..run.files import wrong_suffix
+from ..run.files import resolve, wrong_suffix
 from .evaluate import FewShotResult
 
 KIND = "fewshot"
-_FIGURES = ("mean", "ci95", "ci95_draws", "per_class", "weight_share", "settings")
 FORMAT = 2  # of 1, ci95 was over draws alone
-_COLUMNS = ("dataset", "model", "features", "classifier", "n_way", "n_shot", "n_query", "episodes", "seed", "scaling")
+_NAMES = ("dataset", "model", "features", "classifier")
+_FIGURES = ("mean", "ci95", "ci95_draws", "per_class", "weight_share", "settings")
+_COLUMNS = (*_NAMES, "n_way", "n_shot", "n_query", "episodes", "seed", "scaling", "accuracy", "ci95", "ci95_draws")
+
+Table = list[list[str]]  # lines of cells, the first of them the heading
 
 
 @dataclass(frozen=True)
@@ -39,34 +43,18 @@ class Row:
         """Supports a class."""
         return int(self.result.settings.get("n_shot", 1))
 
-    @property
-    def label(self) -> str:
-        """Features, with the model where there is one."""
-        return f"{self.model} {self.features}" if self.model else self.features
-
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; the accuracies of single episodes are left out."""
-        names = {name: getattr(self, name) for name in ("dataset", "model", "features", "classifier")}
-        figures = {name: getattr(self.result, name) for name in _FIGURES}
-        shares = {name: _or_null(value) for name, value in figures["weight_share"].items()}
-        return {**names, **figures, "weight_share": shares, "ci95": _or_null(figures["ci95"])}
+        """Plain JSON types, null for no interval; the accuracies of single episodes are left out."""
+        plain = {name: getattr(self, name) for name in _NAMES} | {name: getattr(self.result, name) for name in _FIGURES}
+        return {**plain, "ci95": None if math.isnan(self.result.ci95) else self.result.ci95}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Row:
         """Read what `to_dict` wrote."""
         figures = {name: data[name] for name in _FIGURES}
-        figures["ci95"] = _or_nan(data["ci95"])
-        figures["weight_share"] = {name: _or_nan(value) for name, value in data["weight_share"].items()}
+        figures["ci95"] = math.nan if data["ci95"] is None else float(data["ci95"])
         result = FewShotResult(accuracies=np.empty(0), **figures)
         return cls(data["features"], data["classifier"], result, data["dataset"], data["model"])
-
-
-def _or_null(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else float(value)
 
 
 @dataclass(frozen=True)
@@ -80,13 +68,34 @@ class Results:
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
     def to_json(self) -> str:
         """Give the text that `read_results` reads."""
-        plain = {"kind": KIND, "format": FORMAT, "environment": self.environment, "datasets": self.datasets}
-        return json.dumps({**plain, "rows": [row.to_dict() for row in self.rows]}, indent=1, ensure_ascii=False) + "\n"
+        rows = [row.to_dict() for row in self.rows]
+        return json_text(KIND, FORMAT, environment=self.environment, datasets=self.datasets, rows=rows)
+
+    def to_csv(self) -> str:
+        """One line a measurement, with its settings."""
+        branches = dict.fromkeys(name for row in self.rows for name in row.result.weight_share)
+        lines = []
+        for row in self.rows:
+            shares = {f"weight_share_{name}": share for name, share in row.result.weight_share.items()}
+            lines.append({**row.result.settings, **row.to_dict(), "accuracy": row.result.mean, **shares})
+        return csv_text([*_COLUMNS, *(f"weight_share_{name}" for name in branches)], lines)
+
+    def table(self) -> Table:
+        """Models, features and shots down, as far as they differ; datasets and classifiers across."""
+        several = len({row.classifier for row in self.rows}) > 1
+        cells: dict[tuple[str, str, str], dict[str, str]] = defaultdict(dict)
+        for row in self.rows:
+            title = f"{row.dataset}, {row.classifier}" if several else row.dataset
+            cells[row.model, row.features, str(row.n_shot)][title] = str(row.result)
+        titles = list(dict.fromkeys(title for line in cells.values() for title in line))
+        names = ("model", "features", "shots")
+        shown = [i for i in range(3) if i == 1 or len({key[i] for key in cells if key[i]}) > 1]
+        lines = [[*(names[i] for i in shown), *titles]]
+        for key, line in cells.items():
+            lines.append([*(key[i] or "-" for i in shown), *(line.get(title, "-") for title in titles)])
+        return lines
 
 
 def read_results(path: str | os.PathLike[str]) -> Results:
@@ -114,6 +123,38 @@ def read_json(path: str | os.PathLike[str], kind: str | None = None, version: in
     return data
 
 
+OUTPUTS = (".json", ".csv", ".md", ".txt")
+
+
+def check_output(path: Path, suffixes: Sequence[str] = OUTPUTS) -> None:
+    """Find out before the work starts that a file with one of these suffixes can be written, else a ConfigError."""
+    if path.suffix.lower() not in suffixes:
+        raise wrong_suffix(path, suffixes)
+    resolve(path, writable=True)
+
+
+def render(measured: Any, suffix: str) -> str:
+    """Give the text of `Results`, or of what has the same methods, for a file whose name ends in one of OUTPUTS."""
+    if suffix in (".json", ".csv"):
+        text: str = measured.to_json() if suffix == ".json" else measured.to_csv()
+        return text
+    return (markdown if suffix == ".md" else aligned)(measured.table()) + "\n"
+
+
+def json_text(kind: str, version: int, **facts: Any) -> str:
+    """Give the text that `read_json` reads."""
+    return json.dumps({"kind": kind, "format": version, **facts}, indent=1, ensure_ascii=False) + "\n"
+
+
+def csv_text(columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> str:
+    """Give a csv of these columns; what else lines hold is left out."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
 def describe(settings: dict[str, Any]) -> str:
     """Say how an episode was drawn and how many there were."""
     return (
@@ -123,77 +164,32 @@ def describe(settings: dict[str, Any]) -> str:
     )
 
 
-def average_ranks(rows: Sequence[Row]) -> dict[tuple[str, str, str, int], float]:
-    """Rank features and models on every dataset, 1 for the most accurate, and average over the datasets.
-
-    Rows of one classifier and number of shots are ranked among themselves, equal accuracies share the mean of their
-    places, and only what was measured on all datasets is ranked, by (model, features, classifier, n_shot).
-    """
-    datasets = list(dict.fromkeys(row.dataset for row in rows))
-    ranks: dict[tuple[str, str, str, int], float] = {}
-    for group in {(row.classifier, row.n_shot) for row in rows}:
-        mine = [row for row in rows if (row.classifier, row.n_shot) == group]
-        means = {(row.model, row.features, row.dataset): row.result.mean for row in mine}
-        names = list(dict.fromkeys((model, features) for model, features, _ in means))
-        full = [name for name in names if all((*name, dataset) in means for dataset in datasets)]
-        if not full:
-            continue
-        table = np.array([[means[(*name, dataset)] for dataset in datasets] for name in full])
-        better = (table[None] > table[:, None]).sum(axis=1)
-        equal = (table[None] == table[:, None]).sum(axis=1)
-        average = (better + (equal + 1) / 2).mean(axis=1)
-        ranks.update({(*name, *group): float(rank) for name, rank in zip(full, average, strict=True)})
-    return ranks
-
-
-def comparison(rows: Sequence[Row]) -> list[list[str]]:
-    """Give heading and lines: what was measured down; datasets, and the average rank among several, across."""
-    datasets = list(dict.fromkeys(row.dataset for row in rows))
-    ranks = average_ranks(rows)
-    keys = list(dict.fromkeys((row.model, row.features, row.classifier, row.n_shot) for row in rows))
-    cells = {(row.model, row.features, row.classifier, row.n_shot, row.dataset): str(row.result) for row in rows}
-    shown = [len({key[i] for key in keys}) > 1 or i == 1 for i in range(4)]
-    heading = [name for name, show in zip(("model", "features", "classifier", "shots"), shown, strict=True) if show]
-    ranked = len(datasets) > 1
-    lines = [[*heading, *(name or "accuracy" for name in datasets), *(["average rank"] if ranked else [])]]
-    for key in keys:
-        named = [str(value) or "-" for value, show in zip(key, shown, strict=True) if show]
-        line = named + [cells.get((*key, dataset), "-") for dataset in datasets]
-        lines.append(line + ([f"{ranks[key]:.1f}" if key in ranks else "-"] if ranked else []))
-    return lines
-
-
-def format_table(rows: Sequence[Row]) -> str:
-    """Features down, classifiers across; mean accuracy ± 95% interval over clips, in percent."""
-    names = list(dict.fromkeys(row.features for row in rows))
-    kinds = list(dict.fromkeys(row.classifier for row in rows))
-    cells = {(row.features, row.classifier): str(row.result) for row in rows}
-    lines = [["features", *kinds]]
-    lines += [[name, *(cells.get((name, kind), "") for kind in kinds)] for name in names]
-    return aligned(lines)
-
-
-def groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Give the rows of each dataset, classifier and number of shots, under a heading for readers."""
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        found.setdefault(f"{row.dataset}, {row.classifier}, {row.n_shot}-shot", []).append(row)
-    return found
-
-
-def per_class(rows: Sequence[Row]) -> list[list[str]]:
-    """Give heading and lines of one of `groups`: classes down, models and features across, accuracy in percent."""
-    classes = list(dict.fromkeys(name for row in rows for name in row.result.per_class))
+def labels(rows: Sequence[Row]) -> list[str]:
+    """Give the features of each row, with the model where there are several."""
     several = len({row.model for row in rows if row.model}) > 1
-    lines = [["class", *(row.label if several else row.features for row in rows)]]
-    for name in classes:
-        values = (row.result.per_class.get(name) for row in rows)
-        lines.append([name, *("-" if value is None else f"{value:.1f}" for value in values)])
-    return lines
+    return [f"{row.model} {row.features}" if several and row.model else row.features for row in rows]
 
 
-def weight_shares(rows: Sequence[Row]) -> list[list[str]]:
-    """Give heading and lines: share of the classifier's weight norm on each branch."""
+def per_class(rows: Sequence[Row]) -> dict[str, Table]:
+    """Give the accuracy of each class in percent, models and features across.
+
+    There is a table for each dataset, classifier and number of shots, under a heading for readers.
+    """
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[f"{row.dataset}, {row.classifier}, {row.n_shot}-shot"].append(row)
+    tables = {}
+    for heading, mine in groups.items():
+        lines = [["class", *labels(mine)]]
+        for name in dict.fromkeys(name for row in mine for name in row.result.per_class):
+            values = (row.result.per_class.get(name) for row in mine)
+            lines.append([name, *("-" if value is None else f"{value:.1f}" for value in values)])
+        tables[heading] = lines
+    return tables
+
+
+def weight_shares(rows: Sequence[Row]) -> Table:
+    """Give the share of the classifier's weight norm on each branch."""
     shared = [row for row in rows if row.result.weight_share]
     branches = list(dict.fromkeys(name for row in shared for name in row.result.weight_share))
     lines = [["dataset", "model", "classifier", "shots", *branches]]
@@ -203,37 +199,13 @@ def weight_shares(rows: Sequence[Row]) -> list[list[str]]:
     return lines
 
 
-def aligned(lines: Sequence[Sequence[str]]) -> str:
+def aligned(lines: Table) -> str:
     """Lay cells out in columns for a terminal."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
-def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """Lay cells out as a Markdown table; the first line is the heading."""
+def markdown(lines: Table) -> str:
+    """Lay cells out as a Markdown table."""
     rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
     return "\n".join([rows[0], "|" + "---|" * len(lines[0]), *rows[1:]])
-
-
-def to_csv(rows: Sequence[Row]) -> str:
-    """One line a measurement, with its settings."""
-    text = io.StringIO()
-    branches = list(dict.fromkeys(name for row in rows for name in row.result.weight_share))
-    columns = [*_COLUMNS, "accuracy", "ci95", "ci95_draws", *(f"weight_share_{name}" for name in branches)]
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        plain = row.to_dict()
-        shares = {f"weight_share_{name}": share for name, share in plain["weight_share"].items()}
-        writer.writerow({**plain["settings"], **plain, "accuracy": plain["mean"], **shares})
-    return text.getvalue()
-
-
-def render(results: Results, path: Path) -> str:
-    """Give the text for a file by its suffix, or a ConfigError for one that is unknown."""
-    rows = results.rows
-    texts = {".csv": lambda: to_csv(rows), ".json": results.to_json}
-    texts |= {".md": lambda: markdown(comparison(rows)) + "\n", ".txt": lambda: aligned(comparison(rows)) + "\n"}
-    if (suffix := path.suffix.lower()) not in texts:
-        raise wrong_suffix(path, list(texts))
-    return texts[suffix]()

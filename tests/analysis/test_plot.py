@@ -50,11 +50,14 @@ def test_clusters_are_the_groups_there_are_the_largest_first():
     assert set(plot.clusters(np.ones((5, 3), np.float32), 2)) <= {"cluster 1", "cluster 2"}
 
 
-@pytest.mark.parametrize(("suffix", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
-def test_plot_writes_maps(folder, suffix, start):
-    result = run("x.npz", "-o", f"map.{suffix}")
-    assert result.exit_code == 0 and "10 points, 2 classes" in result.output, result.output
-    assert (folder / f"map.{suffix}").read_bytes().startswith(start)
+def test_plot_writes_maps_with_labels_from_folders_or_a_table(folder):
+    for suffix, start in (("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")):
+        result = run("x.npz", "-o", f"map.{suffix}")
+        assert result.exit_code == 0 and "10 points, 2 classes" in result.output, result.output
+        assert (folder / f"map.{suffix}").read_bytes().startswith(start)
+    labels = folder / "labels.csv"
+    labels.write_text("file,label\n" + "".join(f"{name},class {i}\n" for i, name in enumerate(FILES)))
+    assert "5 classes" in run("x.npz", "-o", "map.png", "--labels", labels).output
 
 
 @pytest.mark.extra("plot")
@@ -87,22 +90,14 @@ def test_names_of_folders_are_shown_as_they_are_in_natural_order(tmp_path):
     assert shown.index("c9") < shown.index("c10")
 
 
-def test_labels_from_a_table(folder):
-    labels = folder / "labels.csv"
-    labels.write_text("file,label\n" + "".join(f"{name},class {i}\n" for i, name in enumerate(FILES)))
-    result = run("x.npz", "-o", "map.png", "--labels", labels)
-    assert result.exit_code == 0 and "5 classes" in result.output
-    labels.write_text("file,label\nlow/a.wav,1\n")
-    short = run("x.npz", "-o", "map.png", "--labels", labels)
-    assert short.exit_code == 2 and "lacks 4 files, high/<b>.wav, high/a.wav, high/c10.wav among them" in short.output
-
-
 def test_plot_names_what_is_wrong(folder, monkeypatch):
+    (folder / "one.csv").write_text("file,label\nlow/a.wav,1\n")
     for name, arguments, message in (
         ("map.gif", [], "unknown format '.gif'; end the name in one of .png, .svg, .pdf, .html"),
         ("nowhere/map.png", [], "make it with mkdir -p"),
         ("map.png", ["--labels", "nowhere.csv"], "--labels nowhere.csv: no csv with the columns file and label"),
         ("map.png", ["--labels", "byfolder"], "; give by-folder, none, or the csv"),
+        ("map.png", ["--labels", "one.csv"], "lacks 4 files, high/<b>.wav, high/a.wav, high/c10.wav among them"),
         ("map.png", ["--labels", "none", "--clusters", "2"], "colours tell one of them"),
         ("map.png", ["--audio", "audio"], "for a page; end the name in .html"),
         ("map.png", ["--clusters", "11"], "--clusters 11: must be from 2 to the number of rows, 10"),

@@ -1,24 +1,12 @@
-"""One encoder with random weights and short windows, some audio, and the command that embeds it."""
+"""Some audio, and the command that embeds it with the model of random weights."""
 
 import functools
 
-import numpy as np
 import pytest
-import soundfile
-import torch
 from click.testing import CliRunner
 
-import mtslvr
 from mtslvr.cli.embed import embed_command
-from mtslvr.models import checkpoint, hub
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        encoder = mtslvr.Encoder(mtslvr.EncoderConfig(window_seconds=0.25, spectral_statistics=True))
-    return checkpoint.save(encoder, tmp_path_factory.mktemp("model"))
+from mtslvr.models import hub
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +17,7 @@ def load():
 
 @pytest.fixture
 def embed(monkeypatch, load, model):
-    """Calls mtslvr-embed with the model above, which is to end with `code`."""
+    """Calls mtslvr-embed with `model`, which is to end with `code`."""
     monkeypatch.setattr(hub, "load", load)
 
     def run(*arguments, code=0, **more):
@@ -41,21 +29,9 @@ def embed(monkeypatch, load, model):
 
 
 @pytest.fixture(scope="session")
-def write():
-    """Writes seconds of noise."""
-
-    def write(path, seconds, seed=0, rate=16000, channels=1, **how):
-        samples = 0.1 * np.random.default_rng(seed).standard_normal((round(seconds * rate), channels))
-        soundfile.write(path, samples, rate, **how)
-
-    return write
-
-
-@pytest.fixture(scope="session")
 def audio(tmp_path_factory, write):
     """Three short files in two folders."""
     root = tmp_path_factory.mktemp("audio")
-    (root / "deep").mkdir()
     for seed, name in enumerate(["a.wav", "b.wav", "deep/a.wav"]):
         write(root / name, 0.5, seed)
     return root

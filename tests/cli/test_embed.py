@@ -123,7 +123,7 @@ def test_the_summary_as_json_with_what_the_rows_were_made_by_and_a_line_a_file(a
     assert "1 file embedded" in embed(audio / "a.wav", "-o", tmp_path / "z.npz").stderr
 
 
-def test_standard_output_takes_rows_as_they_come(audio, embed, tmp_path):
+def test_standard_output_takes_rows_as_they_come_and_parquet_a_list_of_fixed_size(audio, embed, tmp_path):
     lines = embed(audio, "-o", "-", "--json", "-q")
     rows = [json.loads(line) for line in lines.stdout.splitlines()]
     assert [row["file"] for row in rows] == ["a.wav", "b.wav", "deep/a.wav"]
@@ -134,15 +134,12 @@ def test_standard_output_takes_rows_as_they_come(audio, embed, tmp_path):
     expected = read_table(tmp_path / "x.npz").embeddings
     np.testing.assert_array_equal(np.array([row["embedding"] for row in rows], np.float32), expected)
     np.testing.assert_array_equal([list(map(np.float32, row.split(",")[3:])) for row in table], expected)
-
-
-def test_parquet_has_a_list_of_fixed_size(audio, embed, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet", reason="pip install 'mtslvr[parquet]'")
     embed(audio, "-o", tmp_path / "x.parquet")
-    table = parquet.read_table(tmp_path / "x.parquet")
-    assert [str(field.type) for field in table.schema][:3] == ["string", "double", "double"]
-    assert table.schema.field("embedding").type.list_size == 1000
-    assert json.loads(table.schema.metadata[b"mtslvr"])["features"] == "concat"
+    schema = parquet.read_table(tmp_path / "x.parquet").schema
+    assert [str(field.type) for field in schema][:3] == ["string", "double", "double"]
+    assert schema.field("embedding").type.list_size == 1000
+    assert json.loads(schema.metadata[b"mtslvr"])["features"] == "concat"
 
 
 # Recordings that are cut short, lose content above 8 kHz, or cannot be read here
@@ -176,13 +173,12 @@ def test_a_cut_recording_is_embedded_with_a_warning(partial, embed, tmp_path):
     assert log.read_text() == noted
 
 
-def test_a_cut_recording_counts_as_broken_where_that_is_asked(partial, embed, tmp_path):
+def test_a_cut_recording_counts_as_broken_where_that_is_asked_and_embed_warns_of_it(
+    partial, model, embed, load, tmp_path
+):
     for out in (tmp_path / "x.npz", "-"):
         result = embed(partial, "-o", out, "--on-truncated", "error", code=1)
         assert f"skipped {partial}/cut.wav: 0.5 s of the 1.0 s its header says; repair it" in result.stderr
     assert read_table(tmp_path / "x.npz").paths == ("whole.wav",)
-
-
-def test_embed_warns_of_a_cut_recording(partial, model, load):
     with pytest.warns(UserWarning, match=r"cut.wav: 0.5 s of the 1.0 s its header says; what is there is embedded"):
         assert np.isfinite(mtslvr.embed(partial / "cut.wav", encoder=load(model))).all()

@@ -172,7 +172,7 @@ def test_what_does_not_exist_is_named(tmp_path):
         ("esc50", tmp_path, "dev", "split='dev': unknown; use one of train, val, test, all"),
         ("esc50", tmp_path / "nowhere", "all", "no such folder; give the one that ESC-50 unpacks to"),
         ("esc50", tmp_path, "test", "no meta/esc50.csv in it"),
-        ("nsynth", tmp_path, "test", "no audio found; expected nsynth-"),
+        ("nsynth", tmp_path, "test", r"no audio of NSynth found; docs/fewshot\.md has the layout"),
     ):
         with pytest.raises(ConfigError, match=said):
             prepare(name, folder, split)

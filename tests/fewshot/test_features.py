@@ -2,26 +2,24 @@ import os
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 
 import mtslvr
 from mtslvr.config import AdapterKind, EncoderConfig, Rows
 from mtslvr.errors import AudioError, ConfigError
 from mtslvr.fewshot import extract_features, log_mel_statistics
-from mtslvr.fewshot.cache import default_cache
-from mtslvr.fewshot.features import BASELINE, FEATURES, pooled_rows
+from mtslvr.fewshot.cache import FeatureCache, default_cache
+from mtslvr.fewshot.features import BASELINE, FEATURES, file_rows
 from mtslvr.nn.encoder import Encoder
 from mtslvr.nn.frontend import log_mel
 
 
 @pytest.fixture(scope="module")
-def clips(tmp_path_factory):
+def clips(tmp_path_factory, write):
     """Three files of 0.4, 1 and 2.5 s: one, one and three windows of the small encoder."""
-    root, rng = tmp_path_factory.mktemp("clips"), np.random.default_rng(0)
-    paths = [root / f"{i}.wav" for i in range(3)]
+    paths = [tmp_path_factory.mktemp("clips") / f"{i}.wav" for i in range(3)]
     for path, seconds in zip(paths, (0.4, 1.0, 2.5), strict=True):
-        soundfile.write(path, 0.1 * rng.standard_normal(int(16000 * seconds)), 16000)
+        write(path, seconds)
     return paths
 
 
@@ -54,7 +52,7 @@ def test_features_equal_those_of_embed(clips, heads):
 def test_only_what_is_new_is_computed(clips, encoder, unfolded_encoder, tmp_path, windows_seen):
     def computed(encoder=encoder, **how):
         before = sum(windows_seen)
-        rows = pooled_rows([path], encoder, cache=tmp_path / "cache", **how).rows
+        [rows] = file_rows([path], encoder, cache=tmp_path / "cache", **how)
         return sum(windows_seen) - before, rows
 
     path = tmp_path / "one.wav"
@@ -77,30 +75,28 @@ def test_only_what_is_new_is_computed(clips, encoder, unfolded_encoder, tmp_path
     assert len(list((tmp_path / "cache").glob("*.sqlite"))) == 3
 
 
-def test_what_was_computed_before_a_stop_or_beside_broken_files_is_kept(clips, encoder, tmp_path, windows_seen):
-    def stops(items, total, description):
-        yield next(iter(items))
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        pooled_rows(clips, encoder, cache=tmp_path, batch_size=1, progress=stops)
-    done = len(windows_seen)
-    pooled_rows(clips, encoder, cache=tmp_path, batch_size=1)
-    assert len(windows_seen) - done == 1 + 3
+def test_what_was_computed_before_a_kill_or_beside_broken_files_is_kept(clips, encoder, tmp_path, windows_seen):
+    rows = np.ones((2, 3), np.float32)
+    FeatureCache(tmp_path, {"made": "so"}).add(clips[0], rows)  # and not closed
+    np.testing.assert_array_equal(FeatureCache(tmp_path, {"made": "so"}).get(clips[0]), rows)
+    assert FeatureCache(tmp_path, {"made": "otherwise"}).get(clips[0]) is None
     (tmp_path / "bad.wav").write_text("no audio")
     (tmp_path / "empty.wav").touch()
     message = r"bad\.wav: not an audio file .*\(1 more files failed\); what was computed is kept.*--on-error skip"
     with pytest.raises(AudioError, match=message):
-        extract_features([clips[0], tmp_path / "bad.wav", tmp_path / "empty.wav"], encoder, cache=tmp_path)
+        extract_features([tmp_path / "bad.wav", tmp_path / "empty.wav", *clips], encoder, cache=tmp_path)
+    done = len(windows_seen)
+    file_rows(clips, encoder, cache=tmp_path)
+    assert len(windows_seen) == done > 0
 
 
-def test_a_cache_that_cannot_be_used_costs_a_warning(clips, encoder, tmp_path):
-    rows = pooled_rows(clips, encoder, cache=tmp_path).rows
+def test_a_cache_that_cannot_be_used_is_named_with_what_to_do(clips, encoder, tmp_path):
+    file_rows(clips, encoder, cache=tmp_path)
     [cache] = tmp_path.glob("*.sqlite")
     cache.write_bytes(b"damaged" * 1000)
     for folder in (tmp_path, cache):
-        with pytest.warns(UserWarning, match="cannot be cached .* delete it, or name another folder with --cache"):
-            np.testing.assert_array_equal(pooled_rows(clips, encoder, cache=folder).rows, rows)
+        with pytest.raises(ConfigError, match=r"sqlite: cannot be written .* delete it, .*--no-cache"):
+            file_rows(clips, encoder, cache=folder)
 
 
 def test_without_a_cache_nothing_is_written(clips, encoder, tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ from ..errors import ConfigError
 from .export import Row, export, in_blocks
 from .files import INDEX, META, Format, guarded, locked, sidecar, state_folder
 from .shards import Shard
-from .state import FileEntry, State, earlier_state, insert, load_state, open_state, update
+from .state import FileEntry, State, earlier_state, load_state, open_state, store
 from .table import as_utf8, read_table
 
 _SYNC_SECONDS = 5.0
@@ -63,9 +63,8 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
             if self.state.complete is not None:
                 self._restore()
             for entry in moved:
-                update(self._db, entry)
+                store(self._db, entry)
             self.commit()
-        self._open: FileEntry | None = None
 
     def _restore(self) -> None:
         """Bring the rows of a finished output back to the state."""
@@ -86,18 +85,15 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
         held = self.state.open
         if held is None:
             return 0
-        if file is None or (held.path, held.name) != (file.path, file.name) or not held.unchanged(file):
-            self._db.execute("DELETE FROM files WHERE id = ?", (held.id,))
-            return 0
-        self._open = held
-        return held.rows
+        if file is not None and (held.path, held.name) == (file.path, file.name) and held.unchanged(file):
+            return held.rows
+        self._db.execute("DELETE FROM files WHERE id = ?", (held.id,))
+        self.state.open = None
+        return 0
 
     def add(self, file: FileEntry, embeddings: Float32, spans: Float64, last: bool, note: str = "") -> FileEntry | None:
         """Take the next windows of an input, (k, D) and (k, 2), and a note of its rows; give it once it is finished."""
-        held = self._open
-        if held is None:
-            held = dataclasses.replace(file, finished=False)
-            held = dataclasses.replace(held, id=insert(self._db, held))
+        held = self.state.open or store(self._db, dataclasses.replace(file, finished=False))
         first, seconds = held.rows, float(spans[-1, 1]) if len(spans) else held.seconds
         if last and self.pool is Pool.MEAN:
             pooling = Pooling(self.pool)
@@ -108,8 +104,8 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
             first, (embeddings, spans) = 0, pooling.result()
         self._append(held, first, embeddings, spans)
         entry = dataclasses.replace(held, rows=first + len(spans), seconds=seconds, note=note, finished=last)
-        update(self._db, entry)
-        self._open = None if last else entry
+        self.state.open = None if last else entry
+        store(self._db, entry)
         return entry if last else None
 
     def _append(self, entry: FileEntry, first: int, embeddings: Float32, spans: Float64) -> None:
@@ -119,8 +115,8 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
 
     def fail(self, file: FileEntry, message: str) -> None:
         """Note that an input has no embeddings."""
-        self._open = None
-        insert(self._db, dataclasses.replace(file, error=message))
+        self.state.open = None
+        store(self._db, dataclasses.replace(file, error=message))
 
     def commit(self) -> None:
         """Have all that was done since the last time count, and on disk what is older than a few seconds."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import re
 from dataclasses import dataclass, field
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
-from .splice import Splice, read_at
+from .splice import Original, Splice
 
 SUFFIXES = frozenset((".mp3", ".mp2", ".mp1", ".mpga"))
 _MOST_JUNK = 1 << 20  # bytes before the first frame, tags left out, that an MP3 may have
@@ -91,7 +91,7 @@ class Part:
         self.ranges.append((start, end))
         self.frames += 1
 
-    def open(self, file: BinaryIO) -> Splice:
+    def open(self, file: Original) -> Splice:
         """A file of these frames alone, behind a header that is true where there is one."""
         if self.info is None or self.info.frames_at is None:
             # libmpg123 estimates the length from the first frames, and libsndfile reads no further.
@@ -100,7 +100,7 @@ class Part:
         return Splice(file, [self.info.corrected(self.frames, audio_bytes), *self.ranges])
 
 
-def find_parts(file: BinaryIO, size: int) -> tuple[list[Part], int, bool]:
+def find_parts(file: Splice) -> tuple[list[Part], int, bool]:
     """The parts of a file, how many of its bytes are neither frames nor tags nor zeros, and whether it ends in a frame.
 
     There are none where no two frames follow one another. A frame that is cut short is left out.
@@ -108,23 +108,23 @@ def find_parts(file: BinaryIO, size: int) -> tuple[list[Part], int, bool]:
     parts: list[Part] = []
     at = junk = 0
     synchronous = False
-    while at < size and (parts or junk <= _MOST_JUNK):
-        head = read_at(file, at, _HEAD)
+    while at < file.size and (parts or junk <= _MOST_JUNK):
+        head = file.read_at(at, _HEAD)
         length, form = parse_header(head[:4]) or (0, None)
-        if form is None or not ((synchronous and form == parts[-1].format) or _is_confirmed(file, size, at)):
-            at, skipped = _skip(file, size, at)
+        if form is None or not ((synchronous and form == parts[-1].format) or _is_confirmed(file, at)):
+            at, skipped = _skip(file, at)
             junk, synchronous = junk + skipped, False
             continue
-        if at + length > size:
-            at = size + 1
+        if at + length > file.size:
+            at = file.size + 1
             break
         info = _find_info(head, form)
         if info is not None or not parts or form != parts[-1].format:
-            parts.append(Part(form, None if info is None else info._replace(frame=read_at(file, at, length))))
+            parts.append(Part(form, None if info is None else info._replace(frame=file.read_at(at, length))))
         if info is None:
             parts[-1].add(at, at + length)
         at, synchronous = at + length, True
-    return [part for part in parts if part.frames > 1], junk, at > size  # libmpg123 reads no single frame
+    return [part for part in parts if part.frames > 1], junk, at > file.size  # libmpg123 reads no single frame
 
 
 @functools.lru_cache(4096)
@@ -155,13 +155,13 @@ def tag_length(head: bytes) -> int:
     return 128 if head[:3] == b"TAG" else 0
 
 
-def _is_confirmed(file: BinaryIO, size: int, at: int) -> bool:
+def _is_confirmed(file: Splice, at: int) -> bool:
     """Whether what looks like a frame has others, tags or the end of the file behind it."""
-    length, form = parse_header(read_at(file, at, 4)) or (0, None)
+    length, form = parse_header(file.read_at(at, 4)) or (0, None)
     for _ in range(2):
         at += length
-        following = read_at(file, at, 8)
-        if at == size or following.startswith(_TAGS):
+        following = file.read_at(at, 8)
+        if at == file.size or following.startswith(_TAGS):
             return True
         length, other = parse_header(following[:4]) or (0, None)
         if other != form:
@@ -178,14 +178,14 @@ def _find_info(head: bytes, form: Format) -> _Info | None:
     return _Info(b"", 50, 46) if head[36:40] == b"VBRI" else None
 
 
-def _skip(file: BinaryIO, size: int, at: int) -> tuple[int, int]:
+def _skip(file: Splice, at: int) -> tuple[int, int]:
     """Where to look for a frame next, and how many bytes before it are neither tags nor zeros."""
-    end = at + tag_length(read_at(file, at, 32))
-    if at < end <= size:
+    end = at + tag_length(file.read_at(at, 32))
+    if at < end <= file.size:
         return end, 0
-    data = read_at(file, at, 1 << 12)
+    data = file.read_at(at, 1 << 12)
     if not data:  # the file has become shorter, or cannot be read
-        return size, 0
+        return file.size, 0
     found = _MAYBE_HEADER.search(data, 1)
     skipped = data[: found.start()] if found else data[:-2] if len(data) > 2 else data
     return at + len(skipped), len(skipped) - skipped.count(0)

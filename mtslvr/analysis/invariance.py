@@ -20,7 +20,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..audio.load import find_audio, load_audio
+from ..audio.find import find_audio
+from ..audio.load import load_audio
 from ..config import Layer, Normalization, parse_enum
 from ..errors import AudioError, ConfigError
 from ..fewshot.classifiers import directions

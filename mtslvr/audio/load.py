@@ -19,9 +19,6 @@ from torch import Tensor
 from ..errors import AudioError, ConfigError
 from .arrays import ArrayStream
 from .ffmpeg import FfmpegStream
-from .find import AUDIO_SUFFIXES as AUDIO_SUFFIXES
-from .find import FoundAudio as FoundAudio
-from .find import find_audio as find_audio
 from .recordings import Notes, SndfileStream, read_streams
 
 AudioInput: TypeAlias = Union[str, "os.PathLike[str]", BinaryIO, npt.NDArray[Any], Tensor]

@@ -7,7 +7,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from typing import Any, BinaryIO, TypeAlias
+from typing import BinaryIO, TypeAlias
 
 from ..errors import AudioError, one_line
 
@@ -16,7 +16,7 @@ _CHUNK, _END, _TAG = 1 << 16, 1 << 40, 128
 
 
 class Original:
-    """A seekable binary file of `size` bytes, called `label`; what it raises is kept, for no error passes libsndfile."""
+    """A seekable binary file of `size` bytes, called `label`; errors are kept, for none passes through libsndfile."""
 
     def __init__(self, file: BinaryIO, label: str) -> None:
         self._file, self.label = file, label
@@ -69,14 +69,16 @@ class Splice:
         return self._furthest >= self.size
 
     def tell(self) -> int:
+        """The position."""
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        # libsndfile seeks before the beginning of some files.
+        """Set the position; not before the beginning, where libsndfile seeks in some files."""
         self._position = max(0, offset + (0, self._position, self.size)[whence])
         return self._position
 
     def read(self, count: int) -> bytes:
+        """Read on; fewer at the end of the file."""
         data = self.read_at(self._position, count)
         self._position += len(data)
         self._furthest = max(self._furthest, self._position)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..audio.load import AUDIO_SUFFIXES, find_audio
+from ..audio.find import AUDIO_SUFFIXES, find_audio
 from ..audio.windows import window_length
 from ..classify.labels import by_name, read_labels
 from ..config import FrontendConfig

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..audio.load import FoundAudio
+from ..audio.find import FoundAudio
 from ..audio.recordings import Notes
 from ..errors import AudioError, ConfigError
 from ..models import checkpoint

@@ -122,7 +122,8 @@ def test_batches_that_have_not_begun_when_the_iteration_is_ended_are_dropped(fil
         seen.append(piece)
         assert len(seen) == 1 or ended.wait(60)
 
-    results = extract.extract(map(Source, files), watched(encoder, look), ExtractConfig(window_seconds=0.5, batch_size=2))
+    config = ExtractConfig(window_seconds=0.5, batch_size=2)
+    results = extract.extract(map(Source, files), watched(encoder, look), config)
     next(results)
     results.close()
     ended.set()

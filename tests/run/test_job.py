@@ -15,7 +15,7 @@ import pytest
 import soundfile
 import torch
 
-from mtslvr.audio.load import find_audio
+from mtslvr.audio.find import find_audio
 from mtslvr.audio.windows import Pool
 from mtslvr.config import EncoderConfig
 from mtslvr.errors import ConfigError

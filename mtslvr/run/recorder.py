@@ -22,7 +22,7 @@ from ..errors import ConfigError
 from .export import Row, export, in_blocks
 from .files import INDEX, META, Format, guarded, locked, sidecar, state_folder
 from .shards import Shard
-from .state import FileEntry, State, earlier_state, load_state, open_state, store
+from .state import FileEntry, State, delete_state, earlier_state, load_state, open_state, store
 from .table import as_utf8, read_table
 
 _SYNC_SECONDS = 5.0
@@ -156,15 +156,13 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
         return ((entry.name, *row) for entry in entries for row in self._db.execute(select, (entry.id,)))
 
     def _described(self, entries: Sequence[FileEntry], place: Mapping[str, int]) -> dict[str, Any]:
-        """The settings; of a shard with places among all of its files without rows and how many failed, for `merge`."""
+        """The settings; of a shard with places among all of its files without rows, for `merge`."""
         if "shard" not in self.settings:
             return self.settings
         shard = Shard(self.settings["shard"]["index"], self.settings["shard"]["count"])
         there = {entry.path for entry in entries}
         missing = [shard.place(i) for path, i in place.items() if path not in there]
-        failed = sum(bool(entry.error) for path, entry in self.state.entries.items() if path in place)
-        described = {"missing": missing, "failed": failed}
-        return {**self.settings, "shard": {**self.settings["shard"], **described}}
+        return {**self.settings, "shard": {**self.settings["shard"], "missing": missing}}
 
     def _finish(self) -> None:
         self._db.execute("DELETE FROM rows")
@@ -180,10 +178,3 @@ def guarded_rows(target: Path) -> contextlib.AbstractContextManager[None]:
     """Errors of the file system become one that says that what is finished is kept."""
     remedy = f"what is finished is kept in {state_folder(target).name}: make space and run the same command again"
     return guarded(target, remedy)
-
-
-def delete_state(folder: Path) -> None:
-    """Forget what runs of any version have left in their folder, but for the lock."""
-    for path in sorted(folder.iterdir(), reverse=True):  # the database last: without its -wal it is an older one
-        if path.name != "lock":
-            path.unlink()

@@ -124,6 +124,13 @@ def read_state(target: Path) -> State | None:
         raise ConfigError(f"{path}: cannot be read ({error}); {remedy}") from None
 
 
+def delete_state(folder: Path) -> None:
+    """Forget what runs of any version have left in their folder, but for the lock."""
+    for path in sorted(folder.iterdir(), reverse=True):  # the database last: without its -wal it is an older one
+        if path.name != "lock":
+            path.unlink()
+
+
 def earlier_state(target: Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> State | None:
     """What a run with these settings goes on from; None where it begins anew."""
     if overwrite:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtslvr.audio.windows import Pool, Pooling, iter_windows, moments, slice_windows, standardize
-from mtslvr.errors import AudioError, ConfigError
+from mtslvr.errors import ConfigError
 
 WAVES = ["w5", "w1", "w3p2", "w10", "w12p3"]
 
@@ -86,8 +86,6 @@ def test_moments_of_parts_are_those_of_the_whole(sizes, offset):
     mean, std = moments(iter(parts))
     assert mean == pytest.approx(whole.mean(), rel=1e-12, abs=1e-12)
     assert std == pytest.approx(whole.std(ddof=1) if whole.size > 1 else 0, rel=1e-9, abs=1e-9)
-    with pytest.raises(AudioError, match="zero samples"):
-        moments([])
 
 
 def test_pooling():
@@ -102,5 +100,3 @@ def test_pooling():
         np.testing.assert_array_equal(found_span, span)
     with pytest.raises(ConfigError, match=r"pool='max'.*'mean', 'none'"):
         Pooling("max")
-    with pytest.raises(AudioError, match="no windows"):
-        Pooling().result()

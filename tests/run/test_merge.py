@@ -11,9 +11,8 @@ from mtslvr.config import EncoderConfig
 from mtslvr.errors import ConfigError
 from mtslvr.run.export import export
 from mtslvr.run.files import Format
-from mtslvr.run.merge import merge
 from mtslvr.run.recorder import Recorder
-from mtslvr.run.shards import Shard
+from mtslvr.run.shards import Shard, merge
 from mtslvr.run.table import read_table
 
 NAMES = ["a.wav", "b.wav", "c.wav", "d.wav", "e.wav"]
@@ -63,26 +62,24 @@ def test_parts_that_do_not_belong_together(tmp_path):
     refused(tmp_path, [one, part(tmp_path, 2, 3)], "shard 2/3 of 5 files, .*, of another number of parts")
 
 
-@pytest.mark.parametrize("form", ["npz", "csv"])
-def test_a_part_says_itself_how_many_of_its_files_failed(tmp_path, form):
+def test_parts_without_files_are_not_missing_and_logs_are_joined(tmp_path):
     parts, out = tmp_path / "parts", tmp_path / "out.npz"
     parts.mkdir()
-    others = [part(parts, i, 7, form=form) for i in (1, 2, 4, 5)]
+    others = [part(parts, i, 7) for i in (1, 2, 4, 5)]
     refused(tmp_path, others, "shard 3 of 7: missing")  # 6 and 7 have no files, and are not
-    shard = {**Shard(3, 7).describe(NAMES), "missing": [2], "failed": 1}
-    broken = part(parts, 3, 7, form=form, rows=[1, 1, 0, 1, 1], shard=shard)
+    broken = part(parts, 3, 7, rows=[1, 1, 0, 1, 1], missing=[2])
+    log = "".join(json.dumps({"file": "-", "stage": stage, "message": "-"}) + "\n" for stage in ("warning", "decode"))
+    (parts / f"{broken.name}.errors.jsonl").write_text(log)
     merged = merge(out, [*others, broken])
     assert (merged.failed, merged.missing, merged.files) == (1, [], 4)
-    assert read_table(out).settings["complete"] is True
-    log = "".join(json.dumps({"file": "-", "stage": stage, "message": "-"}) + "\n" for stage in ("warning", "decode"))
-    (parts / f"{others[0].name}.errors.jsonl").write_text(log)
+    assert read_table(out).settings["complete"] is True and (tmp_path / "out.npz.errors.jsonl").read_text() == log
     merged = merge(out, others, allow_missing=True, overwrite=True)
-    assert (merged.missing, merged.failed) == ([3], 1) and (tmp_path / "out.npz.errors.jsonl").read_text() == log
+    assert (merged.missing, merged.failed) == ([3], 0) and not (tmp_path / "out.npz.errors.jsonl").exists()
 
 
 @pytest.mark.parametrize("form", ["npz", "npy", "parquet", "csv", "jsonl"])
 def test_parts_without_rows_alone_are_no_output(tmp_path, form):
-    shard = {**Shard(1, 1).describe(NAMES), "missing": [*range(5)], "failed": 5}
+    shard = {**Shard(1, 1).describe(NAMES), "missing": [*range(5)]}
     empty = part(tmp_path, 1, 1, form=form, names=[], shard=shard)
     assert len(read_table(empty).embeddings) == 0
     refused(tmp_path, [empty], "not written, for none of the parts has a row")

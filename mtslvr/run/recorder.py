@@ -10,7 +10,6 @@ import dataclasses
 import itertools
 import json
 import sqlite3
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,6 @@ from .files import INDEX, META, Format, guarded, locked, sidecar, state_folder
 from .shards import Shard
 from .state import FileEntry, State, delete_state, earlier_state, load_state, open_state, store
 from .table import as_utf8, read_table
-
-_SYNC_SECONDS = 5.0
 
 
 class Recorder(contextlib.AbstractContextManager["Recorder"]):
@@ -47,7 +44,6 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
         self._anew = earlier is None
         self.state = earlier or State(self.settings)
         self.relisted = self.state.settings.get("shard") != self.settings.get("shard")
-        self._synced = time.monotonic()
 
     def __exit__(self, *_: object) -> None:
         """Close the state and let other runs write."""
@@ -119,12 +115,9 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
         store(self._db, dataclasses.replace(file, error=message))
 
     def commit(self) -> None:
-        """Have all that was done since the last time count, and on disk what is older than a few seconds."""
+        """Have all that was done since the last time count."""
         self._db.execute("UPDATE output SET complete = NULL")
         self._db.commit()
-        if time.monotonic() - self._synced > _SYNC_SECONDS:
-            self._db.execute("PRAGMA wal_checkpoint")
-            self._synced = time.monotonic()
 
     def export(self, order: Sequence[str], *, complete: bool) -> int:
         """Write the output from what was committed, inputs in this order, then others; gives the number of rows.

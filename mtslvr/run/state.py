@@ -70,6 +70,7 @@ def open_state(folder: Path, settings: Mapping[str, Any]) -> sqlite3.Connection:
     db = sqlite3.connect(folder / STATE)
     db.execute("PRAGMA foreign_keys = ON")
     db.execute("PRAGMA page_size = 16384")  # of several rows
+    db.execute("PRAGMA wal_autocheckpoint = 64")  # pages, some hundred rows, that a power cut may lose
     try:
         (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
     except sqlite3.OperationalError:  # a file system without shared memory

@@ -46,42 +46,25 @@ class Format(NamedTuple):
         return 4 + ((17, 32) if self.mpeg1 else (9, 17))[not self.mono]
 
 
-class _Info(NamedTuple):
-    """A frame with the header of Xing, LAME or Fraunhofer IIS, and where it has the numbers of frames and bytes."""
-
-    frame: bytes
-    frames_at: int | None
-    bytes_at: int | None
-
-    @property
-    def frames(self) -> int:
-        """Of audio, by the header; 0 where it does not say."""
-        at = self.frames_at
-        return 0 if at is None else int.from_bytes(self.frame[at : at + 4], "big")
-
-    def corrected(self, frames: int, audio_bytes: int) -> bytes:
-        """The frame with the right number of bytes, and of frames where it claims too few to play."""
-        frame = bytearray(self.frame)
-        if self.bytes_at is not None:
-            frame[self.bytes_at : self.bytes_at + 4] = (len(frame) + audio_bytes & 0xFFFFFFFF).to_bytes(4, "big")
-        if self.frames_at is not None and self.frames + 1 < frames:
-            frame[self.frames_at : self.frames_at + 4] = frames.to_bytes(4, "big")
-        return bytes(frame)
-
-
 @dataclass
 class Part:
     """Frames of one format that a decoder reads in one go."""
 
     format: Format
-    info: _Info | None  # the header of lengths before them
+    header: bytes = b""  # the frame before them that says how many there are, of Xing or LAME
     ranges: list[tuple[int, int]] = field(default_factory=list)  # start and end within the file
     frames: int = 0
 
     @property
+    def claimed(self) -> int:
+        """Frames by the header; 0 where there is none."""
+        at = self.format.info_at + 8
+        return int.from_bytes(self.header[at : at + 4], "big")
+
+    @property
     def missing(self) -> float:
         """Seconds that the header claims and that are not there; it may count itself."""
-        frames = 0 if self.info is None else self.info.frames - self.frames
+        frames = self.claimed - self.frames
         return frames * self.format.samples / self.format.rate if frames > 1 else 0.0
 
     def add(self, start: int, end: int) -> None:
@@ -93,11 +76,16 @@ class Part:
 
     def open(self, file: Original) -> Splice:
         """A file of these frames alone, behind a header that is true where there is one."""
-        if self.info is None or self.info.frames_at is None:
+        if not self.claimed:
             # libmpg123 estimates the length from the first frames, and libsndfile reads no further.
             return Splice(file, self.ranges, endless=True)
-        audio_bytes = sum(end - start for start, end in self.ranges)
-        return Splice(file, [self.info.corrected(self.frames, audio_bytes), *self.ranges])
+        header, at = bytearray(self.header), self.format.info_at + 8
+        if self.claimed + 1 < self.frames:
+            header[at : at + 4] = self.frames.to_bytes(4, "big")
+        if header[at - 1] & 2:  # it has the number of bytes, too
+            size = len(header) + sum(end - start for start, end in self.ranges)
+            header[at + 4 : at + 8] = (size & 0xFFFFFFFF).to_bytes(4, "big")
+        return Splice(file, [bytes(header), *self.ranges])
 
 
 def find_parts(file: Splice) -> tuple[list[Part], int, bool]:
@@ -118,10 +106,10 @@ def find_parts(file: Splice) -> tuple[list[Part], int, bool]:
         if at + length > file.size:
             at = file.size + 1
             break
-        info = _find_info(head, form)
-        if info is not None or not parts or form != parts[-1].format:
-            parts.append(Part(form, None if info is None else info._replace(frame=file.read_at(at, length))))
-        if info is None:
+        is_header, counts = _is_header(head, form)
+        if is_header or not parts or form != parts[-1].format:
+            parts.append(Part(form, file.read_at(at, length) if counts else b""))
+        if not is_header:
             parts[-1].add(at, at + length)
         at, synchronous = at + length, True
     return [part for part in parts if part.frames > 1], junk, at > file.size  # libmpg123 reads no single frame
@@ -169,13 +157,12 @@ def _is_confirmed(file: Splice, at: int) -> bool:
     return True
 
 
-def _find_info(head: bytes, form: Format) -> _Info | None:
-    """The places in the header of lengths that a frame with this beginning holds; None where it holds audio."""
+def _is_header(head: bytes, form: Format) -> tuple[bool, bool]:
+    """Whether a frame with this beginning is a header and holds no audio, and whether libmpg123 counts frames by it."""
     at = form.info_at
     if head[at : at + 4] in (b"Xing", b"Info") and not any(head[6:at]):
-        flags = int.from_bytes(head[at + 4 : at + 8], "big")
-        return _Info(b"", at + 8 if flags & 1 else None, at + 8 + 4 * (flags & 1) if flags & 2 else None)
-    return _Info(b"", 50, 46) if head[36:40] == b"VBRI" else None
+        return True, bool(head[at + 7] & 1)
+    return head[36:40] == b"VBRI", False
 
 
 def _skip(file: Splice, at: int) -> tuple[int, int]:

@@ -32,16 +32,6 @@ def window_length(window_seconds: float, sample_rate: int) -> int:
     return round(_check_seconds(window_seconds, "window_seconds", sample_rate) * sample_rate)
 
 
-def slice_windows(
-    waveform: Float32, window_seconds: float, hop_seconds: float, sample_rate: int
-) -> tuple[Float32, Float64]:
-    """All windows (k, L) of a waveform (n,), and their start and end in seconds (k, 2); see `iter_windows`."""
-    cut = list(iter_windows([waveform], window_seconds, hop_seconds, sample_rate))
-    windows = np.array([window for window, _, _ in cut], np.float32)
-    spans = np.array([span for _, *span in cut], np.float64)
-    return windows.reshape(len(cut), window_length(window_seconds, sample_rate)), spans.reshape(len(cut), 2)
-
-
 def iter_windows(
     blocks: Iterable[Float32], window_seconds: float, hop_seconds: float, sample_rate: int
 ) -> Iterator[tuple[Float32, float, float]]:

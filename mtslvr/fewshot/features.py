@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..audio.load import load_audio
-from ..audio.windows import Pool, slice_windows
+from ..audio.windows import Pool, iter_windows
 from ..config import Features, FrontendConfig, Layer
 from ..errors import AudioError, ConfigError
 from ..nn.encoder import Encoder
@@ -167,7 +167,8 @@ def log_mel_rows(
                 continue
             pieces = wave[None]
             if window_seconds is not None:
-                pieces = slice_windows(wave, window_seconds, window_seconds, BASELINE.sample_rate)[0]
+                cut = iter_windows([wave], window_seconds, window_seconds, BASELINE.sample_rate)
+                pieces = np.stack([window for window, _, _ in cut])
             with torch.inference_mode():
                 yield log_mel_statistics(torch.from_numpy(pieces)).numpy()
 

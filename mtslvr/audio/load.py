@@ -233,7 +233,11 @@ def _mono(block: npt.NDArray[Any], channel: int | str, label: str) -> Block:
 
 
 def _check_array(source: npt.NDArray[Any] | Tensor, label: str) -> npt.NDArray[Any]:
-    array = _to_numpy(source, label) if isinstance(source, Tensor) else np.asarray(source)
+    if isinstance(source, Tensor):
+        source = source.detach().cpu()
+        # NumPy has no bfloat16; float32 holds every floating type of 16 bits or fewer exactly.
+        source = (source.float() if source.is_floating_point() and source.itemsize < 4 else source).numpy()
+    array = np.asarray(source)
     if array.dtype.kind not in "fiu":
         raise AudioError(f"{label}: dtype {array.dtype}: must be floating point or integer samples")
     rows = np.atleast_2d(array)
@@ -249,15 +253,6 @@ def _check_array(source: npt.NDArray[Any] | Tensor, label: str) -> npt.NDArray[A
     else:
         return rows
     raise AudioError(f"{label}: shape {array.shape}: {said}")
-
-
-def _to_numpy(tensor: Tensor, label: str) -> npt.NDArray[Any]:
-    try:
-        tensor = tensor.detach().cpu()
-        # NumPy has no bfloat16; float32 holds every floating type of 16 bits or fewer exactly.
-        return (tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor).numpy()
-    except (TypeError, RuntimeError, NotImplementedError) as error:
-        raise AudioError(f"{label}: {tensor.dtype} tensor that NumPy cannot hold ({error})") from None
 
 
 def _to_unit(block: npt.NDArray[Any]) -> npt.NDArray[Any]:

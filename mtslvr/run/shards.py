@@ -79,23 +79,21 @@ def part_outputs(path: str | os.PathLike[str]) -> list[Path]:
 
 
 def _from_slurm() -> Shard:
+    array = "SLURM_ARRAY_TASK_ID" in os.environ
+    names = ("ARRAY_TASK_ID", "ARRAY_TASK_MIN", "ARRAY_TASK_COUNT") if array else ("PROCID", None, "NTASKS")
     try:
-        if "SLURM_ARRAY_TASK_ID" in os.environ:
-            task, first, count = (int(os.environ[f"SLURM_ARRAY_TASK_{name}"]) for name in ("ID", "MIN", "COUNT"))
-            index, rest = divmod(task - first, int(os.environ.get("SLURM_ARRAY_TASK_STEP", 1)))
-        else:
-            index, rest, count = int(os.environ["SLURM_PROCID"]), 0, int(os.environ["SLURM_NTASKS"])
-    except (KeyError, ValueError, ZeroDivisionError) as error:
+        task, first, count = (0 if name is None else int(os.environ[f"SLURM_{name}"]) for name in names)
+    except (KeyError, ValueError) as error:
         remedy = "start it with sbatch --array or srun, or give i/n"
         said = f"neither SLURM_ARRAY_TASK_ID nor SLURM_PROCID is set with what belongs to it ({error!r})"
         raise ConfigError(f"shard 'slurm': {said}; {remedy}") from None
-    if rest or not 0 <= index < count:
+    if not first <= task < first + count:
         remedy = f"use one without them, such as --array=1-{count}"
-        raise ConfigError(f"shard 'slurm': task {index + 1} of {count}: the array has holes; {remedy}")
-    if count == 1 and "SLURM_ARRAY_TASK_ID" in os.environ:  # of an earlier array, run again
+        raise ConfigError(f"shard 'slurm': task {task} of {count} from {first} on: the array has holes; {remedy}")
+    if array and count == 1:  # of an earlier array, run again
         said = "an array of one task would take every file; name the part"
         raise ConfigError(f"shard 'slurm': {said}, such as --shard {task}/8")
-    return Shard(index + 1, count)
+    return Shard(task - first + 1, count)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ import itertools
 import math
 import numbers
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeAlias, Union
@@ -17,15 +17,13 @@ import soxr
 from torch import Tensor
 
 from ..errors import AudioError, ConfigError
-from .ffmpeg import FfmpegStream
-from .recordings import Notes, SndfileStream, read_streams
+from .recordings import BLOCK_FRAMES, Notes, Streams, read_streams
 
 AudioInput: TypeAlias = Union[str, "os.PathLike[str]", BinaryIO, npt.NDArray[Any], Tensor]
 Block: TypeAlias = npt.NDArray[np.float32]
 
 MIN_RATE = 1000
 MAX_RATE = 768_000
-BLOCK_FRAMES = 1 << 14
 MOST_CHANNELS = 16  # of an array; more rows are clips, not channels
 _TOLERANCE = 0.05  # seconds that a file may be shorter than what is said elsewhere: a codec's frame or two
 
@@ -96,12 +94,10 @@ def _whole_blocks(
 ) -> Iterator[Block]:
     made, energy, resampled_energy = 0, 0.0, 0.0
     with closing(_streams(source, sample_rate, label, notes)) as streams:
-        for stream in streams:
-            rate, position = _check_rate(stream.rate, "sample_rate", label), 0
+        for given_rate, blocks in streams:
+            rate, position = _check_rate(given_rate, "sample_rate", label), 0
             resampler = None if rate == target_rate else soxr.ResampleStream(rate, target_rate, 1, dtype="float32")
-            # A block may grow by target_rate / rate in resampling; neither side of it exceeds BLOCK_FRAMES.
-            step = max(1, min(BLOCK_FRAMES, BLOCK_FRAMES * rate // target_rate))
-            for samples in itertools.chain(stream.blocks(step), [None]):
+            for samples in itertools.chain(blocks, [None]):
                 block = np.empty(0, np.float32) if samples is None else _mono(samples, channel, label)
                 if (bad := np.flatnonzero(~np.isfinite(block))).size:
                     where = f"index {position + bad[0]} ({(position + bad[0]) / rate:.3f} s)"
@@ -165,7 +161,7 @@ def count_channels(source: AudioInput, label: str | None = None) -> int:
     """How many channels a file or array has, a file as it begins; raises as `load_audio`."""
     label = audio_label(source) if label is None else label
     with closing(_streams(source, MIN_RATE, label, Notes())) as streams:  # an array needs no rate for this
-        for block in (block for stream in streams for block in stream.blocks(1)):
+        for block in itertools.chain.from_iterable(blocks for _, blocks in streams):
             return int(block.shape[1])
     raise AudioError(f"{label}: zero samples; leave it out")
 
@@ -184,29 +180,15 @@ def audio_label(source: object, index: int | None = None) -> str:
     return f"<{kind}>" if index is None else f"<{kind} {index}>"
 
 
-class ArrayStream:
-    """An array (samples,) or (channels, samples) as a `Stream`."""
-
-    def __init__(self, array: npt.NDArray[Any] | Tensor, rate: int, label: str) -> None:
-        self.rate, self._array = rate, _check_array(array, label)
-
-    def blocks(self, step: int) -> Iterator[npt.NDArray[Any]]:
-        """Read (m, channels) samples at a time, m = `step` but for the last."""
-        for start in range(0, self._array.shape[1], step):
-            yield _to_unit(self._array[:, start : start + step]).T
-
-
-# `rate` in Hz, `blocks` of (m, channels) samples
-Stream: TypeAlias = ArrayStream | SndfileStream | FfmpegStream
-
-
-def _streams(source: AudioInput, sample_rate: int | None, label: str, notes: Notes) -> Generator[Stream, None, None]:
+def _streams(source: AudioInput, sample_rate: int | None, label: str, notes: Notes) -> Streams:
     if not isinstance(source, (np.ndarray, Tensor)):
         yield from read_streams(source, label, notes)
     elif sample_rate is None:
         raise AudioError(f"{label}: array input needs sample_rate=... (Hz)")
     else:
-        yield ArrayStream(source, sample_rate, label)
+        array = _check_array(source, label)
+        starts = range(0, array.shape[1], BLOCK_FRAMES)
+        yield sample_rate, (_to_unit(array[:, start : start + BLOCK_FRAMES]).T for start in starts)
 
 
 def _check_rate(value: object, name: str, label: str) -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +16,13 @@ import soundfile
 
 from ..errors import AudioError
 from . import ffmpeg, layout
-from .ffmpeg import FfmpegStream
 from .layout import CUT, Layout
 from .splice import Original, Splice, what_failed
 
+BLOCK_FRAMES = 1 << 14
 _UNKNOWN_FRAMES = 1 << 35
+# Rates in Hz, and blocks of (m, channels) samples.
+Streams: TypeAlias = Generator[tuple[int, Iterator[npt.NDArray[Any]]], None, None]
 
 
 @dataclass
@@ -40,8 +42,8 @@ def header(path: str | os.PathLike[str]) -> tuple[float, int]:
     return 0.0, 0
 
 
-def read_streams(source: object, label: str, notes: Notes) -> Iterator[SndfileStream | FfmpegStream]:
-    """Open the streams of a path or binary file object, each to be read before the next; then `notes` are filled."""
+def read_streams(source: object, label: str, notes: Notes) -> Streams:
+    """The streams of a path or binary file object, each to be read before the next; then `notes` are filled."""
     suffix = _suffix(source)
     with ExitStack() as stack:
         file = Original(_open(source, label, stack), label)
@@ -66,12 +68,12 @@ def read_streams(source: object, label: str, notes: Notes) -> Iterator[SndfileSt
             raise (error if known else refused) from None
 
 
-def _decode(found: Layout, first: SndfileStream, file: Original, notes: Notes) -> Iterator[SndfileStream]:
+def _decode(found: Layout, first: SndfileStream, file: Original, notes: Notes) -> Streams:
     reached = missing = 0.0
     remark = found.remark
     for number, part in enumerate(found.streams):
         with closing(first if number == 0 else SndfileStream(part, file)) as stream:
-            yield stream
+            yield stream.rate, stream.blocks()
         reached += stream.frames / stream.rate
         missing += stream.missing
         remark = remark or (CUT if stream.broken_off else None)
@@ -81,9 +83,9 @@ def _decode(found: Layout, first: SndfileStream, file: Original, notes: Notes) -
         notes.incomplete = f"{reached:.1f} s: {remark}"
 
 
-def _decode_with_ffmpeg(path: str, label: str, remark: str | None, notes: Notes) -> Iterator[FfmpegStream]:
+def _decode_with_ffmpeg(path: str, label: str, remark: str | None, notes: Notes) -> Streams:
     with ffmpeg.open_with_ffmpeg(path, label) as stream:
-        yield stream
+        yield stream.rate, stream.blocks(BLOCK_FRAMES)
         remark = remark or (f"ffmpeg: {stream.complaint}" if stream.complaint else None)
         notes.incomplete = remark and f"{stream.frames / stream.rate:.1f} s: {remark}"
 
@@ -125,11 +127,11 @@ class SndfileStream:
         claimed = max(self._claimed, self.frames * self._stream.factor)
         return max(self._stream.missing, (claimed - self.frames) / self.rate)
 
-    def blocks(self, step: int) -> Iterator[npt.NDArray[np.float32]]:
-        """Read (m, channels) samples at a time, m = `step` but for the last."""
+    def blocks(self) -> Iterator[npt.NDArray[np.float32]]:
+        """Read (m, channels) samples at a time."""
         failure = None
         while failure is None:
-            block = np.full((step, self._file.channels), np.nan, np.float32)
+            block = np.full((BLOCK_FRAMES, self._file.channels), np.nan, np.float32)
             try:
                 block = self._file.read(out=block)
             except (OSError, RuntimeError) as error:

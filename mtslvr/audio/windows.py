@@ -11,7 +11,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..config import parse_enum
 from ..errors import ConfigError
 
 Float32: TypeAlias = npt.NDArray[np.float32]
@@ -93,8 +92,8 @@ def standardize(windows: npt.NDArray[Any], mean: float, std: float) -> Float32:
 class Pooling:
     """Brings the embeddings of the windows of one file together, as they come."""
 
-    def __init__(self, pool: Pool | str = Pool.MEAN) -> None:
-        self._pool = parse_enum(Pool, pool, "pool")
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
         self._total: Float64 = np.zeros(())
         self._rows: list[Float32] = []
         self._spans: list[Float64] = [np.empty((0, 2))]

@@ -76,8 +76,6 @@ def read_table(path: str | os.PathLike[str]) -> EmbeddingTable:
     Raises:
         ConfigError: missing, not such a file, or of a later version.
     """
-    if not isinstance(path, (str, os.PathLike)):
-        raise ConfigError(f"type {type(path).__name__}: pass the path of an output of mtslvr-embed")
     file = Path(path)
     if file.is_dir():
         raise ConfigError(f"{path}: not embeddings but a folder; embed its files first: mtslvr-embed {path} -o OUT")

@@ -76,7 +76,7 @@ class Part:
 
     def open(self, file: Original) -> Splice:
         """A file of these frames alone, behind a header that is true where there is one."""
-        if not self.claimed:
+        if not self.header:
             # libmpg123 estimates the length from the first frames, and libsndfile reads no further.
             return Splice(file, self.ranges, endless=True)
         header, at = bytearray(self.header), self.format.info_at + 8

@@ -1,6 +1,8 @@
 import copy
+import io
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,9 +95,15 @@ def test_an_encoder_in_training_mode_is_evaluated_and_left_as_it_is(files, unfol
     assert trained.training and trained.trunk.stem.norms[0].training and not trained.heads.training
 
 
+class Slow(io.BytesIO):
+    def seek(self, *place):
+        time.sleep(0.001)  # lets other threads read
+        return super().seek(*place)
+
+
 def test_one_open_file_given_several_times_has_the_same_row_each_time(encoder, files):
-    with open(files[4], "rb") as file:
-        found = embed([file, files[2], file, file], encoder, pool=Pool.MEAN, threads=4)
+    file = Slow(Path(files[4]).read_bytes())
+    found = embed([file, files[2], file, file], encoder, pool=Pool.MEAN, threads=4)
     expected = embed([files[i] for i in (4, 2, 4, 4)], encoder, pool=Pool.MEAN, threads=4)
     for result, wanted in zip(found, expected, strict=True):
         assert result.error is None and np.array_equal(result.spans, wanted.spans)

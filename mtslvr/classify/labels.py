@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import TypeAlias
 
-from ..audio.load import AUDIO_SUFFIXES
+from ..audio.find import AUDIO_SUFFIXES
 from ..errors import ConfigError
 
 FILE_COLUMNS = ("file", "path", "filename", "file_name", "fname", "begin path", "begin file", "name")

@@ -237,9 +237,10 @@ def _embedded_beside(stored: Path, settings: Mapping[str, Any], inputs: Search) 
     for other in sorted(stored.parent.glob("*.embeddings.npy")):
         with contextlib.suppress(ConfigError):  # made otherwise
             state = earlier_state(resolve(other), {**settings, "format": "npy"})
-            finished = state is not None and state.complete is not None
-            if finished and not make_plan(str(other), inputs.files, state, retry=False).todo:
-                return other
+            if state is not None and state.complete is not None:
+                todo = {file.path for file in make_plan(str(other), inputs.files, state).todo}
+                if todo <= state.entries.keys():  # of which some have changed or failed
+                    return other
     return stored
 
 

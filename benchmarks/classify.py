@@ -26,7 +26,7 @@ import torch
 from events import RATE, found_events, of_clips, percentages, synthetic, write_examples
 
 import mtslvr
-from mtslvr.audio.load import find_audio
+from mtslvr.audio.find import find_audio
 from mtslvr.classify.choose import choose, fit_linear, softmax, unit_rows
 from mtslvr.fewshot.results import markdown
 from mtslvr.run.machine import environment

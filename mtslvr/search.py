@@ -212,6 +212,8 @@ def table_encoder(
     settings: Mapping[str, Any],
     model: str | None = None,
     device: str = "auto",
+    *,
+    local_files_only: bool = False,
 ) -> Encoder:
     """The encoder that an embeddings file was made with, by its settings; errors call the file `path`.
 
@@ -224,7 +226,7 @@ def table_encoder(
     if name is None or (expected is None and model is None):
         said = "does not say by which weights it was made, as files of mtslvr 0.1 do not"
         raise ConfigError(f"{path}: {said}; embed again, or name them with --model")
-    folder = find(name)
+    folder = find(name, local_files_only=local_files_only)
     found = checkpoint.sha256(folder / checkpoint.WEIGHTS_NAME)
     if expected is not None and found != expected:
         raise ConfigError(

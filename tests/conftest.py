@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import fill_rule
 import narrow
 
-from mtslvr.audio.windows import moments, slice_windows, standardize
+from mtslvr.audio.windows import iter_windows, moments, standardize
 from mtslvr.config import EncoderConfig, FrontendConfig, Phase
 from mtslvr.models import checkpoint, official
 from mtslvr.nn.encoder import Encoder
@@ -66,7 +66,8 @@ def pieces():
     def cut(clip, norm):
         name, length = clip.split("@")
         wave = fill_rule.wave(name)
-        windows = wave[None] if length == "whole" else slice_windows(wave, 5, 5, fill_rule.SAMPLE_RATE)[0]
+        cut = iter_windows([wave], 5, 5, fill_rule.SAMPLE_RATE)
+        windows = wave[None] if length == "whole" else np.stack([window for window, _, _ in cut])
         statistics = {"sample": moments(windows), "global": GLOBAL_STATISTICS}
         return torch.from_numpy(windows if norm == "raw" else standardize(windows, *statistics[norm]))
 

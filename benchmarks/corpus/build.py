@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from mtslvr.audio.load import find_audio, load_audio
+from mtslvr.audio.find import find_audio
+from mtslvr.audio.load import load_audio
 from mtslvr.errors import AudioError
 from mtslvr.training.data import pack
 

@@ -10,7 +10,7 @@ from model_card import table
 from torch import Tensor
 
 from mtslvr.nn.encoder import Encoder
-from mtslvr.workers import Lanes
+from mtslvr.workers import workers
 
 from . import candidates, timing
 from .plan import Plan
@@ -63,14 +63,14 @@ def stages(encoder: Encoder, waveforms: Tensor) -> dict[str, Callable[[], Any]]:
 
 def divided(function: Callable[[slice], Any], count: int) -> Callable[[], Any]:
     """Calls `function` for equal parts of `count` rows side by side, one a thread."""
-    lanes = Lanes()
-    size = -(-count // lanes.count)
+    threads = workers()
+    size = -(-count // threads.count)
 
     def part(first: int) -> Any:
         with torch.inference_mode():
             return function(slice(first, first + size))
 
-    return lambda: lanes.map(part, range(0, count, size))
+    return lambda: list(threads.map(part, range(0, count, size)))
 
 
 def shares(seconds: dict[str, list[float]]) -> dict[str, float]:

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..audio.load import find_audio, load_audio
+from ..audio.find import find_audio
+from ..audio.load import load_audio
 from ..config import Layer, Normalization, parse_enum
 from ..errors import AudioError, ConfigError
 from ..fewshot.classifiers import directions

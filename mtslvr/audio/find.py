@@ -63,23 +63,24 @@ def search(inputs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) ->
     links to folders are followed, each folder being entered once. Audio is known by its suffix: what libsndfile reads,
     and what ffmpeg reads where there is one. Names are unique: the posix path relative to the folder given, or the
     file's name for a file given. Where names clash, all have the name of their folder put in front, or else
-    its path as given, or its absolute path.
+    its path as given.
     """
-    if isinstance(inputs, (str, os.PathLike)):
-        inputs = [inputs]
-    search = Search()
+    found = Search()
     seen: set[str] = set()
-    groups: list[_Group] = []
-    for given in inputs:
-        group = _expand(os.fsdecode(given), search)
-        places = {os.path.abspath(group.folder / relative): relative for relative in group.relative}
-        search.repeated += sum(place in seen for place in places)
-        groups.append(_Group(group.folder, [places[place] for place in places if place not in seen]))
+    groups: list[tuple[tuple[PurePath, PurePath, Path], list[PurePath]]] = []  # see below; paths relative to a folder
+    for given in [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs:
+        folder, relative = _expand(os.fsdecode(given), found)
+        places = {os.path.abspath(folder / path): path for path in relative}
+        found.repeated += sum(place in seen for place in places)
+        before = PurePath(), PurePath(PurePath(os.path.abspath(folder)).name), folder  # what a name may begin with
+        groups.append((before, [path for place, path in places.items() if place not in seen]))
         seen.update(places)
-    names = _unique_names(groups)
-    paths = [group.folder / relative for group in groups for relative in group.relative]
-    search.files = [FoundAudio(path, name) for path, name in zip(paths, names, strict=True)]
-    return search
+    for level in range(3):
+        each = ((before, path) for before, paths in groups for path in paths)
+        found.files = [FoundAudio(before[-1] / path, (before[level] / path).as_posix()) for before, path in each]
+        if len({file.name for file in found.files}) == len(found.files):
+            break
+    return found
 
 
 def missing(path: str) -> str:
@@ -87,24 +88,20 @@ def missing(path: str) -> str:
     return f"{path!r}: no such file or folder; check the path"
 
 
-class _Group(NamedTuple):
-    folder: Path
-    relative: list[PurePath]
-
-
-def _expand(given: str, search: Search) -> _Group:
+def _expand(given: str, found: Search) -> tuple[Path, list[PurePath]]:
+    """A folder and the paths in it that an input stands for."""
     path = Path(given)
     if given and os.path.isdir(path):
-        return _Group(path, sorted(_walk(path, search), key=PurePath.as_posix))
+        return path, sorted(_walk(path, found), key=PurePath.as_posix)
     if not given or not os.path.lexists(path):
         raise AudioError(missing(given))
-    return _Group(path.parent, [PurePath(path.name)])
+    return path.parent, [PurePath(path.name)]
 
 
-def _walk(root: Path, search: Search) -> Iterator[PurePath]:
+def _walk(root: Path, found: Search) -> Iterator[PurePath]:
     def note(error: OSError) -> None:
         message = f"{error.filename}: cannot be listed ({error.strerror}); make it readable"
-        search.unlisted.append((os.fsdecode(error.filename), message))
+        found.unlisted.append((os.fsdecode(error.filename), message))
 
     suffixes = AUDIO_SUFFIXES | (ffmpeg.SUFFIXES if ffmpeg.available() else frozenset())
     others = (ffmpeg.SUFFIXES | _UNREADABLE) - suffixes
@@ -126,24 +123,10 @@ def _walk(root: Path, search: Search) -> Iterator[PurePath]:
                 if suffix in suffixes and _is_readable(folder, name):
                     yield below / name
                 elif suffix in others and _is_readable(folder, name):
-                    search.left_out[suffix] += 1
+                    found.left_out[suffix] += 1
 
 
 def _is_readable(folder: str, name: str) -> bool:
     path = os.path.join(folder, name)
     # A broken link is listed, to be reported when it is read; a pipe would block and is not.
     return not name.startswith(".") and (os.path.isfile(path) or not os.path.exists(path))
-
-
-def _unique_names(groups: list[_Group]) -> list[str]:
-    for level in range(4):
-        names = [name for group in groups for name in _names(group, level)]
-        if len(set(names)) == len(names):
-            break
-    return names
-
-
-def _names(group: _Group, level: int) -> list[str]:
-    absolute = Path(os.path.abspath(group.folder))
-    prefix = (PurePath(), PurePath(absolute.name), group.folder, absolute)[level]
-    return [(prefix / relative).as_posix() for relative in group.relative]

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from struct import pack, unpack
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from ..errors import AudioError
 from . import mp3
-from .splice import Splice, find_all, read_at
+from .splice import Original, Splice, find_all
 
 CUT = "the file ends before its audio does"
 _MOST_JUNK = 1024  # bytes in an MP3 that are no audio, passed over without a word
@@ -57,31 +57,31 @@ class Layout:
     remark: str | None = None
 
 
-def lay_out(file: BinaryIO, size: int, label: str, suffix: str) -> Layout:
-    """Find the streams of a seekable file of so many bytes whose name ends in `suffix`."""
-    reader, begin, layout = Splice(file, [(0, size)]), 0, None
+def lay_out(file: Original, suffix: str) -> Layout:
+    """Find the streams of a file whose name ends in `suffix`."""
+    reader, begin, layout = Splice(file, [(0, file.size)]), 0, None
     try:
-        while length := mp3.tag_length(read_at(reader, begin, 32)):
-            begin = min(begin + length, size)
-        head = read_at(reader, begin, 8)
+        while length := mp3.tag_length(reader.read_at(begin, 32)):
+            begin = min(begin + length, file.size)
+        head = reader.read_at(begin, 8)
         is_mpeg = mp3.parse_header(head[:4]) is not None
         if head[:4] == b"OggS":
-            layout = _ogg(file, reader, size)
+            layout = _ogg(file, reader)
         elif _FLAC.match(head):
-            layout = _flac(file, reader, size)
+            layout = _flac(file, reader)
         elif suffix in mp3.SUFFIXES or is_mpeg or not head.strip(b"\0") or (begin > 0 and head[:4] not in _CHUNKED):
-            layout = _mp3(file, reader, size)
+            layout = _mp3(file, reader)
+        if layout is None and is_mpeg:
+            raise AudioError(f"{file.label}: not an audio file (no two MPEG frames follow one another); leave it out")
+        return layout or _chunks(file, begin) or Layout([Stream(Splice(file, [(begin, file.size)]))])
     finally:
-        reader.check()
-    if layout is None and is_mpeg:
-        raise AudioError(f"{label}: not an audio file (no two MPEG frames follow one another); leave it out")
-    return layout or _chunks(file, begin, size) or Layout([Stream(Splice(file, [(begin, size)]))])
+        file.check()  # what was read behind an error is empty
 
 
-def _ogg(file: BinaryIO, reader: BinaryIO, size: int) -> Layout | None:
+def _ogg(file: Original, reader: Splice) -> Layout | None:
     """A stream for each link of a chain; logical streams that begin together are one."""
     pages = [(place, head[5]) for place, head in find_all(reader, _OGG_PAGE, 6)]
-    ends = [*(place for place, _ in pages[1:]), size]
+    ends = [*(place for place, _ in pages[1:]), file.size]
     starts: list[int] = []
     beginning, ended, cut = False, True, False
     for (place, flags), end in zip(pages, ends, strict=True):
@@ -91,49 +91,48 @@ def _ogg(file: BinaryIO, reader: BinaryIO, size: int) -> Layout | None:
             starts.append(place)
             ended = False
         beginning, ended = begins, ended or (bool(flags & _OGG_END) and _is_whole_page(reader, place, end))
-    streams = [Stream(Splice(file, [link])) for link in zip(starts, [*starts[1:], size], strict=False)]
+    streams = [Stream(Splice(file, [link])) for link in zip(starts, [*starts[1:], file.size], strict=False)]
     return Layout(streams, None if ended and not cut else CUT) if streams else None
 
 
-def _is_whole_page(reader: BinaryIO, place: int, end: int) -> bool:
-    count, *lengths = read_at(reader, place + 26, 256) or [256]
+def _is_whole_page(reader: Splice, place: int, end: int) -> bool:
+    count, *lengths = reader.read_at(place + 26, 256) or [256]
     return len(lengths) >= count and place + 27 + count + sum(lengths[:count]) <= end
 
 
-def _flac(file: BinaryIO, reader: BinaryIO, size: int) -> Layout:
+def _flac(file: Original, reader: Splice) -> Layout:
     """A stream for each header; its number of samples, at which libsndfile would stop, is made unknown."""
     starts = [place for place, _ in find_all(reader, _FLAC, 8)]
     streams = []
-    for start, end in zip(starts, [*starts[1:], size], strict=True):
+    for start, end in zip(starts, [*starts[1:], file.size], strict=True):
         rest = start + _FLAC_COUNT + 5
-        head = read_at(reader, start, rest - start)
+        head = reader.read_at(start, rest - start)
         samples = int.from_bytes(head[_FLAC_COUNT:], "big") & (1 << 36) - 1
         head = head[:_FLAC_COUNT] + bytes([head[_FLAC_COUNT] & 0xF0]) + bytes(4)
         streams.append(Stream(Splice(file, [head, (rest, end)]), samples))
     return Layout(streams)
 
 
-def _mp3(file: BinaryIO, reader: BinaryIO, size: int) -> Layout | None:
-    parts, junk, cut = mp3.find_parts(reader, size)
+def _mp3(file: Original, reader: Splice) -> Layout | None:
+    parts, junk, cut = mp3.find_parts(reader)
     remark = CUT if cut else None
     if junk > _MOST_JUNK:
         remark = f"{junk} bytes that are no MPEG audio are left out"
     return Layout([Stream(part.open(file), missing=part.missing) for part in parts], remark) if parts else None
 
 
-def _chunks(file: BinaryIO, begin: int, end: int) -> Layout | None:
+def _chunks(file: Original, begin: int) -> Layout | None:
     """The stream of a WAV, RF64 or AIFF file; None for another file, and where the header leads nowhere.
 
     It is handed to libsndfile without what lies before `begin`, which it takes for a tag of an MP3.
     """
-    reader, size = Splice(file, [(begin, end)]), end - begin
-    family = _FAMILIES.get(read_at(reader, 0, 4))
-    audio = None if family is None else _find_audio(reader, size, family)
-    reader.check()
+    reader = Splice(file, [(begin, file.size)])
+    family = _FAMILIES.get(reader.read_at(0, 4))
+    audio = None if family is None else _find_audio(reader, family)
     if family is None or audio is None:
         return None
     start, length, behind = audio
-    present = size - start
+    present = reader.size - start
     unfinished = length in (0, family.empty) and behind > 0  # the header was written before the audio, and never again
     # The remainder of a length that 32 bits cannot hold, as some recorders write it.
     wrapped = behind >= 1 << 32 and behind % (1 << 32) < 1 << 20
@@ -141,18 +140,18 @@ def _chunks(file: BinaryIO, begin: int, end: int) -> Layout | None:
     stream = Stream(reader, factor=1.0 if is_open else max(1.0, length / max(1, present)))
     remark = None
     if unfinished or wrapped or length > present:
-        stream.file = Splice(file, [_open_header(reader, start, present, family), (begin + start, end)])
+        stream.file = Splice(file, [_open_header(reader, start, present, family), (begin + start, file.size)])
         remark = "its header was never finished; read to the end of the file" if unfinished else None
     elif behind:  # which libsndfile takes for chunks, or for audio
         stream.file = Splice(file, [(begin, begin + start + length)])
-        if behind > max(4096, length // 100) and any(read_at(reader, size - behind, 1 << 16)):
+        if behind > max(4096, length // 100) and any(reader.read_at(reader.size - behind, 1 << 16)):
             remark = f"{behind} bytes behind the length that its header says are left out"
     return Layout([stream], remark)
 
 
-def _open_header(reader: BinaryIO, start: int, present: int, family: _Family) -> bytes:
+def _open_header(reader: Splice, start: int, present: int, family: _Family) -> bytes:
     """What lies before the audio, with a length that reaches to the end of the file."""
-    head = read_at(reader, 0, start - 4)
+    head = reader.read_at(0, start - 4)
     if family.length == "<I":
         head = b"RIFF" + head[4:].replace(b"ds64", b"JUNK", 1)
         if present > _ALL_ONES:
@@ -161,27 +160,27 @@ def _open_header(reader: BinaryIO, start: int, present: int, family: _Family) ->
     return head + b"\xff\xff\xff\xff"  # all bits set reach to the end of the file
 
 
-def _find_audio(reader: BinaryIO, size: int, family: _Family) -> tuple[int, int, int] | None:
+def _find_audio(reader: Splice, family: _Family) -> tuple[int, int, int] | None:
     """Of the chunk with the audio: where its content is, its length, and how many bytes follow that are no chunk."""
     at, long = 12, None
     while (chunk := _chunk(reader, at, family)) is not None:
         identifier, start, length = chunk
         if identifier == b"ds64":
-            long = int.from_bytes(read_at(reader, start + 8, 8), "little")
+            long = int.from_bytes(reader.read_at(start + 8, 8), "little")
         if long is not None and length == _ALL_ONES:
             length = long
         at = start + length + length % 2
         if identifier == family.audio:
             following = _chunk(reader, at, family)
             # Neither samples that look like a chunk nor another file are a part of this one.
-            is_chunk = following and following[0] not in _FAMILIES and following[1] + following[2] <= size
-            return start, length, 0 if is_chunk else max(0, size - at)
+            is_chunk = following and following[0] not in _FAMILIES and following[1] + following[2] <= reader.size
+            return start, length, 0 if is_chunk else max(0, reader.size - at)
     return None
 
 
-def _chunk(reader: BinaryIO, at: int, family: _Family) -> tuple[bytes, int, int] | None:
+def _chunk(reader: Splice, at: int, family: _Family) -> tuple[bytes, int, int] | None:
     """Identifier, place of the content and its length, of the chunk at `at`; None where there is none."""
-    head = read_at(reader, at, 8)
+    head = reader.read_at(at, 8)
     if len(head) < 8 or not head[:4].isascii() or not head[:4].decode().isprintable():
         return None
     [length] = unpack(family.length, head[4:])

@@ -6,7 +6,7 @@ import itertools
 import math
 import numbers
 import os
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeAlias, Union
@@ -17,20 +17,14 @@ import soxr
 from torch import Tensor
 
 from ..errors import AudioError, ConfigError
-from .arrays import ArrayStream
-from .ffmpeg import FfmpegStream
-from .find import AUDIO_SUFFIXES as AUDIO_SUFFIXES
-from .find import FoundAudio as FoundAudio
-from .find import find_audio as find_audio
-from .recordings import Notes, SndfileStream, read_streams
+from .recordings import BLOCK_FRAMES, Notes, Streams, read_streams
 
 AudioInput: TypeAlias = Union[str, "os.PathLike[str]", BinaryIO, npt.NDArray[Any], Tensor]
 Block: TypeAlias = npt.NDArray[np.float32]
-Stream: TypeAlias = ArrayStream | SndfileStream | FfmpegStream  # `rate` in Hz, `blocks` of (m, channels) samples
 
 MIN_RATE = 1000
 MAX_RATE = 768_000
-BLOCK_FRAMES = 1 << 14
+MOST_CHANNELS = 16  # of an array; more rows are clips, not channels
 _TOLERANCE = 0.05  # seconds that a file may be shorter than what is said elsewhere: a codec's frame or two
 
 
@@ -98,18 +92,26 @@ def iter_blocks(
 def _whole_blocks(
     source: AudioInput, target_rate: int, sample_rate: int | None, label: str, notes: Notes, channel: int | str
 ) -> Iterator[Block]:
-    energies, made = [0.0, 0.0], 0  # before and after resampling
+    made, energy, resampled_energy = 0, 0.0, 0.0
     with closing(_streams(source, sample_rate, label, notes)) as streams:
-        for stream in streams:
-            rate = _check_rate(stream.rate, "sample_rate", label)
-            # A block may grow by target_rate / rate in resampling; neither side of it exceeds BLOCK_FRAMES.
-            blocks = stream.blocks(max(1, min(BLOCK_FRAMES, BLOCK_FRAMES * rate // target_rate)))
-            mono = _check_samples((_mono(block, channel, label) for block in blocks), rate, label)
-            for block in mono if rate == target_rate else _resample(mono, rate, target_rate, energies):
+        for given_rate, blocks in streams:
+            rate, position = _check_rate(given_rate, "sample_rate", label), 0
+            resampler = None if rate == target_rate else soxr.ResampleStream(rate, target_rate, 1, dtype="float32")
+            for samples in itertools.chain(blocks, [None]):
+                block = np.empty(0, np.float32) if samples is None else _mono(samples, channel, label)
+                if (bad := np.flatnonzero(~np.isfinite(block))).size:
+                    where = f"index {position + bad[0]} ({(position + bad[0]) / rate:.3f} s)"
+                    raise AudioError(f"{label}: NaN or infinite samples, the first at {where}; repair or remove them")
+                position += block.size
+                if resampler is not None:
+                    energy += float(np.dot(block, block)) / rate
+                    block = resampler.resample_chunk(block, last=samples is None)
+                    resampled_energy += float(np.dot(block, block)) / target_rate
                 made += block.size
-                yield block
+                if block.size:
+                    yield block
     # What is missing lay above half of the target rate; a codec's or a resampler's own noise does not reach -30 dB.
-    notes.above_half = energies[0] - energies[1] > 1e-3 * energies[0]
+    notes.above_half = energy - resampled_energy > 1e-3 * energy
     if made == 0:
         raise AudioError(f"{label}: {notes.incomplete or 'zero samples'}; leave it out")
 
@@ -160,7 +162,7 @@ def count_channels(source: AudioInput, label: str | None = None) -> int:
     """How many channels a file or array has, a file as it begins; raises as `load_audio`."""
     label = audio_label(source) if label is None else label
     with closing(_streams(source, MIN_RATE, label, Notes())) as streams:  # an array needs no rate for this
-        for block in (block for stream in streams for block in stream.blocks(1)):
+        for block in itertools.chain.from_iterable(blocks for _, blocks in streams):
             return int(block.shape[1])
     raise AudioError(f"{label}: zero samples; leave it out")
 
@@ -179,13 +181,15 @@ def audio_label(source: object, index: int | None = None) -> str:
     return f"<{kind}>" if index is None else f"<{kind} {index}>"
 
 
-def _streams(source: AudioInput, sample_rate: int | None, label: str, notes: Notes) -> Generator[Stream, None, None]:
+def _streams(source: AudioInput, sample_rate: int | None, label: str, notes: Notes) -> Streams:
     if not isinstance(source, (np.ndarray, Tensor)):
         yield from read_streams(source, label, notes)
     elif sample_rate is None:
         raise AudioError(f"{label}: array input needs sample_rate=... (Hz)")
     else:
-        yield ArrayStream(source, sample_rate, label)
+        array = _check_array(source, label)
+        starts = range(0, array.shape[1], BLOCK_FRAMES)
+        yield sample_rate, (_to_unit(array[:, start : start + BLOCK_FRAMES]).T for start in starts)
 
 
 def _check_rate(value: object, name: str, label: str) -> int:
@@ -211,26 +215,32 @@ def _mono(block: npt.NDArray[Any], channel: int | str, label: str) -> Block:
     return mono
 
 
-def _check_samples(blocks: Iterator[Block], rate: int, label: str) -> Iterator[Block]:
-    position = 0
-    for block in blocks:
-        finite = np.isfinite(block)
-        if not finite.all():
-            bad = np.flatnonzero(~finite)
-            first = position + int(bad[0])
-            count = bad.size + sum(int(np.count_nonzero(~np.isfinite(later))) for later in blocks)
-            where = f"the first at index {first} ({first / rate:.3f} s)"
-            raise AudioError(f"{label}: NaN or infinite samples: {count}, {where}; repair or remove them")
-        position += block.size
-        yield block
+def _check_array(source: npt.NDArray[Any] | Tensor, label: str) -> npt.NDArray[Any]:
+    if isinstance(source, Tensor):
+        source = source.detach().cpu()
+        # NumPy has no bfloat16; float32 holds every floating type of 16 bits or fewer exactly.
+        source = (source.float() if source.is_floating_point() and source.itemsize < 4 else source).numpy()
+    array = np.asarray(source)
+    if array.dtype.kind not in "fiu":
+        raise AudioError(f"{label}: dtype {array.dtype}: must be floating point or integer samples")
+    rows = np.atleast_2d(array)
+    if array.ndim not in (1, 2):
+        said = "must be (samples,) or (channels, samples)"
+    elif array.size == 0:
+        said = "zero samples; leave it out"
+    elif len(rows) > rows.shape[1]:
+        said = f"{len(rows)} channels of {rows.shape[1]} samples; pass (channels, samples)"
+    elif len(rows) > MOST_CHANNELS:
+        remedy = "pass a batch of clips as a list of 1-D arrays, list(batch)"
+        said = f"more than {MOST_CHANNELS} rows are no channels of a recording; {remedy}"
+    else:
+        return rows
+    raise AudioError(f"{label}: shape {array.shape}: {said}")
 
 
-def _resample(blocks: Iterable[Block], rate: int, target_rate: int, energies: list[float]) -> Iterator[Block]:
-    stream = soxr.ResampleStream(rate, target_rate, 1, dtype="float32")
-    end: Block = np.empty(0, np.float32)
-    for block in itertools.chain(blocks, (end,)):
-        out = stream.resample_chunk(block, last=block is end)
-        energies[0] += float(np.dot(block, block)) / rate
-        energies[1] += float(np.dot(out, out)) / target_rate
-        if out.size:
-            yield out
+def _to_unit(block: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if block.dtype.kind == "f":
+        return block
+    half = 2.0 ** (8 * block.dtype.itemsize - 1)
+    offset = half if block.dtype.kind == "u" else 0.0
+    return (block.astype(np.float64) - offset) / half

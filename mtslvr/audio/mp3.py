@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import re
 from dataclasses import dataclass, field
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
-from .splice import Splice, read_at
+from .splice import Original, Splice
 
 SUFFIXES = frozenset((".mp3", ".mp2", ".mp1", ".mpga"))
 _MOST_JUNK = 1 << 20  # bytes before the first frame, tags left out, that an MP3 may have
@@ -46,42 +46,25 @@ class Format(NamedTuple):
         return 4 + ((17, 32) if self.mpeg1 else (9, 17))[not self.mono]
 
 
-class _Info(NamedTuple):
-    """A frame with the header of Xing, LAME or Fraunhofer IIS, and where it has the numbers of frames and bytes."""
-
-    frame: bytes
-    frames_at: int | None
-    bytes_at: int | None
-
-    @property
-    def frames(self) -> int:
-        """Of audio, by the header; 0 where it does not say."""
-        at = self.frames_at
-        return 0 if at is None else int.from_bytes(self.frame[at : at + 4], "big")
-
-    def corrected(self, frames: int, audio_bytes: int) -> bytes:
-        """The frame with the right number of bytes, and of frames where it claims too few to play."""
-        frame = bytearray(self.frame)
-        if self.bytes_at is not None:
-            frame[self.bytes_at : self.bytes_at + 4] = (len(frame) + audio_bytes & 0xFFFFFFFF).to_bytes(4, "big")
-        if self.frames_at is not None and self.frames + 1 < frames:
-            frame[self.frames_at : self.frames_at + 4] = frames.to_bytes(4, "big")
-        return bytes(frame)
-
-
 @dataclass
 class Part:
     """Frames of one format that a decoder reads in one go."""
 
     format: Format
-    info: _Info | None  # the header of lengths before them
+    header: bytes = b""  # the frame before them that says how many there are, of Xing or LAME
     ranges: list[tuple[int, int]] = field(default_factory=list)  # start and end within the file
     frames: int = 0
 
     @property
+    def claimed(self) -> int:
+        """Frames by the header; 0 where there is none."""
+        at = self.format.info_at + 8
+        return int.from_bytes(self.header[at : at + 4], "big")
+
+    @property
     def missing(self) -> float:
         """Seconds that the header claims and that are not there; it may count itself."""
-        frames = 0 if self.info is None else self.info.frames - self.frames
+        frames = self.claimed - self.frames
         return frames * self.format.samples / self.format.rate if frames > 1 else 0.0
 
     def add(self, start: int, end: int) -> None:
@@ -91,16 +74,21 @@ class Part:
         self.ranges.append((start, end))
         self.frames += 1
 
-    def open(self, file: BinaryIO) -> Splice:
+    def open(self, file: Original) -> Splice:
         """A file of these frames alone, behind a header that is true where there is one."""
-        if self.info is None or self.info.frames_at is None:
+        if not self.header:
             # libmpg123 estimates the length from the first frames, and libsndfile reads no further.
             return Splice(file, self.ranges, endless=True)
-        audio_bytes = sum(end - start for start, end in self.ranges)
-        return Splice(file, [self.info.corrected(self.frames, audio_bytes), *self.ranges])
+        header, at = bytearray(self.header), self.format.info_at + 8
+        if self.claimed + 1 < self.frames:
+            header[at : at + 4] = self.frames.to_bytes(4, "big")
+        if header[at - 1] & 2:  # it has the number of bytes, too
+            size = len(header) + sum(end - start for start, end in self.ranges)
+            header[at + 4 : at + 8] = (size & 0xFFFFFFFF).to_bytes(4, "big")
+        return Splice(file, [bytes(header), *self.ranges])
 
 
-def find_parts(file: BinaryIO, size: int) -> tuple[list[Part], int, bool]:
+def find_parts(file: Splice) -> tuple[list[Part], int, bool]:
     """The parts of a file, how many of its bytes are neither frames nor tags nor zeros, and whether it ends in a frame.
 
     There are none where no two frames follow one another. A frame that is cut short is left out.
@@ -108,23 +96,23 @@ def find_parts(file: BinaryIO, size: int) -> tuple[list[Part], int, bool]:
     parts: list[Part] = []
     at = junk = 0
     synchronous = False
-    while at < size and (parts or junk <= _MOST_JUNK):
-        head = read_at(file, at, _HEAD)
+    while at < file.size and (parts or junk <= _MOST_JUNK):
+        head = file.read_at(at, _HEAD)
         length, form = parse_header(head[:4]) or (0, None)
-        if form is None or not ((synchronous and form == parts[-1].format) or _is_confirmed(file, size, at)):
-            at, skipped = _skip(file, size, at)
+        if form is None or not ((synchronous and form == parts[-1].format) or _is_confirmed(file, at)):
+            at, skipped = _skip(file, at)
             junk, synchronous = junk + skipped, False
             continue
-        if at + length > size:
-            at = size + 1
+        if at + length > file.size:
+            at = file.size + 1
             break
-        info = _find_info(head, form)
-        if info is not None or not parts or form != parts[-1].format:
-            parts.append(Part(form, None if info is None else info._replace(frame=read_at(file, at, length))))
-        if info is None:
+        is_header, counts = _is_header(head, form)
+        if is_header or not parts or form != parts[-1].format:
+            parts.append(Part(form, file.read_at(at, length) if counts else b""))
+        if not is_header:
             parts[-1].add(at, at + length)
         at, synchronous = at + length, True
-    return [part for part in parts if part.frames > 1], junk, at > size  # libmpg123 reads no single frame
+    return [part for part in parts if part.frames > 1], junk, at > file.size  # libmpg123 reads no single frame
 
 
 @functools.lru_cache(4096)
@@ -155,13 +143,13 @@ def tag_length(head: bytes) -> int:
     return 128 if head[:3] == b"TAG" else 0
 
 
-def _is_confirmed(file: BinaryIO, size: int, at: int) -> bool:
+def _is_confirmed(file: Splice, at: int) -> bool:
     """Whether what looks like a frame has others, tags or the end of the file behind it."""
-    length, form = parse_header(read_at(file, at, 4)) or (0, None)
+    length, form = parse_header(file.read_at(at, 4)) or (0, None)
     for _ in range(2):
         at += length
-        following = read_at(file, at, 8)
-        if at == size or following.startswith(_TAGS):
+        following = file.read_at(at, 8)
+        if at == file.size or following.startswith(_TAGS):
             return True
         length, other = parse_header(following[:4]) or (0, None)
         if other != form:
@@ -169,23 +157,22 @@ def _is_confirmed(file: BinaryIO, size: int, at: int) -> bool:
     return True
 
 
-def _find_info(head: bytes, form: Format) -> _Info | None:
-    """The places in the header of lengths that a frame with this beginning holds; None where it holds audio."""
+def _is_header(head: bytes, form: Format) -> tuple[bool, bool]:
+    """Whether a frame with this beginning is a header and holds no audio, and whether libmpg123 counts frames by it."""
     at = form.info_at
     if head[at : at + 4] in (b"Xing", b"Info") and not any(head[6:at]):
-        flags = int.from_bytes(head[at + 4 : at + 8], "big")
-        return _Info(b"", at + 8 if flags & 1 else None, at + 8 + 4 * (flags & 1) if flags & 2 else None)
-    return _Info(b"", 50, 46) if head[36:40] == b"VBRI" else None
+        return True, bool(head[at + 7] & 1)
+    return head[36:40] == b"VBRI", False
 
 
-def _skip(file: BinaryIO, size: int, at: int) -> tuple[int, int]:
+def _skip(file: Splice, at: int) -> tuple[int, int]:
     """Where to look for a frame next, and how many bytes before it are neither tags nor zeros."""
-    end = at + tag_length(read_at(file, at, 32))
-    if at < end <= size:
+    end = at + tag_length(file.read_at(at, 32))
+    if at < end <= file.size:
         return end, 0
-    data = read_at(file, at, 1 << 12)
+    data = file.read_at(at, 1 << 12)
     if not data:  # the file has become shorter, or cannot be read
-        return size, 0
+        return file.size, 0
     found = _MAYBE_HEADER.search(data, 1)
     skipped = data[: found.start()] if found else data[:-2] if len(data) > 2 else data
     return at + len(skipped), len(skipped) - skipped.count(0)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +16,13 @@ import soundfile
 
 from ..errors import AudioError
 from . import ffmpeg, layout
-from .ffmpeg import FfmpegStream
 from .layout import CUT, Layout
-from .splice import as_os_error, read_at
+from .splice import Original, Splice, what_failed
 
+BLOCK_FRAMES = 1 << 14
 _UNKNOWN_FRAMES = 1 << 35
+# Rates in Hz, and blocks of (m, channels) samples.
+Streams: TypeAlias = Generator[tuple[int, Iterator[npt.NDArray[Any]]], None, None]
 
 
 @dataclass
@@ -40,28 +42,22 @@ def header(path: str | os.PathLike[str]) -> tuple[float, int]:
     return 0.0, 0
 
 
-def read_streams(source: object, label: str, notes: Notes) -> Iterator[SndfileStream | FfmpegStream]:
-    """Open the streams of a path or binary file object, each to be read before the next; then `notes` are filled."""
+def read_streams(source: object, label: str, notes: Notes) -> Streams:
+    """The streams of a path or binary file object, each to be read before the next; then `notes` are filled."""
     suffix = _suffix(source)
     with ExitStack() as stack:
-        file = _open(source, label, stack)
-        try:
-            file.seek(0, os.SEEK_END)
-            size = file.tell()
-        except Exception as error:
-            raise _unreadable(label, error) from None
-        if size == 0:
+        file = Original(_open(source, label, stack), label)
+        file.check()
+        if file.size == 0:
             raise AudioError(f"{label}: an empty file (0 bytes), zero samples; leave it out")
         found = Layout()
         try:
-            found = layout.lay_out(file, size, label, suffix)
-            first = SndfileStream(found.streams[0], label)
-        except OSError as error:
-            raise AudioError(f"{label}: cannot be read ({error}); copy it anew") from None
+            found = layout.lay_out(file, suffix)
+            first = SndfileStream(found.streams[0], file)
         except AudioError as error:
             refused = error
         else:
-            yield from _decode(found, first, label, notes)
+            yield from _decode(found, first, file, notes)
             return
         known = suffix in ffmpeg.SUFFIXES
         if not (isinstance(source, (str, os.PathLike)) and ffmpeg.available()):
@@ -72,12 +68,12 @@ def read_streams(source: object, label: str, notes: Notes) -> Iterator[SndfileSt
             raise (error if known else refused) from None
 
 
-def _decode(found: Layout, first: SndfileStream, label: str, notes: Notes) -> Iterator[SndfileStream]:
+def _decode(found: Layout, first: SndfileStream, file: Original, notes: Notes) -> Streams:
     reached = missing = 0.0
     remark = found.remark
     for number, part in enumerate(found.streams):
-        with closing(first if number == 0 else SndfileStream(part, label)) as stream:
-            yield stream
+        with closing(first if number == 0 else SndfileStream(part, file)) as stream:
+            yield stream.rate, stream.blocks()
         reached += stream.frames / stream.rate
         missing += stream.missing
         remark = remark or (CUT if stream.broken_off else None)
@@ -87,9 +83,9 @@ def _decode(found: Layout, first: SndfileStream, label: str, notes: Notes) -> It
         notes.incomplete = f"{reached:.1f} s: {remark}"
 
 
-def _decode_with_ffmpeg(path: str, label: str, remark: str | None, notes: Notes) -> Iterator[FfmpegStream]:
+def _decode_with_ffmpeg(path: str, label: str, remark: str | None, notes: Notes) -> Streams:
     with ffmpeg.open_with_ffmpeg(path, label) as stream:
-        yield stream
+        yield stream.rate, stream.blocks(BLOCK_FRAMES)
         remark = remark or (f"ffmpeg: {stream.complaint}" if stream.complaint else None)
         notes.incomplete = remark and f"{stream.frames / stream.rate:.1f} s: {remark}"
 
@@ -107,16 +103,16 @@ class SndfileStream:
     `rate` is in Hz, `frames` have been read so far, and `broken_off` says whether more had to come.
     """
 
-    def __init__(self, stream: layout.Stream, label: str) -> None:
-        self._stream, self._label = stream, label
+    def __init__(self, stream: layout.Stream, file: Original) -> None:
+        self._stream, self._original = stream, file
         try:
             stream.file.seek(0)
             self._file = _SequentialFile(stream.file, closefd=False)
-            self._check_read()
         except (OSError, RuntimeError, TypeError, ValueError) as error:
-            self._check_read()
+            file.check()
             said = f"{_beginning(stream.file)}{_reason(error)}"
-            raise AudioError(f"{label}: not an audio file ({said}); convert it to WAV or FLAC") from None
+            raise AudioError(f"{file.label}: not an audio file ({said}); convert it to WAV or FLAC") from None
+        file.check()
         self.rate: int = self._file.samplerate
         self.frames, self.broken_off = 0, False
         self._claimed: int = stream.samples or (self._file.frames if self._file.frames < _UNKNOWN_FRAMES else 0)
@@ -131,16 +127,16 @@ class SndfileStream:
         claimed = max(self._claimed, self.frames * self._stream.factor)
         return max(self._stream.missing, (claimed - self.frames) / self.rate)
 
-    def blocks(self, step: int) -> Iterator[npt.NDArray[np.float32]]:
-        """Read (m, channels) samples at a time, m = `step` but for the last."""
+    def blocks(self) -> Iterator[npt.NDArray[np.float32]]:
+        """Read (m, channels) samples at a time."""
         failure = None
         while failure is None:
-            block = np.full((step, self._file.channels), np.nan, np.float32)
+            block = np.full((BLOCK_FRAMES, self._file.channels), np.nan, np.float32)
             try:
                 block = self._file.read(out=block)
             except (OSError, RuntimeError) as error:
                 block, failure = block[~np.isnan(block).any(axis=1)], error  # what was decoded before the damage
-            self._check_read()
+            self._original.check()
             self.frames += len(block)
             if len(block):
                 yield block
@@ -151,13 +147,7 @@ class SndfileStream:
             self.broken_off = self._stream.file.is_read
             if not self.broken_off:
                 at = f"decoding fails after {self.frames / self.rate:.3f} s ({_reason(failure)})"
-                raise AudioError(f"{self._label}: {at}; encode it again or cut it there")
-
-    def _check_read(self) -> None:
-        try:
-            self._stream.file.check()
-        except OSError as error:
-            raise AudioError(f"{self._label}: cannot be read ({error}); copy it anew") from None
+                raise AudioError(f"{self._original.label}: {at}; encode it again or cut it there")
 
 
 def _reason(error: Exception) -> str:
@@ -165,9 +155,9 @@ def _reason(error: Exception) -> str:
     return str(error) if text is None else f"libsndfile: {str(text).removeprefix('Error : ').rstrip('.')}"
 
 
-def _beginning(file: BinaryIO) -> str:
+def _beginning(file: Splice) -> str:
     """How a text begins that was saved under the name of audio, such as a web page or a pointer of Git LFS."""
-    head = " ".join(read_at(file, 0, 40).decode(errors="replace").split())
+    head = " ".join(file.read_at(0, 40).decode(errors="replace").split())
     return f"begins with {head!r}, " if head and head.isprintable() else ""
 
 
@@ -184,11 +174,8 @@ def hold(source: Any, label: str) -> Any:
         seekable = hasattr(source, "seekable") and source.seekable()
         return source if seekable else io.BytesIO(memoryview(source.read()))
     except Exception as error:
-        raise _unreadable(label, error) from None
-
-
-def _unreadable(label: str, error: Exception) -> AudioError:
-    return AudioError(f"{label}: cannot be read ({as_os_error(error)}); open it anew as a binary file")
+        said = f"cannot be read ({what_failed(error)}); open it anew as a binary file"
+        raise AudioError(f"{label}: {said}") from None
 
 
 def _open(source: object, label: str, stack: ExitStack) -> Any:
@@ -213,6 +200,6 @@ def _open_path(path: str, label: str) -> BinaryIO:
     if not stat.S_ISREG(mode):
         raise AudioError(f"{label}: a pipe, device or socket, no file; save what it gives to a file")
     try:
-        return open(path, "rb", buffering=0)
+        return open(path, "rb")
     except OSError as error:
         raise AudioError(f"{label}: {(error.strerror or str(error)).lower()}; make it readable") from None

@@ -2,107 +2,109 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from typing import Any, BinaryIO, TypeAlias
+from typing import BinaryIO, TypeAlias
 
-from ..errors import one_line
+from ..errors import AudioError, one_line
 
 Piece: TypeAlias = bytes | tuple[int, int]  # bytes, or (start, end) within the file
-_CHUNK, _LARGE_CHUNK = 1 << 13, 1 << 16
-_END, _TAG = 1 << 40, 128
+_CHUNK, _END, _TAG = 1 << 16, 1 << 40, 128
 
 
-class _Pieces(io.RawIOBase):
-    """Unbuffered pieces of a file, one after the other; see `Splice`."""
+class Original:
+    """A seekable binary file of `size` bytes, called `label`; errors are kept, for none passes through libsndfile."""
 
-    def __init__(self, file: BinaryIO, pieces: Sequence[Piece], endless: bool) -> None:
+    def __init__(self, file: BinaryIO, label: str) -> None:
+        self._file, self.label = file, label
+        self.error: BaseException | None = None
+        self.size = 0
+        try:
+            self.size = file.seek(0, os.SEEK_END) or file.tell()
+        except BaseException as error:
+            self.error = error
+
+    def read(self, at: int, most: int) -> bytes:
+        """Up to `most` bytes from `at`; none once there was an error."""
+        if self.error is None:
+            try:
+                self._file.seek(at)
+                return bytes(memoryview(self._file.read(most))[:most])
+            except BaseException as error:
+                self.error = error
+        return b""
+
+    def check(self) -> None:
+        """Raise an AudioError where reading has met an error, or what ends the program."""
+        if isinstance(self.error, Exception):
+            raise AudioError(f"{self.label}: cannot be read ({what_failed(self.error)}); copy it anew") from None
+        if self.error is not None:
+            raise self.error
+
+
+def what_failed(error: Exception) -> str:
+    """What is said of whatever a file object raises."""
+    return str(error) if isinstance(error, OSError) else one_line(f"{type(error).__name__}: {error}")
+
+
+class Splice:
+    """A file of pieces of another, in order.
+
+    For decoders that stop where the length says, an `endless` one claims to end far behind its pieces, and has zeros
+    where a tag would be, at the very end.
+    """
+
+    def __init__(self, file: Original, pieces: Sequence[Piece], *, endless: bool = False) -> None:
         self._file, self._pieces, self._endless = file, pieces, endless
         self._ends = list(accumulate(len(p) if isinstance(p, bytes) else p[1] - p[0] for p in pieces))
         self.size = _END if endless else self._ends[-1]
-        self._position = self.furthest = 0
-        self.error: BaseException | None = None
+        self._position = self._furthest = 0
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
+    @property
+    def is_read(self) -> bool:
+        """Whether the last of the bytes has been read."""
+        return self._furthest >= self.size
 
     def tell(self) -> int:
+        """The position."""
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        # libsndfile seeks before the beginning of some files.
+        """Set the position; not before the beginning, where libsndfile seeks in some files."""
         self._position = max(0, offset + (0, self._position, self.size)[whence])
         return self._position
 
-    def readinto(self, target: Any) -> int:
-        try:
-            data = self._read(len(target))
-            target[: len(data)] = data
-        except BaseException as error:  # which does not pass through libsndfile
-            self.error, data = error, b""
+    def read(self, count: int) -> bytes:
+        """Read on; fewer at the end of the file."""
+        data = self.read_at(self._position, count)
         self._position += len(data)
-        self.furthest = max(self.furthest, self._position)
-        return len(data)
+        self._furthest = max(self._furthest, self._position)
+        return data
 
-    def _read(self, most: int) -> bytes:
-        at = self._position
+    def read_at(self, at: int, count: int) -> bytes:
+        """`count` bytes from `at`; fewer at the end of the file."""
+        data = self._read_piece(at, count)
+        while len(data) < count and (more := self._read_piece(at + len(data), count - len(data))):
+            data += more
+        return data
+
+    def _read_piece(self, at: int, most: int) -> bytes:
         if at >= self._ends[-1]:
             return bytes(max(0, min(most, _END - at))) if self._endless and at >= _END - _TAG else b""
         number = bisect_right(self._ends, at)
         piece, rest = self._pieces[number], self._ends[number] - at
         if isinstance(piece, bytes):
             return piece[len(piece) - rest :][:most]
-        self._file.seek(piece[1] - rest)
-        return self._file.read(min(most, rest))
+        return self._file.read(piece[1] - rest, min(most, rest))
 
 
-class Splice(io.BufferedReader):
-    """A file of pieces of a seekable one, in order; that one is left open.
-
-    For decoders that stop where the length says, an `endless` one claims to end far behind its pieces, and has zeros
-    where a tag would be, at the very end.
-    """
-
-    def __init__(self, file: BinaryIO, pieces: Sequence[Piece], *, endless: bool = False) -> None:
-        self._bytes = _Pieces(file, pieces, endless)
-        super().__init__(self._bytes, _CHUNK)
-
-    def check(self) -> None:
-        """Raise what reading has met, if it has met an error, which is an OSError where it does not end the program."""
-        if self._bytes.error is not None:
-            raise as_os_error(self._bytes.error)
-
-    @property
-    def is_read(self) -> bool:
-        """Whether the last of the bytes has been read."""
-        return self._bytes.furthest >= self._bytes.size
-
-
-def as_os_error(error: BaseException) -> BaseException:
-    """An OSError in place of whatever somebody's file object raises, but for what ends the program."""
-    if isinstance(error, OSError) or not isinstance(error, Exception):
-        return error
-    return OSError(one_line(f"{type(error).__name__}: {error}"))
-
-
-def read_at(file: BinaryIO, at: int, count: int) -> bytes:
-    """`count` bytes from `at`; fewer at the end of the file."""
-    file.seek(min(at, _END))
-    return file.read(count)
-
-
-def find_all(file: BinaryIO, pattern: re.Pattern[bytes], length: int) -> Iterator[tuple[int, bytes]]:
+def find_all(file: Splice, pattern: re.Pattern[bytes], length: int) -> Iterator[tuple[int, bytes]]:
     """Where a pattern that is `length` bytes long matches, and these bytes."""
-    file.seek(0)
     place, rest = 0, b""
-    while block := file.read(_LARGE_CHUNK):
+    while block := file.read_at(place + len(rest), _CHUNK):
         data = rest + block
         for match in pattern.finditer(data):
             yield place + match.start(), match[0]

@@ -11,8 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..config import parse_enum
-from ..errors import AudioError, ConfigError
+from ..errors import ConfigError
 
 Float32: TypeAlias = npt.NDArray[np.float32]
 Float64: TypeAlias = npt.NDArray[np.float64]
@@ -30,16 +29,6 @@ class Pool(str, enum.Enum):
 def window_length(window_seconds: float, sample_rate: int) -> int:
     """Samples of a window; ConfigError for no number above 0 and up to 3600 s, or less than a sample."""
     return round(_check_seconds(window_seconds, "window_seconds", sample_rate) * sample_rate)
-
-
-def slice_windows(
-    waveform: Float32, window_seconds: float, hop_seconds: float, sample_rate: int
-) -> tuple[Float32, Float64]:
-    """All windows (k, L) of a waveform (n,), and their start and end in seconds (k, 2); see `iter_windows`."""
-    cut = list(iter_windows([waveform], window_seconds, hop_seconds, sample_rate))
-    windows = np.array([window for window, _, _ in cut], np.float32)
-    spans = np.array([span for _, *span in cut], np.float64)
-    return windows.reshape(len(cut), window_length(window_seconds, sample_rate)), spans.reshape(len(cut), 2)
 
 
 def iter_windows(
@@ -88,8 +77,6 @@ def moments(windows: Iterable[Float32]) -> tuple[float, float]:
         squares += float(np.square(part - part_mean).sum()) + shift**2 * count * part.size / total
         mean += shift * part.size / total
         count = total
-    if count == 0:
-        raise AudioError("no windows: statistics of zero samples; leave the file out")
     return mean, math.sqrt(squares / max(count - 1, 1))
 
 
@@ -105,8 +92,8 @@ def standardize(windows: npt.NDArray[Any], mean: float, std: float) -> Float32:
 class Pooling:
     """Brings the embeddings of the windows of one file together, as they come."""
 
-    def __init__(self, pool: Pool | str = Pool.MEAN) -> None:
-        self._pool = parse_enum(Pool, pool, "pool")
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
         self._total: Float64 = np.zeros(())
         self._rows: list[Float32] = []
         self._spans: list[Float64] = [np.empty((0, 2))]
@@ -126,8 +113,6 @@ class Pooling:
         spans = np.concatenate(self._spans)
         if self._pool is Pool.NONE:
             return np.concatenate(self._rows), spans
-        if len(spans) == 0:
-            raise AudioError("no windows: the mean of zero embeddings; leave the file out")
         span = np.array([[spans[:, 0].min(), spans[:, 1].max()]])
         return (self._total / len(spans)).astype(np.float32)[None], span
 

@@ -19,6 +19,7 @@ from ..errors import ConfigError
 from ..nn.encoder import Encoder
 from ..run.files import write_file
 from ..run.state import differences
+from ..run.table import EmbeddingTable
 from ..search import embed_options, table_encoder
 from .choose import Float64, Int64, choose, figures, fit_linear, softmax, unit_rows
 from .events import EventConfig, find_events
@@ -50,7 +51,7 @@ class Classifier:
         least_similarity: cosine to the mean of a class below which a window is not of it.
         settings: the model, its weights' sum, window, hop and features that rows must be made with.
         figures: what the cross-validation found, for people; see `choose.figures`.
-        silence: (D,) of length 1, of a window of constant samples.
+        silence: (D,) of length 1, of a window of constant samples; zeros where it is not known.
     """
 
     classes: tuple[str, ...]
@@ -75,7 +76,8 @@ class Classifier:
     @classmethod
     def fit(
         cls,
-        examples: PathLike,
+        examples: PathLike | EmbeddingTable | Sequence[PathLike],
+        labels: Sequence[str] | None = None,
         *,
         model: PathLike | None = None,
         window_seconds: float | None = None,
@@ -85,17 +87,25 @@ class Classifier:
         """Learn from labelled examples, and choose the features by them.
 
         Args:
-            examples: a folder with a folder a class, or a table of labels, see `find_examples`.
-            model: what `mtslvr.load` takes; None is the bundled default.
+            examples: a folder with a folder a class, or a table of labels, see `find_examples`; paths of files; or
+                a table of embeddings, see `read_table`.
+            labels: one for each path, or for each row of embeddings; a folder has its own.
+            model: what `mtslvr.load` takes; None is the bundled default. A table of embeddings has its own.
             window_seconds: length of the windows; None is the median of the examples, from 0.5 s to the model's own.
             hop_seconds: from one window to the next; None is half a window.
             device: see `mtslvr.load`.
 
         Raises:
             AudioError: an example that cannot be read, or is silent and of a positive class.
-            ConfigError: one class only, the same clip in two classes, or times outside a recording.
+            ConfigError: one class only, the same clip in two classes, times outside a recording, or another number of
+                labels than of examples.
         """
-        return fit_examples(collect(examples, model, window_seconds, hop_seconds, device))
+        return fit_examples(collect(examples, labels, model, window_seconds, hop_seconds, device))
+
+    @classmethod
+    def choose(cls, *examples: Any, **options: Any) -> Mapping[str, Any]:
+        """The figures by which `fit` chooses the features; arguments as there."""
+        return cls.fit(*examples, **options).figures
 
     def probabilities(self, embeddings: npt.NDArray[Any], *, reject: bool = True) -> Float32:
         """Classify windows.
@@ -199,13 +209,14 @@ class Classifier:
         try:
             with safe_open(os.fspath(path), "numpy") as file:
                 about = json.loads((file.metadata() or {})[_HEADER_KEY])
-                version = about.pop("format_version")
-                arrays = {name: file.get_tensor(name) for name in _ARRAYS}
+                version = about["format_version"]
+                found = {name: about[name] for name in _ABOUT} if version == FORMAT_VERSION else {}
+                found |= {name: file.get_tensor(name) for name in _ARRAYS}
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"{path}: not a classifier ({error}); write one with mtslvr classify --save") from None
         if version != FORMAT_VERSION:
             raise ConfigError(f"{path}: in format {version}, and this reads {FORMAT_VERSION}; upgrade mtslvr")
-        return cls(**arrays, **about | {"classes": tuple(about["classes"])})
+        return cls(**found | {"classes": tuple(found["classes"])})
 
 
 @functools.lru_cache(maxsize=2)

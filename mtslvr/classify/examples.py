@@ -26,7 +26,8 @@ from ..models.hub import find, load
 from ..nn.encoder import Encoder
 from ..run.extract import ExtractConfig
 from ..run.job import describe
-from ..search import SHORTEST, check_times, embed_options
+from ..run.table import EmbeddingTable
+from ..search import SHORTEST, check_times, embed_options, table_encoder
 from .folders import check_order, find_examples, raise_all
 from .labels import Label
 
@@ -65,6 +66,8 @@ def class_names(labels: Iterable[str]) -> list[str]:
             f"examples of {', '.join(map(repr, names)) or 'no class'} only: give two classes, or one and a folder "
             f"{_NEGATIVES[0]!r} with sounds that are not it"
         )
+    if others := [name for name in names if name.encode("utf-8", "replace").decode() != name]:
+        raise ConfigError(f"class {others[0]!r}: its name is not in UTF-8, as labels are; rename its folder")
     return names
 
 
@@ -132,18 +135,23 @@ class Examples:
     recordings: list[str]  # n names of the recordings they come from
     names: list[str]  # n, what people know each by, see `Clip`
     settings: Mapping[str, Any]  # what the rows were made with, as `read_table` has them
-    silence: Float32  # (D,) embedding of a window of constant samples
+    silence: Float32  # (D,) embedding of a window of constant samples; zeros where the weights are not here
 
 
 def invariant_width(settings: Mapping[str, Any], width: int) -> int:
     """How many of the `width` numbers of a row are the invariant embedding; all of them where there is one feature."""
-    if settings["features"] != "concat":
+    if settings.get("features") != "concat":
         return width
-    return EncoderConfig.from_dict(settings["encoder"]).embedding_dim(Features.INVARIANT, Layer(settings["layer"]))
+    try:
+        encoder = EncoderConfig.from_dict(settings["encoder"])
+    except (KeyError, ConfigError):
+        return width // 2
+    return encoder.embedding_dim(Features.INVARIANT, Layer(settings.get("layer", "head")))
 
 
 def collect(
-    examples: PathLike,
+    examples: PathLike | EmbeddingTable | Sequence[PathLike],
+    labels: Sequence[str] | None = None,
     model: PathLike | None = None,
     window_seconds: float | None = None,
     hop_seconds: float | None = None,
@@ -155,7 +163,16 @@ def collect(
     recordings: Sequence[FoundAudio] = (),
 ) -> Examples:
     """Find and embed examples; arguments and errors as of `Classifier.fit`, `find_examples` and `mtslvr.embed`."""
-    found = find_examples(examples, recordings)
+    if isinstance(examples, EmbeddingTable):
+        return _from_table(examples, labels)
+    if isinstance(examples, (str, os.PathLike)) and labels is None:
+        found = find_examples(examples, recordings)
+    else:
+        paths = [examples] if isinstance(examples, (str, os.PathLike)) else [*examples]
+        _check_labels(labels, len(paths), "paths")
+        if others := [path for path in paths if not isinstance(path, (str, os.PathLike))]:
+            raise ConfigError(f"examples: {type(others[0]).__name__} is no path; give paths, or a table of embeddings")
+        found = [Label(os.fspath(path), None, None, label) for path, label in zip(paths, labels or (), strict=True)]
     class_names(label.label for label in found)
     check_order(found, recordings)
     folder = find(model)
@@ -173,6 +190,26 @@ def collect(
     hop = window / 2 if hop_seconds is None else hop_seconds
     config = ExtractConfig(Features(features), Layer(layer), Pool.NONE, window, hop, excerpt=Excerpt(channel))
     return _embed(clips, load(folder, device=device), describe(model, folder, config))
+
+
+def _check_labels(labels: Sequence[str] | None, count: int, what: str) -> None:
+    if labels is None or isinstance(labels, str) or len(labels) != count:
+        told = f"labels={labels!r}" if labels is None or isinstance(labels, str) else f"{len(labels)} labels"
+        raise ConfigError(f"{told} for {count} {what}; give a list, one for each")
+    if others := [label for label in labels if not isinstance(label, str)]:
+        raise ConfigError(f"labels: {others[0]!r} is no name of a class; give strings")
+
+
+def _from_table(table: EmbeddingTable, labels: Sequence[str] | None) -> Examples:
+    _check_labels(labels, len(table.paths), "rows of embeddings")
+    if wrong := np.count_nonzero(~np.isfinite(table.embeddings).all(axis=1)):
+        raise ConfigError(f"{wrong} of {len(table.paths)} embeddings are no numbers; leave them out, or embed again")
+    names = [f"{path} from {start:g} s" for path, start in zip(table.paths, table.start, strict=True)]
+    try:
+        silence = _embed_silence(table_encoder("examples", table.settings, local_files_only=True), table.settings)
+    except MTSLVRError:  # the weights are not here
+        silence = np.zeros(table.embeddings.shape[1], np.float32)
+    return Examples(np.asarray(table.embeddings), list(labels or ()), list(table.paths), names, table.settings, silence)
 
 
 def _embed(clips: Sequence[Clip], encoder: Encoder, settings: Mapping[str, Any]) -> Examples:

@@ -102,7 +102,7 @@ def merge_command(
     Each PART is a file or a pattern; without any, those beside OUT are taken: for OUT.npz, OUT-00001-of-00008.npz and
     so on. Parts may be of another format than OUT.
     """
-    from ..run.merge import merge
+    from ..run.shards import merge
 
     named: list[str] = []
     for part in parts:

@@ -25,7 +25,7 @@ from ..errors import ConfigError
 from ..models.hub import parse_device
 from ..run.extract import ExtractConfig, check_windows
 from ..run.files import parse_format, resolve, sidecar, write_file
-from ..run.job import Plan, make_plan
+from ..run.job import make_plan
 from ..run.state import earlier_state, read_state
 from ..run.table import read_table
 from .common import EXIT_SOME_FAILED, Failure, counted, echo
@@ -148,10 +148,10 @@ def from_audio(call: SimpleNamespace, find: Callable[..., Found]) -> tuple[Class
     classifier.check_settings(settings, ", ".join(call.recordings))
     settings["format"] = stored_form.value
     if call.overwrite:  # embeddings as well, but for those that would be the same
-        run = dataclasses.replace(run, overwrite=_plan(stored, settings, inputs) is None)
+        run = dataclasses.replace(run, overwrite=_knows_all(stored, settings, inputs) is None)
     elif not earlier and call.stored is None:  # another call in the same folder may have embedded all inputs
-        plans = ((other, _plan(other, settings, inputs)) for other in sorted(stored.parent.glob("*.embeddings.npy")))
-        stored = next((other for other, plan in plans if plan is not None and not plan.todo), stored)
+        others = sorted(stored.parent.glob("*.embeddings.npy"))
+        stored = next((other for other in others if _knows_all(other, settings, inputs)), stored)
         report.output, report.target = str(stored), resolve(stored, writable=True)
     failure = None
     try:
@@ -175,11 +175,12 @@ def _earlier_settings(target: Path) -> Mapping[str, Any]:
     return {}
 
 
-def _plan(stored: Path, settings: Mapping[str, Any], inputs: Search) -> Plan | None:
-    """What is left to embed where earlier calls have done so with these settings, else None."""
+def _knows_all(stored: Path, settings: Mapping[str, Any], inputs: Search) -> bool | None:
+    """Whether earlier calls have embedded, or tried to, all inputs there; None where this call cannot go on with it."""
     with contextlib.suppress(ConfigError):  # made otherwise, or of other files with the same names
-        state = earlier_state(resolve(stored), settings)
-        return None if state is None else make_plan(str(stored), inputs.files, state, retry=False)
+        if (state := earlier_state(resolve(stored), settings)) is not None:
+            todo = make_plan(str(stored), inputs.files, state).todo
+            return {file.path for file in todo} <= state.entries.keys()
     return None
 
 

@@ -18,7 +18,7 @@ from ..run.extract import ExtractConfig
 from ..run.files import Format
 from ..run.job import Plan, describe, embed_files, make_plan, stat, stream_files
 from ..run.recorder import Recorder
-from ..run.state import State, earlier_state
+from ..run.state import earlier_state
 from .common import EXIT_INTERRUPTED, Failure, counted
 from .summary import Report
 
@@ -54,17 +54,13 @@ class Run:
             report.say(f"model {settings['model']}, sha256 {settings['model_sha256']}, in {folder}")
         if report.dry_run:
             state = None if target is None else earlier_state(target, settings, overwrite=self.overwrite)
-            report.dry(make_plan(report.output, found.files, state, retry=self._retry(state)))
+            report.dry(make_plan(report.output, found.files, state))
         elif target is None:
             self._to_stdout(found, folder, settings["model"])
         else:
             width = encoder.embedding_dim(self.config.features, self.config.layer)
             self._to_file(found, folder, settings, width, target)
         report.finish(settings, len(found.files) + len(found.unlisted))
-
-    def _retry(self, state: State | None) -> bool:
-        """An interrupted run goes on as if it had not been; a finished one tries again what failed."""
-        return self.report.stop or state is None or state.complete is not None
 
     def _to_stdout(self, found: Search, folder: Path, model: str) -> None:
         encoder, files = self._load(folder, model), [stat(file) for file in found.files]
@@ -78,7 +74,7 @@ class Run:
     def _to_file(self, found: Search, folder: Path, settings: dict[str, Any], width: int, target: Path) -> None:
         summary = self.report.summary
         with Recorder(target, settings, width, overwrite=self.overwrite) as recorder:
-            plan = make_plan(self.report.output, found.files, recorder.state, retry=self._retry(recorder.state))
+            plan = make_plan(self.report.output, found.files, recorder.state)
             encoder = self._load(folder, settings["model"]) if plan.todo else None
             self.report.begin(found.unlisted, plan)
             summary.complete = True  # where nothing is to be embedded

@@ -179,7 +179,6 @@ class Report:
     def _count(self, plan: Plan) -> None:
         """Count what earlier runs have done."""
         self.summary.skipped, self.summary.kept = len(plan.done), len(plan.kept)
-        self.summary.failed += len(plan.failed)
 
     def begin(self, missing: Sequence[tuple[str, str]], plan: Plan) -> None:
         """Count and note what is known before the first file is read: missing inputs, and what earlier runs found."""
@@ -189,9 +188,9 @@ class Report:
             self._log.unlink(missing_ok=True)
         for path, message in missing:
             self._note(path, "find", message)
-        for entry in (*plan.failed, *plan.done):
-            if entry.error or entry.note:
-                self._note(entry.path, "decode" if entry.error else "warning", entry.error or entry.note)
+        for entry in plan.done:
+            if entry.note:
+                self._note(entry.path, "warning", entry.note)
 
     def _note(self, path: str, stage: str, message: str) -> None:
         """A line of OUT.errors.jsonl, which is there only where an input failed or is incomplete."""

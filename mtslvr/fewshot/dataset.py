@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..audio.load import find_audio
+from ..audio.find import find_audio
 from ..audio.windows import window_length
 from ..classify.labels import by_name, read_labels
 from ..config import FrontendConfig

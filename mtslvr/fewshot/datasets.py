@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from ..audio.load import AUDIO_SUFFIXES
+from ..audio.find import AUDIO_SUFFIXES
 from ..errors import ConfigError
 from . import splits
 from .dataset import LabelledSet

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..audio.load import load_audio
-from ..audio.windows import Pool, slice_windows
+from ..audio.windows import Pool, iter_windows
 from ..config import Features, FrontendConfig, Layer
 from ..errors import AudioError, ConfigError
 from ..nn.encoder import Encoder
@@ -163,7 +163,8 @@ def _baseline_rows(paths: Iterable[Path], window_seconds: float | None) -> Itera
             continue
         pieces = wave[None]
         if window_seconds is not None:
-            pieces = slice_windows(wave, window_seconds, window_seconds, BASELINE.sample_rate)[0]
+            cut = iter_windows([wave], window_seconds, window_seconds, BASELINE.sample_rate)
+            pieces = np.stack([window for window, _, _ in cut])
         with torch.inference_mode():
             yield log_mel_statistics(torch.from_numpy(pieces)).numpy()
 

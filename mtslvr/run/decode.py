@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import queue
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -17,8 +16,7 @@ from ..config import Normalization
 from ..errors import AudioError
 from ..nn.encoder import Encoder
 
-_CHUNK = 4  # windows handed over at once by a decoder
-_CHUNKS_AHEAD = 4  # chunks that a decoder may be ahead
+_AHEAD = 8  # windows of a source that are decoded before they are asked for
 Window: TypeAlias = tuple[Float32, float, float]
 
 
@@ -61,37 +59,6 @@ def _cut(source: Source, rate: int, seconds: tuple[float, float], excerpt: Excer
         raise AudioError(f"{label}: {notes.incomplete}; repair it, or have what is there embedded")
 
 
-class _Decoder(threading.Thread):
-    """Decodes one source, a bounded number of windows ahead."""
-
-    def __init__(self, source: Source, windows: Iterator[Window]) -> None:
-        super().__init__(daemon=True, name=f"decode {source.name}")
-        self.source, self._windows = source, windows
-        self._decoded: queue.SimpleQueue[list[Window] | BaseException] = queue.SimpleQueue()
-        self._room = threading.Semaphore(_CHUNKS_AHEAD)
-        self._stopped = False
-
-    def run(self) -> None:
-        try:
-            chunk: list[Window] | None = None
-            while chunk != [] and self._room.acquire() and not self._stopped:
-                chunk = list(itertools.islice(self._windows, _CHUNK))
-                self._decoded.put(chunk)  # an empty one is the end
-        except BaseException as error:  # handed to the reader, which raises it
-            self._decoded.put(error)
-
-    def stop(self) -> None:
-        self._stopped = True
-        self._room.release()
-
-    def windows(self) -> Iterator[Window]:
-        while chunk := self._decoded.get():
-            if isinstance(chunk, BaseException):
-                raise chunk
-            self._room.release()
-            yield from chunk
-
-
 def decode_ahead(
     sources: Iterable[Source], encoder: Encoder, seconds: tuple[float, float], threads: int, excerpt: Excerpt
 ) -> Iterator[tuple[Source, Iterator[Window]]]:
@@ -100,29 +67,35 @@ def decode_ahead(
     Sources are read lazily; `seconds` are the length of a window, and from one to the next. What is wrong with a source
     is raised while its windows are iterated.
     """
-    running: deque[_Decoder] = deque()
+    pool = ThreadPoolExecutor(threads, "decode")
+    running: deque[tuple[Source, Iterator[Window], Future[list[Window]]]] = deque()
     waiting = iter(sources)
-    held: list[Source] = []  # at most one, whose file is still being read for an input before it
-
-    def start_next() -> None:
-        while len(running) < threads:
-            source = held.pop() if held else next(waiting, None)
-            if source is None:
-                return
-            # An open file that is given twice has but one position.
-            if hasattr(source.audio, "read") and any(decoder.source.audio is source.audio for decoder in running):
-                held.append(source)
-                return
-            decoder = _Decoder(source, _windows(source, encoder, seconds, excerpt))
-            decoder.start()
-            running.append(decoder)
-
+    held: Source | None = None  # its open file, which has but one position, is still being read for one before it
     try:
-        start_next()
-        while running:
-            yield running[0].source, running[0].windows()
+        while True:
+            while len(running) < threads and (source := held or next(waiting, None)) is not None:
+                same = hasattr(source.audio, "read") and any(other.audio is source.audio for other, *_ in running)
+                held = source if same else None
+                if same:
+                    break
+                windows = _windows(source, encoder, seconds, excerpt)
+                running.append((source, windows, pool.submit(_next_windows, windows)))
+            if not running:
+                return
+            yield running[0][0], _all_windows(pool, *running[0][1:])
             running.popleft()
-            start_next()
     finally:
-        for decoder in running:
-            decoder.stop()
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _next_windows(windows: Iterator[Window]) -> list[Window]:
+    return list(itertools.islice(windows, _AHEAD))
+
+
+def _all_windows(
+    pool: ThreadPoolExecutor, windows: Iterator[Window], decoding: Future[list[Window]]
+) -> Iterator[Window]:
+    """Windows, some of which are decoding, and then the next, while those before them are used."""
+    while decoded := decoding.result():
+        decoding = pool.submit(_next_windows, windows)
+        yield from decoded

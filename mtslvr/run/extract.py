@@ -6,7 +6,6 @@ a batch is divided over threads.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import os
 from collections import deque
@@ -26,7 +25,7 @@ from ..audio.windows import Float32, Float64, Pool, Pooling, iter_windows
 from ..config import EncoderConfig, Features, Layer, Normalization, parse_enum
 from ..errors import AudioError, ConfigError, MTSLVRError
 from ..nn.encoder import Encoder
-from ..workers import Lanes, on_one_thread
+from ..workers import on_one_thread, workers
 from .decode import Source as Source
 from .decode import decode_ahead
 
@@ -135,13 +134,16 @@ def encode_batches(sources: Iterable[Source], encoder: Encoder, config: ExtractC
     """
     running: deque[tuple[list[Part], list[Future[Float32]]]] = deque()
     encoding = _Encoding(encoder, config)
-    with contextlib.closing(encoding.lanes):
+    try:
         for windows, parts in _batches(sources, encoder, config):
             running.append((parts, encoding.begin(windows)))
             if len(running) > _RUNNING:
                 yield encoding.finish(*running.popleft())
         while running:
             yield encoding.finish(*running.popleft())
+    finally:
+        for piece in (piece for _, pieces in running for piece in pieces):
+            piece.cancel()
 
 
 def _batches(
@@ -190,7 +192,7 @@ class _Encoding:
     def __init__(self, encoder: Encoder, config: ExtractConfig) -> None:
         self._encoder, self._config = for_inference(encoder), config
         on_cpu = encoder.device.type == "cpu"
-        self.lanes = Lanes(None if on_cpu else 1)  # a GPU shares out a batch itself
+        self._workers = workers(None if on_cpu else 1)  # a GPU shares out a batch itself
         self._most = min(_PIECE, config.batch_size) if on_cpu else config.batch_size
         self._filled = config.fixed_batches and not on_cpu
 
@@ -198,7 +200,7 @@ class _Encoding:
         """Have the windows of a batch encoded, in pieces."""
         size = self._size(len(windows))
         pieces = (windows[start : start + size] for start in range(0, len(windows), size))
-        return [self.lanes.submit(self._encode, piece) for piece in pieces]
+        return [self._workers.submit(self._encode, piece) for piece in pieces]
 
     def finish(self, parts: list[Part], pieces: list[Future[Float32]]) -> list[Part]:
         """The parts of a batch whose pieces were begun, with their embeddings."""
@@ -215,7 +217,7 @@ class _Encoding:
     def _size(self, windows: int) -> int:
         """Of how many windows a piece of a batch is: nearly equal ones, as many for each thread."""
         whole = self._config.batch_size if self._filled else windows
-        share = max(1, -(-whole // self.lanes.count))
+        share = max(1, -(-whole // self._workers.count))
         return -(-share // -(-share // self._most))
 
     def _encode(self, windows: list[Float32]) -> Float32:

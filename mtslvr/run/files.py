@@ -85,9 +85,6 @@ def locked(target: Path) -> Iterator[Path]:
     import filelock
 
     folder = state_folder(target)
-    if folder.is_file():
-        told = "is a file, where a folder for what runs have finished goes; move it away, or choose another -o"
-        raise ConfigError(f"{folder}: {told}")
     folder.mkdir(exist_ok=True)
     lock = filelock.FileLock(folder / "lock")
     try:

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..audio.load import FoundAudio
+from ..audio.find import FoundAudio
 from ..audio.recordings import Notes
 from ..errors import AudioError, ConfigError
 from ..models import checkpoint
@@ -55,13 +55,12 @@ class Plan:
     order: list[str] = field(default_factory=list)  # paths of all inputs
     done: list[FileEntry] = field(default_factory=list)  # embedded by an earlier run
     changed: int = 0  # of `todo`, embedded by an earlier run, and others now
-    failed: list[FileEntry] = field(default_factory=list)  # before the run was interrupted; not tried again
     kept: list[FileEntry] = field(default_factory=list)  # with rows, and no inputs any more
     moved: list[FileEntry] = field(default_factory=list)  # of `done`, with another path or name than before
 
 
-def make_plan(output: str, files: Sequence[FoundAudio], state: State | None, *, retry: bool) -> Plan:
-    """Compare the inputs with what earlier runs have finished; `retry` tries again what failed before."""
+def make_plan(output: str, files: Sequence[FoundAudio], state: State | None) -> Plan:
+    """Compare the inputs with what earlier runs have finished; what failed there is tried again."""
     entries = {} if state is None else state.entries
     by_name = {entry.name: entry for entry in entries.values()}
     plan, ours = Plan(), set()
@@ -73,11 +72,9 @@ def make_plan(output: str, files: Sequence[FoundAudio], state: State | None, *, 
             entry = None if os.path.lexists(named.path) else named  # moved here
         ours.add(found.path if entry is None else entry.path)
         changed = entry is not None and not entry.unchanged(found)
-        if entry is None or changed or (entry.error and retry):
+        if entry is None or changed or entry.error:
             plan.todo.append(found)
             plan.changed += changed
-        elif entry.error:
-            plan.failed.append(entry)
         else:
             plan.done.append(dataclasses.replace(entry, path=found.path, name=found.name))
             plan.moved += [plan.done[-1]] if plan.done[-1] != entry else []

@@ -10,7 +10,6 @@ import dataclasses
 import itertools
 import json
 import sqlite3
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,8 @@ from ..errors import ConfigError
 from .export import Row, export, in_blocks
 from .files import INDEX, META, Format, guarded, locked, sidecar, state_folder
 from .shards import Shard
-from .state import FileEntry, State, earlier_state, insert, load_state, open_state, update
+from .state import FileEntry, State, delete_state, earlier_state, load_state, open_state, store
 from .table import as_utf8, read_table
-
-_SYNC_SECONDS = 5.0
 
 
 class Recorder(contextlib.AbstractContextManager["Recorder"]):
@@ -47,7 +44,6 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
         self._anew = earlier is None
         self.state = earlier or State(self.settings)
         self.relisted = self.state.settings.get("shard") != self.settings.get("shard")
-        self._synced = time.monotonic()
 
     def __exit__(self, *_: object) -> None:
         """Close the state and let other runs write."""
@@ -63,9 +59,8 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
             if self.state.complete is not None:
                 self._restore()
             for entry in moved:
-                update(self._db, entry)
+                store(self._db, entry)
             self.commit()
-        self._open: FileEntry | None = None
 
     def _restore(self) -> None:
         """Bring the rows of a finished output back to the state."""
@@ -86,18 +81,15 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
         held = self.state.open
         if held is None:
             return 0
-        if file is None or (held.path, held.name) != (file.path, file.name) or not held.unchanged(file):
-            self._db.execute("DELETE FROM files WHERE id = ?", (held.id,))
-            return 0
-        self._open = held
-        return held.rows
+        if file is not None and (held.path, held.name) == (file.path, file.name) and held.unchanged(file):
+            return held.rows
+        self._db.execute("DELETE FROM files WHERE id = ?", (held.id,))
+        self.state.open = None
+        return 0
 
     def add(self, file: FileEntry, embeddings: Float32, spans: Float64, last: bool, note: str = "") -> FileEntry | None:
         """Take the next windows of an input, (k, D) and (k, 2), and a note of its rows; give it once it is finished."""
-        held = self._open
-        if held is None:
-            held = dataclasses.replace(file, finished=False)
-            held = dataclasses.replace(held, id=insert(self._db, held))
+        held = self.state.open or store(self._db, dataclasses.replace(file, finished=False))
         first, seconds = held.rows, float(spans[-1, 1]) if len(spans) else held.seconds
         if last and self.pool is Pool.MEAN:
             pooling = Pooling(self.pool)
@@ -108,8 +100,8 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
             first, (embeddings, spans) = 0, pooling.result()
         self._append(held, first, embeddings, spans)
         entry = dataclasses.replace(held, rows=first + len(spans), seconds=seconds, note=note, finished=last)
-        update(self._db, entry)
-        self._open = None if last else entry
+        self.state.open = None if last else entry
+        store(self._db, entry)
         return entry if last else None
 
     def _append(self, entry: FileEntry, first: int, embeddings: Float32, spans: Float64) -> None:
@@ -119,16 +111,13 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
 
     def fail(self, file: FileEntry, message: str) -> None:
         """Note that an input has no embeddings."""
-        self._open = None
-        insert(self._db, dataclasses.replace(file, error=message))
+        self.state.open = None
+        store(self._db, dataclasses.replace(file, error=message))
 
     def commit(self) -> None:
-        """Have all that was done since the last time count, and on disk what is older than a few seconds."""
+        """Have all that was done since the last time count."""
         self._db.execute("UPDATE output SET complete = NULL")
         self._db.commit()
-        if time.monotonic() - self._synced > _SYNC_SECONDS:
-            self._db.execute("PRAGMA wal_checkpoint")
-            self._synced = time.monotonic()
 
     def export(self, order: Sequence[str], *, complete: bool) -> int:
         """Write the output from what was committed, inputs in this order, then others; gives the number of rows.
@@ -160,15 +149,13 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
         return ((entry.name, *row) for entry in entries for row in self._db.execute(select, (entry.id,)))
 
     def _described(self, entries: Sequence[FileEntry], place: Mapping[str, int]) -> dict[str, Any]:
-        """The settings; of a shard with places among all of its files without rows and how many failed, for `merge`."""
+        """The settings; of a shard with places among all of its files without rows, for `merge`."""
         if "shard" not in self.settings:
             return self.settings
         shard = Shard(self.settings["shard"]["index"], self.settings["shard"]["count"])
         there = {entry.path for entry in entries}
         missing = [shard.place(i) for path, i in place.items() if path not in there]
-        failed = sum(bool(entry.error) for path, entry in self.state.entries.items() if path in place)
-        described = {"missing": missing, "failed": failed}
-        return {**self.settings, "shard": {**self.settings["shard"], **described}}
+        return {**self.settings, "shard": {**self.settings["shard"], "missing": missing}}
 
     def _finish(self) -> None:
         self._db.execute("DELETE FROM rows")
@@ -184,10 +171,3 @@ def guarded_rows(target: Path) -> contextlib.AbstractContextManager[None]:
     """Errors of the file system become one that says that what is finished is kept."""
     remedy = f"what is finished is kept in {state_folder(target).name}: make space and run the same command again"
     return guarded(target, remedy)
-
-
-def delete_state(folder: Path) -> None:
-    """Forget what runs of any version have left in their folder, but for the lock."""
-    for path in sorted(folder.iterdir(), reverse=True):  # the database last: without its -wal it is an older one
-        if path.name != "lock":
-            path.unlink()

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from .files import STATE, state_folder
 FIXED = ("format", "features", "layer", "pool", "window_seconds", "hop_seconds", "dtype", "channel")
 DEFAULTS = {"dtype": "float32", "channel": "mix"}  # of settings that are stored only where they are others
 _JOURNAL = "journal.jsonl"  # of mtslvr 0.2
-_VERSION = 3  # 1 was that journal, 2 never released
+_VERSION = 4  # 1 was that journal, 2 and 3 never released
 
 
 @dataclass(frozen=True)
@@ -57,17 +56,13 @@ class State:
     complete: int | None = None  # the size of the output in bytes once all is in it
 
 
-_COLUMNS = tuple(name for name in FileEntry.__dataclass_fields__ if name != "id")
-_TEXTS = ("path", "name", "error", "note")  # stored as bytes, for a name on Linux need not be text
 _SCHEMA = (
     "CREATE TABLE output (settings TEXT NOT NULL, complete INTEGER)",
-    f"CREATE TABLE files (id INTEGER PRIMARY KEY, {', '.join(f'{name} NOT NULL' for name in _COLUMNS)}, UNIQUE (path))",
+    "CREATE TABLE files (id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, entry TEXT NOT NULL)",  # both are JSON
     "CREATE TABLE rows (file INTEGER NOT NULL REFERENCES files ON DELETE CASCADE, number INTEGER NOT NULL, "
     "start REAL NOT NULL, stop REAL NOT NULL, embedding BLOB NOT NULL, PRIMARY KEY (file, number))",
     f"PRAGMA user_version = {_VERSION}",
 )
-_INSERT = f"INSERT OR REPLACE INTO files ({', '.join(_COLUMNS)}) VALUES ({', '.join(f':{c}' for c in _COLUMNS)})"
-_UPDATE = f"UPDATE files SET {', '.join(f'{c} = :{c}' for c in _COLUMNS)} WHERE id = :id"
 
 
 def open_state(folder: Path, settings: Mapping[str, Any]) -> sqlite3.Connection:
@@ -75,6 +70,7 @@ def open_state(folder: Path, settings: Mapping[str, Any]) -> sqlite3.Connection:
     db = sqlite3.connect(folder / STATE)
     db.execute("PRAGMA foreign_keys = ON")
     db.execute("PRAGMA page_size = 16384")  # of several rows
+    db.execute("PRAGMA wal_autocheckpoint = 64")  # pages, some hundred rows, that a power cut may lose
     try:
         (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
     except sqlite3.OperationalError:  # a file system without shared memory
@@ -89,27 +85,22 @@ def open_state(folder: Path, settings: Mapping[str, Any]) -> sqlite3.Connection:
     return db
 
 
-def insert(db: sqlite3.Connection, entry: FileEntry) -> int:
-    """Have an input in the place of what there is of its path, rows included; gives its id."""
-    return int(db.execute(_INSERT, _values(entry)).lastrowid or 0)
-
-
-def update(db: sqlite3.Connection, entry: FileEntry) -> None:
-    """Have an input in the place of what has its id; its rows stay."""
-    db.execute(_UPDATE, _values(entry))
-
-
-def _values(entry: FileEntry) -> dict[str, Any]:
-    return {**vars(entry), **{name: os.fsencode(getattr(entry, name)) for name in _TEXTS}}
+def store(db: sqlite3.Connection, entry: FileEntry) -> FileEntry:
+    """Have an input in the place of what has its id, whose rows stay; a new one of what has its path, rows included."""
+    # JSON, because a name on Linux may be any bytes.
+    values = json.dumps(entry.path), json.dumps(vars(entry))
+    if entry.id is not None:
+        db.execute("UPDATE files SET path = ?, entry = ? WHERE id = ?", (*values, entry.id))
+        return entry
+    return replace(entry, id=db.execute("INSERT OR REPLACE INTO files (path, entry) VALUES (?, ?)", values).lastrowid)
 
 
 def load_state(db: sqlite3.Connection) -> State:
     """Everything but the rows."""
     settings, complete = db.execute("SELECT settings, complete FROM output").fetchone()
     state = State(json.loads(settings), complete=complete)
-    for values in db.execute(f"SELECT id, {', '.join(_COLUMNS)} FROM files ORDER BY id"):
-        fields = dict(zip(("id", *_COLUMNS), values, strict=True))
-        entry = FileEntry(**{**fields, **{name: os.fsdecode(fields[name]) for name in _TEXTS}})
+    for number, fields in db.execute("SELECT id, entry FROM files ORDER BY id"):
+        entry = FileEntry(**{**json.loads(fields), "id": number})
         if entry.finished:
             state.entries[entry.path] = entry
         else:
@@ -132,6 +123,13 @@ def read_state(target: Path) -> State | None:
     except (sqlite3.Error, OSError, TypeError) as error:
         remedy = "make it readable, or start anew with --overwrite"
         raise ConfigError(f"{path}: cannot be read ({error}); {remedy}") from None
+
+
+def delete_state(folder: Path) -> None:
+    """Forget what runs of any version have left in their folder, but for the lock."""
+    for path in sorted(folder.iterdir(), reverse=True):  # the database last: without its -wal it is an older one
+        if path.name != "lock":
+            path.unlink()
 
 
 def earlier_state(target: Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> State | None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..config import parse_enum
 from ..errors import AudioError, ConfigError
-from ..workers import Lanes
+from ..workers import workers
 from . import transforms, vocoder
 
 # The columns of the published label vector, in the order of the official code (not of its yaml file).
@@ -194,7 +194,8 @@ def augment(x: Tensor, order: Tensor, parameters: AugmentParameters, config: Aug
     if x.device.type != "cpu":
         return _augment(x.clone(), order, parameters, config)
     parts = torch.split(torch.arange(len(x)), _CPU_ROWS)
-    return torch.cat(Lanes().map(lambda rows: _augment(x[rows], order[rows], parameters.rows(rows), config), parts))
+    done = workers().map(lambda rows: _augment(x[rows], order[rows], parameters.rows(rows), config), parts)
+    return torch.cat(list(done))
 
 
 def _augment(out: Tensor, order: Tensor, parameters: AugmentParameters, config: AugmentConfig) -> Tensor:

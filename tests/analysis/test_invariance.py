@@ -9,7 +9,8 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 
 from mtslvr.analysis import InvarianceConfig, invariance, read_invariance
 from mtslvr.analysis.invariance import AVERAGE, LINES, ledoit_wolf, mahalanobis
-from mtslvr.audio.load import find_audio, load_audio
+from mtslvr.audio.find import find_audio
+from mtslvr.audio.load import load_audio
 from mtslvr.cli.main import main
 from mtslvr.config import Normalization
 from mtslvr.errors import AudioError, ConfigError

@@ -37,6 +37,10 @@ def test_folders_are_searched_in_order_and_files_are_listed_as_given(tmp_path, m
     monkeypatch.chdir(tmp_path)
     assert names_of("b.WAV", "a.txt", ".h.wav") == ["b.WAV", "a.txt", ".h.wav"]
     assert names_of("a/z.mp3", "./a/z.mp3", tmp_path / "a" / "z.mp3", "a") == ["z.mp3", "b/c.Flac"]
+    assert find_audio([]) == []
+    for missing in (tmp_path / "gone", ""):
+        with pytest.raises(AudioError, match=f"'{missing}': no such file or folder; check the path"):
+            find_audio([tmp_path, missing])
 
 
 def test_clashing_names_are_told_apart(tmp_path, monkeypatch):
@@ -46,9 +50,7 @@ def test_clashing_names_are_told_apart(tmp_path, monkeypatch):
     assert names_of("p/x", "q/x") == ["p/x/1.wav", "p/x/2.wav", "q/x/1.wav"]
     assert names_of("p/x/1.wav", "r/1.wav") == ["x/1.wav", "r/1.wav"]
     monkeypatch.chdir(tmp_path / "p" / "x")
-    up = (tmp_path / "q/x/1.wav").as_posix()
     assert names_of(".", "../../q/x") == ["1.wav", "2.wav", "../../q/x/1.wav"]
-    assert names_of("1.wav", up) == ["1.wav", up]
 
 
 def test_linked_folders_are_entered_once(tmp_path):
@@ -60,16 +62,8 @@ def test_linked_folders_are_entered_once(tmp_path):
     (tmp_path / "in/4.wav").symlink_to(tmp_path / "out/3.wav")
     (tmp_path / "in/5.wav").symlink_to(tmp_path / "gone.wav")
     (tmp_path / "in/6.wav").mkdir()
-    if hasattr(os, "mkfifo"):
-        os.mkfifo(tmp_path / "in/7.wav")
+    os.mkfifo(tmp_path / "in/7.wav")
     assert names_of(tmp_path / "in") == ["4.wav", "5.wav", "b/1.wav", "c/2.wav", "c/out/3.wav"]
-
-
-def test_missing_inputs_and_empty_ones(tmp_path):
-    assert find_audio(tmp_path) == [] and find_audio([]) == []
-    for missing in (tmp_path / "gone", ""):
-        with pytest.raises(AudioError, match=f"'{missing}': no such file or folder; check the path"):
-            find_audio([tmp_path, missing])
 
 
 def test_files_that_only_ffmpeg_reads(tmp_path, monkeypatch):

@@ -14,8 +14,8 @@ import soxr
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from mtslvr.audio.load import BLOCK_FRAMES, audio_label, iter_blocks, load_audio, load_parts
-from mtslvr.audio.recordings import Notes
+from mtslvr.audio.load import audio_label, iter_blocks, load_audio, load_parts
+from mtslvr.audio.recordings import BLOCK_FRAMES, Notes
 from mtslvr.errors import AudioError
 
 FORMATS = {  # subtype: (formats, how far a decoded sine may be from the one written)
@@ -42,13 +42,13 @@ def write(path, samples, rate, **how):
     return path
 
 
-def load(array, target_rate=16000, **how):
-    return load_audio(array, target_rate, **{"sample_rate": 16000, **how})
+def load(array):
+    return load_audio(array, 16000, sample_rate=16000)
 
 
-def error_of(*args, **kwargs):
+def error_of(source, target_rate=16000, sample_rate=16000, **how):
     with pytest.raises(AudioError) as caught:
-        load_audio(*args, **kwargs)
+        load_audio(source, target_rate, sample_rate=sample_rate, **how)
     return str(caught.value)
 
 
@@ -57,6 +57,11 @@ class Pipe:
 
     def __init__(self, data):
         self.read = io.BytesIO(data).read if isinstance(data, bytes) else lambda size=-1: data
+
+
+class Trickle(io.BytesIO):
+    def read(self, size=-1):
+        return super().read(min(size, 700))  # less than it was asked for
 
 
 @pytest.mark.parametrize("subtype", FORMATS)
@@ -72,8 +77,8 @@ def test_every_format_and_kind_of_input_gives_the_mean_over_channels(tmp_path, s
         assert_allclose(out[middle], ((left + right) / 2)[middle], atol=tolerance)
         memory = io.BytesIO(path.read_bytes())
         memory.seek(0, os.SEEK_END)
-        with open(path, "rb") as file:
-            for source in (str(path), memory, memory, file, Pipe(path.read_bytes())):
+        with open(path, "rb", buffering=0) as file:
+            for source in (str(path), memory, memory, file, Pipe(path.read_bytes()), Trickle(path.read_bytes())):
                 assert_array_equal(load_audio(source, 48000), out)
 
 
@@ -83,7 +88,7 @@ def test_streamed_resampling_equals_the_whole(tmp_path, rate, target):
     path = write(tmp_path / "a.wav", samples, rate, subtype="FLOAT")
     expected = soxr.resample(samples, rate, target)
     blocks = list(iter_blocks(path, target))
-    assert len(blocks) > 1 and max(map(len, blocks)) <= 2 * BLOCK_FRAMES
+    assert len(blocks) > 1 and max(map(len, blocks)) <= 1.1 * BLOCK_FRAMES * max(1, target / rate)
     out = np.concatenate(blocks)
     assert out.shape == expected.shape and out.dtype == np.float32
     assert_allclose(out, expected, atol=1e-4)
@@ -109,7 +114,7 @@ def test_one_sample(tmp_path):
     for rate, length in ((8000, 2), (16000, 1)):
         assert load_audio(write(tmp_path / "a.wav", np.ones(1) / 2, rate), 16000).shape == (length,)
     path = write(tmp_path / "a.wav", np.ones(1) / 2, 44100)  # of which resampling leaves nothing
-    assert error_of(path, 16000) == f"{path}: zero samples; leave it out"
+    assert error_of(path) == f"{path}: zero samples; leave it out"
 
 
 def test_a_decoder_that_fails_midway_says_where(tmp_path):
@@ -117,10 +122,8 @@ def test_a_decoder_that_fails_midway_says_where(tmp_path):
     data = bytearray(path.read_bytes())
     half = len(data) // 2
     path.write_bytes(data[:half] + bytes(5000) + data[half + 5000 :])
-    message = error_of(path, 16000)
-    assert message.startswith(f"{path}: decoding fails after ")
-    assert "(libsndfile: flac decoder lost sync); encode it again or cut it there" in message
-    assert 1.9 < float(message.split(" after ")[1].split(" s ")[0]) < 2.6
+    place, said = error_of(path).removeprefix(f"{path}: decoding fails after ").split(" s ")
+    assert said == "(libsndfile: flac decoder lost sync); encode it again or cut it there" and 1.9 < float(place) < 2.6
 
 
 def test_parts_of_a_file_are_those_of_the_whole(tmp_path):
@@ -134,7 +137,7 @@ def test_parts_of_a_file_are_those_of_the_whole(tmp_path):
 
 
 def test_arrays_and_tensors_which_are_neither_changed_nor_shared():
-    for dtype, shape in itertools.product((np.float16, np.float32, np.float64), ((100,), (1, 100), (2, 100))):
+    for dtype, shape in itertools.product((np.float16, np.float64), ((100,), (1, 100), (2, 100))):
         samples = noise(int(np.prod(shape))).reshape(shape).astype(dtype)
         for array in (samples, torch.from_numpy(samples)):
             out = load(array)
@@ -142,61 +145,54 @@ def test_arrays_and_tensors_which_are_neither_changed_nor_shared():
             assert_allclose(out, np.atleast_2d(samples).mean(axis=0, dtype=float), atol=1e-7)
     for dtype in (torch.bfloat16, torch.int16):
         assert np.isfinite(load(torch.ones(10, dtype=dtype))).all()
-    tensor = torch.arange(20.0, requires_grad=True).reshape(10, 2).T
-    assert_array_equal(load(tensor), np.arange(10) * 2 + 0.5)
-    backwards = np.arange(10.0)[::-1]
-    assert_array_equal(load(backwards), backwards)
+    assert_array_equal(load(torch.arange(20.0, requires_grad=True).reshape(10, 2).T), np.arange(10) * 2 + 0.5)
+    assert_array_equal(load(np.arange(10.0)[::-1]), np.arange(10.0)[::-1])
     samples = noise(100)
     load(samples)[:] = 7
     assert_array_equal(samples, noise(100))
-
-
-def test_integers_are_scaled_by_their_range():
-    for dtype, values in (
+    for dtype, values in (  # integers are scaled by their range
         ("int8", [-128, 0, 64]),
         (">i2", [-32768, 0, 16384]),
         ("int64", [-(2**63), 0, 2**62]),
-        ("uint8", [0, 128, 192]),
         ("uint16", [0, 32768, 49152]),
     ):
         assert_array_equal(load(np.array(values, dtype)), np.float32([-1, 0, 0.5]))
 
 
-def test_bad_arrays():
-    for array, message in (
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
         (np.array(1.0), "shape (): must be (samples,) or (channels, samples)"),
         (np.zeros((2, 2, 9)), "shape (2, 2, 9): must be (samples,) or (channels, samples)"),
         (np.zeros((0, 9)), "shape (0, 9): zero samples; leave it out"),
         (np.zeros((9, 2)), "shape (9, 2): 9 channels of 2 samples; pass (channels, samples)"),
         (np.zeros((17, 99)), "shape (17, 99): more than 16 rows are no channels of a recording; pass a batch"),
         (np.zeros(9, complex), "dtype complex128: must be floating point or integer samples"),
-        (np.zeros(9, object), "dtype object: must be floating"),
         (torch.zeros(9, dtype=torch.bool), "dtype bool: must be floating"),
-        (torch.zeros(9, device="meta"), "torch.float32 tensor that NumPy cannot hold ("),
-        (torch.zeros(9).to_sparse(), "torch.float32 tensor that NumPy cannot hold ("),
-    ):
-        assert error_of(array, 16000, sample_rate=16000).startswith(f"<array>: {message}")
+        (np.array([[np.inf] * 9, [-np.inf] * 9]), "NaN or infinite samples, the first at index 0"),
+        (np.full(9, 1e300), "NaN or infinite samples"),  # overflows
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_bad_arrays(array, message):
+    assert error_of(array).startswith(f"<array>: {message}")
 
 
 def test_rates():
     assert load_audio(np.zeros(10), np.int64(16000), sample_rate=np.int32(8000)).size == 20
-    assert error_of(np.zeros(9), 16000) == "<array>: array input needs sample_rate=... (Hz)"
+    assert error_of(np.zeros(9), sample_rate=None) == "<array>: array input needs sample_rate=... (Hz)"
     for name in ("target_rate", "sample_rate"):
         for rate in (999, 16000.0, "16000", True, 768001):
-            message = error_of(np.zeros(9), **{"target_rate": 16000, "sample_rate": 16000, name: rate})
-            assert message == f"<array>: {name}={rate!r}: must be a whole number of Hz from 1000 to 768000"
+            message = f"<array>: {name}={rate!r}: must be a whole number of Hz from 1000 to 768000"
+            assert error_of(np.zeros(9), **{name: rate}) == message
 
 
-@pytest.mark.filterwarnings("error")
-def test_samples_that_are_not_finite_are_counted(tmp_path):
+def test_samples_that_are_not_finite_are_refused(tmp_path):
     samples = np.zeros((2, 50000))
     samples[:, 40000] = samples[:, 20000] = np.nan
     path = write(tmp_path / "a.wav", samples.T, 16000, subtype="DOUBLE")
-    said = ": NaN or infinite samples: 2, the first at index 20000 (1.250 s); repair or remove them"
+    said = ": NaN or infinite samples, the first at index 20000 (1.250 s); repair or remove them"
     assert error_of(path, 8000) == f"{path}{said}"
-    assert error_of(samples, 8000, sample_rate=16000) == f"<array>{said}"
-    for array in (np.array([[np.inf] * 9, [-np.inf] * 9]), np.full(9, 1e300)):  # opposite infinities, an overflow
-        assert "NaN or infinite" in error_of(array, 16000, sample_rate=16000)
 
 
 def test_paths_that_hold_no_audio(tmp_path):
@@ -204,32 +200,30 @@ def test_paths_that_hold_no_audio(tmp_path):
         ("gone.wav", None, "{}: no such file; check the path"),
         ("", None, "{} is a folder; give its files to mtslvr.embed_files, or use mtslvr-embed"),
         ("empty.wav", b"", "{}: an empty file (0 bytes), zero samples; leave it out"),
-        ("text.wav", b"hello " * 100, "{}: not an audio file (begins with 'hello "),
         ("head.wav", b"RIFF", "{}: not an audio file (begins with 'RIFF', libsndfile: "),
     ):
         path = tmp_path / name
         if content is not None:
             path.write_bytes(content)
         for given in (path, str(path)):
-            assert error_of(given, 16000).startswith(said.format(path))
+            assert error_of(given).startswith(said.format(path))
+    assert error_of(tmp_path / "gone.wav", label="dog") == "dog: no such file; check the path"
 
 
 def test_bad_file_objects():
     closed = io.BytesIO()
     closed.close()
     for source, message in (
-        (io.BytesIO(b""), "<file object>: an empty file (0 bytes), zero samples; leave it out"),
         (Pipe(b""), "<file object>: an empty file (0 bytes), zero samples; leave it out"),
         (Pipe(None), "<file object>: cannot be read (TypeError: memoryview: a bytes-like object is required"),
-        (Pipe("text"), "<file object>: cannot be read (TypeError: memoryview: a bytes-like object is required"),
         (io.StringIO("text"), "<file object>: a text file object; open it in binary mode, open(path, 'rb')"),
         (closed, "<file object>: cannot be read (ValueError: "),
         (SimpleNamespace(read=None, seekable=lambda: True, seek=None), "<file object>: cannot be read (TypeError: "),
         (None, "<NoneType>: type NoneType: pass a path, a binary file object, an array or a tensor"),
-        (b"RIFF", "<bytes>: type bytes: pass a path, a binary file object"),
         ([0.0, 1.0], "<list>: type list: pass a path"),
     ):
-        assert error_of(source, 16000, sample_rate=16000).startswith(message)
+        assert error_of(source).startswith(message)
+    assert audio_label("a/../b.wav") == "a/../b.wav" and audio_label(io.BytesIO(), 1) == "<file object 1>"
 
 
 class Failing(io.BytesIO):
@@ -246,10 +240,7 @@ class Failing(io.BytesIO):
     ("error", "said"),
     [
         (lambda: OSError(errno.EIO, "Input/output error"), "[Errno 5] Input/output error"),
-        (
-            lambda: http.client.IncompleteRead(b"1234", 9),
-            "IncompleteRead: IncompleteRead(4 bytes read, 9 more expected)",
-        ),
+        (lambda: http.client.IncompleteRead(b"12", 9), "IncompleteRead: IncompleteRead(2 bytes read, 9 more expected)"),
         (KeyboardInterrupt, None),  # what ends the program goes through
     ],
 )
@@ -263,9 +254,3 @@ def test_a_disk_or_server_that_fails_while_it_is_read_is_no_end_of_the_file(tmp_
         assert not said or str(caught.value).startswith(f"<file object>: cannot be read ({said}); copy it anew")
         blocks = iter_blocks(file, 16000)
     assert capfd.readouterr().err == ""
-
-
-def test_labels(tmp_path):
-    assert audio_label("a/../b.wav") == "a/../b.wav" and audio_label(tmp_path) == str(tmp_path)
-    assert audio_label(torch.zeros(3), 2) == "<array 2>" and audio_label(io.BytesIO(), 1) == "<file object 1>"
-    assert error_of(tmp_path / "gone.wav", 16000, label="dog") == "dog: no such file; check the path"

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtslvr.audio.windows import Pool, Pooling, iter_windows, moments, slice_windows, standardize
-from mtslvr.errors import AudioError, ConfigError
+from mtslvr.audio.windows import Pool, Pooling, iter_windows, moments, standardize
+from mtslvr.errors import ConfigError
 
 WAVES = ["w5", "w1", "w3p2", "w10", "w12p3"]
 
@@ -29,12 +29,9 @@ def test_windows_of_blocks_are_those_of_the_rule(sizes, window, hop):
         assert (begin_seconds, end_seconds) == (start / 10, min(end, waveform.size) / 10)
         index += 1
     assert len(found) == index
-    windows, spans = slice_windows(waveform, window, hop, 10)
-    assert windows.shape == (index, size) and windows.dtype == np.float32 and spans.shape == (index, 2)
-    for cut, row, span in zip(found, windows, spans, strict=True):
-        np.testing.assert_array_equal(cut[0], row)
-        assert cut[1:] == tuple(span)
-        cut[0][:] = 5  # a copy
+    for cut, *_ in found:
+        assert cut.dtype == np.float32
+        cut[:] = 5  # a copy
     np.testing.assert_array_equal(waveform, kept)
 
 
@@ -51,7 +48,7 @@ def test_bad_seconds_are_named():
     for value in (0, float("nan"), 3600.5, "5", None, True, 0.00001):
         for name, seconds in (("window_seconds", (value, 1)), ("hop_seconds", (1, value))):
             with pytest.raises(ConfigError, match=f"{name}={value!r}: "):
-                slice_windows(np.zeros(100, np.float32), *seconds, 16000)
+                next(iter_windows([], *seconds, 16000))
 
 
 @pytest.mark.parametrize("clip", [*(f"{name}@5s" for name in WAVES), "w10@whole", "w12p3@whole"])
@@ -86,13 +83,11 @@ def test_moments_of_parts_are_those_of_the_whole(sizes, offset):
     mean, std = moments(iter(parts))
     assert mean == pytest.approx(whole.mean(), rel=1e-12, abs=1e-12)
     assert std == pytest.approx(whole.std(ddof=1) if whole.size > 1 else 0, rel=1e-9, abs=1e-9)
-    with pytest.raises(AudioError, match="zero samples"):
-        moments([])
 
 
 def test_pooling():
     embeddings, spans = np.array([[1, 2], [3, 6]], np.float32), np.array([[0, 5], [2.5, 6.0]])
-    for pool, rows, span in ((Pool.MEAN, [[2, 4]], [[0, 6]]), ("none", embeddings, spans)):
+    for pool, rows, span in ((Pool.MEAN, [[2, 4]], [[0, 6]]), (Pool.NONE, embeddings, spans)):
         pooling = Pooling(pool)
         for i in range(2):
             pooling.add(embeddings[i : i + 1], spans[i : i + 1])
@@ -100,7 +95,3 @@ def test_pooling():
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found, rows)
         np.testing.assert_array_equal(found_span, span)
-    with pytest.raises(ConfigError, match=r"pool='max'.*'mean', 'none'"):
-        Pooling("max")
-    with pytest.raises(AudioError, match="no windows"):
-        Pooling().result()

@@ -1,6 +1,7 @@
 """`mtslvr classify` from examples and recordings to labels, with tones as calls."""
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from mtslvr.classify import Classifier, read_labels
 from mtslvr.classify.examples import collect
 from mtslvr.cli.main import main
 from mtslvr.cli.summary import Progress
+from mtslvr.errors import ConfigError
 from mtslvr.run.table import read_table
 
 RATE = 16_000
@@ -273,6 +275,28 @@ def test_the_class_of_files_which_silence_has_none_of(sounds, examples, tmp_path
     assert classifier.predict(files) == ["low", "high", None]  # though most windows are background
     for threshold in (0, 0.01, 0.5):
         assert classifier.predict([tmp_path / "silence.wav"], threshold=threshold) == [None]
+
+
+def test_python_takes_paths_or_stored_embeddings_with_their_labels(done, tmp_path):
+    files = sorted(done.glob("examples/*/*.wav"))
+    classes = [path.parent.name for path in files]
+    classifier = Classifier.fit(files, classes)
+    assert classifier.predict(files[3:6]) == ["high"] * 3
+    assert classifier.figures == Classifier.choose(done / "examples") | {"doubtful": classifier.figures["doubtful"]}
+    table = read_table(done / STORED)
+    labels = ["low" if start < 2 else "high" for start in table.start]
+    soundfile.write(tmp_path / "silence.wav", np.zeros(2 * RATE), RATE)
+    assert Classifier.fit(table, labels).predict([tmp_path / "silence.wav"], threshold=0.01) == [None]
+    broken = dataclasses.replace(table, embeddings=np.full_like(table.embeddings, np.nan))
+    for call, told in (
+        (lambda: Classifier.fit(files), "labels=None for 9 paths; give a list, one for each"),
+        (lambda: Classifier.fit(files, [0] * 9), "0 is no name of a class"),
+        (lambda: Classifier.fit([np.ones(3)], ["a"]), "ndarray is no path"),
+        (lambda: Classifier.fit(table, ["owl", "fox"]), "2 labels for .* rows of embeddings; give a list"),
+        (lambda: Classifier.fit(broken, labels), "embeddings are no numbers"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            call()
 
 
 def test_what_among_the_examples_is_no_example_is_told(sounds, examples, tmp_path):

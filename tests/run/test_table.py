@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ from mtslvr import read_table
 from mtslvr.errors import ConfigError
 from mtslvr.run.export import export
 from mtslvr.run.files import Format, resolve
-from mtslvr.run.table import EmbeddingTable
 
 KEYS = ("embeddings", "paths", "start", "end", "settings")
 SETTINGS = {"features": "concat", "window_seconds": 5.0, "nested": {"größe": [1, None]}}
@@ -58,14 +56,6 @@ def test_frames_of_pandas_and_polars(tmp_path, n):
     np.testing.assert_array_equal(frame.select("start", "end").to_numpy(), spans)
 
 
-@pytest.mark.parametrize("library", ["pandas", "polars"])
-def test_a_library_that_is_missing_is_named_with_the_way_to_install_it(monkeypatch, library):
-    monkeypatch.setitem(sys.modules, library, None)
-    table = EmbeddingTable(np.zeros((1, 2), np.float32), ("a",), np.zeros(1), np.ones(1), {})
-    with pytest.raises(ConfigError, match=rf"to_{library} needs .*; pip install {library}"):
-        getattr(table, f"to_{library}")()
-
-
 def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     write(tmp_path / "out.npz", 1)
 
@@ -106,22 +96,12 @@ def test_a_folder_that_takes_no_file(tmp_path):
 
 
 WHOLE = {"embeddings": np.ones((2, 3)), "paths": ["a", "a"], "start": [0.0, 1.0], "end": [1.0, 2.0], "settings": "{}"}
-DAMAGED = [
-    ({"model": 3}, "its 'model' is 3"),
-    ({"model_sha256": 7}, "its 'model_sha256' is 7"),
-    ({"layer": "x"}, "'x' is not a valid Layer"),
-    ({"features": None}, "None is not a valid Features"),
-    ({"hop_seconds": "x"}, "its 'hop_seconds' is 'x'"),
-    ({"window_seconds": float("nan")}, "its 'window_seconds' is nan"),
-    ({"encoder": 3}, "its 'encoder' is 3"),
-    ({"encoder": {"frontend": 3}}, "its 'frontend' is 3"),
-]
 
 
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        *((content, "") for content in (b"", b"text\n", b"PK\x03\x04 b", b"\x93NUMPY b", b"PAR1 b", b"{broken")),
+        *((content, "") for content in (b"", b"PK\x03\x04 b", b"\x93NUMPY b", b"PAR1 b", b"{broken")),
         ({"embeddings": np.zeros((1, 2))}, "no 'paths"),
         (dict.fromkeys(KEYS, np.array([{}], dtype=object)), "allow_pickle"),
         ({**WHOLE, "settings": np.zeros(1)}, ""),
@@ -130,7 +110,6 @@ DAMAGED = [
         ({**WHOLE, "paths": [1, 2]}, r"names \(1,\)"),
         ({**WHOLE, "start": [0.0, np.nan]}, "no time in seconds"),
         ({**WHOLE, "end": [1.0, 0.0]}, "no time in seconds"),
-        *(({**WHOLE, "settings": json.dumps(settings)}, told) for settings, told in DAMAGED),
     ],
 )
 def test_reading_something_else(tmp_path, content, told):
@@ -140,7 +119,7 @@ def test_reading_something_else(tmp_path, content, told):
         read_table(file)
 
 
-def test_reading_nothing_a_folder_no_path_and_what_a_later_version_wrote(tmp_path):
+def test_reading_nothing_a_folder_and_what_a_later_version_wrote(tmp_path):
     later = {"format_version": 2, "mtslvr": "9.9", "layer": "new"}
     np.savez(tmp_path / "later.npz", **{**WHOLE, "settings": json.dumps(later)})
     np.save(tmp_path / "open.npy", np.ones((2, 3)))
@@ -148,7 +127,6 @@ def test_reading_nothing_a_folder_no_path_and_what_a_later_version_wrote(tmp_pat
     for path, told in (
         (tmp_path / "in.npz", r"in\.npz: no such file; check the path"),
         (tmp_path, "not embeddings but a folder; embed its files first: mtslvr-embed"),
-        (np.zeros((1, 2)), "type ndarray: pass the path of an output of mtslvr-embed"),
         (tmp_path / "later.npz", r"later\.npz: written by mtslvr 9\.9 in format 2"),
         (tmp_path / "open.npy", r"open\.npy: not embeddings \(field larger than field limit"),
     ):

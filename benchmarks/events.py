@@ -158,7 +158,7 @@ def embedded(made: Scene) -> tuple[Examples, Wave, Wave]:
     """The examples as `mtslvr classify` takes them from class folders, and windows and spans of the recording."""
     with tempfile.TemporaryDirectory() as folder:
         write_examples(made, Path(folder))
-        examples = collect(folder, None, None, None, "auto")
+        examples = collect(folder, None, None, None, None, "auto")
     options = {name: examples.settings[name] for name in ("window_seconds", "hop_seconds")}
     return examples, *mtslvr.embed_windows(made.wave, RATE, **options)
 

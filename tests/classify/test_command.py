@@ -199,9 +199,9 @@ def test_a_broken_recording_costs_neither_labels_of_others_nor_of_an_earlier_cal
 def test_an_interrupted_call_goes_on(done, tmp_path, monkeypatch):
     advance = Progress.advance
 
-    def interrupt(self, file, seconds, length):
-        advance(self, file, seconds, length)
-        if length is not None:
+    def interrupt(self, file, seconds, ended):
+        advance(self, file, seconds, ended)
+        if ended:
             raise KeyboardInterrupt
 
     command = [done / "tones.mtslvr", done / "nights", "-o", tmp_path / "x.csv"]
@@ -329,10 +329,10 @@ def test_a_short_tail_of_a_long_example_is_no_example(tmp_path):
     for name, seconds in (("low", 1.1), ("high", 0.3)):
         (tmp_path / name).mkdir()
         soundfile.write(tmp_path / name / "a.wav", tone(HERTZ[name], seconds, 0), RATE)
-    assert len(collect(tmp_path, None, 0.5, None, "cpu").embeddings) == 3 + 1
+    assert len(collect(tmp_path, None, None, 0.5, None, "cpu").embeddings) == 3 + 1
     # 0 to 0.5 and 0.4 to 0.9 s, 0.8 to 1.1 having 0.2 s that are new; 0 to 0.6 s, and 0.6 to 1.1, which is most of it
-    assert len(collect(tmp_path, None, 0.5, 0.4, "cpu").embeddings) == 2 + 1
-    assert len(collect(tmp_path, None, 0.6, 0.6, "cpu").embeddings) == 2 + 1
+    assert len(collect(tmp_path, None, None, 0.5, 0.4, "cpu").embeddings) == 2 + 1
+    assert len(collect(tmp_path, None, None, 0.6, 0.6, "cpu").embeddings) == 2 + 1
 
 
 # What is refused, before anything is written

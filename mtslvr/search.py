@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .api import embed
-from .audio.load import load_parts
-from .audio.recordings import Notes
+from .audio.load import Excerpt, channel_of, iter_blocks, load_parts
 from .config import EncoderConfig
 from .errors import AudioError, ConfigError
 from .models import checkpoint
@@ -27,6 +25,7 @@ Float64 = npt.NDArray[np.float64]
 
 SHORTEST = 0.1  # seconds of a sound that is compared, or an example
 _BLOCK = 8192  # rows at once
+_CHECK_RATE = 16_000  # Hz
 _TOUCHING = 1e-6  # seconds
 _BEYOND = 0.1  # seconds by which a part may end after its file, whose length people round
 _PART = re.compile(r"(.+):(\d+(?:\.\d*)?)-(\d+(?:\.\d*)?)", re.DOTALL)
@@ -100,11 +99,10 @@ def similar(
     parsed = [Query.parse(query) for query in given]
     if not parsed:
         raise ConfigError("no queries; give at least one sound")
-    frontend = (found.settings.get("encoder") or {}).get("frontend", {})
-    rate, channel = frontend.get("sample_rate", 16_000), found.settings.get("channel", "mix")
-    waveforms = [_load_query(query, rate, channel) for query in parsed]  # before the weights are looked for
-    encoder, options = table_encoder(path, found.settings, model, device), embed_options(found.settings)
-    rows = np.stack([embed(waveform, rate, encoder=encoder, **options) for waveform in waveforms])
+    for query in parsed:  # before the weights are looked for
+        _check_query(query, found.settings.get("channel", "mix"))
+    encoder = table_encoder(path, found.settings, model, device)
+    rows = np.stack([_embed_query(query, found.settings, encoder) for query in parsed])
     return nearest(found, rows, k, threshold, per_file=per_file)
 
 
@@ -123,14 +121,7 @@ def nearest(
     Raises:
         ConfigError: `k` below 1, no rows, another width, a threshold that is no cosine, or rows that are no numbers.
     """
-    if k < 1:
-        raise ConfigError(f"k={k}: must be at least 1")
-    if threshold is not None and not -1 <= threshold <= 1:
-        raise ConfigError(f"threshold={threshold!r}: must be a cosine from -1 to 1")
-    width = table.embeddings.shape[1]
-    if len(table.paths) == 0 or queries.shape[-1] != width:
-        told = f"query of {queries.shape[-1]} numbers, {len(table.paths)} rows of {width}"
-        raise ConfigError(f"{told}: cannot be compared")
+    _check(table, queries, k, threshold)
     each = np.stack([cosine(table.embeddings, query) for query in np.atleast_2d(queries)])
     scores: Float64 = each.max(axis=0)
     if (wrong := np.flatnonzero(~np.isfinite(scores))).size:
@@ -149,6 +140,18 @@ def nearest(
         start, end = float(table.start[shown].min()), float(table.end[shown].max())
         hits.append(Hit(len(hits) + 1, float(scores[row]), table.paths[row], start, end, int(each[:, row].argmax())))
     return hits
+
+
+def _check(table: EmbeddingTable, queries: Float32, k: int, threshold: float | None) -> None:
+    if k < 1:
+        raise ConfigError(f"k={k}: must be at least 1")
+    if threshold is not None and not -1 <= threshold <= 1:
+        raise ConfigError(f"threshold={threshold!r}: must be a cosine from -1 to 1")
+    width = table.embeddings.shape[1]
+    if len(table.paths) == 0 or queries.shape[-1] != width:
+        raise ConfigError(
+            f"query of {queries.shape[-1]} numbers, {len(table.paths)} rows of {width}: cannot be compared"
+        )
 
 
 def _neighbours(table: EmbeddingTable, scores: Float64, row: int, step: int, threshold: float | None) -> Iterator[int]:
@@ -184,21 +187,41 @@ def check_times(what: str, start: float | None, end: float | None, seconds: floa
         raise ConfigError(f"{what} is at {told}, and the recording is {seconds:.1f} s long; correct the times")
 
 
-def _load_query(query: Query, rate: int, channel: int | str) -> Float32:
-    """The waveform of a query, once it is sure that it is neither silent nor too short."""
+def _check_query(query: Query, channel: int | str) -> None:
+    """See that a query is audio, and one that is a whole file neither silent nor too short."""
     if os.path.isdir(query.path):
         raise AudioError(f"{query.path}: a query is a sound, and this is a folder; give files in it")
-    notes = Notes()
-    [waveform], seconds = load_parts(query.path, rate, [(query.start, query.end)], channel, notes)
-    if notes.incomplete:
-        warnings.warn(f"{query.path}: {notes.incomplete}", stacklevel=3)
-    name = query.path if query.start is None else f"{query.path}:{query.start:g}-{query.end:g}"
-    check_times(f"{query.path}: the query", query.start, query.end, seconds)
-    if waveform.size < SHORTEST * rate:
-        raise AudioError(f"{name}: a query of {waveform.size / rate:.3f} s; give one of at least {SHORTEST} s")
-    if np.ptp(waveform) == 0:
-        raise AudioError(f"{name}: a silent query; give one with a sound, as call.wav, or call.wav:12.5-14 for a part")
-    return waveform
+    blocks = iter_blocks(query.path, _CHECK_RATE, excerpt=Excerpt(channel_of(query.path, channel)))
+    if query.start is None:
+        _check_sound(query.path, blocks, _CHECK_RATE)
+    else:
+        next(blocks)
+
+
+def _check_sound(name: str, blocks: Iterable[Float32], sample_rate: int) -> None:
+    """See that a query, read no further than that takes, is neither silent nor too short."""
+    count, low, high = 0, np.inf, -np.inf
+    for block in blocks:
+        count, low, high = count + block.size, min(low, block.min()), max(high, block.max())
+        if low < high and count >= SHORTEST * sample_rate:
+            return
+    if count < SHORTEST * sample_rate:
+        raise AudioError(f"{name}: a query of {count / sample_rate:.3f} s; give one of at least {SHORTEST} s")
+    raise AudioError(f"{name}: a silent query; give one with a sound, as call.wav, or call.wav:12.5-14 for a part")
+
+
+def _embed_query(query: Query, settings: Mapping[str, Any], encoder: Encoder) -> Float32:
+    """Embed a sound as the rows of a table were: same features, layer, windows and channel, mean over the windows."""
+    path, start, end = query
+    channel, rate, options = settings.get("channel", "mix"), encoder.sample_rate, embed_options(settings)
+    if start is None:
+        whole: Float32 = embed(path, encoder=encoder, channels=channel_of(path, channel), **options)
+        return whole
+    [waveform], seconds = load_parts(path, rate, [(start, end)], channel)
+    check_times(f"{path}: the query", start, end, seconds)
+    _check_sound(f"{path}:{start:g}-{end:g}", [waveform], rate)
+    part: Float32 = embed(waveform, rate, encoder=encoder, **options)
+    return part
 
 
 def embed_options(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import io
-from collections import Counter
+import itertools
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from html import escape
@@ -17,15 +19,16 @@ import numpy.typing as npt
 import soxr
 
 from ..classify.classifier import Classifier
+from ..classify.clips import audio_bytes, read_clip
 from ..classify.labels import Label
-from ..classify.output import Recording, audio_bytes, read_clip
-from ..classify.predict import BINS, Found
+from ..classify.output import Recording, check_file
+from ..classify.predict import BINS, Found, spread
 from ..errors import AudioError, ConfigError
-from ..run.files import guarded, resolve, wrong_suffix
 from .pictures import new_figure
 from .report import html_page, html_picture, html_table
 
-MOST_HITS = 12  # that are played, of the best, where there are no more classes, and of the least certain
+MOST_HITS = 12  # that are played, of the best, the least certain and those to label each
+MOST_CLASSES = 36  # that have a best hit, where there are more classes than that
 LONGEST = 4.0  # seconds of one
 AROUND = 0.5  # seconds that are shown and played before and after it
 _TITLE = "Labels"
@@ -36,19 +39,20 @@ _STYLE = """
 .hits figure{margin:0;border:1px solid #ddd;border-radius:6px;padding:.5rem;overflow-wrap:anywhere}
 .hits img{width:100%;margin:0;display:block}.hits audio{width:100%;height:2.2rem;margin-top:.4rem}
 figcaption{font-size:.88rem}td.text{white-space:normal;overflow-wrap:anywhere;min-width:4rem}
+.confusion td{text-align:center}.confusion th{border-bottom:1px solid #e5e5e5;font-weight:400}
+.confusion th.text{position:sticky;left:0;background:#fff;white-space:normal;overflow-wrap:anywhere;min-width:7rem}
+.confusion th.turned{writing-mode:vertical-rl;transform:rotate(180deg);text-align:left;max-height:12rem;overflow:hidden;
+text-overflow:ellipsis;padding:.7rem .1rem}
 """
 
 
 def check_page(path: Path) -> None:
     """Find out before the work starts that a page can be made and written, else raise a ConfigError."""
     if path.suffix.lower() not in (".html", ".htm"):
-        raise wrong_suffix(path, [".html"])
-    new_figure(1, 1)
-    target = resolve(path, writable=True)
-    if target.exists():
-        with guarded(path), open(target, "rb") as file:
-            if f"<title>{_TITLE}</title>".encode() not in file.read(1000):
-                raise ConfigError(f"{path}: is there and no report of mtslvr classify; choose another name")
+        raise ConfigError(f"{path}: unknown format {path.suffix!r}; end the name in .html")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError(f"{path}: pictures need matplotlib: pip install 'mtslvr[plot]'")
+    check_file(path, "report of mtslvr classify", f"<title>{_TITLE}</title>")
 
 
 def page(classifier: Classifier, found: Found, threshold: float) -> str:
@@ -61,7 +65,7 @@ def page(classifier: Classifier, found: Found, threshold: float) -> str:
     made = classifier.settings
     window, hop, digest = made["window_seconds"], made["hop_seconds"], made["model_sha256"][:12]
     model = f"model {made['model']} (sha256 {digest}), mtslvr {metadata.version('mtslvr')}, {date.today():%Y-%m-%d}"
-    worst = sorted(found.events, key=lambda event: event.score)[:MOST_HITS]
+    best, worst = _best(found.events), sorted(found.events, key=lambda event: event.score)[:MOST_HITS]
     body = [
         f"<h1>Labels</h1><p>{said} A window is labelled where a class has a probability of {threshold:g} or more.</p>",
         html_table([["class", "events"], *([name, str(counts[name])] for name in classifier.positive)]),
@@ -72,26 +76,48 @@ def page(classifier: Classifier, found: Found, threshold: float) -> str:
         html_picture(_histogram(found.histogram, threshold), "Histogram of window scores"),
         "<h2>Best hits</h2><p>The events with the highest scores, all classes in turn. What is found is between the "
         f"white lines, with {AROUND:g} s before and after; of an event longer than {LONGEST:g} s, its beginning.</p>",
-        _hits(_best(found.events), recordings),
+        _hits(best, recordings),
         "<h2>Least certain hits</h2><p>The events with the lowest scores. Where these are wrong, raise the threshold, "
         f"or label some of them and run again.</p>{_hits(worst, recordings)}",
     ]
+    if to_label := spread(found.doubts, MOST_HITS):
+        said = "The windows whose label would help most, with the likeliest class; --suggest has cut them out."
+        body.append(f"<h2>To label next</h2><p>{said}</p>{_hits(to_label, recordings)}")
     return html_page(_TITLE, "".join(body), _STYLE)
 
 
 def _examples(figures: Mapping[str, Any]) -> Iterator[str]:
+    names = list(figures["classes"])
     yield f"<h2>Examples</h2><p>Features: {escape(figures['features'])} ({escape(figures['reason'])}).</p>"
     if not figures["candidates"]:
         return
     lines = [[x["features"], f"{100 * x['accuracy']:.1f}", f"{x['log_loss']:.3f}"] for x in figures["candidates"]]
     yield html_table([["features", "accuracy, %", "log loss"], *lines])
-    yield "<h3>What examples are taken for</h3><p>By classifiers that had not seen their recording. A row a class.</p>"
-    names, counts = list(figures["classes"]), figures["confusion"]
-    yield html_table([["", *names], *([name, *map(str, row)] for name, row in zip(names, counts, strict=True))])
+    yield (
+        "<h3>What examples are taken for</h3><p>By classifiers that had not seen their recording. A row a class, a "
+        "column what it is taken for: blue is right, orange wrong.</p>"
+    )
+    yield _confusion(names, np.array(figures["confusion"]))
     if figures["doubtful"]:
         yield "<h3>Examples that look mislabelled</h3><p>The surest errors first; listen to these.</p>"
         rows = [[x["clip"], x["label"], x["taken_for"], f"{100 * x['probability']:.0f}"] for x in figures["doubtful"]]
         yield html_table([["example", "labelled", "taken for", "sure, %"], *rows])
+
+
+def _confusion(names: Sequence[str], counts: npt.NDArray[np.int64]) -> str:
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    head = "".join(f'<th class="turned" title="{escape(name)}">{escape(name)}</th>' for name in names)
+    rows = []
+    for i, name in enumerate(names):
+        colour = [("0,114,178" if i == j else "213,94,0") for j in range(len(names))]
+        cells = (
+            f'<td style="background:rgba({colour[j]},{0.5 * shares[i, j]:.2f})">{count or ""}</td>'
+            for j, count in enumerate(counts[i])
+        )
+        rows.append(f'<tr><th class="text">{escape(name)}</th>{"".join(cells)}</tr>')
+    return (
+        f'<div class="wide"><table class="confusion"><tr><th class="text"></th>{head}</tr>{"".join(rows)}</table></div>'
+    )
 
 
 def _histogram(counts: npt.NDArray[np.int64], threshold: float) -> Any:
@@ -105,12 +131,12 @@ def _histogram(counts: npt.NDArray[np.int64], threshold: float) -> Any:
 
 
 def _best(events: Iterable[Label]) -> list[Label]:
-    """The events with the highest scores, all classes in turn, and one of each class at least."""
-    rank, ranked = Counter[str](), []
+    of_class: dict[str, list[Label]] = defaultdict(list)
     for event in sorted(events, key=lambda event: -event.score):
-        ranked.append((rank[event.label], event.label, event))
-        rank[event.label] += 1
-    return [event for *_, event in sorted(ranked, key=lambda entry: entry[:2])][: max(MOST_HITS, len(rank))]
+        of_class[event.label].append(event)
+    turns = itertools.zip_longest(*(of_class[name] for name in sorted(of_class)))
+    most = max(MOST_HITS, min(len(of_class), MOST_CLASSES))
+    return [event for turn in turns for event in turn if event is not None][:most]
 
 
 def _hits(events: Sequence[Label], recordings: Mapping[str, Recording]) -> str:

@@ -140,13 +140,12 @@ def load_parts(
     target_rate: int,
     parts: Sequence[tuple[float | None, float | None]],
     channel: int | str = "mix",
-    notes: Notes | None = None,
 ) -> tuple[list[Block], float]:
     """Parts of a file, by start and end in seconds, shorter or empty where it ends before, and the file's seconds."""
     pieces: list[list[Block]] = [[np.empty(0, np.float32)] for _ in parts]
     bounds = [(_sample(start or 0, target_rate), _sample(end, target_rate)) for start, end in parts]
     position = 0
-    for block in iter_blocks(source, target_rate, notes=notes, excerpt=Excerpt(channel_of(source, channel))):
+    for block in iter_blocks(source, target_rate, excerpt=Excerpt(channel_of(source, channel))):
         for piece, (first, last) in zip(pieces, bounds, strict=True):
             if first < position + block.size and last > position:
                 piece.append(block[max(0, first - position) : last - position])

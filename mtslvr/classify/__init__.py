@@ -2,7 +2,7 @@
 
 `folders` finds examples, `labels` reads tables of them, `examples` cuts and embeds what they name, `choose` finds the
 features that the task wants, `classifier` is what stands in a file, `events` joins windows. `predict` goes over stored
-embeddings, `output` writes labels, and clips that a person listens to.
+embeddings, `output` writes labels, `clips` are what a person listens to.
 """
 
 from .choose import Candidate, Choice

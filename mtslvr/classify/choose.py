@@ -28,6 +28,10 @@ SHARES = {
 # worse with fewer.
 INVERSE_PENALTY = 100.0
 _TEMPERATURES = np.geomspace(0.1, 10.0, 41)
+FIGURES = {  # what `figures` gives
+    "classes": dict, "recordings": int, "features": str, "reason": str, "candidates": list, "confusion": list,
+    "doubtful": list,
+}  # fmt: skip
 _MOST_FOLDS = 20
 _MOST_DOUBTFUL = 20
 _MOST_ROWS = 400  # of the examples that the choice is measured on
@@ -125,7 +129,7 @@ def choose(
     x = np.stack([unit_rows(embeddings[rows], share, invariant) for share in shares])
     scores, measured = _held_out(x @ x.transpose(0, 2, 1), targets, [recordings[row] for row in rows], classes)
     if not measured.any():
-        even = Candidate("concat", 0.5) if len(shares) > 1 else Candidate(features, 1.0)
+        even = Candidate(shares[share := min(shares, key=_unevenness)], share)
         told = "no class has examples of two recordings, so nothing can be measured"
         return Choice(even, (), np.empty(0, np.int64), np.empty((0, classes)), told)
     scores, targets = scores[:, measured], targets[measured]
@@ -143,7 +147,7 @@ def _best(candidates: Sequence[Candidate], losses: Float64) -> tuple[int, str]:
     than it, by more than a standard error. On the visible validation sets this comes nearer to the better embedding.
     """
     means = losses.mean(axis=1).round(3)  # as they are shown
-    best = min(range(len(means)), key=lambda i: (means[i], abs(candidates[i].share - 0.5)))
+    best = min(range(len(means)), key=lambda i: (means[i], _unevenness(candidates[i].share)))
     alone, other = (0, len(means) - 1) if means[0] <= means[-1] else (len(means) - 1, 0)
     over = "of examples held out with their recording"
     if best != alone and _is_lower(losses[alone], losses[other]) and not _is_lower(losses[best], losses[alone]):
@@ -156,6 +160,10 @@ def _is_lower(losses: Float64, than: Float64) -> bool:
     """Whether losses (n,) of examples are lower by more than a standard error of the difference."""
     gain = than - losses
     return bool(gain.mean() > gain.std() / math.sqrt(len(gain)))
+
+
+def _unevenness(share: float) -> float:
+    return abs(share - 0.5)
 
 
 def _held_out(
@@ -177,12 +185,17 @@ def _candidate(share: float, features: str, scores: Float64, targets: Int64) -> 
     """What decision values (n, C) of examples held out say, and the log loss (n,) of each."""
     right = scores.argmax(axis=1) == targets
     accuracy = float(np.mean([right[targets == k].mean() for k in np.unique(targets)]))
-    true = np.take_along_axis(softmax(scores / _TEMPERATURES[:, None, None]), targets[None, :, None], axis=2)[..., 0]
-    losses = -np.log(np.maximum(true, 1e-6)) + 0.0  # not -0
-    best = int(losses.mean(axis=1).argmin())
+    losses = [log_losses(softmax(scores / temperature), targets) for temperature in _TEMPERATURES]
+    best = int(np.argmin([each.mean() for each in losses]))
     trust = len(targets) / (len(targets) + _TRUSTED)
     temperature = float(_TEMPERATURES[best] ** trust * _USUAL_TEMPERATURE ** (1 - trust))
     return Candidate(features, share, accuracy, float(losses[best].mean()), temperature), losses[best]
+
+
+def log_losses(probabilities: Float64, targets: Int64) -> Float64:
+    """-log of the true class's probability for each row, in nats."""
+    true = np.take_along_axis(probabilities, targets[:, None], axis=1)[:, 0]
+    return -np.log(np.maximum(true, 1e-6)) + 0.0  # not -0
 
 
 def figures(

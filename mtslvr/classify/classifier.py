@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,27 +17,34 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ..api import embed_windows
+from ..config import Features, Layer
 from ..errors import ConfigError
 from ..nn.encoder import Encoder
 from ..run.files import write_file
-from ..run.state import differences
+from ..run.state import DEFAULTS
 from ..run.table import EmbeddingTable
 from ..search import embed_options, table_encoder
-from .choose import Float64, Int64, choose, figures, fit_linear, softmax, unit_rows
+from .choose import FIGURES, Float64, Int64, choose, figures, fit_linear, softmax, unit_rows
 from .events import EventConfig, find_events
 from .examples import Examples, PathLike, class_names, collect, invariant_width, is_negative
 from .labels import Label
 
 Float32 = npt.NDArray[np.float32]
 
-SUFFIX = ".mtslvr"
 FORMAT_VERSION = 1
-_HEADER_KEY = "mtslvr.classifier"  # of the header of a stored one
-_ABOUT = ("classes", "share", "temperature", "least_similarity", "settings", "figures")  # in the header, as JSON
+HEADER_KEY = "mtslvr.classifier"  # of the header of a stored one
+_ABOUT: Mapping[str, Any] = {  # the fields in the header, as JSON
+    "classes": list, "share": float, "temperature": float, "least_similarity": float, "settings": dict,
+    "figures": FIGURES,
+}  # fmt: skip
 _ARRAYS = ("weights", "means", "silence")
 _MOST_ROWS = 3000  # of the examples: time grows with their third power
 _BLOCK = 4096  # windows at once
 _SILENT = 1 - 1e-5  # cosine to the embedding of silence from which a window is taken for it
+_SETTINGS = {
+    "model": str, "model_sha256": str, "features": Features, "layer": Layer, "window_seconds": float,
+    "hop_seconds": float, "encoder": {"frontend": {"sample_rate": float}},
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -182,12 +191,17 @@ class Classifier:
 
     def check_settings(self, settings: Mapping[str, Any], name: str) -> None:
         """Refuse embeddings, called `name`, that were not made as the examples were; the hop may be another."""
-        free = {key: settings[key] for key in ("hop_seconds", "dtype", "format") if key in settings}
-        if different := differences(settings, {**self.settings, **free}, "the classifier with"):
-            raise ConfigError(
-                f"{name}: made with {'; '.join(different)}; embed the recordings anew, or make the classifier with the "
-                "settings of these embeddings"
-            )
+        for key in ("model_sha256", "features", "layer", "window_seconds", "pool", "channel"):
+            theirs, ours = (each.get(key, DEFAULTS.get(key)) for each in (settings, self.settings))
+            if theirs != ours:
+                remedy = f", or give --channel {theirs}" if key == "channel" else ""
+                if key == "model_sha256":
+                    both = (settings, self.settings)
+                    theirs, ours = (f"{x.get('model')} (sha256 {str(x.get(key))[:12]})" for x in both)
+                raise ConfigError(
+                    f"{name}: made with {key.removesuffix('_sha256')}={theirs}, and the classifier with {ours}; embed "
+                    f"the recordings anew, or make the classifier with the settings of these embeddings{remedy}"
+                )
 
     def save(self, path: PathLike) -> None:
         """Write one file: safetensors, with what is not numbers as JSON in its header.
@@ -196,7 +210,7 @@ class Classifier:
             ConfigError: the file cannot be written.
         """
         about = {name: getattr(self, name) for name in _ABOUT}
-        header = {_HEADER_KEY: json.dumps({"format_version": FORMAT_VERSION, **about})}
+        header = {HEADER_KEY: json.dumps({"format_version": FORMAT_VERSION, **about})}
         write_file(path, save({name: getattr(self, name) for name in _ARRAYS}, header))
 
     @classmethod
@@ -208,15 +222,34 @@ class Classifier:
         """
         try:
             with safe_open(os.fspath(path), "numpy") as file:
-                about = json.loads((file.metadata() or {})[_HEADER_KEY])
-                version = about["format_version"]
-                found = {name: about[name] for name in _ABOUT} if version == FORMAT_VERSION else {}
-                found |= {name: file.get_tensor(name) for name in _ARRAYS}
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+                about = json.loads((file.metadata() or {})[HEADER_KEY])
+                arrays = {name: file.get_tensor(name) for name in _ARRAYS}
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise ConfigError(f"{path}: not a classifier ({error}); write one with mtslvr classify --save") from None
-        if version != FORMAT_VERSION:
-            raise ConfigError(f"{path}: in format {version}, and this reads {FORMAT_VERSION}; upgrade mtslvr")
-        return cls(**found | {"classes": tuple(found["classes"])})
+        try:
+            _check_types(about, {"format_version": int}, "header", whole=True)
+            if (version := about["format_version"]) != FORMAT_VERSION:
+                raise ConfigError(f"{path}: in format {version}, and this reads {FORMAT_VERSION}; upgrade mtslvr")
+            _check_types(about, _ABOUT, whole=True)
+            _check_types(about["settings"], _SETTINGS)
+            found = cls(**arrays, **{name: about[name] for name in _ABOUT} | {"classes": tuple(about["classes"])})
+            _check(found)
+        except ConfigError:
+            raise
+        except ValueError as error:
+            raise ConfigError(f"{path}: a damaged classifier ({error}); make it anew") from None
+        return found
+
+
+def _check(found: Classifier) -> None:
+    """Raise a ValueError where names and numbers cannot be those of one classifier."""
+    if set(map(type, found.classes)) != {str}:
+        raise ValueError(f"its classes are {found.classes!r:.60}")
+    width, arrays = found.silence.size, (found.weights, found.means, found.silence)
+    shapes = [(width + 1, len(found.classes)), (len(found.positive), width), (width,)]
+    finite = all(np.isfinite(array).all() for array in arrays)
+    if [x.shape for x in arrays] != shapes or not (finite and 0 <= found.share <= 1 and found.temperature > 0):
+        raise ValueError("numbers out of their range, or others than its classes have")
 
 
 @functools.lru_cache(maxsize=2)
@@ -270,3 +303,23 @@ def _least_similarity(rows: Float64, targets: Int64, means: Float64, recordings:
     own = (rows * _unit(kin @ rows)).sum(axis=1)[known]
     others = (rows @ means.T)[targets[:, None] != np.arange(len(means))]
     return float(own.mean() + others.mean()) / 2 if own.size else -1.0
+
+
+def _check_types(found: Any, kind: Any, name: str = "settings", *, whole: bool = False) -> None:
+    """Raise a ValueError where JSON is not of a kind: a type, float being any finite number, an enum, or named fields.
+
+    Fields may be missing unless it is to be whole.
+    """
+    if isinstance(kind, Mapping):
+        _check_types(found, dict, name)
+        for key in kind:
+            if key in found:
+                _check_types(found[key], kind[key], key, whole=whole)
+            elif whole:
+                raise ValueError(f"no {key}")
+    elif issubclass(kind, enum.Enum):
+        kind(found)
+    elif not isinstance(found, (int, float) if kind is float else kind) or (
+        kind is float and (isinstance(found, bool) or not abs(found) <= sys.float_info.max)
+    ):
+        raise ValueError(f"its {name!r} is {found!r:.60}")

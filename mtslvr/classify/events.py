@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from numbers import Integral, Real
 
@@ -11,12 +10,6 @@ import numpy.typing as npt
 
 from ..errors import ConfigError
 from .labels import Label
-
-_SECONDS = (0, sys.float_info.max, "a number of seconds, 0 or more")
-_RANGES = {
-    "threshold": (0, 1, "a probability from 0 to 1"), "top_k": (1, sys.maxsize, "a whole number, 1 or more"),
-    "min_duration": _SECONDS, "merge_gap": _SECONDS,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,10 +33,17 @@ class EventConfig:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            least, most, told = _RANGES[name]
-            number = isinstance(value, Integral if name == "top_k" else Real) and not isinstance(value, bool)
-            if not (number and least <= value <= most):
-                raise ConfigError(f"{name}={value!r}: must be {told}")
+            if isinstance(value, bool) or not isinstance(value, Integral if name == "top_k" else Real):
+                kind = "a whole number" if name == "top_k" else "a number"
+                raise ConfigError(f"{name}={value!r}: must be {kind}")
+        if not 0 <= self.threshold <= 1:
+            raise ConfigError(f"threshold={self.threshold!r}: must be a probability from 0 to 1")
+        if not self.top_k >= 1:
+            raise ConfigError(f"top_k={self.top_k!r}: must be 1 or more")
+        for name in ("min_duration", "merge_gap"):
+            value = getattr(self, name)
+            if not 0 <= value < float("inf"):
+                raise ConfigError(f"{name}={value!r}: must be a number of seconds, 0 or more")
 
 
 def find_events(

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ..api import embed, embed_files
-from ..audio.find import FoundAudio
 from ..audio.load import Excerpt, load_parts
 from ..audio.windows import Pool
 from ..config import EncoderConfig, Features, Layer
@@ -29,7 +28,7 @@ from ..run.job import describe
 from ..run.table import EmbeddingTable
 from ..search import SHORTEST, check_times, embed_options, table_encoder
 from .folders import check_order, find_examples, raise_all
-from .labels import Label
+from .labels import Label, first_bytes
 
 Float32 = npt.NDArray[np.float32]
 PathLike: TypeAlias = Union[str, "os.PathLike[str]"]
@@ -48,7 +47,7 @@ def is_negative(name: str) -> bool:
 def clip_name(recording: str, start: float, label: str, score: float) -> str:
     """Name of a clip of a recording, by which people see what it is, and `recording_of` where it is from."""
     flat, guess = (re.sub(r"[^\w.-]+", "_", part).strip("_") or "_" for part in (recording, label))
-    flat, guess = (part.encode()[:most].decode("utf-8", "ignore") for part, most in ((flat, 140), (guess, 60)))
+    flat, guess = first_bytes(flat, 140), first_bytes(guess, 60)
     return f"{flat}@{start:.2f}s_{guess}_{score:.2f}.wav"
 
 
@@ -160,21 +159,23 @@ def collect(
     features: str = "concat",
     layer: str = "head",
     channel: int | str = "mix",
-    recordings: Sequence[FoundAudio] = (),
+    recordings: Iterable[str] = (),
 ) -> Examples:
     """Find and embed examples; arguments and errors as of `Classifier.fit`, `find_examples` and `mtslvr.embed`."""
     if isinstance(examples, EmbeddingTable):
         return _from_table(examples, labels)
-    if isinstance(examples, (str, os.PathLike)) and labels is None:
-        found = find_examples(examples, recordings)
-    else:
+    if labels is not None:
         paths = [examples] if isinstance(examples, (str, os.PathLike)) else [*examples]
         _check_labels(labels, len(paths), "paths")
         if others := [path for path in paths if not isinstance(path, (str, os.PathLike))]:
             raise ConfigError(f"examples: {type(others[0]).__name__} is no path; give paths, or a table of embeddings")
-        found = [Label(os.fspath(path), None, None, label) for path, label in zip(paths, labels or (), strict=True)]
+        found = [Label(os.fspath(path), None, None, label) for path, label in zip(paths, labels, strict=True)]
+    elif isinstance(examples, (str, os.PathLike)):
+        found = find_examples(examples, recordings := tuple(recordings))
+    else:
+        raise ConfigError("paths without labels: give labels=[...], one for each, or a folder with a folder a class")
     class_names(label.label for label in found)
-    check_order(found, recordings)
+    check_order(found, tuple(recordings))
     folder = find(model)
     about = checkpoint.read_config(folder / checkpoint.CONFIG_NAME)
     clips = cut_examples(found, about.frontend.sample_rate, channel)

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ..audio.find import AUDIO_SUFFIXES, FoundAudio, search
+from ..audio.find import AUDIO_SUFFIXES, search
 from ..audio.recordings import header
 from ..errors import ConfigError, MTSLVRError
 from .labels import Label, by_name, is_track_or_selections, read_labels
@@ -21,71 +21,80 @@ _EXPECTED = (
 )
 
 
-def find_examples(examples: str | os.PathLike[str], recordings: Iterable[FoundAudio] = ()) -> list[Label]:
+def find_examples(examples: str | os.PathLike[str], recordings: Iterable[str] = ()) -> list[Label]:
     """List the examples of a folder with a folder a class, of a table that `read_labels` reads, or of a folder of such.
 
-    A folder with recordings that a table labels is no class. Beside folders of classes, what is neither is passed over
-    with a warning. Tables may name `recordings` without their folder.
+    Beside folders of audio, what is no such table is passed over with a warning. Tables may name `recordings`, given as
+    paths, without their folder.
     """
     path, elsewhere = Path(examples), by_name(recordings)
     if path.suffix.lower() in AUDIO_SUFFIXES and not path.is_dir():
         raise ConfigError(f"{path}: is one sound, and {_EXPECTED}")
-    children = sorted(x for x in path.iterdir() if not x.name.startswith(".")) if path.is_dir() else []
-    folders = [child for child in children if child.is_dir()]
-    tables = [child for child in children if _is_table(child)] if path.is_dir() else [path]
-    for folder in folders:
-        tables += [file for file in sorted(folder.rglob("*")) if _is_table(file) and is_track_or_selections(file)]
-    found: list[Label] = []
+    if not path.is_dir():
+        return read_labels(path, elsewhere)
+    children = sorted(child for child in path.iterdir() if not child.name.startswith("."))
+    found, tables, marked, told = _in_folders(child for child in children if child.is_dir())
+    in_folders, whole = bool(found), set(found)
+    tables += [file for file in (children if found or tables else sorted(path.rglob("*"))) if _is_table(file)]
     faults: list[MTSLVRError] = []
     for table in tables:
         try:
-            found += read_labels(table, elsewhere)
+            found += read_labels(table, elsewhere, empty=True)
         except ConfigError as error:
             faults.append(error)
-    labelled = {label.file for label in found}
-    whole: list[Label] = []
-    left = [str(x) for x in children if x.suffix.lower() in AUDIO_SUFFIXES]
-    told = []
-    for folder in folders:
-        inside = search(folder)
-        files = [str(file.path) for file in inside.files]
-        if labelled.intersection(files) or any(folder in table.parents for table in tables):
-            left += files
-        else:
-            whole += [Label(file, None, None, folder.name) for file in files]
-            if inside.left_out or not files:
-                told.append(f"{folder}: {inside.left_out_text or 'no audio in it'}")
-    if not whole:
+    if not in_folders:
         raise_all(faults)
-    if left := [file for file in left if file not in labelled]:
-        others = f" and {len(left) - 1} more" if left[1:] else ""
-        told.append(f"audio in no class's folder and no table, {left[0]}{others}")
-    if not found and not whole:
-        raise ConfigError(f"{path}: no examples ({'; '.join(told) or 'nothing in it'}): {_EXPECTED}")
-    if whole:
-        for line in [*map(str, faults), *told]:
+    told += map(str, faults)
+    labelled = {label.file for label in found if label not in whole}
+    recordings_in = {Path(file).parent for file in labelled}
+    for folder in sorted({Path(label.file).parent for label in whole} & recordings_in):
+        told.append(f"{folder}: has recordings that a table names, so it is not the folder of a class")
+        found = [label for label in found if label not in whole or Path(label.file).parent != folder]
+    left = [file for file in marked if file not in labelled]
+    labelled |= {label.file for label in found}
+    beside = [str(x) for x in children if x.suffix.lower() in AUDIO_SUFFIXES and str(x) not in labelled]
+    for where, files in (("folders with tables but in no table", left), ("no class's folder", beside)):
+        if files:
+            told.append(f"audio in {where}, {files[0]}" + (f" and {len(files) - 1} more" if files[1:] else ""))
+    if not found:
+        raise ConfigError(f"{path}: no examples ({'; '.join(told) or 'an empty folder'}): {_EXPECTED}")
+    if in_folders:
+        for line in told:
             warnings.warn(f"passed over: {line}", stacklevel=2)
-    return whole + found
+    return found
 
 
 def raise_all(faults: Sequence[MTSLVRError]) -> None:
-    """Raise what is wrong with examples; of several faults each is told in a warning."""
+    """Raise what is wrong with examples, several faults together with a line each."""
     if len(faults) == 1:
         raise faults[0]
-    for fault in faults:
-        warnings.warn(str(fault), stacklevel=2)
     if faults:
-        raise ConfigError(f"{len(faults)} faults of examples, told above; nothing is labelled")
+        raise ConfigError("\n".join([f"{len(faults)} faults of examples:", *map(str, faults)]))
+
+
+def _in_folders(folders: Iterable[Path]) -> tuple[list[Label], list[Path], list[str], list[str]]:
+    """Examples that are whole files, the class being their folder; tables, audio beside them; and what is neither."""
+    found, tables, marked, told = [], [], [], []
+    for folder in folders:
+        inside = search(folder)
+        beside = [file for file in sorted(folder.rglob("*")) if _is_table(file) and is_track_or_selections(file)]
+        tables += beside
+        if beside:
+            marked += [str(file.path) for file in inside.files]
+        else:
+            found += [Label(str(file.path), None, None, folder.name) for file in inside.files]
+            if inside.left_out or not inside.files:
+                told.append(f"{folder}: {inside.left_out_text or 'no audio in it'}")
+    return found, tables, marked, told
 
 
 def _is_table(file: Path) -> bool:
-    return file.suffix.lower() in _TABLES and file.is_file()
+    return file.suffix.lower() in _TABLES
 
 
-def check_order(examples: Sequence[Label], recordings: Iterable[FoundAudio]) -> None:
+def check_order(examples: Sequence[Label], recordings: Sequence[str]) -> None:
     """Refuse what looks like recordings in place of examples, and the other way round, before they are read."""
-    theirs = _median_seconds([x.file for x in examples if x.start is x.end is None])
-    ours = _median_seconds([str(x.path) for x in recordings])
+    theirs, ours = _median_seconds([x.file for x in examples if x.start is x.end is None]), _median_seconds(recordings)
     if theirs > _LIKE_RECORDINGS and 0 < ours < theirs / 4:
         told = f"examples of {theirs:.0f} s and recordings of {ours:.0f} s (median)"
         raise ConfigError(f"{told}: {_EXPECTED}; cut long examples, or mark their parts in a table")

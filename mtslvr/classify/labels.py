@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
 import math
 import os
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath, PureWindowsPath
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
-from ..audio.find import AUDIO_SUFFIXES, FoundAudio
+from ..audio.find import AUDIO_SUFFIXES
 from ..errors import ConfigError
 
 FILE_COLUMNS = ("file", "path", "filename", "file_name", "fname", "begin path", "begin file", "name")
@@ -49,38 +51,38 @@ class Label:
     score: float = 1.0
 
 
-class _Line(NamedTuple):
-    """What stands in a line of a table."""
-
-    number: int
-    file: str | None
-    label: str | None
-    start: str | None = None
-    end: str | None = None
-    score: str | None = None
-    offset: str | None = None  # of the start, where Raven's other times go on over all recordings of a table
+Elsewhere: TypeAlias = Mapping[str, Sequence[str]]
+# A line of a table: its number, the recording, the class, and start, end, score and Raven's offset as they stand there.
+Line: TypeAlias = tuple[int, str | None, str | None, Sequence[str | None]]
 
 
-Elsewhere: TypeAlias = Mapping[str, Sequence[FoundAudio]]
-
-
-def by_name(recordings: Iterable[FoundAudio]) -> Elsewhere:
-    """Recordings by the names of their files, with and without the suffix."""
-    found: dict[str, list[FoundAudio]] = defaultdict(list)
-    for recording in recordings:
-        for key in dict.fromkeys((recording.path.name, recording.path.stem)):
-            found[key].append(recording)
+def by_name(paths: Iterable[str]) -> Elsewhere:
+    """Paths of recordings by their names, with and without the suffix."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for path in dict.fromkeys(paths):
+        name = os.path.basename(path)
+        for key in (name, os.path.splitext(name)[0]):
+            found[key].append(path)
     return dict(found)
 
 
-def read_labels(table: str | os.PathLike[str], elsewhere: Elsewhere | None = None) -> list[Label]:
+def first_bytes(name: str, most: int) -> str:
+    """A name, cut to `most` bytes where it is longer."""
+    encoded = os.fsencode(name)
+    return name if len(encoded) <= most else encoded[:most].decode("utf-8", "ignore")
+
+
+def read_labels(
+    table: str | os.PathLike[str], elsewhere: Elsewhere | None = None, *, empty: bool = False
+) -> list[Label]:
     """Read a table of labels; its form is told from its first line.
 
     Args:
         table: csv, parted by commas, semicolons or tabs, with the columns file, label and, for parts of a recording,
             start and end in seconds; a Raven selection table; or an Audacity label track, whose recording has the same
             name with another suffix. Columns are known in any case and by other usual names.
-        elsewhere: recordings that need not be beside the table, from `by_name`.
+        elsewhere: where recordings may be that are not beside the table, from `by_name`.
+        empty: whether the table may have no labels.
     Returns:
         Labels with the paths of their recordings, those of a relative name below the table's folder; each once.
     Raises:
@@ -94,15 +96,17 @@ def read_labels(table: str | os.PathLike[str], elsewhere: Elsewhere | None = Non
             text = opened.read()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    if not text.strip():
+    if empty and not text.strip():
         return []
     first = text.partition("\n")[0]
     _check_text(f"{path}, line 1", first)
     lines = (_track_lines if _is_track(first) else _table_lines)(path, text, elsewhere)
     try:
-        labels = [_label(f"{path}, line {line.number}", line) for line in lines]
+        labels = [_label(f"{path}, line {n}", file, label, numbers) for n, file, label, numbers in lines]
     except csv.Error as error:
         raise ConfigError(f"{path}: cannot be read ({error}); close the quote that is left open in it") from None
+    if not labels and not empty:
+        raise ConfigError(f"{path}: no labels in it; give a table with a line a label")
     places = {file: _place(path, file, elsewhere) for file in dict.fromkeys(label.file for label in labels)}
     # Raven has a line for each view of a selection.
     return list(dict.fromkeys(replace(label, file=places[label.file]) for label in labels))
@@ -115,31 +119,34 @@ def _check_text(where: str, text: str) -> None:
 
 def _place(table: Path, file: str, elsewhere: Elsewhere) -> str:
     """The path of a recording that a table names: beside the table, or one elsewhere whose path ends in the name."""
-    windows = PureWindowsPath(file)
-    moved = windows.is_absolute() or PurePath(file).is_absolute()  # since, or of another machine
-    for beside in (table.parent / file, table.parent / windows.name) if moved else (table.parent / file,):
-        if os.path.exists(beside):
-            return str(beside)
-    parts = windows.parts if moved else PurePath(file).parts
-    found = elsewhere.get(parts[-1], ()) if parts else ()
-    if not moved:
-        found = [x for x in found if x.name == file] or [x for x in found if _ends_in(x.path, parts)]
-        parts = (table.parent / file).absolute().parts
-    places = _in_folders_of(found, parts[:-1])
-    if len(places) > 1:
-        raise ConfigError(f"{table}: {file!r} may be {places[0]} or {places[1]}; give its path")
-    if not places and _NO_TEXT.search(file):
+    beside = table.parent / file
+    if os.path.exists(beside):
+        return str(beside)
+    if PurePath(file).is_absolute() or PureWindowsPath(file).is_absolute():  # moved since, or of another machine
+        folders, file = PureWindowsPath(file).parts[:-1], PureWindowsPath(file).name
+        if os.path.exists(table.parent / file):
+            return str(table.parent / file)
+        found = _in_folders_of(elsewhere.get(file, ()), folders)
+    else:
+        parts = PurePath(file).parts
+        found = [x for x in elsewhere.get(parts[-1] if parts else "", ()) if _ends_in(PurePath(x), parts)]
+        # Of a.wav and b/a.wav in the folder of all recordings, the first is the one that is called a.wav.
+        roots = [PurePath(x).parts[: -len(parts)] for x in found]
+        of_all = [all(other[: len(root)] == root for other in roots) for root in roots]
+        found = list(itertools.compress(found, of_all)) or found
+    if len(found) > 1:
+        raise ConfigError(f"{table}: {file!r} may be {found[0]} or {found[1]}; give its path")
+    if not found and _NO_TEXT.search(file):
         raise ConfigError(f"{table}: {file!r}: not in UTF-8, and no file has that name; save the table as UTF-8")
-    return places[0] if places else str(beside)
+    return found[0] if found else str(beside)
 
 
-def _ends_in(path: Path, parts: tuple[str, ...]) -> bool:
-    return any(whole.parts[-len(parts) :] == parts for whole in (path, path.with_suffix("")))
+def _ends_in(path: PurePath, parts: Sequence[str]) -> bool:
+    return any(whole.parts[-len(parts) :] == tuple(parts) for whole in (path, path.with_suffix("")))
 
 
-def _in_folders_of(recordings: Sequence[FoundAudio], folders: Sequence[str]) -> list[str]:
-    """The paths of those of several recordings that are in most of the last ones of these folders."""
-    paths = [str(recording.path) for recording in recordings]
+def _in_folders_of(paths: Sequence[str], folders: tuple[str, ...]) -> list[str]:
+    """Those of several paths that are in most of the last ones of these folders."""
     both = [zip(Path(x).absolute().parts[-2::-1], folders[::-1], strict=False) for x in paths]
     shared = [sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)) for pairs in both]
     return [x for x, count in zip(paths, shared, strict=True) if count == max(shared)]
@@ -167,7 +174,7 @@ def _is_track(line: str) -> bool:
         return False
 
 
-def _table_lines(path: Path, text: str, elsewhere: Elsewhere) -> Iterator[_Line]:
+def _table_lines(path: Path, text: str, elsewhere: Elsewhere) -> Iterator[Line]:
     first = text.partition("\n")[0]
     raven = _is_selections(first)
     delimiter = max("\t,;", key=first.count)
@@ -175,18 +182,17 @@ def _table_lines(path: Path, text: str, elsewhere: Elsewhere) -> Iterator[_Line]
     rows = csv.DictReader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE if raven else csv.QUOTE_MINIMAL)
     names = [(name or "").strip() for name in rows.fieldnames or ()]
     rows.fieldnames = names
-    file, label, score = (_column(names, usual) for usual in (FILE_COLUMNS, LABEL_COLUMNS, ("score",)))
+    file, label, scored = (_column(names, usual) for usual in (FILE_COLUMNS, LABEL_COLUMNS, ("score",)))
     missing = ["the class; name one 'label'"] if label is None else []
     missing += ["the recording; name one 'file'"] if file is None and not raven else []
     if missing:
         has = ", ".join(map(repr, names)) or "none"
         raise ConfigError(f"{path}: its columns are {has}: no column for {', and none for '.join(missing)}")
-    start, end = _time_columns(path, names, {file, label, score})
+    start, end = _time_columns(path, names, {file, label, scored})
     lower = [name.lower() for name in names]
-    if twice := [name for name in (file, label, score, start, end) if name and lower.count(name.lower()) > 1]:
+    if twice := [name for name in (file, label, scored, start, end) if name and lower.count(name.lower()) > 1]:
         raise ConfigError(f"{path}: has several columns {twice[0]!r}; leave one, or rename the others")
     alone = None if file else _recording_of(path, elsewhere)
-    on_over_all = file is not None and file.lower().startswith("begin ") and start == RAVEN_BEGIN
     files = set[str]()
     for row in rows:
         if any(surplus := row.get(None) or ()):
@@ -194,18 +200,17 @@ def _table_lines(path: Path, text: str, elsewhere: Elsewhere) -> Iterator[_Line]
                 f"{path}, line {rows.line_num}: {len(names) + len(surplus)} fields under {len(names)} columns; put "
                 "labels with commas in quotes, or part the fields by semicolons"
             )
-        numbers = [row.get(name or "") or None for name in (start, end, score, RAVEN_OFFSET)]
+        numbers = [row.get(name or "") or None for name in (start, end, scored, RAVEN_OFFSET)]
         if delimiter == ";":  # where numbers may have a decimal comma
             numbers = [number and number.replace(",", ".") for number in numbers]
-        line = _Line(rows.line_num, row[file] if file else alone, row[label or ""], *numbers)
-        if on_over_all and line.offset is None:
-            files.add(line.file or "")
+        if file and file.lower().startswith("begin ") and start == RAVEN_BEGIN and not numbers[-1]:
+            files.add(row[file])
         if len(files) > 1:
             raise ConfigError(
                 f"{path}, line {rows.line_num}: a second recording and no {RAVEN_OFFSET!r}, and Raven's times go on "
                 f"over all recordings; add this column in Raven, or where they begin anew in each, call {file!r} 'file'"
             )
-        yield line
+        yield rows.line_num, row[file] if file else alone, row[label or ""], numbers
 
 
 def _column(names: Sequence[str], known: Sequence[str]) -> str | None:
@@ -214,29 +219,37 @@ def _column(names: Sequence[str], known: Sequence[str]) -> str | None:
 
 
 def _time_columns(path: Path, names: Sequence[str], used: Collection[str | None]) -> list[str | None]:
-    """The columns of start and end; None for one that is not there, unless another column may be it."""
+    """The columns of start and end; None for one that is not there.
+
+    Raises:
+        ConfigError: one is not there, and another column may be it.
+    """
     left = [name for name in names if name not in used]
     times = [next((x for x in left if known.fullmatch(x.lower())), None) for known in (_START, _END)]
     others = [name for name in left if name not in times]
     perhaps = [name for name in others if _PERHAPS_TIME.search(name.lower())]
+    told = ", ".join(map(repr, perhaps or others))
     if not all(times) and (any(times) or perhaps):
         lacking = " and ".join(what for what, name in zip(("start", "end"), times, strict=True) if name is None)
-        among = f" among {', '.join(map(repr, perhaps or others))}" if others else ""
+        among = f" among {told}" if told else ""
         raise ConfigError(
             f"{path}: no column is known as its {lacking}{among}; name the columns of times 'start' and 'end', in "
             "seconds, or take them out to have whole recordings"
         )
+    if told and not any(times):
+        warnings.warn(f"{path}: has no start and end, so whole recordings are meant; not used: {told}", stacklevel=2)
     return times
 
 
-def _track_lines(path: Path, text: str, elsewhere: Elsewhere) -> Iterator[_Line]:
+def _track_lines(path: Path, text: str, elsewhere: Elsewhere) -> Iterator[Line]:
     recording = _recording_of(path, elsewhere)
     for number, line in enumerate(text.splitlines(), 1):
-        if line.strip() and not line.startswith("\\"):  # a second line holds the frequencies of a label
-            start, end, label, *_ = (*line.split("\t"), "", "")
-            scored = _SCORED.fullmatch(label)
-            name, score = scored.groups() if scored else (label, None)
-            yield _Line(number, recording, name, start.replace(",", "."), end.replace(",", "."), score)
+        if not line.strip() or line.startswith("\\"):  # a second line holds the frequencies of a label
+            continue
+        start, end, label, *_ = (*line.split("\t"), "", "")
+        scored = _SCORED.fullmatch(label)
+        name, score = scored.groups() if scored else (label, None)
+        yield number, recording, name, [start.replace(",", "."), end.replace(",", "."), score, None]
 
 
 def _recording_of(table: Path, elsewhere: Elsewhere) -> str:
@@ -254,27 +267,25 @@ def _recording_of(table: Path, elsewhere: Elsewhere) -> str:
     return found[0]
 
 
-def _label(where: str, line: _Line) -> Label:
-    if not line.file:
+def _label(where: str, file: str | None, label: str | None, numbers: Sequence[str | None]) -> Label:
+    """The label of a line; its start is the offset where Raven's other times go on over all recordings of a table."""
+    if not file:
         raise ConfigError(f"{where}: no recording named; fill in its file")
-    if not line.label or not line.label.strip():
+    if not label or not label.strip():
         raise ConfigError(f"{where}: no label; fill it in, or take the line out")
-    _check_text(where, line.label)
-    start, end, score, offset = (_number(where, name, getattr(line, name)) for name in _Line._fields[3:])
+    _check_text(where, label)
+    found: list[float | None] = []
+    for name, value in zip(("start", "end", "score", RAVEN_OFFSET), numbers, strict=True):
+        number = None
+        if value is not None:
+            with contextlib.suppress(ValueError):
+                number = float(value)
+            if number is None or not 0 <= number < math.inf:
+                raise ConfigError(f"{where}: {name} {value!r}: must be a number from 0 on, without a unit")
+        found.append(number)
+    start, end, score, offset = found
     if start is not None and end is not None and not start < end:
         raise ConfigError(f"{where}: end {end:g} s is not after start {start:g} s; correct the times")
     if offset is not None:
         start, end = offset, None if end is None else offset + end - (start or 0.0)
-    return Label(line.file, start, end, line.label.strip(), 1.0 if score is None else score)
-
-
-def _number(where: str, name: str, text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 <= number < math.inf:
-        raise ConfigError(f"{where}: {name} {text!r}: must be a number from 0 on, without a unit")
-    return number
+    return Label(file, start, end, label.strip(), 1.0 if score is None else score)

@@ -1,9 +1,11 @@
-"""Labels to files: one table, or a track or selection table for each recording; and clips for people to listen to."""
+"""Labels to files: one table, or a track or selection table for each recording, each written whole or not at all."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import enum
+import hashlib
 import importlib.util
 import io
 import itertools
@@ -16,16 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-import soundfile
-
-from ..audio.load import load_parts
-from ..errors import AudioError, ConfigError
-from ..run.files import remove_parts, resolve, write_file, wrong_suffix
+from ..errors import ConfigError
+from ..run.files import atomic, guarded, remove_parts, resolve, sidecar, write_file
 from ..run.table import as_utf8
-from .examples import clip_name
-from .labels import RAVEN_BEGIN, RAVEN_OFFSET, Label
+from .labels import RAVEN_BEGIN, RAVEN_OFFSET, Label, first_bytes
 
 CSV_COLUMNS = ("file", "start", "end", "label", "score")
 _RAVEN_COLUMNS = (
@@ -57,6 +53,8 @@ class LabelFormat(str, enum.Enum):
 
 
 TABLES = (LabelFormat.CSV, LabelFormat.JSONL, LabelFormat.PARQUET)
+_WRITTEN = ".mtslvr-classify.json"  # in a folder of labels: digests of what calls have written there
+_LONGEST = 230  # bytes of a file's name, which is longer by some while it is written
 _TRACK_SUFFIX = {LabelFormat.AUDACITY: ".txt", LabelFormat.RAVEN: ".Table.1.selections.txt"}
 
 
@@ -64,21 +62,60 @@ def check_labels_output(out: Path, given: str | None, *, per_file: bool = False)
     """The format of `out`, `given` or by its suffix, once it is sure that labels, or rows a file, can be written."""
     name = given or out.suffix.lower().removeprefix(".")
     if given is None and name not in {form.value for form in TABLES}:
-        raise wrong_suffix(out, [".csv", ".jsonl", ".parquet"], ", or give --format audacity or raven")
+        raise ConfigError(
+            f"{out}: no format by the suffix {out.suffix!r}; end the name in .csv, .jsonl or .parquet, or give "
+            "--format audacity or raven"
+        )
     form = LabelFormat(name)
-    if not 0 < len(os.fsencode(out.name)) <= 200:  # more stands behind it in names of files beside it
-        raise ConfigError(f"{out}: a name of 1 to 200 bytes is expected, other than . and ..; choose another")
     if per_file and form not in TABLES:
         raise ConfigError(f"{out}: a row a recording has no times, which {name} is made of; choose csv, jsonl, parquet")
     if form is LabelFormat.PARQUET and importlib.util.find_spec("pyarrow") is None:
         raise ConfigError(f"{out}: parquet needs pyarrow; pip install 'mtslvr[parquet]'")
-    if _is_folder(out, form):
-        check_folder(out)
-    elif form is LabelFormat.AUDACITY:
-        raise ConfigError(f"{out}: a label track is of one recording; name a folder, which gets a track for each")
-    else:
-        resolve(out, writable=True)
+    check_folder(out) if _is_folder(out, form) else check_file(out)
     return form
+
+
+def check_labels_kept(out: Path, form: LabelFormat, names: Sequence[str], *, overwrite: bool) -> None:
+    """Refuse one track for several recordings `names`, and to write over labels that are not as a call wrote them."""
+    if form is LabelFormat.AUDACITY and len(names) > 1 and not _is_folder(out, form):
+        raise ConfigError(f"{out}: a label track is of one recording, and there are {len(names)}; name a folder")
+    if overwrite:
+        return
+    folder, files = (out, _places(form, names)) if _is_folder(out, form) else (out.parent, [out.name])
+    written = _written(folder)
+    if changed := [x for x in files if (digest := _digest_of(folder / x)) and digest not in written.get(x, ())]:
+        others = f" and {len(changed) - 1} more" if changed[1:] else ""
+        raise ConfigError(
+            f"{folder / changed[0]}{others}: changed since mtslvr classify wrote it, or not written by it; move it "
+            "away, choose another -o, or have it written over with --overwrite"
+        )
+
+
+def _written(folder: Path) -> dict[str, list[str]]:
+    """Digests of what the files in a folder of labels may hold as calls have written them."""
+    noted = None
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        noted = json.loads((folder / _WRITTEN).read_bytes()) if (folder / _WRITTEN).is_file() else None
+    pairs = noted.items() if isinstance(noted, dict) else ()
+    return {name: digests for name, digests in pairs if isinstance(digests, list)}
+
+
+def _digest_of(file: Path) -> str | None:
+    with guarded(file):
+        return _digest(file.read_bytes()) if file.is_file() else None
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def check_file(path: Path, kind: str = "", sign: str = "") -> None:
+    """Refuse a file that cannot be written, or is there without the `sign` that begins files of this kind."""
+    target = resolve(path, writable=True)
+    if sign and target.exists():
+        with guarded(path), open(target, "rb") as file:
+            if sign.encode() not in file.read(1000):
+                raise ConfigError(f"{path}: is there and is no {kind}; move it away, or choose another name")
 
 
 def check_folder(path: Path) -> None:
@@ -93,63 +130,71 @@ def _is_folder(out: Path, form: LabelFormat) -> bool:
     return form not in TABLES and (os.path.isdir(out) or out.suffix.lower() != ".txt")
 
 
-def label_files(
-    out: Path, form: LabelFormat, labels: Sequence[Label], recordings: Sequence[Recording]
-) -> dict[Path, bytes]:
-    """The files that hold the labels of all recordings, those without labels among them, and what is in each."""
+def write_labels(out: Path, form: LabelFormat, labels: Sequence[Label], recordings: Sequence[Recording]) -> None:
+    """Write the labels of all recordings, those without labels among them."""
     if form in TABLES:
-        return {out: table_bytes(form, [label_row(label) for label in labels], CSV_COLUMNS)}
+        return write_rows(out, form, [label_row(label) for label in labels], CSV_COLUMNS)
     text = audacity_text if form is LabelFormat.AUDACITY else raven_text
     if not _is_folder(out, form):
-        return {out: _encoded(text(labels, recordings))}
+        return _write_known(out.parent, {out.name: text(labels, recordings)})
     of_recording: dict[str, list[Label]] = defaultdict(list)
     for label in labels:
         of_recording[label.file].append(label)
     places = _places(form, [recording.name for recording in recordings])
-    return {out / place: _encoded(text(of_recording[x.name], [x])) for place, x in zip(places, recordings, strict=True)}
+    _write_known(out, {place: text(of_recording[x.name], [x]) for place, x in zip(places, recordings, strict=True)})
 
 
-def write_label_files(files: Mapping[Path, bytes], *, overwrite: bool = False) -> None:
-    """Write files, but for those that hold this already.
-
-    Raises:
-        ConfigError: one holds anything else and is not to be overwritten; then none is written.
-    """
-    other = [path for path, content in files.items() if not path.is_file() or path.read_bytes() != content]
-    if not overwrite and (kept := [path for path in other if path.exists()]):
-        which = f"{kept[0]} and {len(kept) - 1} more hold" if kept[1:] else f"{kept[0]}: holds"
-        raise ConfigError(
-            f"{which} other labels than are found now, perhaps corrected by hand; nothing is written, and embeddings "
-            "are kept: choose another -o, or replace what is there with --overwrite"
-        )
-    remove_parts(other)
-    for path in other:
-        write_file(path, files[path], parents=True)
-
-
-def table_bytes(form: LabelFormat, rows: Sequence[Row], columns: Sequence[str]) -> bytes:
-    """A file with a table."""
+def write_rows(out: Path, form: LabelFormat, rows: Sequence[Row], columns: Sequence[str]) -> None:
+    """Write a table."""
     if form is LabelFormat.PARQUET:
-        return _parquet_bytes(rows, columns)
-    return _encoded(csv_text(rows, columns) if form is LabelFormat.CSV else "".join(f"{json.dumps(x)}\n" for x in rows))
+        content: str | bytes = parquet_bytes(rows, columns)
+    elif form is LabelFormat.CSV:
+        content = csv_text(rows, columns)
+    else:
+        content = "".join(json.dumps(row) + "\n" for row in rows)
+    _write_known(out.parent, {out.name: content})
 
 
-def _encoded(text: str) -> bytes:
-    """Text with the names of files, which may be any bytes."""
-    return text.encode("utf-8", "surrogateescape")
+def _write_known(folder: Path, contents: Mapping[str, str | bytes]) -> None:
+    """Write files and note what they hold.
+
+    Until all are written the list has what a call wrote before, too, so that one may be killed at any time.
+    """
+    import filelock
+
+    noted = folder / _WRITTEN
+    files = {name: x.encode("utf-8", "surrogateescape") if isinstance(x, str) else x for name, x in contents.items()}
+    new = {name: [_digest(content)] for name, content in files.items()}
+    with guarded(noted):
+        folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(sidecar(noted, ".lock")):
+            remove_parts([noted, *(folder / name for name in files)])
+            written = _written(folder)
+            old = {name: [x for x in written.get(name, ()) if x == _digest_of(folder / name)] for name in files}
+            _note(noted, {**written, **{name: old[name] + new[name] for name in files}})
+            for name, content in files.items():
+                write_file(folder / name, content, parents=True)
+            _note(noted, {**written, **new})
+
+
+def _note(file: Path, digests: Mapping[str, list[str]]) -> None:
+    """Write the digests in the place of whatever is there, a link as well."""
+    with atomic(file) as out:
+        out.write(json.dumps(digests).encode())
 
 
 def _places(form: LabelFormat, recordings: Sequence[str]) -> list[str]:
     """Where in the folder the file of each recording goes: named as the recording, in its folder."""
     names = [PurePosixPath(*(part for part in PurePosixPath(x).parts if part not in ("/", ".."))) for x in recordings]
     stems = Counter(name.with_suffix("") for name in names)
-    places = dict[str, None]()
+    suffix, taken = _TRACK_SUFFIX[form], dict[str, None]()
     for name in names:
-        place = name if stems[name.with_suffix("")] > 1 else name.with_suffix("")
-        while f"{place}{_TRACK_SUFFIX[form]}" in places:
+        stem = name.name if stems[name.with_suffix("")] > 1 else name.stem
+        place = name.with_name(first_bytes(stem, _LONGEST - len(suffix)))
+        while f"{place}{suffix}" in taken:
             place = place.with_name(f"{place.name}_")
-        places[f"{place}{_TRACK_SUFFIX[form]}"] = None
-    return list(places)
+        taken[f"{place}{suffix}"] = None
+    return list(taken)
 
 
 def label_row(label: Label) -> Row:
@@ -167,7 +212,7 @@ def csv_text(rows: Sequence[Row], columns: Sequence[str] = CSV_COLUMNS) -> str:
     return out.getvalue()
 
 
-def _parquet_bytes(rows: Sequence[Row], columns: Sequence[str]) -> bytes:
+def parquet_bytes(rows: Sequence[Row], columns: Sequence[str]) -> bytes:
     """The table of `csv_text`; needs pyarrow."""
     import pyarrow
     from pyarrow import parquet
@@ -202,49 +247,3 @@ def raven_text(labels: Iterable[Label], recordings: Sequence[Recording]) -> str:
 def _one_field(text: str) -> str:
     """Text without tabs and line breaks, which part the fields of these tables."""
     return " ".join(text.split())
-
-
-def read_clip(recording: Recording, start: float, end: float) -> tuple[npt.NDArray[np.float32], int]:
-    """A part of what was embedded of a recording, and its rate: its own where libsndfile can go to the place."""
-    if not os.path.exists(recording.path):
-        raise AudioError(f"{recording.path}: not there any more; say with --audio in which folder the recordings are")
-    try:
-        with soundfile.SoundFile(os.fsencode(recording.path) if os.name == "posix" else recording.path) as file:
-            if file.seekable() and 0 < file.frames < 1 << 40:
-                file.seek(min(round(start * file.samplerate), file.frames))
-                samples = file.read(round((end - start) * file.samplerate), "float32", always_2d=True)
-                samples = samples.mean(axis=1) if recording.channel == "mix" else samples[:, recording.channel]
-                if samples.size:
-                    return samples, file.samplerate
-    except (OSError, RuntimeError, IndexError):  # the last for a channel that is not there any more
-        pass
-    [samples], _ = load_parts(recording.path, recording.sample_rate, [(start, end)], recording.channel)
-    if samples.size == 0:
-        raise AudioError(f"{recording.path}: ends before {start:g} s; embed it again")
-    return samples, recording.sample_rate
-
-
-def audio_bytes(samples: npt.NDArray[np.float32], rate: int, form: str) -> bytes:
-    """A file of 16 bits in the format WAV or FLAC."""
-    out = io.BytesIO()
-    soundfile.write(out, np.clip(samples, -1, 1), rate, format=form, subtype="PCM_16")
-    return out.getvalue()
-
-
-def write_clips(places: Iterable[Label], recordings: Mapping[str, Recording], folder: Path) -> list[Path]:
-    """Write each place as a clip named by its recording, time, class and probability.
-
-    None is left where one fails or the user interrupts, so that the same call can be made again.
-    """
-    paths: list[Path] = []
-    try:
-        for place in places:
-            start, end = place.start or 0.0, place.end or 0.0
-            samples, rate = read_clip(recordings[place.file], start, end)
-            paths.append(folder / clip_name(os.path.splitext(place.file)[0], start, place.label, place.score))
-            write_file(paths[-1], audio_bytes(samples, rate, "WAV"), parents=True)
-    except BaseException:
-        for path in paths:
-            path.unlink(missing_ok=True)
-        raise
-    return paths

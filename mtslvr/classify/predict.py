@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..audio.recordings import header
+from ..errors import ConfigError
 from ..run.table import EmbeddingTable
 from .classifier import Classifier, Float32
 from .events import EventConfig, find_events
@@ -53,18 +54,21 @@ def predict_table(
 ) -> Found:
     """Classify the windows of a table, as `mtslvr-embed --pool none` writes it, or of the recordings `only`.
 
-    The table is made with the classifier's settings, and has the windows of a recording one after the other. `path_of`
-    gives the path of a recording by its name in the table, `doubts` is how many windows to suggest for labelling;
-    `reject`: see `Classifier.probabilities`.
+    The table is made with the classifier's settings, and has the windows of a recording one after the other; else, or
+    where they are no numbers, it is refused. `path_of` gives the path of a recording by its name in the table, `doubts`
+    is how many windows to suggest for labelling; `reject`: see `Classifier.probabilities`.
     """
     found, spans = Found(), np.stack([table.start, table.end], axis=1)
     rate = (table.settings.get("encoder") or {}).get("frontend", {}).get("sample_rate", 16_000)
-    channel, first = table.settings.get("channel", "mix"), 0
+    channel, first, seen = table.settings.get("channel", "mix"), 0, set[str]()
     for name, group in itertools.groupby(table.paths):
         last = first + sum(1 for _ in group)
         part, first = slice(first, last), last
         if only is not None and name not in only:
             continue
+        if name in seen or (np.diff(table.start[part]) < 0).any():
+            raise ConfigError(f"{name}: its windows do not follow each other in the table by start; embed it again")
+        seen.add(name)
         probabilities, near = classifier.judge(table.embeddings[part], name)
         shown = probabilities * near if reject else probabilities
         positive = len(classifier.positive)

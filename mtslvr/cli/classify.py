@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,10 +18,24 @@ examples, 3 weights unavailable, 4 no audio found, 130 interrupted (the same com
 """
 
 
+class _Named(click.Path):
+    """The path of an output: names that are its own and more go beside it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse one that has no name, or a long one."""
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if path.name in ("", "..") or len(os.fsencode(path.name)) > 200:
+            self.fail("a name of 1 to 200 bytes is expected, other than . and ..; choose another", param, ctx)
+        return path
+
+
+_OUT = _Named()
+
+
 @click.command("classify", cls=Command, epilog=EXIT_CODES, short_help="From labelled examples to labels with times.")
 @click.argument("examples", type=PATH)
 @click.argument("recordings", nargs=-1, type=click.Path())
-@click.option("-o", "--out", "output", type=PATH, metavar="OUT", help="Where the labels go.")
+@click.option("-o", "--out", "output", type=_OUT, metavar="OUT", help="Where the labels go.")
 @click.option(
     "--format", "form", type=click.Choice(["csv", "jsonl", "parquet", "audacity", "raven"]),
     help="What to write. audacity and raven: a file a recording in the folder OUT, or one selection table OUT.txt for "
@@ -34,12 +49,12 @@ examples, 3 weights unavailable, 4 no audio found, 130 interrupted (the same com
 @click.option("--merge-gap", default=0.0, metavar="SECONDS", help="Join events no further apart.  [default: 0]")
 @click.option("--no-reject", is_flag=True, help="Label also windows that resemble no class.")
 @click.option("--per-file", is_flag=True, help="A row a recording with its best classes, in place of events.")
-@click.option("--save", type=PATH, metavar="FILE", help="Keep the classifier, as birds.mtslvr.")
+@click.option("--save", type=_OUT, metavar="FILE", help="Keep the classifier, as birds.mtslvr.")
 @click.option("--suggest", type=click.IntRange(min=1), metavar="N", help="Cut out the N windows to label next.")
-@click.option("--suggest-to", type=PATH, metavar="DIR", help="Where these go.  [default: OUT.suggestions]")
-@click.option("--report", "page", type=PATH, metavar="HTML", help="A page to judge the result by eye and ear.")
+@click.option("--suggest-to", type=_OUT, metavar="DIR", help="Where these go.  [default: OUT.suggestions]")
+@click.option("--report", "page", type=_OUT, metavar="HTML", help="A page to judge the result by eye and ear.")
 @click.option(
-    "--embeddings", "stored", type=PATH, metavar="FILE",
+    "--embeddings", "stored", type=_OUT, metavar="FILE",
     help="Where the windows' embeddings are kept.  [default: OUT.embeddings.npy, or another such file beside it that "
     "has all RECORDINGS]",
 )  # fmt: skip
@@ -48,7 +63,7 @@ examples, 3 weights unavailable, 4 no audio found, 130 interrupted (the same com
     help="Where the recordings of an embeddings file are now.  [default: where they were embedded]",
 )  # fmt: skip
 @EMBEDDING
-@click.option("--overwrite", is_flag=True, help="Replace other labels, and embeddings made otherwise.")
+@click.option("--overwrite", is_flag=True, help="Embed everything anew, and write over labels changed since.")
 @click.option("-q", "--quiet", is_flag=True, help="Errors only.")
 def classify_command(**options: Any) -> None:
     """Learn classes of sound from a few labelled EXAMPLES, and label RECORDINGS with start, end, class and score.

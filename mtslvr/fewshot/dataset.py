@@ -119,10 +119,9 @@ def _by_name(root: Path, field: int) -> dict[Path, str]:
 
 
 def _by_table(root: Path, table: Path) -> dict[Path, str]:
-    audio = find_audio(root)
-    found = {os.path.abspath(path): path for path, _ in audio}
+    found = {os.path.abspath(path): path for path, _ in find_audio(root)}
     classes: dict[Path, str] = {}
-    for label in read_labels(table, by_name(audio)):
+    for label in read_labels(table, by_name(found)):
         if label.start is not None or label.end is not None:
             raise ConfigError(f"{table}: {label.file} has times; whole files are compared: cut the parts out of it")
         path = found.pop(os.path.abspath(label.file), Path(label.file))

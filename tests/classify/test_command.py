@@ -1,7 +1,6 @@
 """`mtslvr classify` from examples and recordings to labels, with tones as calls."""
 
 import csv
-import dataclasses
 import json
 import os
 import shutil
@@ -46,7 +45,7 @@ def rows(path):
 
 
 @pytest.fixture(scope="module")
-def sounds(tmp_path_factory):
+def made(tmp_path_factory):
     """Three clips each of two tones and of noise, and two recordings with a tone at known times."""
     root = tmp_path_factory.mktemp("classify")
     for name in ("low", "high", "background"):
@@ -63,13 +62,12 @@ def sounds(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def done(sounds):
+def done(made):
     """The same after one call, which wrote everything there is, and what it said."""
     pytest.importorskip("matplotlib")
-    outputs = ["--save", sounds / "tones.mtslvr", "--suggest", 3, "--report", sounds / "page.html"]
-    said = run(sounds / "examples", sounds / "nights", "-o", sounds / "labels.csv", *outputs)
-    (sounds / "said.txt").write_text(said)
-    return sounds
+    outputs = ["--save", made / "tones.mtslvr", "--suggest", 3, "--report", made / "page.html"]
+    (made / "said.txt").write_text(run(made / "examples", made / "nights", "-o", made / "labels.csv", *outputs))
+    return made
 
 
 @pytest.fixture
@@ -79,13 +77,13 @@ def again(done):
 
 
 @pytest.fixture
-def nights(sounds, tmp_path):
-    return shutil.copytree(sounds / "nights", tmp_path / "nights")
+def nights(made, tmp_path):
+    return shutil.copytree(made / "nights", tmp_path / "nights")
 
 
 @pytest.fixture
-def examples(sounds, tmp_path):
-    return shutil.copytree(sounds / "examples", tmp_path / "examples")
+def examples(made, tmp_path):
+    return shutil.copytree(made / "examples", tmp_path / "examples")
 
 
 @pytest.fixture
@@ -96,14 +94,18 @@ def kept_embeddings(done, tmp_path):
     return tmp_path / STORED
 
 
-def test_calls_are_found_where_they_are_and_the_page_stands_alone(done):
+def test_calls_are_found_where_they_are(done):
     found = {(row["file"], row["label"]): row for row in rows(done / "labels.csv")}
     for key, start in ((("one.wav", "low"), 1.0), (("deep/two.flac", "high"), 2.0)):
         assert float(found[key]["start"]) <= start + 0.25 and float(found[key]["end"]) >= start + 0.25
         assert 0.5 <= float(found[key]["score"]) <= 1
     said = (done / "said.txt").read_text()
-    assert "examples: high 3, low 3, background 3; from 9 recordings" in said and "<- chosen" in said
-    assert "window: 0.5 s, hop: 0.25 s" in said
+    assert "examples: high 3, low 3, background 3; from 9 recordings" in said
+    assert "window: 0.5 s (the examples' median), hop: 0.25 s (half the window)" in said
+    assert "<- chosen" in said and "not held out" not in said
+
+
+def test_the_page_stands_alone_with_pictures_and_sounds(done):
     page = (done / "page.html").read_text(encoding="utf-8")
     assert 'src="http' not in page and "data:audio/flac;base64," in page and "data:image/jpeg;base64," in page
     assert "What examples are taken for" in page and "Least certain hits" in page and 'name="viewport"' in page
@@ -113,39 +115,27 @@ def test_calls_are_found_where_they_are_and_the_page_stands_alone(done):
 def test_the_next_call_embeds_nothing_again(done, again, examples, kept_embeddings, tmp_path):
     nights, there = done / "nights", "0 files embedded, 2 already there; 30 rows in "
     soundfile.write(examples / "low" / "longer.wav", tone(HERTZ["low"], 1.5, 4), RATE)
-    assert there in run(examples, nights, "-o", tmp_path / "labels.csv", "--suggest", 2)
+    for options in (["--threshold", 0.9], ["--suggest", 2, "--report", tmp_path / "x.html"]):
+        assert there in run(examples, nights, "-o", tmp_path / "labels.csv", *options)
     files = nights / "one.wav", nights / "deep" / "two.flac"
     for out, *options in (["x.jsonl", "--threshold", 0.9], ["tracks", "--format", "raven"], ["y.csv", "--per-file"]):
         assert there in run(done / "examples", *files, "-o", tmp_path / out, *options)
         assert not (tmp_path / f"{out}.embeddings.npy").exists()
     assert all(json.loads(line)["score"] >= 0.9 for line in (tmp_path / "x.jsonl").read_text().splitlines())
-    assert "nothing is labelled: try a lower --threshold" in again("-o", tmp_path / "n.csv", "--min-duration", 99)
-    assert again("-o", tmp_path / "z.csv", "-q") == ""
-    assert rows(tmp_path / "z.csv") == rows(done / "labels.csv")
-    said = again("-o", tmp_path / "z.csv")  # the features were chosen once
-    assert f"classifier: {done / 'tones.mtslvr'}: high, low, background; by " in said and "accuracy" not in said
-    shutil.copy(files[0], tmp_path / "more.wav")
-    for name, given in (("hop", ["--hop", 0.5]), ("more", [tmp_path / "more.wav"])):  # which are not there
-        said = run(done / "tones.mtslvr", files[0], *given, "-o", tmp_path / f"{name}.csv")
-        assert f"{name}.csv.embeddings.npy" in said
+    assert again("-o", tmp_path / "y.csv", "-q") == ""
+    assert rows(tmp_path / "y.csv") == rows(done / "labels.csv")
+    said = again("-o", tmp_path / "y.csv")  # the features were chosen once
+    assert f"classifier: {done / 'tones.mtslvr'}: high, low, background; by " in said
+    assert "accuracy" not in said and "examples:" not in said
 
 
-def test_labels_are_replaced_with_overwrite_alone_and_embeddings_where_they_would_be_others(done, kept_embeddings):
-    out, page = kept_embeddings.with_name("labels.csv"), kept_embeddings.with_name("page.html")
-    call, corrected = [done / "tones.mtslvr", done / "nights", "-o", out], "file,start,end,label\n"
-    out.write_text(corrected)
-    said = run(*call, "--report", page, "--save", out.with_name("x.mtslvr"), code=2)
-    assert f"{out}: holds other labels than are found now, perhaps corrected by hand; nothing is written" in said
-    assert out.read_text() == corrected and not page.exists() and not out.with_name("x.mtslvr").exists()
-    for options, told in ((["--overwrite"], "0 files embedded, 2 already there"), ([], "2 events in 2 recordings")):
-        assert told in run(*call, *options)
-        assert rows(out) == rows(done / "labels.csv")
-    others = ["--hop", 0.5, "--dtype", "bfloat16", "--threads", 1, "--batch-size", 4]
-    assert "choose another -o, or start anew with --overwrite" in run(*call, *others, code=2)
-    assert "2 files embedded, 8.0 s of audio" in run(*call, *others, "--overwrite")
-    settings = read_table(kept_embeddings).settings
-    assert (settings["hop_seconds"], settings["dtype"]) == (0.5, "bfloat16")
-    assert "0 files embedded, 2 already there" in run(*call)
+def test_another_window_or_more_recordings_have_embeddings_of_their_own(done, kept_embeddings, tmp_path):
+    before = kept_embeddings.read_bytes()
+    shutil.copy(done / "nights" / "one.wav", tmp_path / "more.wav")
+    for number, given in enumerate((["--hop", 0.5], [tmp_path / "more.wav"], ["--overwrite"])):
+        out = tmp_path / f"{number}.csv"
+        said = run(done / "tones.mtslvr", done / "nights" / "one.wav", *given, "-o", out)
+        assert f"{out}.embeddings.npy" in said and kept_embeddings.read_bytes() == before
 
 
 def test_suggestions_are_clips_named_by_recording_and_not_mixed_with_new_ones(done, again, examples, tmp_path):
@@ -157,51 +147,76 @@ def test_suggestions_are_clips_named_by_recording_and_not_mixed_with_new_ones(do
         shutil.copy(clip, examples / "background")
     figures = Classifier.fit(examples).figures
     assert figures["classes"]["background"] == 6 and figures["recordings"] == 11  # clips of one recording are known
-    out = tmp_path / "x.csv"
-    assert f"{suggested}: has clips already" in again("-o", out, "--suggest", 1, "--suggest-to", suggested, code=2)
-    assert not out.exists()
+    command = ["-o", tmp_path / "x.csv", "--suggest", 1]
+    assert f"{suggested}: has clips already" in again(*command, "--suggest-to", suggested, code=2)
+    assert not (tmp_path / "x.csv").exists()
+    assert "window: 0.5 s (as the recordings are embedded), hop: 0.25 s (as the recordings" in again(*command)
 
 
 def test_recordings_that_have_moved_are_found_with_audio(done, kept_embeddings, tmp_path):
     shutil.rmtree(f"{kept_embeddings}.journal")  # which knows their paths
     kept, out = done / "tones.mtslvr", ["-o", tmp_path / "x.csv"]
-    command = [kept, kept_embeddings, *out, "--suggest", 1]
+    command, audio = [kept, kept_embeddings, *out, "--suggest", 1], ["--audio", done / "nights"]
     assert "not there any more; say with --audio" in run(*command, code=2)
     assert rows(tmp_path / "x.csv") == rows(done / "labels.csv")  # nothing that was found is lost
-    run(*command, "--audio", done / "nights")
-    assert "is for an embeddings file" in run(kept, done / "nights", *out, "--audio", done / "nights", code=2)
-    wrong = run(kept, kept_embeddings, *out, "--embeddings", tmp_path / "y.npy", code=2)
-    assert f"y.npy: is for audio, and {kept_embeddings} is embedded; leave it out" in wrong
+    run(*command, *audio)
+    assert "is for an embeddings file" in run(kept, done / "nights", *out, *audio, code=2)
+    wrong = ["--suggest-to", tmp_path / "more", "--embeddings", tmp_path / "y.npy"]
+    assert "is for audio; the embeddings of RECORDINGS are there" in run(*command, *wrong, code=2)
 
 
-def test_parquet_and_rows_a_recording_hold_the_same(done, again, tmp_path):
-    said = again("-o", tmp_path / "files.csv", "--per-file", "--top-k", 2)
-    assert "2 rows, one a recording" in said and "events" not in said
-    one, two = sorted(rows(tmp_path / "files.csv"), key=lambda row: row["label"], reverse=True)
-    assert list(one) == ["file", "start", "end", "label", "score", "label_2", "score_2"]
-    assert (one["file"], one["label"], two["file"], two["label"]) == ("one.wav", "low", "deep/two.flac", "high")
+def test_a_track_that_a_person_has_corrected_stays_as_it_is(done, again, nights):
+    kept, track, tracks = done / "tones.mtslvr", nights / "one.txt", ["-o", nights, "--format", "audacity"]
+    run(kept, nights, *tracks)
+    again(*tracks, "--threshold", 0.9)
+    track.write_text("0.1\t0.2\tby hand\n")
+    for said in (run(kept, nights, *tracks, code=2), again(*tracks, code=2)):
+        assert "nights/one.txt: changed since" in said and track.read_text() == "0.1\t0.2\tby hand\n"
+    again(*tracks, "--overwrite")
+    assert "by hand" not in track.read_text()
+
+
+def test_parquet_holds_the_same(done, again, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     again("-o", tmp_path / "x.parquet")
     found, expected = parquet.read_table(tmp_path / "x.parquet").to_pylist(), rows(done / "labels.csv")
     assert [(row["label"], row["start"]) for row in found] == [(x["label"], float(x["start"])) for x in expected]
 
 
-def test_a_broken_recording_costs_neither_labels_of_others_nor_of_an_earlier_call(done, nights, tmp_path):
+def test_recordings_are_embedded_with_the_options_of_the_embed_command(done, tmp_path):
+    command = [done / "tones.mtslvr", done / "nights", "-o", tmp_path / "x.csv"]
+    run(*command, "--threads", 1, "--batch-size", 4, "--dtype", "bfloat16")
+    assert read_table(tmp_path / "x.csv.embeddings.npy").settings["dtype"] == "bfloat16"
+    assert "0 files embedded, 2 already there" in run(*command)
+    assert "--batch-size 0: must be" in run(*command, "--batch-size", 0, code=2)
+
+
+def test_per_file_gives_each_recording_a_row(again, tmp_path):
+    said = again("-o", tmp_path / "files.csv", "--per-file", "--top-k", 2)
+    assert "2 rows, one a recording" in said and "events" not in said
+    one, two = sorted(rows(tmp_path / "files.csv"), key=lambda row: row["label"], reverse=True)
+    assert list(one) == ["file", "start", "end", "label", "score", "label_2", "score_2"]
+    assert (one["file"], one["label"], two["file"], two["label"]) == ("one.wav", "low", "deep/two.flac", "high")
+
+
+def test_a_broken_recording_costs_neither_labels_of_others_nor_of_an_earlier_call(done, again, nights, tmp_path):
     (nights / "broken.wav").write_bytes(b"no audio")
-    kept, out = done / "tones.mtslvr", tmp_path / "x.csv"
+    kept, out = done / "tones.mtslvr", tmp_path / "labels.csv"
+    again("-o", out)
     assert "1 of 1 input failed" in run(kept, nights / "broken.wav", "-o", out, code=1)
-    assert "1 of 3 inputs failed" in run(kept, nights, "-o", out, code=1)
-    assert rows(out) == rows(done / "labels.csv") and len(read_table(f"{out}.embeddings.npy").paths) == 30
-    run(kept, nights / "broken.wav", "-o", out, code=1)  # with embeddings of other recordings there
     assert rows(out) == rows(done / "labels.csv")
+    assert "1 of 3 inputs failed" in run(kept, nights, "-o", tmp_path / "x.csv", code=1)
+    assert rows(tmp_path / "x.csv") == rows(out) and len(read_table(tmp_path / "x.csv.embeddings.npy").paths) == 30
+    run(kept, nights / "broken.wav", "-o", tmp_path / "x.csv", code=1)  # with embeddings of other recordings there
+    assert rows(tmp_path / "x.csv") == rows(out)
 
 
 def test_an_interrupted_call_goes_on(done, tmp_path, monkeypatch):
     advance = Progress.advance
 
-    def interrupt(self, file, seconds, ended):
-        advance(self, file, seconds, ended)
-        if ended:
+    def interrupt(self, file, seconds, length):
+        advance(self, file, seconds, length)
+        if length is not None:
             raise KeyboardInterrupt
 
     command = [done / "tones.mtslvr", done / "nights", "-o", tmp_path / "x.csv"]
@@ -211,6 +226,15 @@ def test_an_interrupted_call_goes_on(done, tmp_path, monkeypatch):
     assert not (tmp_path / "x.csv").exists()
     assert "1 file embedded, 1 already there" in run(*command)
     assert rows(tmp_path / "x.csv") == rows(done / "labels.csv")
+
+
+def test_a_table_of_labels_is_examples_and_without_recordings_the_classifier_is_kept(made, tmp_path):
+    night = made / "nights" / "one.wav"
+    lines = [f"{night},{a},{a + 0.5},{x}\n" for a, x in ((1, "call"), (2, "background"), (3, "background"))]
+    (tmp_path / "labels.csv").write_text("file,start,end,label\n" + "".join(lines))
+    assert "not calibrated" in run(tmp_path / "labels.csv", "--save", tmp_path / "x.mtslvr")
+    kept = Classifier.load(tmp_path / "x.mtslvr")
+    assert kept.classes == ("call", "background") and "nothing can be measured" in kept.figures["reason"]
 
 
 @pytest.mark.parametrize(
@@ -226,103 +250,94 @@ def test_labels_of_one_call_are_examples_of_the_next(done, again, tmp_path, form
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names of any bytes")
-def test_names_of_recordings_need_not_be_utf8(done, tmp_path):
+def test_names_that_are_not_utf8_may_be_those_of_recordings_and_not_of_classes(done, examples, tmp_path):
     named = tmp_path / os.fsdecode(b"k\xe4uzchen.wav")
     shutil.copy(done / "nights" / "one.wav", named)
     run(done / "tones.mtslvr", named, "-o", tmp_path / "labels.csv")
     [label, *_] = read_labels(tmp_path / "labels.csv")
     assert label.file == str(named) and label.label == "low"
-
-
-def test_examples_and_recordings_are_of_the_channel_that_was_embedded(done, tmp_path):
-    for path in (*done.rglob("examples/*/*.wav"), done / "nights" / "one.wav"):
-        copy = tmp_path / path.relative_to(done)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        wave = soundfile.read(path)[0]
-        soundfile.write(copy, np.stack([noise(9, 99)[: len(wave)] * 9, wave], 1), RATE)
-    examples, nights, kept, clips = (tmp_path / name for name in ("examples", "nights", "right.mtslvr", "clips"))
-    how = ["--pool", "none", "--channel", 1, "--window", 0.5, "--hop", 0.25]
-    run(nights, "-o", tmp_path / "x.npz", *how, command="embed")
-    suggested = ["--suggest", 1, "--suggest-to", clips, "--audio", nights]
-    run(examples, tmp_path / "x.npz", "-o", tmp_path / "x.csv", "--save", kept, *suggested)
-    assert [row["label"] for row in rows(tmp_path / "x.csv")] == ["low"]
-    [clip] = clips.rglob("*.wav")
-    start = float(clip.name.split("@")[1].split("s_")[0])
-    there = soundfile.read(nights / "one.wav")[0][round(start * RATE) :, 1]
-    wave = soundfile.read(clip)[0]
-    assert np.abs(wave - there[: len(wave)]).max() < 1e-4
-    mix = done / "tones.mtslvr"
-    for name, by, *options in (["y", kept], ["z", examples, "--channel", 1], ["m", mix, "--channel", 1]):
-        out = tmp_path / f"{name}.csv"
-        run(by, nights, "-o", out, "--embeddings", tmp_path / f"{name}.npy", *options)
-        assert [row["label"] for row in rows(out)] == ["low"]
-    assert [event.label for event in Classifier.load(kept).predict_windows(nights / "one.wav")] == ["low"]
-    wrong = run(kept, done / STORED, "-o", tmp_path / "w.csv", code=2)
-    assert "made with channel 'mix', the classifier with 1; embed" in wrong
+    (examples / "low").rename(examples / os.fsdecode(b"k\xe4uz"))
+    told = "class 'k\\udce4uz': its name is not in UTF-8"
+    assert told in run(examples, done / "nights", "-o", tmp_path / "x.csv", code=2)
 
 
 # Examples
 
 
 @pytest.mark.parametrize("silent_example", [True, False])
-def test_the_class_of_files_which_silence_has_none_of(sounds, examples, tmp_path, silent_example):
+def test_the_class_of_files_which_silence_has_none_of(made, examples, tmp_path, silent_example):
     if silent_example:
         soundfile.write(examples / "background" / "silence.wav", np.zeros(RATE), RATE)
     soundfile.write(tmp_path / "silence.wav", np.full(2 * RATE, 0.1), RATE)
-    run(examples, "--save", tmp_path / "x.mtslvr")
-    classifier, nights = Classifier.load(tmp_path / "x.mtslvr"), sounds / "nights"
-    files = [nights / "one.wav", nights / "deep" / "two.flac", examples / "background" / "0.wav"]
+    Classifier.fit(examples).save(tmp_path / "x.mtslvr")
+    classifier = Classifier.load(tmp_path / "x.mtslvr")
+    files = [made / "nights" / "one.wav", made / "nights" / "deep" / "two.flac", examples / "background" / "0.wav"]
     assert classifier.predict(files) == ["low", "high", None]  # though most windows are background
     for threshold in (0, 0.01, 0.5):
         assert classifier.predict([tmp_path / "silence.wav"], threshold=threshold) == [None]
 
 
-def test_python_takes_paths_or_stored_embeddings_with_their_labels(done, tmp_path):
-    files = sorted(done.glob("examples/*/*.wav"))
-    classes = [path.parent.name for path in files]
-    classifier = Classifier.fit(files, classes)
-    assert classifier.predict(files[3:6]) == ["high"] * 3
-    assert classifier.figures == Classifier.choose(done / "examples") | {"doubtful": classifier.figures["doubtful"]}
-    table = read_table(done / STORED)
-    labels = ["low" if start < 2 else "high" for start in table.start]
-    soundfile.write(tmp_path / "silence.wav", np.zeros(2 * RATE), RATE)
-    assert Classifier.fit(table, labels).predict([tmp_path / "silence.wav"], threshold=0.01) == [None]
-    broken = dataclasses.replace(table, embeddings=np.full_like(table.embeddings, np.nan))
+def test_what_is_no_list_of_files_or_classes_is_named(again, done):
+    kept, files = Classifier.load(done / "tones.mtslvr"), [done / "nights" / "one.wav"] * 2
     for call, told in (
-        (lambda: Classifier.fit(files), "labels=None for 9 paths; give a list, one for each"),
-        (lambda: Classifier.fit(files, [0] * 9), "0 is no name of a class"),
+        (lambda: kept.predict(files[0]), "is one; give a list of paths"),
+        (lambda: kept.predict(files, threshold=2), "threshold=2: must be a probability"),
+        (lambda: Classifier.fit(files, [0, 1]), "0 is no name of a class"),
         (lambda: Classifier.fit([np.ones(3)], ["a"]), "ndarray is no path"),
-        (lambda: Classifier.fit(table, ["owl", "fox"]), "2 labels for .* rows of embeddings; give a list"),
-        (lambda: Classifier.fit(broken, labels), "embeddings are no numbers"),
     ):
         with pytest.raises(ConfigError, match=told):
             call()
 
 
-def test_what_among_the_examples_is_no_example_is_told(sounds, examples, tmp_path):
+def test_silence_is_none_of_the_classes_of_stored_embeddings(done, tmp_path):
+    table = read_table(done / STORED)
+    labels = ["low" if start < 2 else "high" for start in table.start]
+    soundfile.write(tmp_path / "silence.wav", np.zeros(2 * RATE), RATE)
+    assert Classifier.fit(table, labels).predict([tmp_path / "silence.wav"], threshold=0.01) == [None]
+
+
+def test_what_among_the_examples_is_no_example_is_told(made, examples, tmp_path):
     (examples / "notes.txt").write_text("Recorded by the lake.\n")
     (examples / "empty").mkdir()
-    shutil.copy(sounds / "nights" / "one.wav", examples)
-    said = run(examples, "--save", tmp_path / "x.mtslvr", "--window", 6)
+    shutil.copy(made / "nights" / "one.wav", examples)
+    said = run(examples, "--save", tmp_path / "x.mtslvr")
     assert "warning: passed over: " in said and "notes.txt: its columns are" in said
-    assert "empty: no audio in it" in said and "audio in no class's folder and no table, " in said
-    assert "windows of 6 s, and examples of 0.5 s (median)" in said
+    assert "empty: no audio in it" in said and "in no class's folder" in said
     assert Classifier.load(tmp_path / "x.mtslvr").classes == ("high", "low", "background")
 
 
-def test_folders_with_recordings_that_tables_name_are_no_classes(sounds, examples, nights, tmp_path):
+def test_recordings_that_a_table_names_are_no_class_and_clips_beside_a_track_are_told(made, examples):
+    (examples / "marked").mkdir()
+    shutil.copy(made / "nights" / "one.wav", examples / "marked")
+    (examples / "labels.csv").write_text("file,start,end,label\nmarked/one.wav,1.0,1.5,low\n")
+    with pytest.warns(UserWarning, match="marked: has recordings that a table names"):
+        found = Classifier.fit(examples)
+    assert dict(found.figures["classes"]) == {"high": 3, "low": 4, "background": 3}
+    (examples / "low" / "0.txt").write_text("0.1\t0.4\tlow\n")
+    with pytest.warns(UserWarning, match="audio in folders with tables but in no table, .*1.wav and 1 more"):
+        assert Classifier.fit(examples).figures["classes"]["low"] == 2
+
+
+def test_recordings_with_tracks_beside_them_are_no_classes(nights):
     (nights / "one.txt").write_text("1.0\t1.5\tlow\n2.5\t3\tbackground\n")
     (nights / "deep" / "two.txt").write_text("2.0\t2.5\thigh\n")
-    alone = shutil.copytree(nights, tmp_path / "alone" / "nights").parent
-    assert "scores: not calibrated" in run(alone, "--save", tmp_path / "x.mtslvr")
-    assert Classifier.load(tmp_path / "x.mtslvr").classes == ("high", "low", "background")
-    (examples / "marked").mkdir()
-    shutil.copy(sounds / "nights" / "one.wav", examples / "marked")
-    (examples / "labels.csv").write_text("file,start,end,label\nmarked/one.wav,1.0,1.5,low\n")
-    assert dict(Classifier.fit(examples).figures["classes"]) == {"high": 3, "low": 4, "background": 3}
-    (examples / "low" / "0.txt").write_text("0.1\t0.4\tlow\n")
-    with pytest.warns(UserWarning, match="audio in no class's folder and no table, .*1.wav and 1 more"):
-        assert Classifier.fit(examples).figures["classes"]["low"] == 2
+    assert Classifier.fit(nights.parent).classes == ("high", "low", "background")
+
+
+def test_recordings_changed_since_they_were_embedded_are_told(made, nights, tmp_path):
+    run(made / "examples", nights, "-o", tmp_path / "x.csv")
+    again = [made / "examples", tmp_path / "x.csv.embeddings.npy", "-o", tmp_path / "y.csv"]
+    assert "changed after" not in run(*again)
+    soundfile.write(nights / "one.wav", noise(4, 3), RATE)
+    assert "one.wav changed after being embedded" in run(*again)
+
+
+def test_long_windows_and_classes_of_one_recording_are_told(examples, tmp_path):
+    for number in (1, 2):
+        (examples / "low" / f"{number}.wav").unlink()
+    said = run(examples, "--save", tmp_path / "x.mtslvr", "--window", 6)
+    assert "not held out: 1 of low; of each class two recordings are needed" in said
+    assert "windows of 6 s, and examples of 0.5 s (median)" in said
 
 
 def test_a_short_tail_of_a_long_example_is_no_example(tmp_path):
@@ -339,12 +354,12 @@ def test_a_short_tail_of_a_long_example_is_no_example(tmp_path):
 
 
 @pytest.fixture
-def refused(sounds, tmp_path, monkeypatch):
+def refused(made, tmp_path, monkeypatch):
     """What is said of a wrong call, which writes nothing into its working directory."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
 
-    def call(*options, examples=sounds / "examples", recordings=sounds / "nights", out="labels.csv"):
+    def call(*options, examples=made / "examples", recordings=made / "nights", out="labels.csv"):
         said = run(examples, recordings, "-o", out, *options, code=2)
         assert os.listdir() == []
         return " ".join(said.split())
@@ -352,23 +367,33 @@ def refused(sounds, tmp_path, monkeypatch):
     return call
 
 
+NO_NAME = "a name of 1 to 200 bytes is expected"
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
         (["--suggest-to", "x"], "is for --suggest N; give both"),
         (["--threshold", "1.5"], "--threshold 1.5: must be a probability from 0 to 1"),
+        (["--top-k", "0"], "--top-k 0"),
         (["--window", "nan"], "--window nan: must be"),
-        (["--batch-size", "0"], "--batch-size 0: must be"),
+        (["--hop", "-1"], "--hop -1: must be"),
         (["--device", "gpu"], "--device gpu: unknown"),
         (["--channel", "x"], "--channel x: must be 'mix' or the number of a channel"),
         (["--format", "audacity", "--per-file"], "a row a recording has no times"),
-        (["--format", "audacity", "-o", "x.txt"], "a label track is of one recording; name a folder"),
-        (["-o", "labels.txt"], "unknown format '.txt'; end the name in one of .csv, .jsonl, .parquet, or give"),
-        (["-o", "", "--format", "audacity"], ".: a name of 1 to 200 bytes is expected"),
-        (["-o", f"{'x' * 300}.csv"], "a name of 1 to 200 bytes is expected"),
+        (["--format", "audacity", "-o", "x.txt"], "a label track is of one recording, and there are 2"),
+        (["-o", "labels.txt"], "no format by the suffix '.txt'"),
         (["--report", "page.pdf"], "page.pdf: unknown format '.pdf'"),
         (["--save", "nowhere/x.mtslvr"], "folder 'nowhere' does not exist"),
-        (["--save", "labels.csv"], "labels.csv: end the name of a classifier in .mtslvr"),
+        (["--save", "x" * 300], f"'--save': {NO_NAME}"),
+        (["--suggest", "1", "--suggest-to", ""], f"'--suggest-to': {NO_NAME}"),
+        (["-o", "", "--format", "csv"], NO_NAME),
+        (["-o", "..", "--format", "audacity"], NO_NAME),
+        (["-o", f"{'x' * 300}.csv"], NO_NAME),
+        (["--save", "labels.csv"], "labels.csv: is to be written twice"),
+        (["--save", "./labels.csv.embeddings.npy"], "labels.csv.embeddings.npy: is to be written twice"),
+        (["--suggest", "1", "--suggest-to", "labels.csv"], "labels.csv: is to be written twice"),
+        (["--suggest", "1", "--save", "labels.csv.suggestions"], "labels.csv.suggestions: is to be written twice"),
     ],
 )
 def test_wrong_options(refused, options, told):
@@ -376,44 +401,59 @@ def test_wrong_options(refused, options, told):
     assert told in said and "examples:" not in said and "embedding the examples" not in said
 
 
-def test_what_is_there_of_another_kind_is_not_replaced(again, examples, nights, tmp_path):
-    table, there, out = tmp_path / "t.csv", tmp_path / "notes.html", tmp_path / "x.csv"
-    table.write_text(f"file,label\n{nights}/one.wav,low\n")
+@pytest.mark.parametrize(("option", "name"), [("--save", "labels.csv"), ("--report", "notes.html")])
+def test_a_file_of_another_kind_is_not_replaced(done, again, tmp_path, option, name):
+    there = tmp_path / name
     there.write_text("file,start,end,label\n")
+    told = run(done / "examples", done / "nights", "-o", tmp_path / "x.csv", option, there, code=2)
+    assert f"{name}: is there and is no " in told
+    assert there.read_text() == "file,start,end,label\n" and not (tmp_path / "x.csv").exists()
+    there.unlink()
+    for _ in range(2):
+        again("-o", tmp_path / "x.csv", option, there)
+
+
+def test_nothing_is_written_over_audio_or_among_what_is_read(examples, nights, tmp_path):
+    table, audacity = tmp_path / "t.csv", ["--format", "audacity"]
+    table.write_text(f"file,label\n{nights}/one.wav,low\n")
+    night, example = nights / "one.wav", examples / "low" / "0.wav"
+    before = night.read_bytes(), example.read_bytes()
     for arguments, told in (
-        ([examples, nights, "-o", out, "--report", there], "notes.html: is there and no report of mtslvr classify"),
-        ([examples, nights, "-o", examples / "y.csv"], "is within EXAMPLES"),
-        ([table, nights, "-o", table], "is both read and to be written"),
-        ([examples, nights / "one.wav", "-o", nights / "one.wav", "--format", "csv"], "is both read and to be"),
-        ([examples, nights, "-o", out, "--suggest", 1, "--suggest-to", nights / "x"], "is within RECORDINGS"),
+        ([examples, examples / "x.csv", "-o", examples / "x.csv"], "is both read and to be written"),
+        ([examples, examples / "x.csv", "-o", examples / "y.csv"], "is within EXAMPLES"),
+        ([table, "--save", table], "is both read and to be written"),
+        ([table, nights, "-o", tmp_path, *audacity], "has EXAMPLES in it"),
+        ([examples, nights, "-o", night, "--format", "csv"], f"{night}: is audio"),
+        ([examples, nights, "-o", example, "--format", "csv"], f"{example}: is audio"),
+        ([examples, "--save", night], f"{night}: is audio"),
         ([examples], "give --save alone"),
         ([examples, nights], "give -o labels.csv"),
     ):
         assert told in run(*arguments, code=2)
-    assert there.read_text() == "file,start,end,label\n" and not out.exists()
-    there.unlink()
-    for _ in range(2):
-        again("-o", out, "--report", there)
+    assert (night.read_bytes(), example.read_bytes()) == before
 
 
-def test_examples_and_recordings_that_are_none(sounds, refused, tmp_path):
+def test_examples_that_are_none(made, refused, tmp_path):
     layout = "a folder with a folder a class, as calls/owl/1.wav"
-    told = refused(examples=sounds / "examples" / "low")
-    assert "no examples (audio in no class's folder and no table, " in told and " and 2 more): " in told
-    assert "one.wav: is one sound, and examples are " + layout in refused(examples=sounds / "nights" / "one.wav")
+    told = refused(examples=made / "examples" / "low")
+    assert "no examples (audio in no class's folder, " in told and " and 2 more): " in told and layout in told
+    assert "one.wav: is one sound, and examples are " + layout in refused(examples=made / "nights" / "one.wav")
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty.csv").write_text("file,label\n")
-    for name in ("empty", "empty.csv"):
-        assert f"{name}: no examples (nothing in it): examples are {layout}" in refused(examples=tmp_path / name)
+    assert "no examples (an empty folder): " in refused(examples=tmp_path / "empty")
     for night in ("a", "b"):
         (tmp_path / "long" / night).mkdir(parents=True)
         soundfile.write(tmp_path / "long" / night / "x.flac", noise(61, ord(night)), RATE)
-    told = refused(examples=tmp_path / "long", recordings=sounds / "examples")
+    told = refused(examples=tmp_path / "long", recordings=made / "examples")
     assert "examples of 61 s and recordings of 0 s (median)" in told and "they come first" in told
+
+
+def test_what_is_not_there(made, refused, tmp_path):
+    both = refused(examples="calls", recordings="nights")
+    assert "EXAMPLES 'calls', RECORDINGS 'nights': no such file or folder; check the paths" in both
     assert "EXAMPLES 'calls': no such file or folder; check the path" in refused(examples="calls")
     assert "x.npz: an embeddings file among several RECORDINGS" in refused("y.npz", recordings="x.npz")
     (tmp_path / "list.csv").write_text("gone.wav\n")  # a list may have any name
-    told = run(sounds / "examples", f"@{tmp_path / 'list.csv'}", "-o", "x.csv", code=4)
+    told = run(made / "examples", f"@{tmp_path / 'list.csv'}", "-o", "x.csv", code=4)
     assert "list.csv, line 1: 'gone.wav': no such file" in told
 
 
@@ -447,23 +487,62 @@ def test_all_that_is_wrong_with_tables_is_told_at_once(refused, nights, tmp_path
     assert "gone.wav: no such file" in told
 
 
-def test_embeddings_of_one_feature_are_enough_and_those_made_otherwise_are_refused(done, refused, tmp_path):
-    table, kept, file = read_table(done / STORED), done / "tones.mtslvr", tmp_path / "x.npz"
+def test_embeddings_made_otherwise(done, refused, tmp_path):
+    table, kept = read_table(done / STORED), done / "tones.mtslvr"
     columns = {"embeddings": table.embeddings, "paths": table.paths, "start": table.start, "end": table.end}
     empty = {"embeddings": np.empty((0, 1000), np.float32), "paths": [], "start": [], "end": []}
+    other = {"model_sha256": "0" * 64, "model": "other"}
     for settings, changes, told in (
-        ({"model_sha256": "0" * 64, "model": "other"}, {}, "made with model 'other' (sha256 000000000000), the class"),
-        ({"window_seconds": 1.0}, {}, "made with --window 1.0, the classifier with 0.5"),
-        ({"layer": "pooled"}, {}, "made with layer 'pooled'"),
+        (other, {}, "made with --model other (sha256 000000000000), and the classifier"),
+        ({"window_seconds": 1.0}, {}, "made with --window 1, and the classifier with 0.5"),
+        ({"layer": "pooled"}, {}, "made with layer=pooled"),
         ({"pool": "mean"}, {}, "has a row a file; write a row a window"),
-        ({"pool": None}, {}, "does not say how it was made; write a row a window"),
+        ({}, {"start": table.start[::-1], "end": table.end[::-1]}, "its windows do not follow each other"),
+        ({}, {"paths": table.paths[::2] + table.paths[1::2]}, "its windows do not follow each other"),
         ({}, {"embeddings": np.where(table.embeddings > 0, table.embeddings, np.nan)}, "embeddings are no numbers"),
         ({}, empty, "holds no windows; embed recordings"),
+        *(({}, {"paths": (name, *table.paths[1:])}, "is no name of a file; embed it") for name in ("", "..", "a\0b")),
     ):
-        np.savez(file, **{**columns, **changes}, settings=json.dumps({**table.settings, **settings}))
-        assert told in refused(examples=kept, recordings=file)
-    assert f"--window 1: {kept} has its own; leave it out" in refused("--window", 1, examples=kept)
-    assert f"--hop 1.0: is for audio, and {file} is embedded" in refused("--hop", 1, recordings=file)
+        np.savez(tmp_path / "x.npz", **{**columns, **changes}, settings=json.dumps({**table.settings, **settings}))
+        assert told in refused(examples=kept, recordings=tmp_path / "x.npz")
+    np.savez(tmp_path / "x.npz", **columns, settings="{}")
+    assert "does not say how it was made; keep beside it" in refused(recordings=tmp_path / "x.npz")
+    told = "--window 1: {} is made with a window of 0.5 s; leave --window out"
+    assert told.format(kept) in refused("--window", 1, examples=kept)
+    assert told.format(done / STORED) in refused("--window", 1, recordings=done / STORED)
+    assert "--hop 1: " in refused("--hop", 1, recordings=done / STORED)
+
+
+def test_embeddings_of_one_feature_are_enough(done, tmp_path):
     how = ["--features", "variant", "--pool", "none", "--window", 0.5, "--hop", 0.25]
-    run(done / "nights", "-o", tmp_path / "v.npz", *how, command="embed")
-    assert "features: variant" in run(done / "examples", tmp_path / "v.npz", "-o", tmp_path / "x.csv")
+    run(done / "nights", "-o", tmp_path / "x.npz", *how, command="embed")
+    assert "features: variant" in run(done / "examples", tmp_path / "x.npz", "-o", tmp_path / "x.csv")
+
+
+def test_examples_and_recordings_are_of_the_channel_that_was_embedded(done, tmp_path):
+    for path in (*done.rglob("examples/*/*.wav"), done / "nights" / "one.wav"):
+        copy = tmp_path / path.relative_to(done)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        wave = soundfile.read(path)[0]
+        soundfile.write(copy, np.stack([noise(9, 99)[: len(wave)] * 9, wave], 1), RATE)
+    examples, nights, kept, clips = (tmp_path / name for name in ("examples", "nights", "right.mtslvr", "clips"))
+    how = ["--pool", "none", "--channel", 1, "--window", 0.5, "--hop", 0.25]
+    run(nights, "-o", tmp_path / "x.npz", *how, command="embed")
+    suggested = ["--suggest", 1, "--suggest-to", clips, "--audio", nights]
+    run(examples, tmp_path / "x.npz", "-o", tmp_path / "x.csv", "--save", kept, *suggested)
+    assert [row["label"] for row in rows(tmp_path / "x.csv")] == ["low"]
+    [clip] = clips.rglob("*.wav")
+    start = float(clip.name.split("@")[1].split("s_")[0])
+    there = soundfile.read(nights / "one.wav")[0][round(start * RATE) :, 1]
+    wave = soundfile.read(clip)[0]
+    assert np.abs(wave - there[: len(wave)]).max() < 1e-4
+    mix = done / "tones.mtslvr"
+    for name, by, *options in (["y", kept], ["z", examples, "--channel", 1], ["m", mix, "--channel", 1]):
+        out = tmp_path / f"{name}.csv"
+        run(by, nights, "-o", out, "--embeddings", tmp_path / f"{name}.npy", *options)
+        assert [row["label"] for row in rows(out)] == ["low"]
+    assert [event.label for event in Classifier.load(kept).predict_windows(nights / "one.wav")] == ["low"]
+    wrong = run(done / "examples", tmp_path / "x.npz", "-o", tmp_path / "w.csv", "--channel", "mix", code=2)
+    assert "--channel mix: " in wrong and "is made with a channel of 1" in wrong
+    wrong = run(kept, done / STORED, "-o", tmp_path / "w.csv", code=2)
+    assert "made with --channel mix, and the classifier with 1" in wrong and "or give --channel mix" in wrong

@@ -18,8 +18,10 @@ def events(owl, fox=(0, 0, 0, 0, 0), **settings):
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
-        ({"threshold": "0.5"}, "threshold='0.5': must be a probability"),
+        ({"threshold": "0.5"}, "threshold='0.5': must be a number"),
+        ({"threshold": 1.5}, "threshold=1.5: must be a probability"),
         ({"top_k": 1.5}, "top_k=1.5: must be a whole number"),
+        ({"top_k": 0}, "top_k=0: must be"),
         ({"merge_gap": float("nan")}, "merge_gap=nan: must be a number of seconds"),
         ({"min_duration": -1}, "min_duration=-1: must be"),
     ],

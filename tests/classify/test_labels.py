@@ -1,13 +1,11 @@
 """Tables of labels in the forms of this package, Audacity and Raven: what is written is read again."""
 
 from dataclasses import astuple
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from mtslvr.audio.find import FoundAudio
 from mtslvr.classify.labels import Label, by_name, read_labels
 from mtslvr.classify.output import Recording, audacity_text, csv_text, label_row, raven_text
 from mtslvr.errors import ConfigError
@@ -22,17 +20,21 @@ def recording(tmp_path):
     return str(tmp_path / "a.wav")
 
 
-def read(table, text, root="", given=()):
-    """File, start, end, label and score of what a table with this text has; recordings are `given` below a root."""
+def read(table, text, given=()):
+    """File, start, end, label and score of what a table with this text has."""
     table.parent.mkdir(parents=True, exist_ok=True)
     table.write_bytes(text.encode("utf-8", "surrogateescape"))
-    return [astuple(label) for label in read_labels(table, by_name(FoundAudio(Path(root, x), x) for x in given))]
+    return [astuple(label) for label in read_labels(table, by_name(given))]
 
 
-def test_a_csv_is_read_as_it_was_written_and_needs_no_times(tmp_path):
+def test_a_csv_is_read_as_it_was_written(tmp_path):
     found = read(tmp_path / "labels.csv", csv_text([label_row(x) for x in LABELS]))
     assert found == [(str(tmp_path / "a.wav"), *astuple(x)[1:]) for x in LABELS]
-    found = read(tmp_path / "labels.csv", "file,t0,t1,label,score\nsub/b.wav,1,2,owl,0.5\n")
+
+
+def test_a_csv_needs_no_times_and_names_columns_that_are_not_used(tmp_path):
+    with pytest.warns(UserWarning, match="so whole recordings are meant; not used: 't0', 't1'"):
+        found = read(tmp_path / "labels.csv", "file,t0,t1,label,score\nsub/b.wav,1,2,owl,0.5\n")
     assert found == [(str(tmp_path / "sub" / "b.wav"), None, None, "owl", 0.5)]
 
 
@@ -89,22 +91,22 @@ def test_names_and_labels_of_any_characters_are_read_as_they_were_written(tmp_pa
 
 
 def test_of_recordings_with_one_name_that_in_the_folders_of_the_table_is_meant(tmp_path):
-    given = [f"{site}/day1/a.wav" for site in ("s1", "s2")]
-    for site, name in zip(("s1", "s2"), given, strict=True):
-        path = str(tmp_path / "rec" / name)
-        assert {x[0] for x in read(tmp_path / site / "day1" / "a.txt", TRACK, tmp_path / "rec", given)} == {path}
-        moved = read(tmp_path / "moved.csv", f"file,label\n/gone/{name},owl\n", tmp_path / "rec", given)
+    given = [f"rec/{site}/day1/a.wav" for site in ("s1", "s2")]
+    for site, path in zip(("s1", "s2"), given, strict=True):
+        assert {x[0] for x in read(tmp_path / site / "day1" / "a.txt", TRACK, given)} == {path}
+        moved = read(tmp_path / "moved.csv", f"file,label\n/gone/{site}/day1/a.wav,owl\n", given)
         assert [x[0] for x in moved] == [path]
     with pytest.raises(ConfigError, match=r"a\.txt: names no recording, and 2 recordings of the name 'a'"):
-        read(tmp_path / "a.txt", TRACK, "rec", given)
+        read(tmp_path / "a.txt", TRACK, given)
+
+
+def test_a_name_is_that_of_the_recording_which_has_it_from_the_folder_of_all_on(tmp_path):
     long = "x" * 300  # longer than names of files can be
-    text, table = f"file,label\na.wav,owl\ns2/a.wav,fox\n{long},owl\n", tmp_path / "t.csv"
-    found = read(table, text, "rec", ["s2/a.wav", "a.wav", "s1/s2/a.wav"])  # the names that recordings have in outputs
+    text = f"file,label\na.wav,owl\ns2/a.wav,fox\n{long},owl\n"
+    found = read(tmp_path / "t.csv", text, ["rec/s2/a.wav", "rec/a.wav", "rec/s1/s2/a.wav"])
     assert [x[0] for x in found] == ["rec/a.wav", "rec/s2/a.wav", str(tmp_path / long)]
-    other = read(table, "file,label\ns3/a.wav,owl\n", "rec", ["s2/a.wav"])  # of the same name, in another folder
-    assert other[0][0] == str(tmp_path / "s3" / "a.wav")
-    with pytest.raises(ConfigError, match=r"'a\.wav' may be rec/s1/a\.wav or rec/s2/x/a\.wav; give its path"):
-        read(table, text, "rec", ["s1/a.wav", "s2/x/a.wav"])
+    with pytest.raises(ConfigError, match=r"'a\.wav' may be s1/a\.wav or s2/x/a\.wav; give its path"):
+        read(tmp_path / "t.csv", text, ["s1/a.wav", "s2/x/a.wav"])
 
 
 def test_a_raven_table_names_its_recordings_in_the_order_of_time(tmp_path):
@@ -123,9 +125,9 @@ def test_a_raven_table_with_two_views_has_each_selection_once(tmp_path, recordin
 
 @pytest.mark.parametrize("place", ["/gone/{}", "C:\\gone\\{}", "D:/gone/{}"])
 def test_recordings_of_another_machine_are_found_by_their_names(tmp_path, recording, place):
+    elsewhere = str(tmp_path / "nights" / "b.wav")
     text = f"file,label\n{place.format('a.wav')},owl\n{place.format('b.wav')},owl\n"
-    found = read(tmp_path / "t.csv", text, tmp_path / "nights", ["b.wav"])
-    assert [x[0] for x in found] == [recording, str(tmp_path / "nights" / "b.wav")]
+    assert [x[0] for x in read(tmp_path / "t.csv", text, [elsewhere])] == [recording, elsewhere]
 
 
 @pytest.mark.parametrize(
@@ -141,6 +143,7 @@ def test_recordings_of_another_machine_are_found_by_their_names(tmp_path, record
         ("file,start,end,label\na.wav,-1,1,owl\n", "line 2: start '-1'"),
         ("file,label\na.wav,\n", "line 2: no label"),
         ("file,start,end,label\na.wav,1,5,2,5,owl\n", "line 2: 6 fields under 4 columns; put labels with commas in"),
+        ("file,label\n", "no labels in it"),
         ("file,start,end,label,Label\na.wav,1,2,owl,fox\n", "has several columns 'label'; leave one, or rename the"),
         ('file,label\na.wav,"' + "x" * 140_000, "larger than field limit (131072)); close the quote that is left open"),
         (

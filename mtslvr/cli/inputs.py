@@ -17,6 +17,7 @@ from .common import EXIT_NO_AUDIO, EXIT_SOME_FAILED, Failure, counted
 from .summary import Report
 
 _HEAD = 4096  # bytes, by which audio and lists are told apart
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")  # what text in it begins with
 # What a list of paths has not: control characters that no name of a file has, and the mark of UTF-16, whose letters
 # NULs would part. Audio has them in its head; some MP3s begin with zeros.
 _BINARY = re.compile(rb"[\x01-\x06\x0e-\x1a\x1c-\x1f]|\x00{4}|\A(\xff\xfe|\xfe\xff)")
@@ -82,6 +83,8 @@ def expand(arguments: Sequence[str], stdin: str = "auto") -> Iterator[tuple[str,
 
 def _standard_input(stream: BinaryIO, kind: str) -> Iterator[tuple[str, str]]:
     head = stream.read(_HEAD)
+    if kind == "auto" and head.startswith(_UTF16):
+        raise ConfigError("standard input: begins like text in UTF-16; give a list in UTF-8, or say --stdin audio")
     if kind == "audio" or (kind == "auto" and _BINARY.search(head)):
         _make_seekable(head, stream)
         yield "/dev/stdin", ""

@@ -19,6 +19,7 @@ from ..run.shards import Shard
 from ..run.state import FileEntry
 from .common import EXIT_SOME_FAILED, Failure, counted, echo, printable
 
+_LONGEST = 1e8  # seconds left that are told
 _EVERY = 10.0  # seconds between lines where stderr is no terminal
 _UNITS = ((3600, "h"), (60, "min"), (1, "s"))
 
@@ -58,7 +59,7 @@ class Summary:
 class Progress:
     """How far a run over these files is: a bar on a terminal, else a line now and then.
 
-    The time left is told once a file is done, by the bytes that are left.
+    The time left is told once a file with bytes is done, by the bytes that are left.
     """
 
     def __init__(self, files: Sequence[FileEntry], quiet: bool = False) -> None:
@@ -85,8 +86,8 @@ class Progress:
             self._files += 1
             self._bytes += max(file.size, 0)
             self._left -= max(file.size, 0)
-            self._end = now + took * self._left / max(self._bytes, 1)
-        told = f", {timedelta(seconds=round(max(self._end - now, 0)))} left" if self._files else ""
+            self._end = now + min(took * self._left / max(self._bytes, 1), _LONGEST)
+        told = f", {timedelta(seconds=round(max(self._end - now, 0)))} left" if self._bytes else ""
         self._said = f"{self._seconds / took:.1f} times real time{told}"
         if self.bar is not None:
             self.bar.set_postfix_str(self._said, refresh=False)

@@ -214,9 +214,9 @@ def test_a_broken_recording_costs_neither_labels_of_others_nor_of_an_earlier_cal
 def test_an_interrupted_call_goes_on(done, tmp_path, monkeypatch):
     advance = Progress.advance
 
-    def interrupt(self, file, seconds, length):
-        advance(self, file, seconds, length)
-        if length is not None:
+    def interrupt(self, file, seconds, ended):
+        advance(self, file, seconds, ended)
+        if ended:
             raise KeyboardInterrupt
 
     command = [done / "tones.mtslvr", done / "nights", "-o", tmp_path / "x.csv"]

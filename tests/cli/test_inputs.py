@@ -59,6 +59,8 @@ def test_a_list_on_standard_input_stays_one(monkeypatch):
     ):
         assert given(monkeypatch, data) == paths
     assert given(monkeypatch, b"\x01.wav\n", kind="list") == [b"\x01.wav"]
+    with pytest.raises(ConfigError, match="standard input: begins like text in UTF-16; give a list in UTF-8"):
+        given(monkeypatch, "a.wav".encode("utf-16"))
 
 
 @pytest.mark.parametrize("data", [b"\x7fELF\2\1\1" + bytes(99), "a.wav".encode("utf-16"), encoded("WAV")])

@@ -132,11 +132,14 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(audio, write, model
 
 
 def test_the_time_left_is_by_the_bytes_left(capfd):
-    progress = Progress([FileEntry(name, name, size, 0, 0) for name, size in (("a.wav", 100), ("b.wav", 300))])
+    files = [FileEntry(name, name, size, 0, 0) for name, size in (("a", 0), ("b", 100), ("c", 300))]
+    progress = Progress(files)
+    progress.advance(files[0], 0.0, True)
+    assert "embedding: 1/3 files, 0.0 times real time\n" in capfd.readouterr().err
     time.sleep(0.5)
-    progress.advance(FileEntry("a.wav", "a.wav", 100, 0, 0), 10.0, True)
+    progress.advance(files[1], 10.0, True)
     progress.close()
-    assert re.search(r"embedding: 1/2 files, \d+\.\d times real time, 0:00:0[12] left\n", capfd.readouterr().err)
+    assert re.search(r"embedding: 2/3 files, \d+\.\d times real time, 0:00:0[12] left\n", capfd.readouterr().err)
 
 
 @pytest.mark.parametrize("name", ["mtslvr-embed", "mtslvr"])

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import enum
 import functools
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,12 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ..api import embed_windows
-from ..config import Features, Layer
 from ..errors import ConfigError
 from ..nn.encoder import Encoder
 from ..run.files import write_file
 from ..run.state import DEFAULTS
-from ..run.table import EmbeddingTable
+from ..run.table import SETTINGS, EmbeddingTable, check_types
 from ..search import embed_options, table_encoder
 from .choose import FIGURES, Float64, Int64, choose, figures, fit_linear, softmax, unit_rows
 from .events import EventConfig, find_events
@@ -41,10 +38,6 @@ _ARRAYS = ("weights", "means", "silence")
 _MOST_ROWS = 3000  # of the examples: time grows with their third power
 _BLOCK = 4096  # windows at once
 _SILENT = 1 - 1e-5  # cosine to the embedding of silence from which a window is taken for it
-_SETTINGS = {
-    "model": str, "model_sha256": str, "features": Features, "layer": Layer, "window_seconds": float,
-    "hop_seconds": float, "encoder": {"frontend": {"sample_rate": float}},
-}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -227,11 +220,11 @@ class Classifier:
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise ConfigError(f"{path}: not a classifier ({error}); write one with mtslvr classify --save") from None
         try:
-            _check_types(about, {"format_version": int}, "header", whole=True)
+            check_types(about, {"format_version": int}, "header", whole=True)
             if (version := about["format_version"]) != FORMAT_VERSION:
                 raise ConfigError(f"{path}: in format {version}, and this reads {FORMAT_VERSION}; upgrade mtslvr")
-            _check_types(about, _ABOUT, whole=True)
-            _check_types(about["settings"], _SETTINGS)
+            check_types(about, _ABOUT, whole=True)
+            check_types(about["settings"], SETTINGS)
             found = cls(**arrays, **{name: about[name] for name in _ABOUT} | {"classes": tuple(about["classes"])})
             _check(found)
         except ConfigError:
@@ -303,23 +296,3 @@ def _least_similarity(rows: Float64, targets: Int64, means: Float64, recordings:
     own = (rows * _unit(kin @ rows)).sum(axis=1)[known]
     others = (rows @ means.T)[targets[:, None] != np.arange(len(means))]
     return float(own.mean() + others.mean()) / 2 if own.size else -1.0
-
-
-def _check_types(found: Any, kind: Any, name: str = "settings", *, whole: bool = False) -> None:
-    """Raise a ValueError where JSON is not of a kind: a type, float being any finite number, an enum, or named fields.
-
-    Fields may be missing unless it is to be whole.
-    """
-    if isinstance(kind, Mapping):
-        _check_types(found, dict, name)
-        for key in kind:
-            if key in found:
-                _check_types(found[key], kind[key], key, whole=whole)
-            elif whole:
-                raise ValueError(f"no {key}")
-    elif issubclass(kind, enum.Enum):
-        kind(found)
-    elif not isinstance(found, (int, float) if kind is float else kind) or (
-        kind is float and (isinstance(found, bool) or not abs(found) <= sys.float_info.max)
-    ):
-        raise ValueError(f"its {name!r} is {found!r:.60}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import enum
 import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..config import Features, Layer
 from ..errors import ConfigError
 from .files import INDEX, META, sidecar
 
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
     import polars
 
 FORMAT_VERSION = 1
+SETTINGS = {
+    "model": str, "model_sha256": str, "features": Features, "layer": Layer, "window_seconds": float,
+    "hop_seconds": float, "encoder": {"frontend": {"sample_rate": float}},
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +87,7 @@ def read_table(path: str | os.PathLike[str]) -> EmbeddingTable:
         if version > FORMAT_VERSION:
             by = f"written by mtslvr {table.settings.get('mtslvr', '?')} in format {version}"
             raise ConfigError(f"{path}: {by}, and this reads up to {FORMAT_VERSION}; upgrade mtslvr")
+        check_types(table.settings, SETTINGS)
         if table.embeddings.dtype.kind != "f" or not {str}.issuperset(map(type, table.paths)):
             raise ValueError(f"embeddings of type {table.embeddings.dtype}, names {table.paths[:1]}")
         lengths = {len(table.embeddings), len(table.paths), len(table.start), len(table.end)}
@@ -94,6 +101,26 @@ def read_table(path: str | os.PathLike[str]) -> EmbeddingTable:
     except Exception as error:  # whatever a damaged file makes a library raise
         said = f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
         raise ConfigError(f"{path}: not embeddings ({said}); write them with mtslvr-embed") from error
+
+
+def check_types(found: Any, kind: Any, name: str = "settings", *, whole: bool = False) -> None:
+    """Raise a ValueError where JSON is not of a kind: a type, float being any finite number, an enum, or named fields.
+
+    Fields may be missing unless it is to be whole.
+    """
+    if isinstance(kind, Mapping):
+        check_types(found, dict, name)
+        for key in kind:
+            if key in found:
+                check_types(found[key], kind[key], key, whole=whole)
+            elif whole:
+                raise ValueError(f"no {key}")
+    elif issubclass(kind, enum.Enum):
+        kind(found)
+    elif not isinstance(found, (int, float) if kind is float else kind) or (
+        kind is float and (isinstance(found, bool) or not abs(found) <= sys.float_info.max)
+    ):
+        raise ValueError(f"its {name!r} is {found!r:.60}")
 
 
 def _reader(path: Path) -> Callable[[Path], EmbeddingTable]:

@@ -110,6 +110,10 @@ WHOLE = {"embeddings": np.ones((2, 3)), "paths": ["a", "a"], "start": [0.0, 1.0]
         ({**WHOLE, "paths": [1, 2]}, r"names \(1,\)"),
         ({**WHOLE, "start": [0.0, np.nan]}, "no time in seconds"),
         ({**WHOLE, "end": [1.0, 0.0]}, "no time in seconds"),
+        ({**WHOLE, "settings": '{"layer": "x"}'}, "'x' is not a valid Layer"),
+        ({**WHOLE, "settings": '{"hop_seconds": "x"}'}, "its 'hop_seconds' is 'x'"),
+        ({**WHOLE, "settings": '{"window_seconds": NaN}'}, "its 'window_seconds' is nan"),
+        ({**WHOLE, "settings": '{"encoder": {"frontend": 3}}'}, "its 'frontend' is 3"),
     ],
 )
 def test_reading_something_else(tmp_path, content, told):

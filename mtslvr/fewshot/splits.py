@@ -80,9 +80,10 @@ def _plain(name: str) -> str:
 
 def _read_npy(path: Path) -> Any:
     with open(path, "rb") as file:
-        np.lib.format.read_magic(file)
-        np.lib.format.read_array_header_1_0(file)
-        return _Names(file).load()
+        version = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        _, _, dtype = header(file)
+        return _Names(file).load() if dtype.hasobject else np.load(path, allow_pickle=False)
 
 
 class _Names(pickle.Unpickler):

@@ -48,20 +48,13 @@ def fill_tensor(key, shape):
     leaf, draw = key.rsplit(".", 1)[-1], rng(key)
     if leaf == "num_batches_tracked":
         return torch.tensor(1, dtype=torch.int64)
-    if leaf == "running_mean" or leaf == "bias":
+    if leaf in ("running_mean", "bias"):
         values = 0.1 * draw.standard_normal(shape)
     elif leaf == "running_var" or (leaf == "weight" and len(shape) == 1):
         values = draw.uniform(0.5, 1.5, shape)
-    elif leaf == "weight":
-        values = math.sqrt(2 / math.prod(shape[1:])) * draw.standard_normal(shape)
     else:
-        raise ValueError(f"{key}: the fill rule knows no leaf {leaf!r}")
+        values = math.sqrt(2 / math.prod(shape[1:])) * draw.standard_normal(shape)
     return torch.from_numpy(values.astype(np.float32))
-
-
-def fill_state_dict(keys):
-    """From a manifest list of [key, shape, dtype], in its order."""
-    return {key: fill_tensor(key, shape) for key, shape, _ in keys}
 
 
 def wave(name):

@@ -44,33 +44,29 @@ def doubles(values):
 
 FADES = [(shape, *ends) for shape in range(3) for ends in ((3000, 1000), (0, 4000), (4000, 4000), (1, 2))]
 RATES, RATIOS, SHIFTS = (0.5, 0.73, 1.0, 1.37, 1.5), (0, 5, 8, 13), (0, 1, -1, 1234, -4000, 4000)
-OFFICIAL = [
-    (transforms.fade, torch.tensor(FADES).unbind(1),
-     [f"fade/{transforms.FADE_SHAPES[shape]}/in{first}_out{last}" for shape, first, last in FADES], 1e-6),
-    (vocoder.time_stretch, [doubles(RATES)], [f"stretch/{rate}" for rate in RATES], 5e-4),
-    (vocoder.pitch_shift, [torch.tensor(RATIOS)],
-     ["pitch/{}_{}".format(*vocoder.PITCH_RATIOS[i]) for i in RATIOS], 1e-3),
-    (transforms.time_shift, [torch.tensor(SHIFTS)], [f"shift/{shift}" for shift in SHIFTS], 1e-6),
-]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("function", "parameters", "keys", "atol"), OFFICIAL, ids=lambda value: getattr(value, "__name__", "")
-)
-def test_transformations_are_the_official_ones(function, parameters, keys, atol):
+def test_fade_stretch_and_shifts_are_the_official_ones():
     x = golden("input")[None]
-    out = function(x.expand(len(keys), -1), *parameters)
-    for y, key in zip(out, keys, strict=True):
-        close(y[: len(golden(key))], golden(key), atol)
-    close(out[1], function(x, *(values[1:2] for values in parameters))[0], 1e-6)
+    fades = [f"fade/{transforms.FADE_SHAPES[shape]}/in{first}_out{last}" for shape, first, last in FADES]
+    ratios = ["pitch/{}_{}".format(*vocoder.PITCH_RATIOS[i]) for i in RATIOS]
+    for function, parameters, keys, atol in (
+        (transforms.fade, torch.tensor(FADES).unbind(1), fades, 1e-6),
+        (vocoder.time_stretch, [doubles(RATES)], [f"stretch/{rate}" for rate in RATES], 5e-4),
+        (vocoder.pitch_shift, [torch.tensor(RATIOS)], ratios, 1e-3),
+        (transforms.time_shift, [torch.tensor(SHIFTS)], [f"shift/{shift}" for shift in SHIFTS], 1e-6),
+    ):
+        out = function(x.expand(len(keys), -1), *parameters)
+        for y, key in zip(out, keys, strict=True):
+            close(y[: len(golden(key))], golden(key), atol)
+        close(out[1], function(x, *(values[1:2] for values in parameters))[0], 1e-6)
 
 
 def test_noise_and_mask_are_the_official_ones():
     signal, white = clip("aug20k"), torch.from_numpy(fill_rule.matrix("aug/white", (1, 16000)))
     decays = (-2.0, -1.0, -0.37, 0.0, 1.0, 2.0)
-    out = transforms.colored_noise(
-        signal.expand(6, -1), white.expand(6, -1), torch.tensor(decays), torch.full((6,), 7.5)
-    )
+    given = signal.expand(6, -1), white.expand(6, -1), torch.tensor(decays), torch.full((6,), 7.5)
+    out = transforms.colored_noise(*given)
     scale = signal.square().mean().sqrt() / 10 ** (7.5 / 20)
     for y, decay in zip(out, decays, strict=True):
         close(y[:256], golden(f"noise/fd{decay}/out_head_snr7.5"), 1e-5)
@@ -106,9 +102,7 @@ def test_every_transformation_keeps_length_and_silence(length, silent, pitch):
     x = wave(6, length) * (not silent)
     parameters = A.draw_parameters(generator(), 6, length, config)
     for number in range(7):
-        order = torch.full((6, 7), -1)
-        order[:, 0] = number
-        y = A.augment(x, order, parameters, config)
+        y = A.augment(x, torch.full((6, 1), number), parameters, config)
         assert y.shape == x.shape and y.dtype == x.dtype and y.isfinite().all()
         assert (y == 0).all() if silent else not torch.equal(y, x)
 
@@ -117,15 +111,12 @@ def test_every_transformation_keeps_length_and_silence(length, silent, pitch):
 def test_levels_far_from_speech_and_partial_silence_stay_finite(scale):
     x = wave(3, 4000) * scale
     x[:, 1000:3000] = 0
-    stretched, shifted = (
-        vocoder.time_stretch(x, doubles([0.5, 1, 1.5])),
-        vocoder.pitch_shift(x, torch.tensor([0, 6, 13])),
-    )
-    for y in (stretched, shifted, transforms.colored_noise(x, wave(3, 16000), torch.ones(3), torch.ones(3))):
+    found = [vocoder.time_stretch(x, doubles([0.5, 1, 1.5])), vocoder.pitch_shift(x, torch.tensor([0, 6, 13]))]
+    for y in (*found, transforms.colored_noise(x, wave(3, 16000), torch.ones(3), torch.ones(3))):
         assert y.isfinite().all() and y.abs().max() < 20 * scale
 
 
-def test_selection_is_uniform_in_number_and_in_member():
+def test_selection_is_uniform_in_number_and_in_member_and_labels_are_the_official_ones():
     order = A.draw_selection(generator(), 20000, A.AugmentConfig())
     labels = A.labels_from_order(order)
     for row, k in zip(order[:500].tolist(), labels.sum(1).int().tolist(), strict=False):
@@ -135,9 +126,6 @@ def test_selection_is_uniform_in_number_and_in_member():
     close(labels.mean(0), torch.full((7,), 4 / 7), 0.015)
     first = torch.bincount(order[:, 0], minlength=7) / 20000
     close(first, torch.full((7,), 1 / 7), 0.012)
-
-
-def test_labels_and_pitch_ratios_are_the_official_ones():
     listed = json.loads(str(GOLDEN["info"]))
     orders = listed["select_seed42_order"]
     assert [Fraction(*ratio) for ratio in vocoder.PITCH_RATIOS] == [Fraction(x) for x in listed["pitch_ratios"]]
@@ -147,23 +135,23 @@ def test_labels_and_pitch_ratios_are_the_official_ones():
 
 
 # The published ranges, and how far from their ends 20,000 draws may stay.
-RANGES = [
-    ("pitch_index", 0, 13, 0), ("pitch_semitones", -15, 15, 0.01), ("fade_shape", 0, 2, 0), ("fade_in", 0, 4000, 2),
-    ("fade_out", 0, 4000, 2), ("white_f_decay", -1, 0, 0.001), ("mixed_f_decay", -2, 2, 0.002),
-    ("white_snr_db", 3, 30, 0.02), ("mixed_snr_db", 3, 30, 0.02), ("stretch_rate", 0.5, 1.5, 0),
-    ("mask_u1", 0, 1, 0.001), ("mask_u2", 0, 1, 0.001), ("shift", -4000, 4000, 4),
-]  # fmt: skip
+RANGES = {
+    "pitch_index": (0, 13, 0), "pitch_semitones": (-15, 15, 0.01), "fade_shape": (0, 2, 0), "fade_in": (0, 4000, 2),
+    "fade_out": (0, 4000, 2), "white_f_decay": (-1, 0, 0.001), "mixed_f_decay": (-2, 2, 0.002),
+    "white_snr_db": (3, 30, 0.02), "mixed_snr_db": (3, 30, 0.02), "stretch_rate": (0.5, 1.5, 0),
+    "mask_u1": (0, 1, 0.001), "mask_u2": (0, 1, 0.001), "shift": (-4000, 4000, 4),
+}  # fmt: skip
 
 
 def test_parameters_stay_in_the_published_ranges_and_reach_their_ends():
     p = A.draw_parameters(generator(), 20000, 8001, A.AugmentConfig())
-    for name, low, high, slack in RANGES:
+    for name, (low, high, slack) in RANGES.items():
         values = getattr(p, name)
         assert low <= values.min() <= low + slack and high - slack <= values.max() <= high, name
     assert torch.equal(p.stretch_rate, (p.stretch_rate * 100).round() / 100)
 
 
-def test_a_sample_gets_its_own_transformations_in_its_own_order():
+def test_a_sample_gets_its_own_transformations_in_its_own_order_and_noise_of_the_drawn_level():
     x = wave(3)
     p = A.draw_parameters(generator(), 3, 4000, SMALL)
     order = torch.tensor([[1, 6, 4], [6, 1, -1], [5, -1, -1]])
@@ -175,9 +163,6 @@ def test_a_sample_gets_its_own_transformations_in_its_own_order():
     z = transforms.time_shift(x[1:2], two.shift)
     z = transforms.fade(z, two.fade_shape, two.fade_in, two.fade_out)
     close(out, torch.cat((y, z, transforms.time_mask(x[2:], three.mask_u1, three.mask_u2))), 1e-5)
-
-
-def test_noise_has_the_drawn_level():
     x, p = wave(16, 16000), A.draw_parameters(generator(), 16, 16000, SMALL)
     for number, snr in ((2, p.white_snr_db), (3, p.mixed_snr_db)):
         y = A.augment(x, torch.full((16, 1), number), p, SMALL)
@@ -208,14 +193,14 @@ def test_a_large_batch_is_the_same_with_any_number_of_threads():
     x = wave(rows)
     order = A.draw_selection(generator(1), rows, config)
     parameters = A.draw_parameters(generator(2), rows, x.shape[1], config)
-    before = torch.get_num_threads()
+    before, found = torch.get_num_threads(), []
     try:
-        torch.set_num_threads(1)
-        alone = A.augment(x, order, parameters, config)
-        torch.set_num_threads(2)
-        together = A.augment(x, order, parameters, config)
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(A.augment(x, order, parameters, config))
     finally:
         torch.set_num_threads(before)
+    together, alone = found
     torch.testing.assert_close(together, alone, rtol=0, atol=0)
     last = torch.arange(rows - 5, rows)  # the part of few rows: its samples keep their parameters
     close(together[last], A.augment(x[last], order[last], parameters.rows(last), config), 1e-5)

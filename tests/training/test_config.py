@@ -1,9 +1,6 @@
-"""Training configs and the paper's systems."""
-
 import dataclasses
 import json
 
-import narrow
 import pytest
 
 from mtslvr.config import AdapterKind, Normalization
@@ -14,9 +11,8 @@ from mtslvr.training.objective import Objective
 from mtslvr.training.recipes import System, own, published
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_settings_that_cannot_be_are_named():
+    for changes, message in (
         ({"batch_size": 1}, "batch_size=1"),
         ({"contrastive": "moco"}, "contrastive='moco': unknown; use one of simclr, simsiam, none"),
         ({"validate_every": 5}, "validate_every=5 with validation_fraction=0.0: set both"),
@@ -32,11 +28,9 @@ from mtslvr.training.recipes import System, own, published
         ([1], "training config: expected an object"),
         ({"augment": 3}, "training config: "),
         ({"augment": {"pitches": 1}}, "training config: .*pitches"),
-    ],
-)
-def test_settings_that_cannot_be_are_named(changes, message):
-    with pytest.raises(ConfigError, match=message):
-        TrainConfig.from_dict(changes)
+    ):
+        with pytest.raises(ConfigError, match=message):
+            TrainConfig.from_dict(changes)
 
 
 def test_changes_build_on_the_recipe_that_they_change():
@@ -55,8 +49,7 @@ def test_changes_build_on_the_recipe_that_they_change():
 
 @pytest.mark.parametrize(("make", "contrastive"), [(own, "simclr"), (published, "simsiam")])
 @pytest.mark.parametrize("system", list(System))
-def test_every_system_of_the_paper_is_a_config(system, make, contrastive, monkeypatch):
-    narrow.cut_widths(monkeypatch.setattr)
+def test_every_system_of_the_paper_is_a_config(system, make, contrastive, narrow_encoders, monkeypatch):
     config = make(system, contrastive)
     assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     objective = Objective(Encoder(config.encoder), config)

@@ -1,5 +1,3 @@
-"""Folders of audio to packed clips."""
-
 import pickle
 import shutil
 
@@ -43,8 +41,8 @@ def test_pack_keeps_every_readable_clip_and_names_the_rest(folder, tmp_path, cap
     again = pickle.loads(pickled)
     np.testing.assert_array_equal(again.samples, clips.samples)
     assert again.names == clips.names
-    data = (tmp_path / "packed" / "clips.i16").read_bytes()
-    (tmp_path / "packed" / "clips.i16").write_bytes(data[:-2])
+    file = tmp_path / "packed" / "clips.i16"
+    file.write_bytes(file.read_bytes()[:-2])
     with pytest.raises(TrainingError, match=r"index says .* pack again"):
         PackedClips.open(tmp_path / "packed")
 

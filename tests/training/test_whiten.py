@@ -1,5 +1,3 @@
-"""Heads that whiten the pooled features."""
-
 import dataclasses
 
 import numpy as np
@@ -18,18 +16,13 @@ from mtslvr.training.whiten import disturbed, noise_vocode, whiten_heads, whiten
 pytestmark = pytest.mark.usefixtures("narrow_networks")
 
 
-def two_crops(n=4000):
-    """Features of two crops of n clips: what a clip is and what a crop adds, each of its own covariance."""
-    torch.manual_seed(0)
-    turn = torch.linalg.qr(torch.randn(4, 4).double())[0]
-    clip = torch.randn(n, 4, dtype=torch.float64) * torch.tensor([5.0, 1.0, 1.0, 0.5]) @ turn
-    crops = torch.randn(2, n, 4, dtype=torch.float64) * torch.tensor([0.1, 3.0, 0.5, 0.2])
-    return clip + crops[0] + 3, clip + crops[1] + 3
-
-
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
 def test_whitening_brings_variances_within_clips_to_a_power(power):
-    first, second = two_crops()
+    torch.manual_seed(0)
+    turn = torch.linalg.qr(torch.randn(4, 4).double())[0]
+    clip = torch.randn(4000, 4, dtype=torch.float64) * torch.tensor([5.0, 1.0, 1.0, 0.5]) @ turn
+    # What a clip is and what each of two crops adds have covariances of their own.
+    first, second = clip + 3 + torch.randn(2, 4000, 4, dtype=torch.float64) * torch.tensor([0.1, 3.0, 0.5, 0.2])
     weight, bias = whitening(first, second, 4, power, 0.0)
     before, after = ((x - y).T.cov() / 2 for x, y in ((first, second), (first @ weight.T, second @ weight.T)))
     expected, found = torch.linalg.eigvalsh(before) ** (1 - power), torch.linalg.eigvalsh(after)
@@ -120,48 +113,30 @@ def test_noise_vocoding_keeps_the_envelope_and_drops_the_pitch(length):
     assert spectrum[0, 120:3480:120].sum() / spectrum[0].sum() < 0.05
 
 
-@pytest.fixture(scope="module")
-def finished(narrow_networks, clips_folder, tmp_path_factory):
-    """A run of one step whose schedule ended, heads included."""
-    run = tmp_path_factory.mktemp("finished") / "run"
-    rows = {"layer3": (2, 3), "layer4": (1, 2)}
+def test_a_run_ends_with_the_heads_of_its_config_and_they_can_be_made_anew_by_the_command(clips_folder, tmp_path):
+    run, out, rows = tmp_path / "run", tmp_path / "out", {"layer3": (2, 3), "layer4": (1, 2)}
     changes = {"steps": 1, "batch_size": 5, "crop_seconds": 0.1, "warmup_steps": 0, "dtype": "float32"}
     changes["encoder"] = {"head_dim": 8, "frontend": {"n_mels": 64}}
     changes["augment"] = {"stretch_n_fft": 512, "stretch_hop_length": 128}
     changes["heads"] = {"clips": 212, "crop_seconds": 0.1, "invariant_rows": rows}
     config = TrainConfig().changed(changes)
     train(config, run, [clips_folder], workers=0, device="cpu")
-    return config, run
-
-
-def test_a_run_ends_with_the_heads_of_its_config(finished):
-    config, run = finished
-    weights = run / "checkpoint" / "model.safetensors"
     encoder = mtslvr.load(run / "checkpoint")
     assert encoder.config.spectral_statistics and encoder.embedding_dim("variant", "pooled") == 16 + 3 * 64
     assert encoder.config.invariant_rows == Rows((2, 3), (1, 2)) and encoder.config.variant_rows is None
     assert mtslvr.embed(np.random.default_rng(0).standard_normal(8000), 16000, encoder=encoder).shape == (16,)
-    before = weights.read_bytes()
+    before = (run / "checkpoint" / "model.safetensors").read_bytes()
     train(config, run, workers=0, device="cpu", resume=True)  # nothing is left to do
-    assert weights.read_bytes() == before
-
-
-def test_heads_can_be_made_anew_by_the_command(finished, tmp_path):
-    _, run = finished
-
-    def command(*options):
-        return CliRunner().invoke(main, ["whiten", str(run), str(tmp_path / "out"), *options])
+    assert (run / "checkpoint" / "model.safetensors").read_bytes() == before
 
     for options, message in (
-        (("--clips", "208"), "208 clips for 208 features: too few"),
-        (("--invariant-rows", "middle"), "--invariant-rows middle: expected a text such as"),
-        (("--invariant-rows", "layer4=2:1"), "0 <= first <= end"),
+        ("--clips 208", "208 clips for 208 features: too few"),
+        ("--invariant-rows middle", "--invariant-rows middle: expected a text such as"),
+        ("--invariant-rows layer4=2:1", "0 <= first <= end"),
+        ("--clips 20 --invariant-rows none --no-disturb --no-spectral-statistics --variant-rows none", ""),
     ):
-        result = command(*options)
-        assert result.exit_code == 2 and message in result.output
-        assert not (tmp_path / "out").exists()
-    options = "--clips 20 --invariant-rows none --no-disturb --no-spectral-statistics --variant-rows none"
-    result = command(*options.split())
-    assert result.exit_code == 0, result.output
-    read = mtslvr.load(tmp_path / "out").config
-    assert (read.invariant_rows, read.spectral_statistics) == (None, False)  # what the network read in training
+        assert not out.exists()
+        result = CliRunner().invoke(main, ["whiten", str(run), str(out), *options.split()])
+        assert result.exit_code == (2 if message else 0) and message in result.output, result.output
+    made = mtslvr.load(out).config
+    assert (made.invariant_rows, made.spectral_statistics) == (None, False)  # what the network read in training

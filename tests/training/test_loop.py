@@ -1,10 +1,8 @@
-"""The training loop: it learns, it resumes exactly, it stops with clear errors."""
-
+import contextlib
 import csv
 import dataclasses
 import functools
 import json
-import os
 import resource
 import shutil
 import signal
@@ -16,7 +14,6 @@ import click
 import narrow
 import numpy as np
 import pytest
-import soundfile
 import torch
 from click.testing import CliRunner
 
@@ -24,7 +21,7 @@ import mtslvr
 from mtslvr.cli.main import main
 from mtslvr.cli.train import read_config
 from mtslvr.config import AdapterKind
-from mtslvr.errors import CheckpointError, ConfigError, MTSLVRError, TrainingError
+from mtslvr.errors import ConfigError, MTSLVRError, TrainingError
 from mtslvr.training.config import HeadsConfig, TrainConfig, encoder_config
 from mtslvr.training.data import PackedClips, pack
 from mtslvr.training.loop import train
@@ -104,14 +101,11 @@ def test_resume_repeats_the_losses_of_an_uninterrupted_run_and_its_running_mean(
     config, whole, cut = dataclasses.replace(TINY, ema_decay=0.5), tmp_path / "whole", tmp_path / "cut"
     start(config, whole, [packed], save_every=2)
 
-    class Killed(Exception):
-        pass
-
     def kill(report):
         if report["step"] == 2:  # after the state of step 2 was saved, with one more line in losses.csv
-            raise Killed
+            raise KeyboardInterrupt
 
-    with pytest.raises(Killed):
+    with pytest.raises(KeyboardInterrupt):
         start(config, cut, [packed], save_every=2, on_step=kill)
     settings = json.loads((cut / "config.json").read_text())
     (cut / "config.json").write_text(json.dumps({**settings, "sync_batch_norm": True}))  # as 0.2 wrote it
@@ -129,14 +123,13 @@ def test_resume_repeats_the_losses_of_an_uninterrupted_run_and_its_running_mean(
 def test_a_killed_process_resumes(packed, tmp_path):
     run, config = tmp_path / "run", dataclasses.replace(TINY, steps=300)
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
-    command = [sys.executable, narrow.__file__, "train", "--out", run, "--device", "cpu", "--data", packed]
-    command += ["--config", tmp_path / "config.json", "--save-every", "1", "--workers", "0"]
+    options = f"--out {run} --device cpu --data {packed} --config {tmp_path}/config.json --save-every 1 --workers 0"
+    command = [sys.executable, narrow.__file__, "train", *options.split()]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     while process.poll() is None and (not (run / "losses.csv").exists() or len(losses(run)) < 3):
         time.sleep(0.02)
-    assert process.poll() is None
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    assert process.wait() == -signal.SIGKILL  # it had not ended by itself
     before, state = losses(run), saved(run)["step"]
     start(config, run, resume=True, stop_after=state + 2)
     after = losses(run)
@@ -175,11 +168,9 @@ def test_weights_that_no_input_reaches_have_no_gradient(packed):
 
 
 def test_auto_is_bfloat16_where_inference_takes_it(tmp_path):
-    folder = mtslvr.Encoder(mtslvr.EncoderConfig()).save(tmp_path)
-    try:
+    folder, there = mtslvr.Encoder(mtslvr.EncoderConfig()).save(tmp_path), False
+    with contextlib.suppress(ConfigError):
         there = mtslvr.load(folder, device="cpu", dtype="bfloat16").dtype is torch.bfloat16
-    except ConfigError:
-        there = False
     assert TrainConfig().dtype == "auto" and half(TrainConfig(), CPU) is there
     assert half(TrainConfig(dtype="bfloat16"), CPU) and not half(TrainConfig(dtype="float32"), CPU)
 
@@ -208,17 +199,12 @@ def test_another_run_can_start_from_the_weights_of_one(packed, clips_folder, tmp
         assert all(torch.equal(found.get_parameter(key), before[key]) for key in others)
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["init"] == str(tmp_path / "first")
-    with pytest.raises(CheckpointError, match="nowhere"):
-        start(TINY, tmp_path / "third", [packed], init=tmp_path / "nowhere")
-    other = dataclasses.replace(TINY, encoder=encoder_config(AdapterKind.BN))
-    with pytest.raises(TrainingError, match="weights of another network"):
-        start(other, tmp_path / "fourth", [packed], init=first)
 
 
 def test_wrong_starts_have_clear_errors_and_take_nothing(clips_folder, packed, run, tmp_path):
     new, silent, file = tmp_path / "new", tmp_path / "silent", tmp_path / "file"
     silent.mkdir()
-    file.write_text("")
+    file.touch()
 
     def refused(said, changes=None, folder=new, data=(clips_folder,), **how):
         with pytest.raises(MTSLVRError, match=said):
@@ -229,11 +215,14 @@ def test_wrong_starts_have_clear_errors_and_take_nothing(clips_folder, packed, r
         refused("sees no CUDA device; use 'cpu'", device="cuda")
     assert not new.exists()
     refused("silent", data=[silent])
+    refused("nowhere", data=[packed], init=tmp_path / "nowhere")
+    bn = {"encoder": encoder_config(AdapterKind.BN)}
+    refused("weights of another network", bn, data=[packed], init=run)
     refused("5 clips are fewer than a batch of 9", {"batch_size": 9}, data=[packed])
     few = {"batch_size": 2, "validation_fraction": 0.2, "validate_every": 1}
     refused("1 validation clips are fewer than a batch of 2", few, data=[packed])
-    heads = HeadsConfig(clips=600, crop_seconds=1.5)
-    refused(r"at most 1\.50 s.*lower heads\.crop_seconds", {"heads": heads}, data=[packed])
+    long = {"heads": HeadsConfig(clips=600, crop_seconds=1.5)}
+    refused(r"at most 1\.50 s.*lower heads\.crop_seconds", long, data=[packed])
     refused("no training run", folder=tmp_path / "none", resume=True)
     refused("cannot write the packed clips", folder=file / "run")
     refused("holds a run already; go on with --resume", folder=run)
@@ -279,11 +268,10 @@ def test_a_disk_that_fills_up_leaves_the_last_state(run):
     assert [step for step, *_ in losses(run)] == [0, 1, 2, 3]
 
 
-def test_a_run_goes_on_with_its_own_data_only(run, tmp_path):
+def test_a_run_goes_on_with_its_own_data_only(run, tmp_path, write):
     other = tmp_path / "other"
-    other.mkdir()
     for i in range(4):
-        soundfile.write(other / f"{i}.wav", np.random.default_rng(i).standard_normal(8000) / 9, 16000)
+        write(other / f"{i}.wav", 0.5, i)
     said = r"--resume with other --data .*other; the run has .*audio.*leave --data out"
     with pytest.raises(TrainingError, match=said):
         start(TINY, run, [other], resume=True)
@@ -323,17 +311,16 @@ def test_a_run_stops_when_its_patience_ends_and_resumes_with_what_it_waited(pack
 
 @pytest.mark.slow
 def test_minutes_set_the_schedule_by_the_clock(clips_folder, packed, tmp_path):
-    config = tmp_path / "changes.json"
+    config, run = tmp_path / "changes.json", tmp_path / "run"
     config.write_text(json.dumps({"batch_size": 2, "crop_seconds": 0.2, "heads": None, "ema_decay": 0.0}))
-    command = ["train", "--out", str(tmp_path / "run"), "--config", str(config), "--workers", "0", "--minutes", "0.02"]
-    refused = CliRunner().invoke(main, [*command, "--data", str(clips_folder)])
-    assert refused.exit_code == 2 and "one folder from `mtslvr pack`" in refused.output
-    assert not (tmp_path / "run").exists()
+    command = f"train --out {run} --config {config} --workers 0 --minutes 0.02 --data"
+    refused = CliRunner().invoke(main, [*command.split(), str(clips_folder)])
+    assert refused.exit_code == 2 and "one folder from `mtslvr pack`" in refused.output and not run.exists()
     began = time.perf_counter()
-    result = CliRunner().invoke(main, [*command, "--data", str(packed)])
+    result = CliRunner().invoke(main, [*command.split(), str(packed)])
     assert result.exit_code == 0, result.output
     seconds = time.perf_counter() - began
-    steps = json.loads((tmp_path / "run" / "config.json").read_text())["steps"]
+    steps = json.loads((run / "config.json").read_text())["steps"]
     assert 0.2 * 1.2 / (seconds / 25) <= steps <= 1.2 / 0.002
 
 
@@ -346,6 +333,3 @@ def test_a_config_file_is_changes_to_the_recipe_that_is_named(tmp_path):
     path.write_text('{"encoder": {"adapter": "series"}}')
     with pytest.raises(click.UsageError, match=r"--system mt-bn with .* sets another"):
         read_config(path, named)
-    path.write_text('{"step": 7}')
-    with pytest.raises(ConfigError, match="unknown key 'step'"):
-        read_config(path, options)

@@ -72,14 +72,12 @@ def test_the_command_measures_every_transformation_and_branch(clips, unfolded_en
 
 @pytest.mark.slow
 def test_the_bundled_weights_have_learned_to_be_invariant(tmp_path):
-    # By cosine: the covariance of a few synthetic clips is mostly shrinkage, and Mahalanobis distances with it depend
-    # on the scale of the heads. On a hundred real clips both measures agree.
+    # By cosine: Mahalanobis distances with the covariance of a few synthetic clips depend on the scale of the heads.
     for path in find_audio(AUDIO):
         for i, half in enumerate(np.array_split(load_audio(path.path, 16000), 2)):
             soundfile.write(tmp_path / f"{path.path.stem}{i}.wav", half, 16000)
     cells = {(row.branch, row.transformation): row for row in invariance(tmp_path).rows}
-    # These hardly move either embedding, and maxima over time follow them as the variant path's means do.
-    edits = {"fade", "time_masking", "time_shift"}
+    edits = {"fade", "time_masking", "time_shift"}  # these hardly move either embedding
     for transformation in LINES:
         one, other = cells["invariant", transformation], cells["variant", transformation]
         assert one.cosine > (0.9 if transformation in edits else other.cosine + 0.05), transformation
@@ -100,10 +98,10 @@ def test_statistics_of_the_training_data_are_applied_once(clips, unfolded_encode
 
 
 def test_bad_input_is_named(encoder, tmp_path):
-    (tmp_path / "silent").mkdir()
-    for i in range(30):
-        soundfile.write(tmp_path / "silent" / f"{i}.wav", np.zeros(1600), 16000)
-    (tmp_path / "empty").mkdir()
+    for folder, files in (("silent", 30), ("empty", 0)):
+        (tmp_path / folder).mkdir()
+        for i in range(files):
+            soundfile.write(tmp_path / folder / f"{i}.wav", np.zeros(1600), 16000)
     for folder, settings, error, said in (
         ("silent", {"clips": 3}, ConfigError, "clips=3: must be an integer from 30"),
         ("silent", {"shrinkage": 0}, ConfigError, "shrinkage=0: must be above 0"),

@@ -1,5 +1,3 @@
-"""Maps, on a table as mtslvr-embed writes it."""
-
 import json
 import re
 
@@ -21,10 +19,8 @@ def run(*arguments):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Embeddings of five files, two windows each, and the audio of one."""
-    rng = np.random.default_rng(0)
-    rows = np.repeat(np.eye(4)[[0, 0, 1, 1, 1]], 2, axis=0) + 0.1 * rng.standard_normal((10, 4))
-    starts = np.tile([0.0, 0.25], 5)
-    settings = json.dumps({"model": "some/model", "features": "concat"})
+    rows = np.repeat(np.eye(4)[[0, 0, 1, 1, 1]], 2, axis=0) + 0.1 * np.random.default_rng(0).standard_normal((10, 4))
+    starts, settings = np.tile([0.0, 0.25], 5), json.dumps({"model": "some/model", "features": "concat"})
     columns = {"paths": np.repeat(FILES, 2), "start": starts, "end": starts + 0.25, "settings": settings}
     np.savez(tmp_path / "x.npz", embeddings=rows.astype(np.float32), **columns)
     (tmp_path / "audio" / "high").mkdir(parents=True)

@@ -22,8 +22,7 @@ def fitted(model, support):
     return model.fit(support.reshape(-1, support.shape[2]), np.repeat(np.arange(len(support)), support.shape[1]))
 
 
-# In the second case there are fewer dimensions than supports and classes overlap; for two classes scikit-learn has one
-# weight vector.
+# The second has fewer dimensions than supports, and classes overlap; of two classes scikit-learn has one weight vector.
 @pytest.mark.parametrize(("n_way", "n_shot", "dim", "scale"), [(5, 1, 200, 0.03), (5, 5, 3, 2.0), (2, 6, 3, 1.0)])
 def test_logistic_equals_scikit_learn(n_way, n_shot, dim, scale):
     support, query = toy(5, n_way, n_shot, dim, scale)

@@ -44,14 +44,10 @@ def test_a_file_is_the_mean_over_windows_of_the_length_given(tmp_path, encoder, 
     assert (default.result.accuracies != row.result.accuracies).any()
 
 
-@pytest.fixture(scope="module")
-def compared(tones, encoder):
+def test_compare_covers_every_combination_and_every_format_holds_it(tones, encoder, tmp_path):
     choices = {"features": ("concat", "pooled", "log-mel"), "classifiers": ("cosine", "sgd"), "shots": (1, 2)}
     sets = [read_set(tones / name, name=name) for name in ("short", "long")]
-    return compare(sets, {"small": encoder, "other": encoder}, two_way(weights=True, **choices))
-
-
-def test_compare_covers_every_combination(compared):
+    compared = compare(sets, {"small": encoder, "other": encoder}, two_way(weights=True, **choices))
     found = [(r.dataset, r.model, r.features, r.classifier, r.n_shot) for r in compared]
     models = [*itertools.product(("small", "other"), ("concat", "pooled")), ("", "log-mel")]
     expected = itertools.product(("short", "long"), models, ("cosine", "sgd"), (1, 2))
@@ -66,8 +62,6 @@ def test_compare_covers_every_combination(compared):
     lines = weight_shares(compared.rows)
     assert lines[0] == ["dataset", "model", "classifier", "shots", "invariant", "variant"] and len(lines) == 1 + 8
 
-
-def test_every_format_holds_every_measurement(compared, tmp_path):
     path = tmp_path / "results.json"
     path.write_text(render(compared, ".json"), encoding="utf-8")
     again = read_results(path)
@@ -75,10 +69,8 @@ def test_every_format_holds_every_measurement(compared, tmp_path):
     assert (again.datasets, again.environment) == (compared.datasets, compared.environment)
     json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(name))
     for line, row in zip(csv.DictReader(io.StringIO(render(compared, ".csv"))), compared, strict=True):
-        assert (line["dataset"], line["features"], float(line["accuracy"])) == (
-            row.dataset, row.features, row.result.mean,
-        )  # fmt: skip
-        assert (line["n_shot"], line["seed"]) == (str(row.n_shot), "42")
+        assert (line["dataset"], line["features"]) == (row.dataset, row.features)
+        assert (float(line["accuracy"]), line["n_shot"], line["seed"]) == (row.result.mean, str(row.n_shot), "42")
     lines = compared.table()
     columns = [f"{name}, {kind}" for name in ("short", "long") for kind in ("cosine", "sgd")]
     assert lines[0] == ["model", "features", "shots", *columns] and len(lines) == 1 + 10
@@ -86,6 +78,7 @@ def test_every_format_holds_every_measurement(compared, tmp_path):
     md, txt = (render(compared, suffix).splitlines() for suffix in (".md", ".txt"))
     assert [cell.strip() for cell in md[2].strip("|").split("|")] == lines[1]
     assert txt[1].startswith(lines[1][0] + "  ")
+
     for text, message in (
         ("no json", "no file of results"),
         ("[]", "no results of mtslvr in it"),
@@ -114,8 +107,7 @@ def test_variable_lengths_and_the_sampler_as_published(tones, encoder):
 
 
 def test_a_broken_file_stops_or_is_left_out(tones, encoder, tmp_path):
-    root = tmp_path / "tones"
-    shutil.copytree(tones / "short", root)
+    root = shutil.copytree(tones / "short", tmp_path / "tones")
     (root / "low" / "broken.wav").write_text("no audio")
     with pytest.raises(AudioError, match=r"broken\.wav: not an audio file"):
         compare([read_set(root)], {"small": encoder}, two_way())
@@ -125,18 +117,18 @@ def test_a_broken_file_stops_or_is_left_out(tones, encoder, tmp_path):
 
 
 def test_bad_input_is_named_before_any_work(tones):
-    labelled = read_set(tones / "short", name="tones")
+    one, given = [read_set(tones / "short", name="tones")], ["no/model"]
     for sets, models, settings, said in (
-        ([labelled], ["no/model"], {"n_way": 5}, "tones: n_way=5 takes 5 classes, .*; here are 2 classes"),
-        ([labelled], ["no/model"], {"shots": (1, 10)}, "tones: n_way=2 .*take 11 files of each; .*, and 0 of"),
-        ([labelled, labelled], [None], {}, "datasets tones, tones: each needs a name of its own"),
-        ([], [None], {}, "datasets none"),
-        ([labelled], ["a/b", "a/b"], {}, "models a/b, a/b: one is given twice"),
-        ([labelled], [None], {"sampler": "random"}, "sampler='random': unknown; use one of uniform, published"),
-        ([labelled], [None], {"scaling": "max"}, "scaling='max': unknown"),
-        ([labelled], [None], {"shots": ()}, "no classifier or no episodes"),
-        ([labelled], [None], {"weights": True, "classifiers": ("centroid",)}, "weights: none of the classifiers"),
-        ([labelled], [None], {"features": ("mfcc",)}, "features='mfcc': unknown"),
+        (one, given, {"n_way": 5}, "tones: n_way=5 takes 5 classes, .*; here are 2 classes"),
+        (one, given, {"shots": (1, 10)}, "tones: n_way=2 .*take 11 files of each; .*, and 0 of"),
+        (2 * one, given, {}, "datasets tones, tones: each needs a name of its own"),
+        ([], given, {}, "datasets none"),
+        (one, 2 * given, {}, "models no/model, no/model: one is given twice"),
+        (one, given, {"sampler": "random"}, "sampler='random': unknown; use one of uniform, published"),
+        (one, given, {"scaling": "max"}, "scaling='max': unknown"),
+        (one, given, {"shots": ()}, "no classifier or no episodes"),
+        (one, given, {"weights": True, "classifiers": ("centroid",)}, "weights: none of the classifiers"),
+        (one, given, {"features": ("mfcc",)}, "features='mfcc': unknown"),
     ):
         with pytest.raises(ConfigError, match=said):
             compare(sets, models, two_way(**settings))

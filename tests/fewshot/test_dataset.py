@@ -3,11 +3,12 @@ import pytest
 from mtslvr.errors import ConfigError
 from mtslvr.fewshot import read_set
 
+CLASSES = {"cat/a_x.ogg": "cat", "dog/2_x.wav": "dog", "dog/deep/1_y.FLAC": "dog"}
+
 
 @pytest.fixture
 def tree(tmp_path):
-    names = ("dog/2_x.wav", "dog/deep/1_y.FLAC", "cat/a_x.ogg", "cat/.hidden.wav", ".cache/x.wav", "dog/notes.txt")
-    for i, name in enumerate((*names, "README.md")):
+    for i, name in enumerate([*CLASSES, "cat/.hidden.wav", ".cache/x.wav", "dog/notes.txt", "README.md"]):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes([i]) * 100)
@@ -16,9 +17,6 @@ def tree(tmp_path):
 
 def found(labelled, root):
     return dict(zip((p.relative_to(root).as_posix() for p in labelled.paths), labelled.labels.tolist(), strict=True))
-
-
-CLASSES = {"cat/a_x.ogg": "cat", "dog/2_x.wav": "dog", "dog/deep/1_y.FLAC": "dog"}
 
 
 def test_one_folder_a_class_or_a_field_of_the_name(tree):
@@ -70,8 +68,7 @@ def test_what_is_wrong_with_tables_folders_and_settings_is_named(tree):
 def test_a_copy_counts_once_and_in_two_classes_is_an_error(tree):
     content = (tree / "dog" / "2_x.wav").read_bytes()
     (tree / "dog" / "copy.wav").write_bytes(content)
-    said = r"dropped 1 files that are copies of others, the first .*copy\.wav \(of .*2_x\.wav"
-    with pytest.warns(UserWarning, match=said):
+    with pytest.warns(UserWarning, match=r"dropped 1 files that are copies .*, the first .*copy\.wav \(of .*2_x\.wav"):
         assert found(read_set(tree), tree) == CLASSES
     (tree / "cat" / "copy.wav").write_bytes(content)
     with pytest.raises(ConfigError, match=r"copy\.wav \(cat\) and .*2_x\.wav \(dog\): the same audio in two classes"):

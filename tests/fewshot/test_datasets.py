@@ -1,19 +1,13 @@
-"""Each dataset of the paper from a tiny made-up tree of its published layout."""
-
-import json
-import os
-
+import fill_rule
 import numpy as np
 import pytest
-import soundfile
 
 from mtslvr.errors import ConfigError
 from mtslvr.fewshot import DATASETS, prepare, splits
-from mtslvr.fewshot.splits import read_split
 
 
 def plant(root, files):
-    """Make files, from their names alone or with what is in them."""
+    """Make files, of names alone or with what is in them."""
     for name in files:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,13 +22,7 @@ def esc50():
     return {"x/meta/esc50.csv": head + table, **{f"x/audio/{file}": "" for file in rows}}
 
 
-def birdclef2020(root):
-    for species, seconds in (("ameavo", [200] + 50 * [1]), ("azaspi1", 49 * [1])):
-        (root / "data" / species).mkdir(parents=True)
-        for i, length in enumerate(seconds):
-            soundfile.write(root / "data" / species / f"XC{i}.wav", np.zeros(10 * length), 10)
-
-
+BIRDS = {"ameavo": [200] + 50 * [1], "azaspi1": 49 * [1]}  # seconds of the clips
 PARTS, EMOTIONS = ("train", "valid", "test"), ("ANG", "SAD", "NEU")
 # Dataset: its tree, its classes and clips there, and the first class.
 TREES = {
@@ -54,7 +42,7 @@ TREES = {
     "watkins": (
         [f"best_of/{name}.wav" for name in ("Narwhal/8201", "Narwhal/8202", "Killer_Whale/6100")], 2, 3, "Killer_Whale"
     ),
-    "birdclef2020": (birdclef2020, 1, 50, "ameavo"),
+    "birdclef2020": ([], 1, 50, "ameavo"),
     "voxceleb1": (
         ["vox1_dev_wav/wav/id10001/1zcIwhmdeo4/00001.wav", "vox1_dev_wav/wav/id10001/7gWz/00001.wav",
          "vox1_test_wav/wav/id10270/5r0dWxy17C8/00001.wav", "vox1_meta.csv", "other/00001.wav"],
@@ -82,10 +70,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*in the paper")
 
 
 @pytest.fixture
-def tree(tmp_path):
+def tree(tmp_path, write):
+    """Makes the published layout of a dataset, tiny."""
+
     def make(name):
-        files = TREES[name][0]
-        files(tmp_path) if callable(files) else plant(tmp_path, files)
+        plant(tmp_path, TREES[name][0])
+        for species, seconds in BIRDS.items() if name == "birdclef2020" else ():
+            for i, length in enumerate(seconds):
+                write(tmp_path / "data" / species / f"XC{i}.wav", length, rate=10)
         return tmp_path
 
     return make
@@ -104,66 +96,41 @@ def test_all_clips_of_the_published_layout(tree, name):
 def test_esc50_has_the_published_classes_and_splits_that_are_not_published_are_asked_for(tree):
     root = tree("esc50")
     test, val, train = (set(prepare("esc50", root, split).labels) for split in ("test", "val", "train"))
-    assert test == set(splits.ESC50["test"]) and len(test) == 10
-    assert val == set(splits.ESC50["val"]) and len(val) == 5
-    assert train == {"rain"}
+    assert (test, val, train) == (set(splits.ESC50["test"]), set(splits.ESC50["val"]), {"rain"})
+    assert (len(test), len(val)) == (10, 5)
     root = tree("cremad")
-    assert set(prepare("cremad", root).labels) == {"ANG", "SAD", "NEU"}
+    assert set(prepare("cremad", root).labels) == set(EMOTIONS)
     with pytest.raises(ConfigError, match="CREMA-D: no split 'train', the paper only tests on it"):
         prepare("cremad", root, "train")
     with pytest.raises(ConfigError, match=r"NSynth: .*pass the \.npy of MetaAudio's .* with --split-file, or take"):
         prepare("nsynth", tree("nsynth"))
 
 
-def write_split(path, parts):
-    named = dict(zip(("train", "val", "test"), parts, strict=True))
-    if path.suffix == ".json":
-        path.write_text(json.dumps(named))
-    elif path.suffix == ".csv":
-        path.write_text("class,split\n" + "".join(f"{c},{split}\n" for split in named for c in named[split]))
-    elif path.suffix == ".txt":
-        path.write_text("\n".join(parts[2]))
-    else:  # as MetaAudio's repository holds them
-        array = np.empty(3, dtype=object)
-        array[:] = [list(parts[0]), *map(np.array, parts[1:])]
-        np.save(path, array, allow_pickle=True)
-
-
-@pytest.mark.parametrize("suffix", [".npy", ".json", ".csv", ".txt"])
-def test_split_files(tree, tmp_path, suffix):
-    path = tmp_path / f"split{suffix}"
-    write_split(path, (["Narwhal"], [], ["killer whale"]))  # names as in the split, not as in the folder
-    found = prepare("watkins", tree("watkins"), "test", path)
-    assert set(found.labels) == {"Killer_Whale"}
-    assert path.name in found.note
-    if suffix == ".json":
-        write_split(path, ([], [], ["Narwhal", "Dodo"]))
-        said = r"1 of 2 classes of split 'test' are not in the dataset, the first 'Dodo'"
-        with pytest.raises(ConfigError, match=said):
-            prepare("watkins", tmp_path, "test", path)
-        path.write_text('{"test": ["Narwhal"]}')
-        with pytest.raises(ConfigError, match="no split 'val'; it has test"):
-            prepare("watkins", tmp_path, "val", path)
-
-
-class Runs:
-    def __reduce__(self):
-        return os.system, ("echo no",)
-
-
-def test_files_that_are_no_splits_or_would_run_code_are_refused(tmp_path):
-    array = np.empty(3, dtype=object)
-    array[:] = [["a"], ["b"], [Runs()]]
-    np.save(tmp_path / "code.npy", array, allow_pickle=True)
-    plant(tmp_path, {"x.npy": "no array", "x.csv": "name\na\n", "x.yaml": ""})
-    for name, message in (
-        ("code.npy", "refused: the split file asks for .*system"),
-        ("x.npy", "not a split file"),
-        ("x.csv", "not a split file"),
-        ("x.yaml", "unknown split file; use .npy, .json, .csv, .txt"),
+def test_split_files_and_what_is_none_or_would_run_code(tree, tmp_path):
+    root, array = tree("watkins"), np.empty(3, dtype=object)
+    for name, test in (("split", np.array(["killer whale"])), ("code", [fill_rule.Evil(str(tmp_path / "trace"))])):
+        array[:] = [["Narwhal"], np.array([]), test]  # as MetaAudio's repository holds them
+        np.save(tmp_path / f"{name}.npy", array, allow_pickle=True)
+    plant(tmp_path, {
+        "split.json": '{"train": ["Narwhal"], "val": [], "test": ["killer whale"]}',
+        "split.csv": "class,split\nNarwhal,train\nkiller whale,test\n",
+        "split.txt": "killer whale",
+        "dodo.json": '{"test": ["Narwhal", "Dodo"]}', "x.npy": "no array", "x.csv": "name\na\n", "x.yaml": "",
+    })  # fmt: skip
+    for name in ("split.npy", "split.json", "split.csv", "split.txt"):
+        found = prepare("watkins", root, "test", tmp_path / name)  # names as in the split, not as in the folder
+        assert set(found.labels) == {"Killer_Whale"} and name in found.note
+    for name, split, message in (
+        ("dodo.json", "test", "1 of 2 classes of split 'test' are not in the dataset, the first 'Dodo'"),
+        ("dodo.json", "val", "no split 'val'; it has test"),
+        ("code.npy", "test", "refused: the split file asks for .*open"),
+        ("x.npy", "test", "not a split file"),
+        ("x.csv", "test", "not a split file"),
+        ("x.yaml", "test", "unknown split file; use .npy, .json, .csv, .txt"),
     ):
         with pytest.raises(ConfigError, match=message):
-            read_split(tmp_path / name)
+            prepare("watkins", root, split, tmp_path / name)
+    assert not (tmp_path / "trace").exists()
 
 
 def test_what_does_not_exist_is_named(tmp_path):

@@ -23,11 +23,6 @@ FEATURES, PIECES, LABELS = GOLDEN["features"], GOLDEN["nsub"], GOLDEN["labels"]
 pytestmark = pytest.mark.filterwarnings("ignore:dropped classes")
 
 
-def accuracy(votes):
-    """Fraction of each episode's query files with the right label."""
-    return (votes == np.arange(votes.shape[1])[:, None]).mean(axis=(1, 2))
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_tasks_pieces_votes_and_accuracies_equal_the_golden_ones(case):
     config, max_iter = CASES[case]
@@ -42,24 +37,23 @@ def test_tasks_pieces_votes_and_accuracies_equal_the_golden_ones(case):
     np.testing.assert_array_equal(chosen.reshape(len(tasks), -1), GOLDEN[f"{case}/support_subclip"])
     chosen = chosen.reshape(len(tasks), config.n_way, -1)
 
-    def votes(classifier, seed):
-        """Of every task, with one random state a task."""
+    def measured(classifier, seed):
+        """Votes on every task, with one random state a task, and the fraction of right ones."""
         each = [
             classify_files(FEATURES, PIECES, tasks[[t]], chosen[[t]], classifier, state(seed + t), max_iter=max_iter)
             for t in range(len(tasks))
         ]
-        return np.concatenate([found for found, _ in each])
+        votes = np.concatenate([found for found, _ in each])
+        return votes, (votes == np.arange(config.n_way)[:, None]).mean(axis=(1, 2))
 
-    found = votes(Classifier.SGD, 1000)
-    np.testing.assert_array_equal(found.reshape(len(tasks), -1), GOLDEN[f"{case}/votes"])
-    np.testing.assert_allclose(accuracy(found), GOLDEN[f"{case}/acc"], atol=1e-6)
+    votes, accuracies = measured(Classifier.SGD, 1000)
+    np.testing.assert_array_equal(votes.reshape(len(tasks), -1), GOLDEN[f"{case}/votes"])
+    np.testing.assert_allclose(accuracies, GOLDEN[f"{case}/acc"], atol=1e-6)
     summary = INFO["results"][case]
-    assert accuracy(found).mean() == pytest.approx(summary["mean"], abs=1e-6)
-    assert 100 * draws_interval(accuracy(found)) == pytest.approx(summary["ci95"], abs=1e-4)
-    seeded = accuracy(votes(Classifier.SGD, 5000))
-    np.testing.assert_allclose(seeded, GOLDEN[f"{case}/acc_globalseed"], atol=1e-6)
-    nearest = accuracy(votes(Classifier.CENTROID, 0))
-    np.testing.assert_allclose(nearest, GOLDEN[f"{case}/ncc_acc"], atol=1e-6)
+    assert accuracies.mean() == pytest.approx(summary["mean"], abs=1e-6)
+    assert 100 * draws_interval(accuracies) == pytest.approx(summary["ci95"], abs=1e-4)
+    for classifier, seed, name in ((Classifier.SGD, 5000, "acc_globalseed"), (Classifier.CENTROID, 0, "ncc_acc")):
+        np.testing.assert_allclose(measured(classifier, seed)[1], GOLDEN[f"{case}/{name}"], atol=1e-6)
     as_published = dataclasses.replace(config, sampler="published")
     assert evaluate(FEATURES, LABELS, as_published, "centroid", pieces=PIECES).settings["n_query"] == config.n_query
 
@@ -70,16 +64,13 @@ def test_vote_ties_go_to_the_smallest_label():
         assert majority_vote(votes, np.ones(votes.shape, bool)) == result
 
 
-def clusters(n_classes=8, files=12, dim=20, spread=0.8, seed=0):
-    rng = np.random.default_rng(seed)
-    labels = np.repeat(np.arange(n_classes), files)
-    return rng.standard_normal((n_classes, dim))[labels] + spread * rng.standard_normal((len(labels), dim)), labels
+def clusters(spread):
+    """12 files of 8 classes, and their labels."""
+    rng, labels = np.random.default_rng(0), np.repeat(np.arange(8), 12)
+    return rng.standard_normal((8, 20))[labels] + spread * rng.standard_normal((96, 20)), labels
 
 
-ALL = [*((kind, None) for kind in Classifier), ("sgd", "l2"), ("logistic", "standard")]
-
-
-@pytest.mark.parametrize(("classifier", "scaling"), ALL)
+@pytest.mark.parametrize(("classifier", "scaling"), [*((kind, None) for kind in Classifier), ("logistic", "standard")])
 def test_perfect_clusters_give_100_and_noise_gives_chance(classifier, scaling):
     config = EpisodeConfig(n_shot=2, n_query=2, episodes=30)
     features, labels = clusters(spread=1e-3)
@@ -90,11 +81,9 @@ def test_perfect_clusters_give_100_and_noise_gives_chance(classifier, scaling):
 
 
 def test_result_is_in_percent_and_says_how_it_was_made():
-    features, labels = clusters(spread=1.5)
-    result = evaluate(features, labels, EpisodeConfig(n_query=4, episodes=50), "logistic")
+    result = evaluate(*clusters(spread=1.5), EpisodeConfig(n_query=4, episodes=50), "logistic")
     assert result.accuracies.shape == (50,)
-    assert 20 < result.mean < 100
-    assert result.mean == pytest.approx(result.accuracies.mean())
+    assert result.mean == pytest.approx(result.accuracies.mean()) and 20 < result.mean < 100
     assert result.ci95_draws == pytest.approx(1.96 * result.accuracies.std() / 50**0.5)
     drawn = {"n_way": 5, "n_shot": 1, "n_query": 4, "episodes": 50, "seed": 42, "sampler": "uniform"}
     assert result.settings == {**drawn, "classifier": "logistic", "scaling": "l2"}
@@ -105,27 +94,23 @@ def test_what_makes_no_difference_changes_nothing():
     rng = np.random.default_rng(2)
     lengths, pieces = rng.uniform(0.1, 10, (len(features), 1)), rng.integers(1, 5, len(labels))
     moved = features * np.geomspace(0.01, 100, 20) + np.linspace(-5, 5, 20)
-    for other, settings in (
-        (lengths * features, {"scaling": "l2"}),
-        (moved, {"scaling": "standard"}),
-        (np.repeat(features, pieces, axis=0), {"pieces": pieces}),
+    for other, scaling, how in (
+        (lengths * features, "l2", {}),
+        (moved, "standard", {}),
+        (np.repeat(features, pieces, axis=0), None, {"pieces": pieces}),
     ):
-        plain = {name: value for name, value in settings.items() if name != "pieces"}
         config = EpisodeConfig(n_query=3, episodes=40)
-        one, two = evaluate(features, labels, config, **plain), evaluate(other, labels, config, **settings)
-        np.testing.assert_array_equal(one.accuracies, two.accuracies)
+        expected = evaluate(features, labels, config, scaling=scaling).accuracies
+        np.testing.assert_array_equal(evaluate(other, labels, config, scaling=scaling, **how).accuracies, expected)
 
 
-@pytest.mark.parametrize(
-    ("features", "settings", "message"),
-    [
+def test_bad_input_is_named():
+    for features, settings, message in (
         (np.zeros(10), {}, r"features of shape \(10,\): expected \(n, D\)"),
         (np.zeros((9, 3)), {}, "features have 9 rows, labels and pieces ask for 10"),
         (np.full((10, 3), np.nan), {}, "features: 10 rows hold NaN or infinity, first 0"),
         (np.zeros((10, 3)), {"classifier": "svm"}, "classifier='svm': unknown; use one of 'logistic', 'sgd'"),
         (np.zeros((10, 3)), {"pieces": [0] * 10}, "pieces: expected 10 integers of at least 1"),
-    ],
-)
-def test_bad_input_is_named(features, settings, message):
-    with pytest.raises(ConfigError, match=message):
-        evaluate(features, np.repeat(np.arange(5), 2), **settings)
+    ):
+        with pytest.raises(ConfigError, match=message):
+            evaluate(features, np.repeat(np.arange(5), 2), **settings)

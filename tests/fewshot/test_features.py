@@ -1,4 +1,5 @@
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -51,22 +52,19 @@ def test_features_equal_those_of_embed(clips, heads):
 
 def test_only_what_is_new_is_computed(clips, encoder, unfolded_encoder, tmp_path, windows_seen):
     def computed(encoder=encoder, **how):
-        before = sum(windows_seen)
+        windows_seen.clear()
         [rows] = file_rows([path], encoder, cache=tmp_path / "cache", **how)
-        return sum(windows_seen) - before, rows
+        return sum(windows_seen), rows
 
-    path = tmp_path / "one.wav"
-    path.write_bytes(clips[0].read_bytes())
-    count, first = computed()
-    again, rows = computed()
+    path = shutil.copy(clips[0], tmp_path / "one.wav")
+    (count, first), (again, rows) = computed(), computed()
     assert (count, again) == (1, 0)
     np.testing.assert_array_equal(rows, first)
     os.utime(path, (0, 0))
     assert computed()[0] == 1
     path.write_bytes(clips[2].read_bytes())
     count, rows = computed()
-    assert count == 3 and len(rows) == 3
-    assert computed(window_seconds=0.5)[0] == 5
+    assert count == len(rows) == 3 and computed(window_seconds=0.5)[0] == 5
     changed = Encoder(encoder.config)
     changed.load_state_dict(unfolded_encoder.state_dict())
     with torch.no_grad():
@@ -90,20 +88,16 @@ def test_what_was_computed_before_a_kill_or_beside_broken_files_is_kept(clips, e
     assert len(windows_seen) == done > 0
 
 
-def test_a_cache_that_cannot_be_used_is_named_with_what_to_do(clips, encoder, tmp_path):
+def test_a_cache_that_cannot_be_used_is_named_and_without_one_nothing_is_written(clips, encoder, tmp_path, monkeypatch):
+    monkeypatch.setenv("MTSLVR_CACHE", str(tmp_path / "cache"))
+    extract_features(clips, encoder)
+    assert not (tmp_path / "cache").exists() and default_cache() == tmp_path / "cache"
     file_rows(clips, encoder, cache=tmp_path)
     [cache] = tmp_path.glob("*.sqlite")
     cache.write_bytes(b"damaged" * 1000)
     for folder in (tmp_path, cache):
         with pytest.raises(ConfigError, match=r"sqlite: cannot be written .* delete it, .*--no-cache"):
             file_rows(clips, encoder, cache=folder)
-
-
-def test_without_a_cache_nothing_is_written(clips, encoder, tmp_path, monkeypatch):
-    monkeypatch.setenv("MTSLVR_CACHE", str(tmp_path / "cache"))
-    extract_features(clips, encoder)
-    assert not (tmp_path / "cache").exists()
-    assert default_cache() == tmp_path / "cache"
     for names, message in ((["mfcc"], "features='mfcc': unknown"), ([], "none given")):
         with pytest.raises(ConfigError, match=message):
             extract_features(clips, encoder, names=names)
@@ -112,10 +106,9 @@ def test_without_a_cache_nothing_is_written(clips, encoder, tmp_path, monkeypatc
 def test_log_mel_statistics_ignore_level_and_stay_finite():
     noise = torch.randn(2, 8000, generator=torch.Generator().manual_seed(0))
     statistics = log_mel_statistics(noise)
-    assert statistics.shape == (2, 256)
     torch.testing.assert_close(log_mel_statistics(0.01 * noise + 0.5), statistics, rtol=1e-3, atol=1e-2)
-    assert torch.isfinite(log_mel_statistics(torch.zeros(1, 8000))).all()
-    assert torch.isfinite(log_mel_statistics(torch.ones(1, 1))).all()
+    for silent in (torch.zeros(1, 8000), torch.ones(1, 1)):
+        assert torch.isfinite(log_mel_statistics(silent)).all()
     spectrogram = log_mel((noise - noise.mean(1, keepdim=True)) / noise.std(1, keepdim=True), BASELINE)
     mean, deviation = statistics.split(128, dim=1)
     torch.testing.assert_close(mean, spectrogram.mean(dim=2))

@@ -7,22 +7,17 @@ from mtslvr.fewshot import EpisodeConfig, clips_interval, evaluate
 
 
 def test_the_interval_is_that_of_the_jackknife_over_clips():
-    labels = np.repeat([0, 1], [5, 4])
-    pairs = [list(itertools.permutations(np.flatnonzero(labels == label), 2)) for label in (0, 1)]
-    episodes = np.array(list(itertools.product(*pairs)))  # all that there are
+    labels, variance = np.repeat([0, 1], [5, 4]), 0.0
+    of_class = [np.flatnonzero(labels == label) for label in (0, 1)]
+    episodes = np.array(list(itertools.product(*(itertools.permutations(clips, 2) for clips in of_class))))  # all
     accuracies = np.random.default_rng(0).uniform(0, 100, len(episodes))
-    variance = 0.0
-    for label in (0, 1):
-        clips = np.flatnonzero(labels == label)
+    for clips in of_class:
         without = [accuracies[~(episodes == clip).any(axis=(1, 2))].mean() for clip in clips]
         variance += (len(clips) - 1) * np.mean((np.array(without) - accuracies.mean()) ** 2)
     # Each episode many times over, so that nothing is left to the draws.
     found = clips_interval(np.tile(accuracies, 500), np.tile(episodes, (500, 1, 1)), labels)
     assert found == pytest.approx(1.96 * variance**0.5, rel=0.01)
-
-
-def test_without_clips_to_spare_there_is_no_interval():
-    labels = np.repeat(["a", "b"], 2)
+    labels = np.repeat(["a", "b"], 2)  # without clips to spare there is none
     result = evaluate(np.arange(8.0).reshape(4, 2), labels, EpisodeConfig(2, episodes=5), "centroid")
     assert np.isnan(result.ci95) and str(result).endswith(" ± ?")
 

@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from multiprocessing.connection import Listener
 from pathlib import Path
 
@@ -39,15 +39,14 @@ RECIPES = ("duckdb", "faiss", "fsspec", "pandas", "polars", "webdataset")
 SECONDS = 2
 # The first of eight tasks of an array.
 SLURM = {"ARRAY_TASK_ID": "1", "ARRAY_TASK_MIN": "1", "ARRAY_TASK_COUNT": "8", "CPUS_PER_TASK": "2"}
+SLURM = {f"SLURM_{name}": value for name, value in SLURM.items()}
 
 RELAY = """\
 #!{python} -IS
 import os, sys
 from multiprocessing.connection import Client
 here = Client({address!r})
-text = sys.stdin.buffer.read().decode("latin-1") if "-" in sys.argv[1:] else ""
-told = {{name: value for name, value in os.environ.items() if name.endswith("_COMPLETE") or "SLURM" in name}}
-here.send((os.path.basename(sys.argv[0]), sys.argv[1:], text, told))
+here.send((sys.argv, sys.stdin.buffer.read() if "-" in sys.argv else b"", dict(os.environ)))
 code, out, err = here.recv()
 sys.stderr.write(err)
 sys.stdout.write(out)
@@ -61,21 +60,19 @@ def blocks(page):
 
 
 def test_the_page_on_few_shot_evaluation_names_options_that_exist():
-    """What it measures takes minutes."""
     codes = {"sh": "", "python": ""}
     for kind, code in blocks(DOCS / "fewshot.md"):
         codes[kind] += code
     commands = [line.split("#")[0].split() for line in codes["sh"].replace("\\\n", " ").splitlines() if line.strip()]
-    assert len(commands) >= 10
-    for program, name, *arguments in commands:
-        assert program == "mtslvr"
+    assert len(commands) >= 10 and {program for program, *_ in commands} == {"mtslvr"}
+    for _, name, *arguments in commands:  # what they measure takes minutes
         main.get_command(None, name).make_context(name, arguments)
     exec(codes["python"], {})
 
 
 @pytest.fixture
 def shell(tmp_path, monkeypatch):
-    """A function that runs bash code in a folder with recordings."""
+    """Runs bash code in a folder with recordings."""
     if os.name != "posix" or shutil.which("bash") is None:
         pytest.skip("the commands are for bash")
     work, bin_folder = tmp_path / "work", tmp_path / "bin"
@@ -114,18 +111,15 @@ def shell(tmp_path, monkeypatch):
 
 
 def serve(listener):
-    while True:
-        try:
-            connection = listener.accept()
-        except OSError:
-            return
-        with connection:
-            name, arguments, text, told = connection.recv()
-            command = embed_command if name == "mtslvr-embed" else main
-            given = text.encode("latin-1")
-            result = CliRunner().invoke(command, arguments, prog_name=name, input=given, env=told)
-            trouble = "" if isinstance(result.exception, SystemExit | None) else repr(result.exception)
-            connection.send((result.exit_code, result.stdout, result.stderr + trouble))
+    with suppress(OSError):  # of a listener that is closed
+        while True:
+            with listener.accept() as connection:
+                (program, *arguments), given, environment = connection.recv()
+                name = Path(program).name
+                command = embed_command if name == "mtslvr-embed" else main
+                result = CliRunner().invoke(command, arguments, prog_name=name, input=given, env=environment)
+                trouble = "" if isinstance(result.exception, SystemExit | None) else repr(result.exception)
+                connection.send((result.exit_code, result.stdout, result.stderr + trouble))
 
 
 @pytest.mark.slow
@@ -133,7 +127,7 @@ def serve(listener):
 def test_every_command_and_every_piece_of_python_runs(shell, tmp_path):
     for module in RECIPES:
         pytest.importorskip(module, reason="the libraries of docs/recipes.md: pip install 'mtslvr[recipes]'")
-    count = 0
+    count, work = 0, tmp_path / "work"
     for page in PAGES:
         names = {"waveform": np.zeros(44100, np.float32)}
         for kind, code in blocks(page):
@@ -143,15 +137,13 @@ def test_every_command_and_every_piece_of_python_runs(shell, tmp_path):
             if code.startswith("pip install"):  # .ci/run does
                 continue
             count += 1
-            if kind == "python":
-                with redirect_stdout(io.StringIO()) as printed:
-                    exec(compile(code, page, "exec"), names)
-                if "classifier.predict" in code:
-                    assert printed.getvalue() == "['bird' 'rain']\n"
-            else:
-                shell(code, **{f"SLURM_{name}": value for name, value in SLURM.items() if "SLURM" in code})
+            if kind != "python":
+                shell(code, **(SLURM if "SLURM" in code else {}))
+                continue
+            with redirect_stdout(io.StringIO()) as printed:
+                exec(compile(code, page, "exec"), names)
+            assert "classifier.predict" not in code or printed.getvalue() == "['bird' 'rain']\n"
     assert count >= 20
-    work = tmp_path / "work"
     size = (work / "mtslvr.onnx").stat().st_size
     assert f"has {size / 1e6:.0f} MB" in (DOCS / "onnx.md").read_text(encoding="utf-8")
     assert len(np.load(work / "embeddings.npz")["paths"]) == 15 and len(np.load(work / "all.npy")) == 6
@@ -175,10 +167,8 @@ def test_troubleshooting_names_messages_that_exist():
                 said.add("".join(str(v.value) if isinstance(v, ast.Constant) else "…" for v in node.values))
     headings = re.findall(r"^### `(.*)`$", (DOCS / "troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert len(headings) > 20
-    everything = "\n".join(said)
-    for heading in headings:
-        for piece in heading.split("…"):
-            assert piece.strip(" ;,.()") in everything, f"{heading}: nothing says {piece!r}"
+    for piece in "…".join(headings).split("…"):
+        assert piece.strip(" ;,.()") in "\n".join(said), f"nothing says {piece!r}"
 
 
 def test_the_reference_names_what_is_public():

@@ -15,9 +15,7 @@ import torch
 
 GOLDEN = Path(__file__).parent / "golden"
 SAMPLE_RATE = 16000
-WAVE_LENGTHS = {
-    "w5": 80000, "w1": 16000, "w3p2": 51200, "w10": 160000, "w12p3": 196800, "aug0": 8000, "aug20k": 20000,
-}  # fmt: skip
+WAVE_LENGTHS = {"w5": 80000, "w1": 16000, "w3p2": 51200, "w10": 160000, "w12p3": 196800, "aug0": 8000, "aug20k": 20000}
 GOLDEN_VARIANTS = [
     "none_c3", "split_c3_s2", "bn_c3_s2", "series_c3_s2", "parallel_c3_s2", "parallel_c1_s2",
     "bn_c3_s1t2", "series_c3_s1t2", "parallel_c3_s1t2",
@@ -60,10 +58,8 @@ def fill_tensor(key, shape):
 def wave(name):
     """(n,) at 16 kHz: four sines with tremolo and a little noise."""
     g, n = rng("wave/" + name), WAVE_LENGTHS[name]
-    frequency = 80 * (7000 / 80) ** g.random(4)
-    amplitude = g.uniform(0.05, 0.25, 4)
-    phase = g.uniform(0, 2 * np.pi, 4)
-    tremolo = g.uniform(0.5, 4.0)
+    frequency, amplitude = 80 * (7000 / 80) ** g.random(4), g.uniform(0.05, 0.25, 4)
+    phase, tremolo = g.uniform(0, 2 * np.pi, 4), g.uniform(0.5, 4.0)
     t = np.arange(n) / SAMPLE_RATE
     x = sum(a * np.sin(2 * np.pi * f * t + p) for a, f, p in zip(amplitude, frequency, phase, strict=True))
     x = x * (0.6 + 0.4 * np.sin(2 * np.pi * tremolo * t)) + 0.01 * g.standard_normal(n)

@@ -19,13 +19,11 @@ SPEC.loader.exec_module(make_audio)
 
 
 def found_by(script, pattern):
-    """What a pattern finds in the output of a script."""
     command = [sys.executable, ROOT / "examples" / script]
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONPATH": str(ROOT)}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True)
-    assert result.returncode == 0, result.stderr.decode()
     found = re.findall(pattern, result.stdout.decode("utf-8"), re.MULTILINE)
-    assert found, result.stdout.decode("utf-8")
+    assert result.returncode == 0 and found, (result.stdout, result.stderr)
     return found
 
 

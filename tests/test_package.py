@@ -35,9 +35,8 @@ def fresh(code):
     # Torch 2.4 warns of itself.
     options = ["-W", "error::DeprecationWarning:mtslvr", "-W", "ignore::FutureWarning:torch._export.utils"]
     done = subprocess.run([sys.executable, *options, "-c", code], capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stderr) == (0, "")
-    [line] = done.stdout.splitlines()
-    return json.loads(line)
+    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
+    return json.loads(done.stdout)
 
 
 def test_public_names_are_pinned_and_documented():
@@ -52,13 +51,11 @@ def test_public_names_are_pinned_and_documented():
         if inspect.isfunction(value) and inspect.signature(value).parameters:
             assert "Args:" in value.__doc__ and "Raises:" in value.__doc__, name
     assert mtslvr.__version__ == metadata.version("mtslvr")
-    assert re.fullmatch(r"\d+\.\d+\.\d+.*", mtslvr.__version__)
     with pytest.raises(AttributeError, match="module 'mtslvr' has no attribute 'embbed'"):
         mtslvr.embbed  # noqa: B018  # looking it up is the test
 
 
-def test_modules_for_users_are_attributes_of_the_package():
-    """The former home of `read_table`, which says what takes its place, among them."""
+def test_modules_for_users_are_attributes_of_the_package_and_the_former_home_of_read_table_says_what_replaces_it():
     code = "import json, warnings; warnings.simplefilter('ignore', DeprecationWarning); import mtslvr; "
     assert fresh(code + "print(json.dumps(mtslvr.writer.read_npz.__name__))") == "read_table"
     sys.modules.pop("mtslvr.writer", None)
@@ -102,20 +99,16 @@ def test_functions_that_embed_can_be_hashed_where_the_package_is_not_in_site_pac
 
 
 def test_an_import_asks_nobody_changes_nothing_of_torch_and_leaves_training_out():
-    found = fresh(
-        """
+    found = fresh("""
 import json, sys
 events = []
 sys.addaudithook(lambda event, arguments: events.append(event) if event.startswith("socket.") else None)
 import torch
 before = torch.get_num_threads(), torch.random.get_rng_state().tolist()
-import mtslvr
-for name in mtslvr.__all__:
-    getattr(mtslvr, name)
+from mtslvr import *
 same = before == (torch.get_num_threads(), torch.random.get_rng_state().tolist())
 print(json.dumps([events, same, torch.cuda.is_initialized(), sorted(sys.modules)]))
-"""
-    )
+""")  # fmt: skip
     assert found[:3] == [[], True, False] and "mtslvr.models.hub" in found[3]
     assert {"mtslvr.training", "mtslvr.fewshot", "mtslvr.cli", "torchaudio", "sklearn"}.isdisjoint(found[3])
 

@@ -38,11 +38,9 @@ def test_what_is_timed_are_the_embeddings_of_the_encoder():
 def test_a_verdict_is_that_of_the_median_of_the_ratios_of_the_same_round():
     seconds = {"baseline": [4.0, 8.0, 4.0], "torch float32": [2.0, 4.0, 1.0], "torch bfloat16": [2.0] * 3}
     data = {"1": {"seconds": {"32": seconds}, "absent": {}, "compile_seconds": None}}
-    verdicts = targets.verdicts({"engines": {"quick": False, "data": data}})
-    found = {verdict.what: verdict for verdict in verdicts}
-    assert found["torch float32, batch 32, 1 thread"].measured == "2.00 (2.00 to 4.00)"
-    assert found["torch float32, batch 32, 1 thread"].reached == "yes"
-    assert found["torch bfloat16, batch 32, 1 thread"].reached == "no"
+    found = {verdict.what: verdict for verdict in targets.verdicts({"engines": {"quick": False, "data": data}})}
+    float32, bfloat16 = (found[f"torch {dtype}, batch 32, 1 thread"] for dtype in ("float32", "bfloat16"))
+    assert (float32.measured, float32.reached, bfloat16.reached) == ("2.00 (2.00 to 4.00)", "yes", "no")
     assert {verdict.reached for verdict in targets.verdicts({})} == {"not measured"}
 
 
@@ -73,9 +71,8 @@ def test_what_is_measured_is_not_done_again_and_has_a_row_with_the_spread_over_s
     assert pilots.missing_heads(queue, {"name": "mels-64-1"}) == {"rows": ""}
     assert set(pilots.missing_heads(queue, {"name": "mels-64-3"})) == {"means", "rows"}
     measured = pilots.results(tmp_path / "results.jsonl", tmp_path / "results.jsonl", tmp_path / "none.jsonl")
-    assert pilots.table(measured).splitlines()[-1] == (
-        "| mels-64 | means | 2 | 60.0 / 60.0 | 60.0 / 60.0 | 60.0 / 60.0 | 60.0 | 0.0 |"
-    )
+    *_, last = pilots.table(measured).splitlines()
+    assert last == "| mels-64 | means | 2 | 60.0 / 60.0 | 60.0 / 60.0 | 60.0 / 60.0 | 60.0 | 0.0 |"
 
 
 def test_a_factorial_tells_what_each_setting_changes_and_with_which_error():
@@ -88,10 +85,8 @@ def test_a_factorial_tells_what_each_setting_changes_and_with_which_error():
     [text] = pilots.factorials(runs)
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[4:]]
     error = np.sqrt(8 / 5) * 2 / np.sqrt(8)  # of a residual variance with 8 - 3 degrees of freedom
-    assert rows == [
-        ["crops 1, encoder.tasks 1", *[f"+4.0 ± {error:.1f}"] * 4],
-        ["steps 9", *[f"-2.0 ± {error:.1f}"] * 4],
-    ]
+    found = {name: set(values) for name, *values in rows}
+    assert found == {"crops 1, encoder.tasks 1": {f"+4.0 ± {error:.1f}"}, "steps 9": {f"-2.0 ± {error:.1f}"}}
     assert pilots.factorials(runs[:1]) == []
 
 

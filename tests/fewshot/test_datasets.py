@@ -49,8 +49,7 @@ TREES = {
         2, 3, "id10001",
     ),
     "speechcommands": (
-        ["yes/0a7c_nohash_0.wav", "yes/0a7c_nohash_1.wav", "no/0b_nohash_0.wav", "LICENSE",
-         "_background_noise_/pink_noise.wav"],
+        ["yes/0a_nohash_0.wav", "yes/0a_nohash_1.wav", "no/b_nohash_0.wav", "LICENSE", "_background_noise_/pink.wav"],
         2, 3, "no",
     ),
     "cremad": ([f"AudioWAV/10{i:02d}_DFA_{name}_XX.wav" for i in range(2) for name in EMOTIONS], 3, 6, "ANG"),

@@ -18,10 +18,10 @@ from mtslvr.nn.frontend import log_mel
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory, write):
     """Three files of 0.4, 1 and 2.5 s: one, one and three windows of the small encoder."""
-    paths = [tmp_path_factory.mktemp("clips") / f"{i}.wav" for i in range(3)]
-    for path, seconds in zip(paths, (0.4, 1.0, 2.5), strict=True):
-        write(path, seconds)
-    return paths
+    folder = tmp_path_factory.mktemp("clips")
+    for i, seconds in enumerate((0.4, 1.0, 2.5)):
+        write(folder / f"{i}.wav", seconds)
+    return sorted(folder.iterdir())
 
 
 @pytest.fixture

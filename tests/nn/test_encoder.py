@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from fill_rule import GOLDEN_VARIANTS, golden_rows, mostly_slow, relative
-from narrow import cut_widths
 from torch.utils.flop_counter import FlopCounterMode
 
 import mtslvr
@@ -44,9 +43,6 @@ def noise(rows, length):
 def folded(official_encoder):
     """variant -> folded encoder; the last one is kept, for the variants come in order."""
     return lru_cache(1)(lambda variant: official_encoder(variant).fold())
-
-
-# Against the published values, and folding
 
 
 @pytest.mark.parametrize("variant", mostly_slow(GOLDEN_VARIANTS))
@@ -129,9 +125,6 @@ def test_folding_leaves_the_original_as_it_was_and_cannot_be_trained(unfolded_en
     assert encoder.train(True).training and not encoder.eval().training
 
 
-# What comes out
-
-
 WIDTHS = {  # one embedding and both of the head, then of what it reads
     "none_c3": (1000, 1000, 512, 512), "split_c3_s2": (500, 1000, 512, 512),
     "parallel_c3_s2": (500, 1000, 512, 1024), "bn_c3_s1t2": (1000, 2000, 512, 1024),
@@ -164,15 +157,11 @@ def test_convolutions_on_a_gpu_keep_float32(monkeypatch):
             assert torch.backends.cudnn.allow_tf32 is before
 
 
-def test_gradients_reach_every_weight_and_the_waveform(monkeypatch):
-    cut_widths(monkeypatch.setattr)
+def test_gradients_reach_every_weight_and_the_waveform(narrow_encoders):
     encoder, x = Encoder(EncoderConfig()).train(), noise(4, 16000).requires_grad_()
     encoder(x).concat.square().sum().backward()
     assert [name for name, p in encoder.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
     assert x.grad.isfinite().all() and (x.grad != 0).any(dim=1).all()
-
-
-# Normalisation
 
 
 def test_standardize_equals_numpy():
@@ -196,9 +185,6 @@ def test_normalize_follows_the_config(unfolded_encoder, mode):
         np.testing.assert_allclose(found.numpy(), rows, rtol=0, atol=2e-6)
     expected = {"none": (0.05, 0.3), "global": (0.3, 1.5)}.get(mode.value, (0.0, 1.0))
     assert (found.mean().item(), found.std().item()) == pytest.approx(expected, abs=0.02)
-
-
-# Heads that read more than means
 
 
 def test_spectral_statistics_equal_a_loop_over_the_bands():
@@ -234,9 +220,6 @@ def test_heads_that_read_rows_and_statistics():
     for layer, widths in (("head", (500, 500, 1000)), ("pooled", (3072, 896, 3968))):
         assert tuple(encoder.embedding_dim(f, layer) for f in ("invariant", "variant", "concat")) == widths
     assert torch.equal(encoder.embedding(x, "invariant"), encoder(x).invariant)
-
-
-# Plain torch
 
 
 @pytest.mark.slow
@@ -298,8 +281,7 @@ def test_a_folded_encoder_is_compiled_as_one_graph_and_exported_with_a_free_batc
 
 
 @pytest.mark.parametrize("default", [torch.bfloat16, "meta"], ids=str)
-def test_a_loaded_encoder_is_the_same_whatever_torchs_defaults_are(tmp_path, monkeypatch, default):
-    cut_widths(monkeypatch.setattr)
+def test_a_loaded_encoder_is_the_same_whatever_torchs_defaults_are(tmp_path, narrow_encoders, default):
     Encoder(EncoderConfig(window_seconds=1.0)).save(tmp_path, dtype=torch.float32)
     wave = np.random.default_rng(0).standard_normal(16000).astype(np.float32)
     expected = mtslvr.embed(wave, 16000, encoder=mtslvr.load(tmp_path, device="cpu"))

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import mtslvr
-from mtslvr.training.data import PackedClips
+from mtslvr.training.data import PackedClips, write
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -100,10 +100,8 @@ def test_what_was_tried_is_the_table_of_the_records():
 def test_packed_clips_come_back_from_parts_of_a_size_cut_and_with_their_names_as_many_as_fit(tmp_path):
     lengths = [16000 * (1 + i % 4) for i in range(120)]
     tones = [np.sin(2 * np.pi * (200 + 20 * i) * np.arange(n) / 16000) for i, n in enumerate(lengths)]
-    (tmp_path / "packed").mkdir()
-    (8000 * np.concatenate(tones)).astype(np.int16).tofile(tmp_path / "packed" / "clips.i16")
-    index = {"sample_rate": 16000, "names": [f"{i}.wav" for i in range(120)], "lengths": lengths}
-    (tmp_path / "packed" / "clips.json").write_text(json.dumps(index))
+    samples = (8000 * np.concatenate(tones)).astype(np.int16)
+    write(tmp_path / "packed", 16000, [([f"{i}.wav" for i in range(120)], lengths, samples)])
     command = [sys.executable, BENCHMARKS / "recode.py"]
     how = ["--seconds", "2", "--kbps", "24", "--part-mib", "0.3"]
     subprocess.run([*command, "make", tmp_path / "packed", tmp_path / "parts", *how], check=True)

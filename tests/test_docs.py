@@ -1,4 +1,5 @@
-"""Every command and every piece of Python in docs/ runs, in one folder, as a reader would run them in a shell.
+"""Every command and every piece of Python in docs/ runs, in one folder, as a reader would run them in a shell; every
+example finds what it says it finds, and the audio beside them is what its script makes.
 
 `mtslvr` and `mtslvr-embed` in that shell are relays to this process, which has torch and the weights. Of the
 recordings there are only the first seconds.
@@ -32,6 +33,9 @@ from mtslvr.models import hub
 
 ROOT = Path(__file__).parent.parent
 DOCS, AUDIO = ROOT / "docs", ROOT / "examples" / "audio"
+SPEC = importlib.util.spec_from_file_location("make_audio", ROOT / "examples" / "make_audio.py")
+make_audio = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(make_audio)
 # In the order in which they are run; what one writes, others may read.
 PAGES = ["cli", "README", "embed", "outputs", "python", "features", "recipes", "labels", "scale", "troubleshooting"]
 PAGES = [ROOT / "README.md", *(DOCS / f"{name}.md" for name in [*PAGES, "speed", "models", "onnx"])]
@@ -158,17 +162,13 @@ def test_every_command_and_every_piece_of_python_runs(shell, tmp_path):
 
 
 def test_troubleshooting_names_messages_that_exist():
-    said = set()
-    for path in (ROOT / "mtslvr").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                said.add(node.value)
-            elif isinstance(node, ast.JoinedStr):
-                said.add("".join(str(v.value) if isinstance(v, ast.Constant) else "…" for v in node.values))
+    trees = (ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "mtslvr").rglob("*.py"))
+    texts = (node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    said = "\n".join(text for text in texts if isinstance(text, str))
     headings = re.findall(r"^### `(.*)`$", (DOCS / "troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert len(headings) > 20
     for piece in "…".join(headings).split("…"):
-        assert piece.strip(" ;,.()") in "\n".join(said), f"nothing says {piece!r}"
+        assert piece.strip(" ;,.()") in said, f"nothing says {piece!r}"
 
 
 def test_the_reference_names_what_is_public():
@@ -201,3 +201,56 @@ def test_the_release_makes_every_link_of_the_readme_absolute(tmp_path):
     links = re.findall(r"\]\(([^)]+)\)", (tmp_path / "README.md").read_text(encoding="utf-8"))
     assert f"{address}/docs/map.png?raw=true" in links and f"{address}/docs/README.md" in links
     assert all(link.startswith("https://") for link in links)
+
+
+def found_by(script, pattern):
+    command = [sys.executable, ROOT / "examples" / script]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True)
+    found = re.findall(pattern, result.stdout.decode("utf-8"), re.MULTILINE)
+    assert result.returncode == 0 and found, (result.stdout, result.stderr)
+    return found
+
+
+@pytest.mark.slow
+def test_one_file_and_a_folder():
+    found = found_by("01_one_file.py", r"two birds (-?\d\.\d\d)   bird and machine (-?\d\.\d\d)")
+    assert len(found) == 3 and float(found[0][0]) > float(found[0][1])  # invariant: two birds are more alike
+    pairs = found_by("02_folder.py", r"^(\S+) +nearest (\S+)")
+    assert [path for path, _ in pairs] == sorted(make_audio.TAKES)
+    assert all(path != nearest for path, nearest in pairs)
+    # Chance is 2 of 14.
+    assert sum(path.split("/")[0] == nearest.split("/")[0] for path, nearest in pairs) > len(pairs) / 2
+
+
+ACCURACY, DATASETS = r"^(\w+) .*?(\d+\.\d\d) ± \d+\.\d\d %$", r"^\(15, 1000\) float32 \['alarm', 'bells', 'birds'"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "pattern", "names", "least"),
+    [
+        ("03_few_shot.py", ACCURACY, ["invariant", "variant", "concat"], 25),  # chance
+        ("04_other_features.py", ACCURACY, ["mtslvr", "MFCC"], 40),
+        ("05_label_recordings.py", ".", [], 0),
+        pytest.param("hugging_face_datasets.py", DATASETS, [], 0, marks=pytest.mark.extra("datasets")),
+        pytest.param("ray_embed.py", "^15 files, 1000 numbers each, 0 broken$", [], 0, marks=pytest.mark.extra("ray")),
+    ],
+)
+def test_others_run(script, pattern, names, least):
+    found = found_by(script, pattern)
+    if names:
+        assert [name for name, _ in found][: len(names)] == names
+        assert all(float(mean) > least for _, mean in found)
+
+
+def test_audio_is_what_the_script_makes(tmp_path):
+    make_audio.make(tmp_path)
+    files = {path.relative_to(AUDIO).as_posix() for path in AUDIO.rglob("*") if path.is_file()}
+    assert files == set(make_audio.TAKES)
+    assert sum(path.stat().st_size for path in AUDIO.rglob("*.*")) < 1_000_000
+    for name in files:
+        (made, rate), (stored, stored_rate) = soundfile.read(tmp_path / name), soundfile.read(AUDIO / name)
+        assert (made.shape, rate) == (stored.shape, stored_rate)
+        # Encoders differ a little between versions; another draw of noise would be 1.4 away.
+        assert np.sqrt(np.mean((made - stored) ** 2) / np.mean(stored**2)) < 0.5

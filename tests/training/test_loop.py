@@ -21,7 +21,7 @@ import mtslvr
 from mtslvr.cli.main import main
 from mtslvr.cli.train import read_config
 from mtslvr.config import AdapterKind
-from mtslvr.errors import ConfigError, MTSLVRError, TrainingError
+from mtslvr.errors import ConfigError, MTSLVRError
 from mtslvr.training.config import HeadsConfig, TrainConfig, encoder_config
 from mtslvr.training.data import PackedClips, pack
 from mtslvr.training.loop import train
@@ -71,6 +71,11 @@ def weights(folder):
 
 def saved(run):
     return torch.load(run / "state.pt", weights_only=True)
+
+
+def refused(said, folder, data=(), changes=None, **how):
+    with pytest.raises(MTSLVRError, match=said):
+        start(dataclasses.replace(TINY, **changes or {}), folder, data, **how)
 
 
 def same(one, other):
@@ -123,8 +128,8 @@ def test_resume_repeats_the_losses_of_an_uninterrupted_run_and_its_running_mean(
 def test_a_killed_process_resumes(packed, tmp_path):
     run, config = tmp_path / "run", dataclasses.replace(TINY, steps=300)
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
-    options = f"--out {run} --device cpu --data {packed} --config {tmp_path}/config.json --save-every 1 --workers 0"
-    command = [sys.executable, narrow.__file__, "train", *options.split()]
+    command = [sys.executable, narrow.__file__, "train", "--out", run, "--device", "cpu", "--data", packed]
+    command += ["--config", tmp_path / "config.json", "--save-every", "1", "--workers", "0"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     while process.poll() is None and (not (run / "losses.csv").exists() or len(losses(run)) < 3):
         time.sleep(0.02)
@@ -169,8 +174,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state(run):
     state = saved(run)
     broken = {**state["objective"], "projector.2.bias": torch.full((256,), torch.nan)}
     torch.save({**state, "objective": broken}, run / "state.pt")
-    with pytest.raises(TrainingError, match=r"step 2: joint loss nan, .* last good state is .*state\.pt"):
-        start(TINY, run, resume=True, save_every=1)
+    refused(r"step 2: joint loss nan, .* last good state is .*state\.pt", run, resume=True, save_every=1)
     assert saved(run)["step"] == 2 and torch.isfinite(saved(run)["objective"]["projector.0.weight"]).all()
 
 
@@ -196,30 +200,25 @@ def test_wrong_starts_have_clear_errors_and_take_nothing(clips_folder, packed, r
     silent.mkdir()
     file.touch()
 
-    def refused(said, changes=None, folder=new, data=(clips_folder,), **how):
-        with pytest.raises(MTSLVRError, match=said):
-            start(dataclasses.replace(TINY, **changes or {}), folder, data, **how)
-
-    refused("no --data for a new run", data=())
+    refused("no --data for a new run", new)
     if not torch.cuda.is_available():
-        refused("sees no CUDA device; use 'cpu'", device="cuda")
+        refused("sees no CUDA device; use 'cpu'", new, [packed], device="cuda")
     assert not new.exists()
-    refused("silent", data=[silent])
-    refused("nowhere", data=[packed], init=tmp_path / "nowhere")
-    bn = {"encoder": encoder_config(AdapterKind.BN)}
-    refused("weights of another network", bn, data=[packed], init=run)
-    refused("5 clips are fewer than a batch of 9", {"batch_size": 9}, data=[packed])
+    refused("silent", new, [silent])
+    refused("nowhere", new, [packed], init=tmp_path / "nowhere")
+    refused("weights of another network", new, [packed], {"encoder": encoder_config(AdapterKind.BN)}, init=run)
+    refused("5 clips are fewer than a batch of 9", new, [packed], {"batch_size": 9})
     few = {"batch_size": 2, "validation_fraction": 0.2, "validate_every": 1}
-    refused("1 validation clips are fewer than a batch of 2", few, data=[packed])
+    refused("1 validation clips are fewer than a batch of 2", new, [packed], few)
     long = {"heads": HeadsConfig(clips=600, crop_seconds=1.5)}
-    refused(r"at most 1\.50 s.*lower heads\.crop_seconds", long, data=[packed])
-    refused("no training run", folder=tmp_path / "none", resume=True)
-    refused("cannot write the packed clips", folder=file / "run")
-    refused("holds a run already; go on with --resume", folder=run)
-    refused(r"temperature was .*, now 0\.3", {"temperature": 0.3}, folder=run, resume=True)
+    refused(r"at most 1\.50 s.*lower heads\.crop_seconds", new, [packed], long)
+    refused("no training run", tmp_path / "none", [packed], resume=True)
+    refused("cannot write the packed clips", file / "run", [clips_folder])
+    refused("holds a run already; go on with --resume", run, [packed])
+    refused(r"temperature was .*, now 0\.3", run, [packed], {"temperature": 0.3}, resume=True)
     assert len(losses(run)) == 2
     pack([clips_folder], tmp_path / "slow", 8000)
-    refused("packed at 8000 Hz, the encoder takes 16000", data=[tmp_path / "slow"])
+    refused("packed at 8000 Hz, the encoder takes 16000", new, [tmp_path / "slow"])
 
 
 def test_files_of_a_run_that_are_damaged_are_named_and_nothing_changes(clips_folder, two_steps, run):
@@ -233,8 +232,7 @@ def test_files_of_a_run_that_are_damaged_are_named_and_nothing_changes(clips_fol
     ):
         path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
         before = {file: file.read_bytes() for file in run.glob("*.*")}
-        with pytest.raises(TrainingError, match=rf"{path.name}: {said}"):
-            start(TINY, run, resume=True)
+        refused(rf"{path.name}: {said}", run, resume=True)
         assert {file: file.read_bytes() for file in run.glob("*.*")} == before
         state.write_bytes(whole)
     facts.unlink()
@@ -249,8 +247,7 @@ def test_a_disk_that_fills_up_leaves_the_last_state(run):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
     try:
-        with pytest.raises(TrainingError, match=r"state\.pt.*: cannot write .* free space and go on with --resume"):
-            start(TINY, run, resume=True)
+        refused(r"state\.pt.*: cannot write .* free space and go on with --resume", run, resume=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (run / "state.pt").read_bytes() == before and not list(run.glob("*.part"))
@@ -262,15 +259,11 @@ def test_a_run_goes_on_with_its_own_data_only(run, tmp_path, write):
     other = tmp_path / "other"
     for i in range(4):
         write(other / f"{i}.wav", 0.5, i)
-    said = r"--resume with other --data .*other; the run has .*audio.*leave --data out"
-    with pytest.raises(TrainingError, match=said):
-        start(TINY, run, [other], resume=True)
+    refused("--resume with other --data .*other; the run has .*audio.*leave --data out", run, [other], resume=True)
     pack([other], tmp_path / "packed", 16000)
-    with pytest.raises(TrainingError, match=r"packed: other clips than those that .*run began with"):
-        start(TINY, run, [tmp_path / "packed"], resume=True)
+    refused("packed: other clips than those that .*run began with", run, [tmp_path / "packed"], resume=True)
     moved = shutil.move(run / "clips", tmp_path / "moved")
-    with pytest.raises(TrainingError, match="no packed clips"):
-        start(TINY, run, resume=True)
+    refused("no packed clips", run, resume=True)
     start(TINY, run, [moved], resume=True, stop_after=3)
     start(TINY, run, resume=True)
     assert len(losses(run)) == 4
@@ -303,11 +296,11 @@ def test_a_run_stops_when_its_patience_ends_and_resumes_with_what_it_waited(pack
 def test_minutes_set_the_schedule_by_the_clock(clips_folder, packed, tmp_path):
     config, run = tmp_path / "changes.json", tmp_path / "run"
     config.write_text(json.dumps({"batch_size": 2, "crop_seconds": 0.2, "heads": None, "ema_decay": 0.0}))
-    command = f"train --out {run} --config {config} --workers 0 --minutes 0.02 --data"
-    refused = CliRunner().invoke(main, [*command.split(), str(clips_folder)])
-    assert refused.exit_code == 2 and "one folder from `mtslvr pack`" in refused.output and not run.exists()
+    command = ["train", "--out", str(run), "--config", str(config), "--workers", "0", "--minutes", "0.02", "--data"]
+    result = CliRunner().invoke(main, [*command, str(clips_folder)])
+    assert result.exit_code == 2 and "one folder from `mtslvr pack`" in result.output and not run.exists()
     began = time.perf_counter()
-    result = CliRunner().invoke(main, [*command.split(), str(packed)])
+    result = CliRunner().invoke(main, [*command, str(packed)])
     assert result.exit_code == 0, result.output
     seconds = time.perf_counter() - began
     steps = json.loads((run / "config.json").read_text())["steps"]

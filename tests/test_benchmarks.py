@@ -57,9 +57,6 @@ def test_a_quick_run_measures_once_and_writes_results(tmp_path):
     assert (tmp_path / "engines.json").read_text() == first
 
 
-# The queue of short training runs: what is next, what was measured, and how far a figure can be trusted.
-
-
 def accuracies(best):
     return {"a": {shots: {f: {"l2": 50.0, "standard": best} for f in pilots.FEATURES} for shots in ("1", "5")}}
 

@@ -13,6 +13,7 @@ import json
 import os
 import pkgutil
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -33,9 +34,7 @@ from mtslvr.models import hub
 
 ROOT = Path(__file__).parent.parent
 DOCS, AUDIO = ROOT / "docs", ROOT / "examples" / "audio"
-SPEC = importlib.util.spec_from_file_location("make_audio", ROOT / "examples" / "make_audio.py")
-make_audio = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(make_audio)
+MAKE_AUDIO = runpy.run_path(str(ROOT / "examples" / "make_audio.py"))
 # In the order in which they are run; what one writes, others may read.
 PAGES = ["cli", "README", "embed", "outputs", "python", "features", "recipes", "labels", "scale", "troubleshooting"]
 PAGES = [ROOT / "README.md", *(DOCS / f"{name}.md" for name in [*PAGES, "speed", "models", "onnx"])]
@@ -174,9 +173,8 @@ def test_troubleshooting_names_messages_that_exist():
 def test_the_reference_names_what_is_public():
     objects = re.findall(r"^::: (mtslvr\.\S+)$", (DOCS / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
     described = list(map(pkgutil.resolve_name, objects))
-    for name in mtslvr.__all__:
-        thing = getattr(mtslvr, name)
-        assert thing in described or sys.modules[thing.__module__] in described, f"docs/api.md lacks mtslvr.{name}"
+    for thing in (getattr(mtslvr, name) for name in mtslvr.__all__):
+        assert thing in described or sys.modules[thing.__module__] in described, f"docs/api.md lacks {thing}"
 
 
 def test_versions_sizes_and_links_are_right():
@@ -190,10 +188,8 @@ def test_versions_sizes_and_links_are_right():
             assert target.startswith("https://") or (page.parent / target).exists(), f"{page}: {target}"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the workflow runs on Linux, with its sed")
 def test_the_release_makes_every_link_of_the_readme_absolute(tmp_path):
-    """PyPI shows the README without the repository."""
-    if sys.platform != "linux":
-        pytest.skip("the workflow runs on Linux, with its sed")
     [command] = re.findall("^ *sed .*README.md$", (ROOT / ".github/workflows/release.yml").read_text(), re.MULTILINE)
     shutil.copy(ROOT / "README.md", tmp_path)
     address = "https://example.org/one/two/blob/v1"
@@ -217,7 +213,7 @@ def test_one_file_and_a_folder():
     found = found_by("01_one_file.py", r"two birds (-?\d\.\d\d)   bird and machine (-?\d\.\d\d)")
     assert len(found) == 3 and float(found[0][0]) > float(found[0][1])  # invariant: two birds are more alike
     pairs = found_by("02_folder.py", r"^(\S+) +nearest (\S+)")
-    assert [path for path, _ in pairs] == sorted(make_audio.TAKES)
+    assert [path for path, _ in pairs] == sorted(MAKE_AUDIO["TAKES"])
     assert all(path != nearest for path, nearest in pairs)
     # Chance is 2 of 14.
     assert sum(path.split("/")[0] == nearest.split("/")[0] for path, nearest in pairs) > len(pairs) / 2
@@ -245,9 +241,9 @@ def test_others_run(script, pattern, names, least):
 
 
 def test_audio_is_what_the_script_makes(tmp_path):
-    make_audio.make(tmp_path)
+    MAKE_AUDIO["make"](tmp_path)
     files = {path.relative_to(AUDIO).as_posix() for path in AUDIO.rglob("*") if path.is_file()}
-    assert files == set(make_audio.TAKES)
+    assert files == set(MAKE_AUDIO["TAKES"])
     assert sum(path.stat().st_size for path in AUDIO.rglob("*.*")) < 1_000_000
     for name in files:
         (made, rate), (stored, stored_rate) = soundfile.read(tmp_path / name), soundfile.read(AUDIO / name)

@@ -1,12 +1,14 @@
 import ast
-import importlib.util
+import importlib
 import inspect
 import json
 import re
+import runpy
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -114,9 +116,7 @@ print(json.dumps([events, same, torch.cuda.is_initialized(), sorted(sys.modules)
 
 
 def test_a_room_imports_only_lower_ones_and_the_drawing_of_them_is_current():
-    spec = importlib.util.spec_from_file_location("rooms", PACKAGE.parent / "docs" / "rooms.py")
-    rooms = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(rooms)
+    rooms = SimpleNamespace(**runpy.run_path(str(PACKAGE.parent / "docs" / "rooms.py")))
     assert rooms.PAGE.read_text(encoding="utf-8") == rooms.page(), "run: python docs/rooms.py"
     base = {name: re.findall(r"^ *from \.(\w+)", (PACKAGE / f"{name}.py").read_text(), re.M) for name in rooms.BASE}
     for name, below in {**rooms.imports(), **base}.items():

@@ -32,16 +32,12 @@ TREES = {
         12, 24, "test_acoustic_000",
     ),
     "fsdkaggle18": (
-        {
-            "FSDKaggle2018.meta/train_post_competition.csv": "fname,label,x\n00a.wav,Bark,1\n00b.wav,Cello,0",
-            "FSDKaggle2018.meta/test_post_competition_scoring_clips.csv": "fname,label,usage\n01a.wav,Bark,Public",
-            **{f"FSDKaggle2018.audio_{name}.wav": "" for name in ("train/00a", "train/00b", "test/01a")},
-        },
+        {"FSDKaggle2018.meta/train_post_competition.csv": "fname,label,x\n00a.wav,Bark,1\n00b.wav,Cello,0",
+         "FSDKaggle2018.meta/test_post_competition_scoring_clips.csv": "fname,label,usage\n01a.wav,Bark,Public",
+         **{f"FSDKaggle2018.audio_{name}.wav": "" for name in ("train/00a", "train/00b", "test/01a")}},
         2, 3, "Bark",
     ),
-    "watkins": (
-        [f"best_of/{name}.wav" for name in ("Narwhal/8201", "Narwhal/8202", "Killer_Whale/6100")], 2, 3, "Killer_Whale"
-    ),
+    "watkins": ([f"best_of/{x}.wav" for x in ("Narwhal/1", "Narwhal/2", "Killer_Whale/6")], 2, 3, "Killer_Whale"),
     "birdclef2020": ([], 1, 50, "ameavo"),
     "voxceleb1": (
         ["vox1_dev_wav/wav/id10001/1zcIwhmdeo4/00001.wav", "vox1_dev_wav/wav/id10001/7gWz/00001.wav",
@@ -54,10 +50,8 @@ TREES = {
     ),
     "cremad": ([f"AudioWAV/10{i:02d}_DFA_{name}_XX.wav" for i in range(2) for name in EMOTIONS], 3, 6, "ANG"),
     "saa": (
-        {
-            "speakers_all.csv": "filename,native_language,,\nafrikaans1,afrikaans,,\nlost1,zulu,,\nenglish7,english,,",
-            **{f"recordings/recordings/{name}.mp3": "" for name in ("afrikaans1", "english7")},
-        },
+        {"speakers_all.csv": "filename,native_language,,\nafrikaans1,afrikaans,,\nlost1,zulu,,\nenglish7,english,,",
+         **{f"recordings/recordings/{name}.mp3": "" for name in ("afrikaans1", "english7")}},
         2, 2, "afrikaans",
     ),
     "commonvoice": (

@@ -299,7 +299,10 @@ def test_what_is_no_batch_of_waveforms(encoder):
         ("dog.wav", r"waveforms of type str: .* go to mtslvr\.embed\(\.\.\., encoder=encoder\)"),
         (np.zeros((1, 16000), np.float32), r"waveforms of type ndarray: .* go to mtslvr\.embed"),
         (torch.zeros(16000), r"waveforms of shape \(16000,\): expected \(batch, samples\)"),
+        (torch.zeros(1, 512), r"waveform of 512 samples: .*half an STFT frame \(512 samples\).*embed"),
         (torch.ones(1, 9, dtype=torch.int16), r"waveforms of torch.int16: .* divide 16-bit samples by 32768, or use"),
     ):
         with pytest.raises(AudioError, match=message):
             encoder(given)
+    with pytest.raises(AudioError, match=r"shape \(1, 1, 16000\): expected \(batch, samples\)"):
+        encoder.encode(torch.zeros(1, 1, 16000))

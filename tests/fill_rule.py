@@ -1,8 +1,4 @@
-"""Deterministic weights, waves and arrays from their names: the inputs behind the fixtures in golden/.
-
-Each name seeds its own PCG64 generator with its CRC-32. Values are drawn in float64 in C order, then cast
-to float32.
-"""
+"""Weights, waves and arrays behind the fixtures in golden/: the CRC-32 of a name seeds the PCG64 that draws them."""
 
 import json
 import math

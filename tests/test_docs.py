@@ -34,6 +34,7 @@ from mtslvr.models import hub
 
 ROOT = Path(__file__).parent.parent
 DOCS, AUDIO = ROOT / "docs", ROOT / "examples" / "audio"
+ACCURACY, DATASETS = r"^(\w+) .*?(\d+\.\d\d) ± \d+\.\d\d %$", r"^\(15, 1000\) float32 \['alarm', 'bells', 'birds'"
 MAKE_AUDIO = runpy.run_path(str(ROOT / "examples" / "make_audio.py"))
 # In the order in which they are run; what one writes, others may read.
 PAGES = ["cli", "README", "embed", "outputs", "python", "features", "recipes", "labels", "scale", "troubleshooting"]
@@ -217,9 +218,6 @@ def test_one_file_and_a_folder():
     assert all(path != nearest for path, nearest in pairs)
     # Chance is 2 of 14.
     assert sum(path.split("/")[0] == nearest.split("/")[0] for path, nearest in pairs) > len(pairs) / 2
-
-
-ACCURACY, DATASETS = r"^(\w+) .*?(\d+\.\d\d) ± \d+\.\d\d %$", r"^\(15, 1000\) float32 \['alarm', 'bells', 'birds'"
 
 
 @pytest.mark.slow

@@ -59,8 +59,7 @@ def test_the_command_measures_every_transformation_and_branch(clips, unfolded_en
     assert [row.transformation for row in measured.rows] == [*LINES, *LINES]
     assert [row.branch for row in measured.rows] == ["invariant"] * len(LINES) + ["variant"] * len(LINES)
     for row in measured.rows:
-        assert row.mahalanobis > 0 and 0 < row.ci95 < row.mahalanobis
-        assert -1 <= row.cosine < 1 and row.relative > 0
+        assert 0 < row.ci95 < row.mahalanobis and -1 <= row.cosine < 1 and row.relative > 0
     *each, average = [row.mahalanobis for row in measured.rows if row.branch == "variant"]
     assert average == pytest.approx(np.mean(each))
     enough = dataclasses.replace(measured, settings={**measured.settings, "clips": 100})
@@ -87,8 +86,7 @@ def test_the_bundled_weights_have_learned_to_be_invariant(tmp_path):
 @pytest.mark.slow
 def test_statistics_of_the_training_data_are_applied_once(clips, unfolded_encoder):
     settings = {"window_seconds": 0.25, "normalization": Normalization.GLOBAL, "global_mean": 0.01, "global_std": 0.2}
-    trained = Encoder(dataclasses.replace(unfolded_encoder.config, **settings))  # in training mode, which stays
-    seen = []
+    trained, seen = Encoder(dataclasses.replace(unfolded_encoder.config, **settings)), []  # in training mode
     trained.frontend.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     invariance(clips, {"global": trained}, InvarianceConfig(clips=32, batch_size=32))
     clip, _ = soundfile.read(sorted(clips.iterdir())[0], dtype="float32")

@@ -73,7 +73,7 @@ def test_what_cannot_be_reported_or_drawn_is_named(fewshot, tmp_path, monkeypatc
             function(given)
 
 
-def test_accuracies_are_drawn_with_their_intervals_and_names_as_they_are():
+def test_accuracies_are_drawn_with_their_intervals_and_names_as_they_are_and_every_cell_of_invariance(measured):
     names = (r"$\frac$", "_small")
     rows = [made("concat", "_x", 60.0 + 5 * n, shots=n, model=name) for n in (5, 1) for name in names]
     figure = pictures.accuracy([*rows, made("concat", "_x", 90.0, kind="cosine")])
@@ -84,7 +84,4 @@ def test_accuracies_are_drawn_with_their_intervals_and_names_as_they_are():
     [legend] = figure.legends
     assert len(legend.get_texts()) == 3
     assert r"$\frac$ concat" in pictures.svg(figure)
-
-
-def test_the_heat_map_has_every_cell(measured):
     assert [text.get_text() for text in pictures.draw(measured).axes[0].texts] == ["0.20", "0.40"] * 8

@@ -113,5 +113,3 @@ def test_log_mel_statistics_ignore_level_and_stay_finite():
     mean, deviation = statistics.split(128, dim=1)
     torch.testing.assert_close(mean, spectrogram.mean(dim=2))
     torch.testing.assert_close(deviation, spectrogram.std(dim=2, correction=0))
-    with pytest.raises(AudioError, match="shape"):
-        log_mel_statistics(torch.zeros(2, 1, 8000))

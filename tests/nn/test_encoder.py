@@ -48,7 +48,6 @@ def folded(official_encoder):
 @pytest.mark.parametrize("variant", mostly_slow(GOLDEN_VARIANTS))
 @torch.inference_mode()
 def test_embeddings_equal_golden(golden, pieces, official_encoder, variant):
-    """With the phase of frame 0 as it comes, embeddings are compared in the tests of converted checkpoints."""
     rows, encoder = golden_rows(golden, variant), official_encoder(variant)
     clips = dict.fromkeys(tuple(row.split("|")[:2]) for row in rows)  # rows of a clip follow one another
     found = [encoder.encode_spectrogram(golden_spectrogram(golden, pieces, encoder, *clip)) for clip in clips]

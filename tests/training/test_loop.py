@@ -210,8 +210,8 @@ def test_wrong_starts_have_clear_errors_and_take_nothing(clips_folder, packed, r
     refused("5 clips are fewer than a batch of 9", new, [packed], {"batch_size": 9})
     few = {"batch_size": 2, "validation_fraction": 0.2, "validate_every": 1}
     refused("1 validation clips are fewer than a batch of 2", new, [packed], few)
-    long = {"heads": HeadsConfig(clips=600, crop_seconds=1.5)}
-    refused(r"at most 1\.50 s.*lower heads\.crop_seconds", new, [packed], long)
+    heads = HeadsConfig(clips=600, crop_seconds=1.5)
+    refused(r"at most 1\.50 s.*lower heads\.crop_seconds", new, [packed], {"heads": heads})
     refused("no training run", tmp_path / "none", [packed], resume=True)
     refused("cannot write the packed clips", file / "run", [clips_folder])
     refused("holds a run already; go on with --resume", run, [packed])

@@ -16,8 +16,6 @@ from mtslvr.config import Normalization
 from mtslvr.errors import AudioError, ConfigError
 from mtslvr.nn.encoder import Encoder
 
-AUDIO = Path(__file__).parents[2] / "examples" / "audio"
-
 
 def test_mahalanobis_equals_the_formula_and_shrinkage_is_scikit_learns():
     rng = np.random.default_rng(0)
@@ -72,7 +70,7 @@ def test_the_command_measures_every_transformation_and_branch(clips, unfolded_en
 @pytest.mark.slow
 def test_the_bundled_weights_have_learned_to_be_invariant(tmp_path):
     # By cosine: Mahalanobis distances with the covariance of a few synthetic clips depend on the scale of the heads.
-    for path in find_audio(AUDIO):
+    for path in find_audio(Path(__file__).parents[2] / "examples" / "audio"):
         for i, half in enumerate(np.array_split(load_audio(path.path, 16000), 2)):
             soundfile.write(tmp_path / f"{path.path.stem}{i}.wav", half, 16000)
     cells = {(row.branch, row.transformation): row for row in invariance(tmp_path).rows}

@@ -138,7 +138,6 @@ def test_stable_phase_survives_another_fft(randomize):
 @pytest.mark.parametrize("config", [PUBLISHED, OURS], ids=["published", "ours"])
 def test_silence_is_finite(config):
     spectrogram = Frontend(config)(torch.zeros(2, 16000))
-    assert torch.isfinite(spectrogram).all()
     torch.testing.assert_close(spectrogram[:, 2], torch.zeros(2, 128, 32))
     floor = torch.full((2, 2, 128, 32), 10 * math.log10(config.epsilon))
     torch.testing.assert_close(spectrogram[:, :2], floor, rtol=1e-6, atol=0)

@@ -120,6 +120,7 @@ def test_resume_repeats_the_losses_of_an_uninterrupted_run_and_its_running_mean(
     exported = weights(whole / "checkpoint")
     assert same(exported, weights(cut / "checkpoint"))
     name = "trunk.stem.conv.weight"
+    assert saved(whole)["average"]["n_averaged"] == config.steps
     assert torch.equal(exported[name], saved(whole)["average"][f"module.{name}"].half().float())
     assert not torch.equal(exported[name], saved(whole)["objective"][f"encoder.{name}"].half().float())
 
@@ -140,6 +141,13 @@ def test_a_killed_process_resumes(packed, tmp_path):
     after = losses(run)
     assert [step for step, *_ in after] == list(range(state + 2))
     assert after[: min(len(before), state)] == before[:state]
+
+
+def test_the_loss_falls_on_one_repeated_batch(packed):
+    config = dataclasses.replace(TINY, contrastive="simsiam", learning_rate=1e-3, warmup_steps=0, steps=100)
+    trainer, batch = Trainer(config, CPU), StepBatches(PackedClips.open(packed), config)[0]
+    first, *_, last = [trainer.optimise(batch)[0]["joint"] for _ in range(6)]
+    assert last < first - 0.1
 
 
 # A run that is under way can be gone on with by a later version: same weights, batches and losses.
@@ -168,6 +176,7 @@ def test_auto_is_bfloat16_where_inference_takes_it_and_weights_that_no_input_rea
     trainer = Trainer(config, CPU)
     trainer.optimise(StepBatches(PackedClips.open(packed), config)[0])
     assert not trainer.objective.encoder.branches.layer4[0].conv1.conv.weight.grad[..., 0].any()
+    assert [half(dataclasses.replace(config, crop_seconds=seconds), CPU) for seconds in (0.48, 0.52)] == [False, True]
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state(run):
@@ -191,8 +200,7 @@ def test_another_run_can_start_from_the_weights_of_one(packed, clips_folder, tmp
         assert found.config == TINY.encoder
         others = [key for key, _ in found.named_parameters() if key != "heads.1.weight"]
         assert all(torch.equal(found.get_parameter(key), before[key]) for key in others)
-    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
-    assert environment["init"] == str(tmp_path / "first")
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["init"] == str(tmp_path / "first")
 
 
 def test_wrong_starts_have_clear_errors_and_take_nothing(clips_folder, packed, run, tmp_path):

@@ -61,11 +61,11 @@ def test_compare_covers_every_combination_and_every_format_holds_it(tones, encod
         assert not measured or sum(row.result.weight_share.values()) == pytest.approx(1)
     lines = weight_shares(compared.rows)
     assert lines[0] == ["dataset", "model", "classifier", "shots", "invariant", "variant"] and len(lines) == 1 + 8
-
     path = tmp_path / "results.json"
     path.write_text(render(compared, ".json"), encoding="utf-8")
     again = read_results(path)
-    assert [row.to_dict() for row in again] == [row.to_dict() for row in compared]
+    for one, other in zip(again, compared, strict=True):
+        assert (one.to_dict(), str(one.result)) == (other.to_dict(), str(other.result))
     assert (again.datasets, again.environment) == (compared.datasets, compared.environment)
     json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(name))
     for line, row in zip(csv.DictReader(io.StringIO(render(compared, ".csv"))), compared, strict=True):

@@ -1,8 +1,4 @@
-"""Puts this folder on the path, so that any test can `import fill_rule`; importlib mode does not.
-
-Fixtures shared by the tests of the encoder and what stands on it: the golden inputs, official state dicts and
-encoders filled by the rule, each made once a session, and one small encoder with random weights.
-"""
+"""Puts this folder on the path, so that any test can `import fill_rule`; and fixtures, most made once a session."""
 
 import os
 import sys
@@ -25,8 +21,7 @@ from mtslvr.config import EncoderConfig, FrontendConfig, Phase
 from mtslvr.models import checkpoint, official
 from mtslvr.nn.encoder import Encoder
 
-# Torch on several threads waits for the slowest of them in every operator, which takes ten times as long on a busy
-# machine. Tests of threads say themselves how many they want.
+# On a busy machine torch's threads wait for one another. Tests of threads say themselves how many they want.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
@@ -48,9 +43,7 @@ def pytest_runtest_setup(item):
 @pytest.fixture(scope="session", autouse=True)
 def feature_cache(tmp_path_factory):
     """Features of test audio stay out of the user's cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MTSLVR_CACHE", str(tmp_path_factory.mktemp("features")))
-        yield
+    os.environ["MTSLVR_CACHE"] = str(tmp_path_factory.mktemp("features"))
 
 
 @pytest.fixture(scope="session")

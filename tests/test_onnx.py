@@ -1,5 +1,3 @@
-"""Exported models in ONNX Runtime: torch's embeddings for every kind of encoder, in a batch of any size."""
-
 import dataclasses
 import sys
 
@@ -17,10 +15,7 @@ from mtslvr.models import checkpoint
 from mtslvr.nn.encoder import Encoder
 from mtslvr.onnx import export
 
-REASON = "needs the extra: pip install 'mtslvr[onnx]'"
-pytest.importorskip("onnxscript", reason=REASON)
-onnx = pytest.importorskip("onnx", reason=REASON)
-onnxruntime = pytest.importorskip("onnxruntime", reason=REASON)
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra: pip install 'mtslvr[onnx]'")
 pytestmark = pytest.mark.extra("onnx")
 
 STABLE = {"epsilon": 1e-3, "phase": Phase.STABLE}
@@ -39,7 +34,6 @@ CONFIGS = {
 
 @pytest.fixture(scope="module")
 def make(randomize):
-    """Name -> encoder of random weights and cut widths."""
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
         cut_widths(patch.setattr)
         torch.manual_seed(0)
@@ -53,7 +47,6 @@ def session(path):
 
 
 def difference(model, given, expected):
-    """The largest, in parts of the largest number of its row."""
     found = model.run(["invariant", "variant"], {model.get_inputs()[0].name: given.numpy()})
     return max(relative(found[0], expected.invariant.numpy()), relative(found[1], expected.variant.numpy()))
 
@@ -62,16 +55,15 @@ def difference(model, given, expected):
 @pytest.mark.parametrize("name", CONFIGS)
 @torch.inference_mode()
 def test_every_kind_of_encoder(make, tmp_path, name):
-    """Of noise, and of digital silence and steps with the published epsilon, whose logarithms are steep."""
     encoder, layer = make(name), "pooled" if name == "odd" else "head"
     worst = export(encoder, tmp_path / "a.onnx", layer=layer)
     assert 0 < worst <= 1e-4
     model, draw = session(tmp_path / "a.onnx"), torch.Generator().manual_seed(0)
     x = 0.2 * torch.randn(5, encoder.config.window_length, generator=draw) + 0.05
     tolerance = 2e-2 if name == "published" else 1e-4  # the phase of frame 0 is the sign of rounding noise there
-    assert difference(model, x, encoder(x, layer)) <= tolerance
-    assert difference(model, x[2:3], encoder(x[2:3], layer)) <= tolerance
-    if name == "one output":
+    for given in (x, x[2:3]):
+        assert difference(model, given, encoder(given, layer)) <= tolerance
+    if name == "one output":  # silence and steps with the published epsilon, whose logarithms are steep
         x = torch.zeros(4, 8000)
         x[1] = 0.3
         x[2, 4000:] = 0.1 * torch.randn(4000, generator=draw)
@@ -92,7 +84,7 @@ def test_what_differs_is_not_written(make, tmp_path, monkeypatch):
 
 
 def command(*arguments):
-    return CliRunner().invoke(main, ["export", *(str(argument) for argument in arguments)])
+    return CliRunner().invoke(main, ["export", *map(str, arguments)])
 
 
 def test_what_is_unknown_out_of_range_or_cannot_be_written(make, tmp_path):
@@ -108,17 +100,15 @@ def test_what_is_unknown_out_of_range_or_cannot_be_written(make, tmp_path):
     ):
         with pytest.raises(ConfigError, match=said):
             export(make("published"), tmp_path / name, **options)
-    result = command("no-such-model", tmp_path / "a.pt")  # before anything is loaded
-    assert result.exit_code == 2 and "end the name in .onnx" in result.output
+    assert command("no-such-model", tmp_path / "a.pt").exit_code == 2  # before anything is loaded
     assert command("no-such-model", tmp_path / "b.onnx").exit_code == 3
     assert list(tmp_path.iterdir()) == [tmp_path / "folder.onnx"]
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript"])
 def test_without_the_packages(make, tmp_path, monkeypatch, package):
-    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+    for name in {package, *(name for name in sys.modules if name.startswith(f"{package}."))}:
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ConfigError, match=r"onnx\w*(\.\w+)? cannot be imported .*pip install 'mtslvr\[onnx\]'"):
         export(make("published"), tmp_path / "a.onnx")
 
@@ -143,8 +133,7 @@ def test_the_command(make, tmp_path, monkeypatch):
     assert facts["model_sha256"] == checkpoint.sha256(folder / "model.safetensors")
     assert (facts["sample_rate"], facts["window_seconds"], facts["layer"]) == ("16000", "0.25", "head")
     assert facts["features"] == "invariant, variant" and '"epsilon": 0.001' in facts["encoder"]
-    again = command(folder, out)
-    assert again.exit_code == 2 and "exists; choose another name" in again.output
+    assert "exists; choose another name" in command(folder, out).output
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     result = command(folder, out, "--input", "spectrogram", "--layer", "pooled", "--overwrite")
     assert result.exit_code == 0 and "not checked: onnxruntime is not installed" in result.output

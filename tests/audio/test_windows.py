@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtslvr.audio.windows import Pool, Pooling, iter_windows, moments, standardize
+from mtslvr.audio.windows import iter_windows, moments, standardize
 from mtslvr.errors import ConfigError
 
 WAVES = ["w5", "w1", "w3p2", "w10", "w12p3"]
@@ -35,16 +35,13 @@ def test_windows_of_blocks_are_those_of_the_rule(sizes, window, hop):
     np.testing.assert_array_equal(waveform, kept)
 
 
-def test_stream_holds_little():
+def test_stream_holds_little_and_bad_seconds_are_named():
     for window, hop in ((5, 2.5), (1, 3)):
         blocks = iter([np.zeros(16, np.float32)] * 1000)
         stream = iter_windows(blocks, window, hop, 16)
         for i in range(20):
             next(stream)
             assert 1000 - operator.length_hint(blocks) <= math.ceil(i * hop + window)
-
-
-def test_bad_seconds_are_named():
     for value in (0, float("nan"), 3600.5, "5", None, True, 0.00001):
         for name, seconds in (("window_seconds", (value, 1)), ("hop_seconds", (1, value))):
             with pytest.raises(ConfigError, match=f"{name}={value!r}: "):
@@ -53,7 +50,6 @@ def test_bad_seconds_are_named():
 
 @pytest.mark.parametrize("clip", [*(f"{name}@5s" for name in WAVES), "w10@whole", "w12p3@whole"])
 def test_normalization_and_tails_equal_golden(golden, pieces, clip):
-    """Of a whole file, or by the statistics of the training data, as `pieces` does it."""
     for norm in ("raw", "sample", "global"):
         out = pieces(clip, norm).numpy()
         assert out.dtype == np.float32
@@ -83,15 +79,3 @@ def test_moments_of_parts_are_those_of_the_whole(sizes, offset):
     mean, std = moments(iter(parts))
     assert mean == pytest.approx(whole.mean(), rel=1e-12, abs=1e-12)
     assert std == pytest.approx(whole.std(ddof=1) if whole.size > 1 else 0, rel=1e-9, abs=1e-9)
-
-
-def test_pooling():
-    embeddings, spans = np.array([[1, 2], [3, 6]], np.float32), np.array([[0, 5], [2.5, 6.0]])
-    for pool, rows, span in ((Pool.MEAN, [[2, 4]], [[0, 6]]), (Pool.NONE, embeddings, spans)):
-        pooling = Pooling(pool)
-        for i in range(2):
-            pooling.add(embeddings[i : i + 1], spans[i : i + 1])
-        found, found_span = pooling.result()
-        assert found.dtype == np.float32
-        np.testing.assert_array_equal(found, rows)
-        np.testing.assert_array_equal(found_span, span)

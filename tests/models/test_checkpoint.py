@@ -1,5 +1,4 @@
-"""A checkpoint folder: what is saved is loaded, and whatever else lies there is refused by name."""
-
+import contextlib
 import json
 import os
 import re
@@ -49,14 +48,13 @@ def test_round_trip(tmp_path, encoder, dtype):
     assert all(p.requires_grad for p in loaded.parameters())
     loaded.save(folder)  # without a card: the one that is there stays
     assert (folder / "README.md").read_text() == "# A card\n"
-    if os.name != "nt":  # all files may be read by the same people
-        assert len({stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}) == 1
+    assert len({stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}) == 1  # for the same people
 
 
 def test_a_save_that_fails_leaves_what_was_there(tmp_path, encoder):
     with pytest.raises(CheckpointError, match="a folded encoder cannot be saved; save the one it was folded from"):
         encoder.fold().save(tmp_path / "saved")
-    assert not (tmp_path / "saved").exists()
+    assert os.listdir(tmp_path) == []
     saved = encoder.save(tmp_path / "saved")
     before = {path: path.read_bytes() for path in saved.iterdir()}
     (saved / "saving.part").mkdir()
@@ -67,7 +65,6 @@ def test_a_save_that_fails_leaves_what_was_there(tmp_path, encoder):
 
 
 def test_tensors_that_are_missing_too_many_of_another_shape_or_kind_are_named(encoder):
-    state = dict(encoder.state_dict())
     for key, value, said in [
         ("heads.0.bias", None, 'Missing key.*"heads.0.bias"'),
         ("heads.7.bias", torch.zeros(1), 'Unexpected key.*"heads.7.bias"'),
@@ -76,24 +73,23 @@ def test_tensors_that_are_missing_too_many_of_another_shape_or_kind_are_named(en
         ("heads.0.bias", torch.zeros(8, dtype=torch.int64), "heads.0.bias is torch.int64, expected torch.float32"),
         ("trunk.stem.norms.0.num_batches_tracked", torch.tensor(1.0), "num_batches_tracked is torch.float32, expected"),
     ]:
-        changed = {name: tensor for name, tensor in {**state, key: value}.items() if tensor is not None}
+        state = {**encoder.state_dict(), key: value}
+        changed = {name: tensor for name, tensor in state.items() if tensor is not None}
         with pytest.raises(CheckpointError, match=f"here: .*{said}.*; the config.json and the weights do not belong"):
             checkpoint.build(encoder.config, changed, "here")
 
 
 def test_files_that_are_none_are_named(encoder, tmp_path):
-    """In messages that are short and cannot obey a terminal, whatever a file holds."""
     saved = encoder.save(tmp_path / "saved")
     weights, config = (saved / "model.safetensors").read_bytes(), (saved / "config.json").read_text()
     torch.save(fill_rule.Evil(str(tmp_path / "trace")), tmp_path / "evil")
     hostile = save({"\x1b]0;title\x07\x1b[31m" + "x" * 5000: torch.zeros(1)})
 
     def changed(**values):
-        return json.dumps({key: value for key, value in {**CONFIG, **values}.items() if value != "absent"})
+        return json.dumps({**CONFIG, **values})
 
     none, readable = "not a safetensors file .*download or convert", "not a readable JSON file"
     for name, content, said in (
-        ("model.safetensors", b"", none),
         ("model.safetensors", b"<html>login</html>", none),
         ("model.safetensors", (10**15).to_bytes(8, "little") + b"{}", none),
         ("model.safetensors", weights[:-1], none),
@@ -103,16 +99,13 @@ def test_files_that_are_none_are_named(encoder, tmp_path):
         ("model.safetensors", None, r"no such file; .*config\.json and model\.safetensors"),
         ("config.json", None, r"no such file; .*config\.json and model\.safetensors"),
         ("config.json", " " * (1 << 20) + config, "bytes; a config has at most 1048576"),
-        ("config.json", "", readable),
-        ("config.json", "[" * 100_000, readable),
-        ("config.json", '{"format_version": ' + "9" * 500_000 + "}", ""),
-        ("config.json", "[1]", ""),
-        ("config.json", "null", ""),
+        *(("config.json", text, readable) for text in ("", "[" * 100_000)),
+        *(("config.json", text, "") for text in ("[1]", "null", '{"format_version": ' + "9" * 500_000 + "}")),
         ("config.json", changed(**{"x" * 9999: 1}), "config: unknown key"),
         ("config.json", changed(width=3, colour="red"), "config: unknown key 'colour', 'width'; known: frontend,"),
         ("config.json", config.replace('"n_fft"', '"window": 1, "n_fft"'), r"unknown key 'frontend\.window'; known: "),
         ("config.json", config.replace('"tasks"', '"heads": 1, "tasks"'), "config: key 'heads' given twice; keep one"),
-        ("config.json", changed(format_version="absent"), "no key 'format_version'; this is not an mtslvr config"),
+        ("config.json", "{}", "no key 'format_version'; this is not an mtslvr config"),
         ("config.json", changed(format_version=2), "format_version=2: .*a newer mtslvr wrote this: upgrade with `pip"),
     ):
         good = (saved / name).read_bytes()
@@ -146,33 +139,26 @@ CANNOT_BE = [
     (Rows, {"layer3": (4, 2)}, r"rows.layer3=\(4, 2\): must be two whole numbers, 0 <= first <= end"),
     (EncoderConfig, {"variant_rows": Rows((0, 9))}, "variant_rows=.*: must be within 8 rows of layer3 and 4 of"),
     (EncoderConfig, {"heads": 1, "invariant_rows": Rows((0, 1))}, "variant_rows=None: must be invariant_rows"),
-    (
-        EncoderConfig.from_dict,
-        {"data": {"format_version": 1, "invariant_rows": {"layer2": [0, 1]}}},
-        "unknown key 'invariant_rows.layer2'; known: invariant_rows.layer3, invariant_rows.layer4",
-    ),
     (EncoderConfig, {"window_seconds": 600, "frontend": FrontendConfig(hop_length=1)}, TOO_MUCH),
     (EncoderConfig, {"frontend": FrontendConfig(hop_length=1, n_fft=16384)}, TOO_MUCH),
 ]
 
 
-def test_values_out_of_range_are_named():
+def test_values_out_of_range_are_named_and_texts_that_are_no_rows():
     for name, values in OUT_OF_RANGE.items():
         for value in values:
-            key = name.split(" ")[-1].removeprefix("frontend.")
-            inner = {"frontend": {**CONFIG["frontend"], key: value}}
-            changed = inner if name.startswith("frontend.") else {key: value}
+            inner = {**CONFIG["frontend"], name.split(" ")[-1].removeprefix("frontend."): value}
+            changed = {"frontend": inner} if name.startswith("frontend.") else {name: value}
             with pytest.raises(ConfigError, match=rf"config: {re.escape(name)}="):
                 EncoderConfig.from_dict({**CONFIG, **changed})
     for kind, values, said in CANNOT_BE:
         with pytest.raises(ConfigError, match=said):
             kind(**values)
+    with pytest.raises(ConfigError, match=r"unknown key 'invariant_rows\.layer2'; known: invariant_rows\.layer3, inv"):
+        EncoderConfig.from_dict({**CONFIG, "invariant_rows": {"layer2": [0, 1]}})
     EncoderConfig(window_seconds=600)
     EncoderConfig(FrontendConfig(48000, 2048, 480, f_max=24000), window_seconds=60)
     EncoderConfig(FrontendConfig(250000, 1024, 256, f_max=125000), window_seconds=10)
-
-
-def test_rows_from_text():
     assert Rows.parse("layer3=2:4,layer4=1:3") == Rows((2, 4), (1, 3))
     assert Rows.parse("layer4=0:4, means") == Rows((0, 0), (0, 4), means=True)
     for text in ("", "2:4", "layer3=2:4layer4=1:3", "layer5=0:1", "layer3=0:1,layer3=1:2"):
@@ -187,15 +173,13 @@ JSON = st.recursive(
 )
 
 
+def changes(config):
+    return st.dictionaries(st.sampled_from(sorted(config)), JSON, max_size=3)
+
+
 @settings(max_examples=100, deadline=None)
-@given(
-    top=st.dictionaries(st.sampled_from(sorted(CONFIG)), JSON, max_size=3),
-    front=st.dictionaries(st.sampled_from(sorted(CONFIG["frontend"])), JSON, max_size=3),
-)
+@given(changes(CONFIG), changes(CONFIG["frontend"]))
 def test_any_config_is_valid_and_survives_or_is_refused_by_name(top, front):
-    data = {**CONFIG, "frontend": {**CONFIG["frontend"], **front}, **top}
-    try:
-        config = EncoderConfig.from_dict(data)
-    except ConfigError:
-        return
-    assert EncoderConfig.from_dict(config.to_dict()) == config
+    with contextlib.suppress(ConfigError):
+        config = EncoderConfig.from_dict({**CONFIG, "frontend": {**CONFIG["frontend"], **front}, **top})
+        assert EncoderConfig.from_dict(config.to_dict()) == config

@@ -1,5 +1,3 @@
-"""Official .pt checkpoints: the golden embeddings, and files of ill will."""
-
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -21,15 +19,6 @@ from mtslvr.models import checkpoint, official
 TOLERANCE = {3: 1e-2, 1: 1e-5}
 SMALLEST = "bn_c3_s1t1"
 PUBLISHED = "AS_BAL_simsiam_trans_1_0_parallel_2_3__100_5e-05_21022023-145537.pt"
-STATISTICS = {"AS_BAL": (-0.00029522, 0.11652075), "FSD50K": (-4.8055477e-05, 0.068482772)}
-
-
-def golden_windows(golden, variant, clip, norm):
-    """Concatenated golden embeddings of all 5 s pieces of one clip."""
-    chosen = [i for i, row in enumerate(golden_rows(golden, variant)) if row.split("|")[:2] == [f"{clip}@5s", norm]]
-    if f"emb/{variant}/out" in golden:
-        return golden[f"emb/{variant}/out"][chosen]
-    return np.concatenate([golden[f"emb/{variant}/task{task}"][chosen] for task in (0, 1)], axis=1)
 
 
 def invoke(*arguments):
@@ -52,7 +41,9 @@ def test_converted_checkpoint_gives_golden_embeddings(tmp_path, golden, official
         assert encoder.config.normalization.value == normalization
         assert frontend == FrontendConfig(channels=frontend.channels, phase=Phase.PUBLISHED)
         for clip in ("w5", "w1", "w3p2", "w10", "w12p3") if norm == "sample" else ("w3p2", "w12p3"):
-            expected = golden_windows(golden, variant, clip, norm)
+            chosen = [row.split("|")[:2] == [f"{clip}@5s", norm] for row in golden_rows(golden, variant)]
+            outputs = [f"emb/{variant}/{name}" for name in ("out", "task0", "task1")]
+            expected = np.concatenate([golden[key][chosen] for key in outputs if key in golden], axis=1)
             found, _ = mtslvr.embed_windows(fill_rule.wave(clip), 16000, encoder=encoder)
             assert found.shape == expected.shape and len(expected) > 0
             half = found.shape[1] // encoder.config.outputs
@@ -60,20 +51,13 @@ def test_converted_checkpoint_gives_golden_embeddings(tmp_path, golden, official
                 assert relative(found[:, part], expected[:, part]) <= TOLERANCE[frontend.channels]
 
 
-def test_golden_variants_are_all_converted(golden):
-    assert {key.split("/")[1] for key in golden if key.startswith("emb/")} - {"rows"} == set(GOLDEN_VARIANTS)
-
-
 def test_the_command_and_where_it_finds_statistics(tmp_path, official_state):
-    """Those of the training data come from the file's name or the caller; the tensors count for the rest."""
-    for data, expected in STATISTICS.items():
+    for data, mean, std in (("AS_BAL", -0.00029522, 0.11652075), ("FSD50K", -4.8055477e-05, 0.068482772)):
         path, out = tmp_path / PUBLISHED.replace("AS_BAL", data), tmp_path / "out"
         torch.save(official_state(SMALLEST), path)
         config = official.convert_official(path, normalization=Normalization.GLOBAL).config
-        assert (config.global_mean, config.global_std) == expected
-    result = invoke(path, tmp_path / "plain")
-    assert result.exit_code == 0
-    assert "adapter bn, 3 channels, 1 heads of 1000, normalization window" in result.stdout
+        assert (config.global_mean, config.global_std) == (mean, std)
+    assert "adapter bn, 3 channels, 1 heads of 1000, normalization window" in invoke(path, tmp_path / "plain").stdout
     card = (tmp_path / "plain" / "README.md").read_text()
     assert f"# {path.name}, converted" in card and "no licence" in card
     path = path.rename(tmp_path / "model.pt")
@@ -109,24 +93,20 @@ def test_a_pickle_with_code_in_it_is_refused_and_does_not_run(tmp_path, official
     assert trace.exists()
 
 
-CONV, HEAD = torch.zeros(64, 3, 7, 7), torch.zeros(1000, 512)
-NAMED = b"\x80\x02c" + ("\x1b]0;title\x07\x1b[31m" + "x" * 5000).encode() + b"\nrun\n."  # a global, in the message
-
-
 def test_what_is_no_official_state_dict(tmp_path):
-    path = tmp_path / "a.pt"
+    path, conv, head = tmp_path / "a.pt", torch.zeros(64, 3, 7, 7), torch.zeros(1000, 512)
+    named = b"\x80\x02c" + ("\x1b]0;title\x07\x1b[31m" + "x" * 5000).encode() + b"\nrun\n."  # a global
     for content, message in (
         (torch.zeros(3), "holds a Tensor, expected a state dict"),
         ({"epoch": 3, "state_dict": {}}, "holds a dict, expected a state dict of tensors"),
         ({}, "no conv1.weight and fc.weight"),
-        ({"conv1.weight": torch.zeros(64, 1, 49), "fc.weight": HEAD}, "conv1.weight is 3-D: only .*"),
-        ({"conv1.weight": torch.zeros(64, 2, 7, 7), "fc.weight": HEAD}, "channels=2: must be 1 or 3"),
-        ({"conv1.weight": CONV, "fc.weight": torch.tensor(1.0)}, "fc.weight .* is 0-D"),
-        ({"conv1.weight": CONV, "fc.weight": HEAD}, "Missing key"),
+        ({"conv1.weight": torch.zeros(64, 1, 49), "fc.weight": head}, "conv1.weight is 3-D: only .*"),
+        ({"conv1.weight": torch.zeros(64, 2, 7, 7), "fc.weight": head}, "channels=2: must be 1 or 3"),
+        ({"conv1.weight": conv, "fc.weight": torch.tensor(1.0)}, "fc.weight .* is 0-D"),
+        ({"conv1.weight": conv, "fc.weight": head}, "Missing key"),
         (b"", "not a torch checkpoint"),
-        (b"not a checkpoint\n", "(not a torch checkpoint|refused)"),
         (b"PK\x03\x04" + bytes(100), "(not a torch checkpoint|refused)"),
-        (NAMED, r"refused, .*\(.*GLOBAL .*\); only a plain"),
+        (named, r"refused, .*\(.*GLOBAL .*\); only a plain"),
     ):
         path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
         with pytest.raises(CheckpointError, match=rf"a\.pt: .*{message}") as error:

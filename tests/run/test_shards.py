@@ -1,7 +1,5 @@
-"""Which part a shard is, what `merge` refuses, and where it gets its rows; cli/test_shards.py has whole runs."""
-
+import itertools
 import json
-import os
 import re
 
 import numpy as np
@@ -20,25 +18,21 @@ NAMES = ["a.wav", "b.wav", "c.wav", "d.wav", "e.wav"]
 SETTINGS = {"features": "concat", "model": "m", "model_sha256": "0" * 64, "encoder": EncoderConfig().to_dict()}
 
 
-@pytest.mark.parametrize(("count", "total"), [(3, 7), (30, 7), (3, 0)])
-def test_shards_are_disjoint_together_everything_and_about_equal(count, total):
-    shards = [Shard.parse(f"{i}/{count}") for i in range(1, count + 1)]
-    taken = [shard.take(range(total)) for shard in shards]
-    assert sorted(k for part in taken for k in part) == list(range(total))
-    assert {len(part) for part in taken} <= {total // count, -(-total // count)}
-    for shard, part in zip(shards, taken, strict=True):
-        assert part == [shard.place(i) for i in range(len(part))] == sorted(part)
+def test_shards_are_disjoint_together_everything_and_about_equal():
+    for count, total in ((3, 7), (30, 7), (3, 0)):
+        shards = [Shard.parse(f"{i}/{count}") for i in range(1, count + 1)]
+        taken = [shard.take(range(total)) for shard in shards]
+        assert sorted(itertools.chain(*taken)) == list(range(total))
+        assert {len(part) for part in taken} <= {total // count, -(-total // count)}
+        for shard, part in zip(shards, taken, strict=True):
+            assert part == [shard.place(i) for i in range(len(part))] == sorted(part)
+    for text in ("0/2", "3/2", "1", " 1/2", "SLURM"):
+        with pytest.raises(ConfigError, match="give i/n with i from 1 to n, such as 2/8, or slurm inside a Slurm job"):
+            Shard.parse(text)
 
 
-@pytest.mark.parametrize("text", ["0/2", "3/2", "1", " 1/2", "SLURM"])
-def test_what_is_no_part(text):
-    with pytest.raises(ConfigError, match="give i/n with i from 1 to n, such as 2/8, or slurm inside a Slurm job"):
-        Shard.parse(text)
-
-
-@pytest.mark.parametrize(
-    ("variables", "found"),
-    [
+def test_the_task_of_an_array_or_else_of_srun(monkeypatch):
+    for variables, found in (
         (ARRAY, "3/4"),
         ({**ARRAY, "ARRAY_TASK_MIN": "1"}, "2/4"),
         ({"PROCID": "0", "NTASKS": "2"}, "1/2"),
@@ -46,18 +40,16 @@ def test_what_is_no_part(text):
         ({"PROCID": "one", "NTASKS": "2"}, "is set with what belongs to it .*'one'"),
         ({**ARRAY, "ARRAY_TASK_COUNT": "2"}, "task 2 of 2 from 0 on: the array has holes; .*--array=1-2"),
         ({**ARRAY, "ARRAY_TASK_MIN": "2", "ARRAY_TASK_COUNT": "1"}, "array of one task .* --shard 2/8"),
-    ],
-)
-def test_the_task_of_an_array_or_else_of_srun(monkeypatch, variables, found):
-    for name in (*ARRAY, "PROCID", "NTASKS"):
-        monkeypatch.delenv(f"SLURM_{name}", raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(f"SLURM_{name}", value)
-    if found[1] == "/":
-        assert str(Shard.parse("slurm")) == found
-    else:
-        with pytest.raises(ConfigError, match=found):
-            Shard.parse("slurm")
+    ):
+        for name in (*ARRAY, "PROCID", "NTASKS"):
+            monkeypatch.delenv(f"SLURM_{name}", raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(f"SLURM_{name}", value)
+        if found[1] == "/":
+            assert str(Shard.parse("slurm")) == found
+        else:
+            with pytest.raises(ConfigError, match=found):
+                Shard.parse("slurm")
 
 
 def test_outputs_are_named_after_the_whole_and_found_beside_it(tmp_path):
@@ -126,25 +118,6 @@ def test_parts_without_files_are_not_missing_and_logs_are_joined(tmp_path):
     assert (merged.missing, merged.failed) == ([3], 0) and not (tmp_path / "out.npz.errors.jsonl").exists()
 
 
-def test_merging_over_an_npy_never_leaves_rows_under_the_names_of_others(tmp_path, monkeypatch):
-    out, replace = tmp_path / "out.npy", os.replace
-    merge(out, [part(tmp_path, 1, 1)])
-    names = [f"{i}.wav" for i in range(5)]
-    other = part(tmp_path, 1, 1, names=names)
-
-    def end(source, target):
-        replace(source, target)
-        raise KeyboardInterrupt  # before the index is replaced as well
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(os, "replace", end)
-        merge(out, [other], overwrite=True)
-    with pytest.raises(ConfigError, match=r"out\.npy: not embeddings \(.*No such file.*out\.npy\.index\.csv"):
-        read_table(out)
-    merge(out, [other], overwrite=True)
-    assert read_table(out).paths == tuple(names)
-
-
 def test_merging_waits_for_no_run_and_deletes_nothing_of_one(tmp_path):
     one, out = part(tmp_path, 1, 1), tmp_path / "out.npz"
     with Recorder(out, {**SETTINGS, "format": "npz", "pool": "mean"}, 2) as recorder:
@@ -155,15 +128,11 @@ def test_merging_waits_for_no_run_and_deletes_nothing_of_one(tmp_path):
     assert not (tmp_path / "out.npz.journal").exists()
 
 
-@pytest.mark.parametrize("form", ["npz", "npy", "parquet", "csv", "jsonl"])
-def test_parts_without_rows_alone_are_no_output(tmp_path, form):
-    shard = {**Shard(1, 1).describe(NAMES), "missing": [*range(5)]}
-    empty = part(tmp_path, 1, 1, form=form, names=[], shard=shard)
-    assert len(read_table(empty).embeddings) == 0
-    refused(tmp_path, [empty], "not written, for none of the parts has a row")
-
-
-def test_parts_that_are_interrupted_or_none(tmp_path):
+def test_parts_without_rows_interrupted_or_of_no_shard(tmp_path):
+    for form in Format:
+        empty = part(tmp_path, 1, 1, form=form.value, rows=[0] * 5, missing=range(5))
+        assert len(read_table(empty).embeddings) == 0
+        refused(tmp_path, [empty], "not written, for none of the parts has a row")
     half, text = part(tmp_path, 1, 2, complete=False), part(tmp_path, 1, 1, form="csv")
     refused(tmp_path, [half], "its run was interrupted; run mtslvr-embed again with the same --shard")
     assert merge(tmp_path / "half.npz", [half], allow_missing=True).rows == 3

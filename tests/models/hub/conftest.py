@@ -1,5 +1,3 @@
-"""A small checkpoint with a card, for a hub to hold."""
-
 import narrow
 import pytest
 import torch
@@ -11,26 +9,15 @@ CARD = """---
 license: cc-by-4.0
 library_name: mtslvr
 pipeline_tag: feature-extraction
-datasets:
-- made-up tones
-- made-up noise
-- made-up speech
+datasets: [made-up tones, made-up noise, made-up speech]
 model-index:
 - name: tiny
   results:
-  - task:
-      type: audio-classification
-      name: 5-way 1-shot classification
-    dataset:
-      name: Bells, five kinds
-      type: bells
+  - task: {type: audio-classification, name: 5-way 1-shot classification}
+    dataset: {name: "Bells, five kinds", type: bells}
     metrics:
-    - type: accuracy
-      value: 61.5
-      name: accuracy (%), invariant, logistic regression
-    - type: accuracy
-      value: 63.25
-      name: accuracy (%), concat, logistic regression
+    - {type: accuracy, value: 61.5, name: "accuracy (%), invariant, logistic regression"}
+    - {type: accuracy, value: 63.25, name: "accuracy (%), concat, logistic regression"}
 ---
 
 # tiny
@@ -41,7 +28,6 @@ A card for tests.
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    """A small checkpoint folder with a card."""
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
         narrow.cut_widths(patch.setattr)
         torch.manual_seed(0)

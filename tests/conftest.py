@@ -34,10 +34,9 @@ EXTRAS = {"train": "tensorboard", "plot": "plotly", "umap": "umap", "datasets": 
 
 
 def pytest_runtest_setup(item):
-    for mark in item.iter_markers("extra"):
-        for name in mark.args:
-            if find_spec(EXTRAS[name]) is None:
-                pytest.skip(f"needs the extra: pip install 'mtslvr[{name}]'")
+    for name in [name for mark in item.iter_markers("extra") for name in mark.args]:
+        if find_spec(EXTRAS[name]) is None:
+            pytest.skip(f"needs the extra: pip install 'mtslvr[{name}]'")
 
 
 @pytest.fixture(scope="session", autouse=True)

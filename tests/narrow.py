@@ -1,7 +1,4 @@
-"""Encoders of cut widths, whose training states take kilobytes; as a program, `mtslvr` with such encoders.
-
-Whatever does not depend on the weights of ResNet-18 is tested with these.
-"""
+"""Encoders of cut widths, whose training states take kilobytes; as a program, `mtslvr` with such encoders."""
 
 WIDTHS = (8, 8, 16, 16)  # of the four stages
 

@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 from mtslvr.audio.windows import iter_windows, moments, standardize
 from mtslvr.errors import ConfigError
 
-WAVES = ["w5", "w1", "w3p2", "w10", "w12p3"]
-
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(0, 60), max_size=8), st.floats(0.1, 4), st.floats(0.1, 4))
@@ -48,7 +46,7 @@ def test_stream_holds_little_and_bad_seconds_are_named():
                 next(iter_windows([], *seconds, 16000))
 
 
-@pytest.mark.parametrize("clip", [*(f"{name}@5s" for name in WAVES), "w10@whole", "w12p3@whole"])
+@pytest.mark.parametrize("clip", ["w5@5s", "w1@5s", "w3p2@5s", "w10@5s", "w12p3@5s", "w10@whole", "w12p3@whole"])
 def test_normalization_and_tails_equal_golden(golden, pieces, clip):
     for norm in ("raw", "sample", "global"):
         out = pieces(clip, norm).numpy()

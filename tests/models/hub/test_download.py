@@ -4,10 +4,10 @@ import os
 import subprocess
 import sys
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
-from urllib.parse import urlsplit
 
 import huggingface_hub
 import narrow
@@ -94,35 +94,20 @@ def fake(monkeypatch, tmp_path):
     return made
 
 
-class Handler(BaseHTTPRequestHandler):
-    """A hub that holds one repository: what huggingface_hub asks of the real one to download it."""
-
-    protocol_version = "HTTP/1.1"
+class Handler(SimpleHTTPRequestHandler):
+    """A hub of the files in a folder, with what huggingface_hub looks for in the headers of the real one."""
 
     def log_message(self, *_):
         pass
 
-    def do_GET(self):
-        path, files, status, content = urlsplit(self.path).path, self.server.files, 200, b""
-        if not path.startswith((f"/api/models/{REPO}/", f"/{REPO}/")):
-            status, headers = 401, {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}
-        elif "/api/" in path:
-            tree = [{"type": "file", "oid": "0" * 40, "size": len(files[name]), "path": name} for name in files]
-            siblings = [{"rfilename": name, "size": len(files[name])} for name in files]
-            found = tree if "/tree/" in path else {"id": REPO, "sha": COMMIT, "siblings": siblings}
-            content, headers = json.dumps(found).encode(), {"Content-Type": "application/json"}
-        else:
-            content = files[path.rpartition("/")[2]]
-            headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha256(content).hexdigest()}"'}
-            self.server.fetched.add((path.rpartition("/")[2], self.headers["Authorization"]))
-        self.send_response(status)
-        for key, value in {"Content-Length": str(len(content)), **headers}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
-
-    do_HEAD = do_GET
+    def end_headers(self):
+        path = Path(self.translate_path(self.path))
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("X-Error-Code", "RepoNotFound")  # where there is no such file
+        if "resolve" in path.parts and path.is_file():
+            self.server.fetched.add((path.name, self.headers["Authorization"]))
+            self.send_header("ETag", f'"{hashlib.sha256(path.read_bytes()).hexdigest()}"')
+        super().end_headers()
 
 
 @pytest.mark.slow
@@ -131,17 +116,25 @@ def test_the_library_itself_and_a_hub(files, tmp_path):
         command = [sys.executable, narrow.__file__, *arguments, "--cache-dir", tmp_path / "cache"]
         return subprocess.run(command, env=environment, capture_output=True, text=True)
 
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    environment |= {"HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "hf_right", "NO_PROXY": "*", "HF_HUB_ETAG_TIMEOUT": "2"}
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.files, server.fetched = {**files, "model.pt": b"pickle", "notes.txt": b""}, set()
-        server.daemon_threads = True
+    held = {**files, "model.pt": b"pickle", "notes.txt": b""}
+    tree = [
+        {"type": "file", "oid": "0" * 40, "size": len(x), "path": name, "rfilename": name} for name, x in held.items()
+    ]
+    held = {f"{REPO}/resolve/{COMMIT}/{name}": content for name, content in held.items()}
+    held[f"api/models/{REPO}/tree/{COMMIT}"] = json.dumps(tree).encode()
+    held[f"api/models/{REPO}/revision/main"] = json.dumps({"id": REPO, "sha": COMMIT, "siblings": tree}).encode()
+    for name, content in held.items():
+        (tmp_path / "hub" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "hub" / name).write_bytes(content)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=tmp_path / "hub")) as server:
+        server.fetched, url = set(), f"http://127.0.0.1:{server.server_address[1]}"
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_address[1]}"
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        environment |= {"HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "hf_right", "NO_PROXY": "*", "HF_HUB_ETAG_TIMEOUT": "2"}
         environment |= {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "home")}
         done = mtslvr("download", REPO, "--to", tmp_path / "usb stick")
         assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'usb stick'}\n"), done.stderr
-        assert server.fetched == {(name, "Bearer hf_right") for name in files}
+        assert server.fetched == {(name, "Bearer hf_right") for name in files}  # no pickle
         absent = mtslvr("download", "tones/absent")
         assert absent.returncode == 3 and f"{url} refuses it (RepositoryNotFoundError" in absent.stderr
         server.shutdown()

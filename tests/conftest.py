@@ -58,8 +58,7 @@ def pieces():
     def cut(clip, norm):
         name, length = clip.split("@")
         wave = fill_rule.wave(name)
-        cut = iter_windows([wave], 5, 5, fill_rule.SAMPLE_RATE)
-        windows = wave[None] if length == "whole" else np.stack([window for window, _, _ in cut])
+        windows = wave[None] if length == "whole" else np.stack([cut for cut, *_ in iter_windows([wave], 5, 5, 16000)])
         statistics = {"sample": moments(windows), "global": GLOBAL_STATISTICS}
         return torch.from_numpy(windows if norm == "raw" else standardize(windows, *statistics[norm]))
 
@@ -115,7 +114,6 @@ def unfolded_encoder(randomize):
 
 @pytest.fixture(scope="session")
 def encoder(unfolded_encoder):
-    """The same, folded."""
     return unfolded_encoder.fold()
 
 
@@ -144,5 +142,4 @@ def write():
 
 @pytest.fixture
 def narrow_encoders(monkeypatch):
-    """Encoders that are made in the test have few channels."""
     narrow.cut_widths(monkeypatch.setattr)

@@ -56,8 +56,7 @@ def difference(model, given, expected):
 @torch.inference_mode()
 def test_every_kind_of_encoder(make, tmp_path, name):
     encoder, layer = make(name), "pooled" if name == "odd" else "head"
-    worst = export(encoder, tmp_path / "a.onnx", layer=layer)
-    assert 0 < worst <= 1e-4
+    assert 0 < export(encoder, tmp_path / "a.onnx", layer=layer) <= 1e-4
     model, draw = session(tmp_path / "a.onnx"), torch.Generator().manual_seed(0)
     x = 0.2 * torch.randn(5, encoder.config.window_length, generator=draw) + 0.05
     tolerance = 2e-2 if name == "published" else 1e-4  # the phase of frame 0 is the sign of rounding noise there
@@ -126,8 +125,8 @@ def test_the_command(make, tmp_path, monkeypatch):
     assert (given.name, given.type, given.shape) == ("waveform", "tensor(float)", ["batch", 4000])
     widths = [(output.name, output.shape) for output in model.get_outputs()]
     assert widths == [("invariant", ["batch", 500]), ("variant", ["batch", 500])]
-    x = torch.randn(2, 4000, generator=torch.Generator().manual_seed(0))
-    assert difference(model, x, encoder(x)) <= 1e-4
+    x = torch.randn(2, 8000, generator=torch.Generator().manual_seed(0))
+    assert difference(model, x[:, :4000], encoder(x[:, :4000])) <= 1e-4
     facts = model.get_modelmeta().custom_metadata_map
     assert (facts["model"], facts["licence"], facts["mtslvr"]) == ("model", "cc-by-4.0", mtslvr.__version__)
     assert facts["model_sha256"] == checkpoint.sha256(folder / "model.safetensors")
@@ -140,6 +139,5 @@ def test_the_command(make, tmp_path, monkeypatch):
     monkeypatch.undo()
     model = session(out)
     assert model.get_inputs()[0].shape == ["batch", 3, 128, 16]
-    x = torch.randn(2, 8000, generator=torch.Generator().manual_seed(0))
     spectrogram = encoder.frontend(encoder.normalize(x))
     assert difference(model, spectrogram, encoder(x, "pooled")) <= 1e-4

@@ -40,13 +40,11 @@ def mpeg_frames(gain=1, **how):
 
 
 def id3(name, text):
-    """An ID3v2.3 tag of one frame."""
     frame = name + pack(">I2x", len(text) + 1) + b"\0" + text
     return b"ID3\3\0\0" + bytes([0, 0, len(frame) >> 7, len(frame) & 127]) + frame
 
 
 def load(source):
-    """The waveform, and what is missing of it."""
     notes = Notes()
     source = io.BytesIO(source) if isinstance(source, bytes) else source
     blocks = list(iter_blocks(source, 16000, notes=notes))
@@ -64,7 +62,6 @@ def assert_whole(source, *parts):
 
 
 def assert_misses(source, said):
-    """Some of the waveform is missing, as the text says after its seconds; returns the rest."""
     waveform, incomplete = load(source)
     assert incomplete == f"{waveform.size / 16000:.1f} s{said}"
     return waveform

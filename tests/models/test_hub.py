@@ -20,7 +20,6 @@ pytestmark = pytest.mark.usefixtures("narrow_encoders")
 
 @pytest.fixture
 def bundled(tmp_path, randomize, monkeypatch):
-    """A checkpoint's folder, under two names."""
     with torch.random.fork_rng():
         encoder = randomize(Encoder(EncoderConfig(window_seconds=1.0)))
     folder = encoder.save(tmp_path / "bundled" / "parallel-simclr")

@@ -13,7 +13,6 @@ from mtslvr.run import extract
 from mtslvr.run.extract import ExtractConfig, Source
 from mtslvr.workers import on_one_thread
 
-RATE = 16000
 SECONDS = (0.3, 1.2, 2.6, 0.1, 4.0, 0.7)
 
 
@@ -124,10 +123,10 @@ def test_batches_that_have_not_begun_when_the_iteration_is_ended_are_dropped(fil
 
 @pytest.mark.parametrize("pool", Pool)
 def test_a_file_that_fails_midway_gives_no_embedding_and_the_rest_go_on(files, encoder, pool):
-    broken = np.zeros(RATE * 8, np.float32)
-    broken[RATE * 7] = np.nan
+    broken = np.zeros(8 * 16000, np.float32)
+    broken[-16000] = np.nan
     config = ExtractConfig(pool=pool, window_seconds=0.5, batch_size=2)
-    sources = [Source(files[1]), Source(broken, RATE), Source(files[2])]
+    sources = [Source(files[1]), Source(broken, 16000), Source(files[2])]
     first, failed, last = extract.extract(sources, encoder, config)
     assert len(failed.embeddings) == len(failed.spans) == 0 and "NaN or infinite samples" in str(failed.error)
     for result, file in ((first, files[1]), (last, files[2])):

@@ -101,9 +101,17 @@ def test_parts_that_do_not_belong_together(tmp_path):
         said = rf"shard 2/2 of {len(names)} files, and .* of 5 files, of another .* or list of"
         refused(tmp_path, [one, part(tmp_path, 2, 2, names=names)], said)
     refused(tmp_path, [one, part(tmp_path, 2, 3)], "shard 2/3 of 5 files, .*, of another number of parts")
+    none = "not the output of a shard; write parts with mtslvr-embed --shard i/n"
+    refused(tmp_path, [part(tmp_path, 1, 1, shard=None)], none)
+    text = part(tmp_path, 1, 1, form="csv")
+    text.with_name(f"{text.name}.meta.json").unlink()
+    refused(tmp_path, [text], r"not the output of a shard \(out-00001-of-00001\.csv\.meta\.json is not beside it\)")
+    for shard in ({"missing": None}, {"files": 9}, {"index": 9}, {"count": "2"}):
+        settings = {**Shard(1, 1).describe(NAMES), "missing": [], **shard}
+        refused(tmp_path, [part(tmp_path, 1, 1, shard=settings)], "its rows are not those that its settings speak of")
 
 
-def test_parts_without_files_are_not_missing_and_logs_are_joined(tmp_path):
+def test_parts_that_are_missing_without_files_interrupted_or_without_rows_and_their_logs(tmp_path):
     parts, out = tmp_path / "parts", tmp_path / "out.npz"
     parts.mkdir()
     others = [part(parts, i, 7) for i in (1, 2, 4, 5)]
@@ -116,6 +124,13 @@ def test_parts_without_files_are_not_missing_and_logs_are_joined(tmp_path):
     assert read_table(out).settings["complete"] is True and (tmp_path / "out.npz.errors.jsonl").read_text() == log
     merged = merge(out, others, allow_missing=True, overwrite=True)
     assert (merged.missing, merged.failed) == ([3], 0) and not (tmp_path / "out.npz.errors.jsonl").exists()
+    half, out = part(parts, 1, 2, complete=False), tmp_path / "half.npz"
+    refused(parts, [half], "its run was interrupted; run mtslvr-embed again with the same --shard")
+    assert merge(out, [half], allow_missing=True).rows == 3 and read_table(out).settings["complete"] is False
+    for form in Format:
+        empty = part(parts, 1, 1, form=form.value, rows=[0] * 5, missing=range(5))
+        assert len(read_table(empty).embeddings) == 0
+        refused(parts, [empty], "not written, for none of the parts has a row")
 
 
 def test_merging_waits_for_no_run_and_deletes_nothing_of_one(tmp_path):
@@ -126,21 +141,3 @@ def test_merging_waits_for_no_run_and_deletes_nothing_of_one(tmp_path):
     refused(tmp_path, [one], r"begun by a run of mtslvr-embed that left out\.npz\.journal; .* with --overwrite")
     assert merge(out, [one], overwrite=True).rows == 5
     assert not (tmp_path / "out.npz.journal").exists()
-
-
-def test_parts_without_rows_interrupted_or_of_no_shard(tmp_path):
-    for form in Format:
-        empty = part(tmp_path, 1, 1, form=form.value, rows=[0] * 5, missing=range(5))
-        assert len(read_table(empty).embeddings) == 0
-        refused(tmp_path, [empty], "not written, for none of the parts has a row")
-    half, text = part(tmp_path, 1, 2, complete=False), part(tmp_path, 1, 1, form="csv")
-    refused(tmp_path, [half], "its run was interrupted; run mtslvr-embed again with the same --shard")
-    assert merge(tmp_path / "half.npz", [half], allow_missing=True).rows == 3
-    assert read_table(tmp_path / "half.npz").settings["complete"] is False
-    none = "not the output of a shard; write parts with mtslvr-embed --shard i/n"
-    refused(tmp_path, [part(tmp_path, 1, 1, shard=None)], none)
-    text.with_name(f"{text.name}.meta.json").unlink()
-    refused(tmp_path, [text], r"not the output of a shard \(out-00001-of-00001\.csv\.meta\.json is not beside it\)")
-    for shard in ({"missing": None}, {"files": 9}, {"index": 9}, {"count": "2"}):
-        settings = {**Shard(1, 1).describe(NAMES), "missing": [], **shard}
-        refused(tmp_path, [part(tmp_path, 1, 1, shard=settings)], "its rows are not those that its settings speak of")

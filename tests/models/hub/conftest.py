@@ -8,7 +8,6 @@ from mtslvr.nn.encoder import Encoder
 CARD = """---
 license: cc-by-4.0
 library_name: mtslvr
-pipeline_tag: feature-extraction
 datasets: [made-up tones, made-up noise, made-up speech]
 model-index:
 - name: tiny
@@ -37,5 +36,4 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def files(made):
-    """name -> bytes of that folder."""
     return {path.name: path.read_bytes() for path in made.iterdir()}

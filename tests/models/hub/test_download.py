@@ -117,9 +117,7 @@ def test_the_library_itself_and_a_hub(files, tmp_path):
         return subprocess.run(command, env=environment, capture_output=True, text=True)
 
     held = {**files, "model.pt": b"pickle", "notes.txt": b""}
-    tree = [
-        {"type": "file", "oid": "0" * 40, "size": len(x), "path": name, "rfilename": name} for name, x in held.items()
-    ]
+    tree = [{"type": "file", "oid": "0" * 40, "size": len(x), "path": n, "rfilename": n} for n, x in held.items()]
     held = {f"{REPO}/resolve/{COMMIT}/{name}": content for name, content in held.items()}
     held[f"api/models/{REPO}/tree/{COMMIT}"] = json.dumps(tree).encode()
     held[f"api/models/{REPO}/revision/main"] = json.dumps({"id": REPO, "sha": COMMIT, "siblings": tree}).encode()

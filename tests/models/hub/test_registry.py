@@ -85,8 +85,7 @@ def test_cards_and_configs_that_are_none_are_listed_with_their_problem(folder):
 
 
 def test_cards_cannot_print_what_a_terminal_obeys_or_without_end(folder):
-    data = f"[{'x' * 5000}, 7, [nested], {{a: b}}]"
-    letters = "abcdefghijklmnopqrstu"
+    data, letters = f"[{'x' * 5000}, 7, [nested], {{a: b}}]", "abcdefghijklmnopqrstu"
     bomb = "a: &a x\n" + "\n".join(f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]" for a, b in itertools.pairwise(letters))
     text = f'---\nlicense: "\\e[31mmit\\a"\ndatasets: {data}\n{bomb}\nlibrary_name: *u\n---\n'
     (folder / "README.md").write_text(text + "body \x1b]0;für\x07 end\n", encoding="utf-8")

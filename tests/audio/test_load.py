@@ -161,10 +161,12 @@ def test_samples_that_are_not_finite_are_refused_where_reading_which_is_lazy_com
 
 def test_what_holds_no_audio(tmp_path):
     (tmp_path / "empty.wav").touch()
+    (tmp_path / "head.wav").write_bytes(b"RIFF")
     for source, said in (
         (str(tmp_path / "gone.wav"), "{}: no such file; check the path"),
         (tmp_path, "{} is a folder; give its files to mtslvr.embed_files, or use mtslvr-embed"),
         (tmp_path / "empty.wav", "{}: an empty file (0 bytes), zero samples; leave it out"),
+        (tmp_path / "head.wav", "{}: not an audio file (begins with 'RIFF', libsndfile: "),
         (write(tmp_path / "short.wav", np.ones(1) / 2, 44100), "{}: zero samples; leave it out"),  # once resampled
         (io.BytesIO(), "<file object>: an empty file (0 bytes), zero samples; leave it out"),
         (SimpleNamespace(read=lambda size=-1: None), "<file object>: cannot be read (TypeError: memoryview: a bytes"),

@@ -73,13 +73,8 @@ def test_lists_of_mixed_kinds_lengths_and_rates(wav, encoder):
 def test_tensors_come_out_only_where_all_inputs_are_tensors(encoder):
     x, how = sound(1), {"encoder": encoder, "features": "variant", "layer": "pooled"}
     tensor = torch.from_numpy(x)
-    for inputs, rate, kind in (
-        ([tensor, tensor], RATE, torch.Tensor),
-        ([tensor, x], RATE, np.ndarray),
-        ([(tensor, RATE)], None, torch.Tensor),
-        ([], None, np.ndarray),
-    ):
-        rows = mtslvr.embed(inputs, rate, **how)
+    for inputs, kind in (([tensor] * 2, torch.Tensor), ([tensor, x], np.ndarray), ([], np.ndarray)):
+        rows = mtslvr.embed(inputs, RATE, **how)
         assert isinstance(rows, kind) and rows.shape == (len(inputs), 512)
     windows, spans = mtslvr.embed_windows((tensor, RATE), **how)
     assert isinstance(windows, torch.Tensor) and isinstance(spans, np.ndarray)
@@ -121,15 +116,13 @@ def test_embed_files_gives_every_input_in_order_and_goes_on_past_broken_ones(enc
     cases = [  # input, path of its result, error
         (wav, wav, None),
         (broken, broken, f"{broken}: not an audio file"),
-        (str(wav), str(wav), None),
-        ((x, RATE), "<array 3>", None),
-        (x, "<array 4>", "<array 4>: array input needs sample_rate"),
-        (None, "<NoneType 5>", "<NoneType 5>: type NoneType"),
+        ((x, RATE), "<array 2>", None),
+        (x, "<array 3>", "<array 3>: array input needs sample_rate"),
+        (None, "<NoneType 4>", "<NoneType 4>: type NoneType"),
         ("gone.wav", "gone.wav", "gone.wav: no such file"),
         ({"path": str(wav), "bytes": None}, str(wav), None),
-        (closed, "<file object 8>", "<file object 8>: cannot be read (ValueError: "),
-        ({"array": [[1.0, 2.0], [3.0]], "sampling_rate": 16000}, "", "<dict 9>: cannot be read (ValueError: "),
-        ({"path": None, "bytes": "text"}, "", "<dict 10>: cannot be read (TypeError: "),
+        (closed, "<file object 7>", "<file object 7>: cannot be read (ValueError: "),
+        ({"array": [[1.0, 2.0], [3.0]], "sampling_rate": 16000}, "", "<dict 8>: cannot be read (ValueError: "),
         (wav, wav, None),
     ]
     results = list(mtslvr.embed_files((audio for audio, *_ in cases), encoder=encoder, batch_size=2))
@@ -172,11 +165,8 @@ def test_embed_files_reads_an_endless_iterable_no_further_than_it_needs(encoder)
 
 
 def test_features_layers_windows_and_hops(encoder, wav):
-    for features, layer, width, part in (
-        ("invariant", "head", 500, slice(500)),
-        ("variant", "pooled", 512, slice(512, None)),
-        ("concat", "head", 1000, slice(None)),
-    ):
+    parts = ("invariant", "head", 500, slice(500)), ("variant", "pooled", 512, slice(512, None))
+    for features, layer, width, part in (*parts, ("concat", "head", 1000, slice(None))):
         windows, spans = mtslvr.embed_windows(wav, features=features, layer=layer, encoder=encoder)
         assert windows.shape == (3, width) and windows.dtype == np.float32 and spans.dtype == np.float64
         assert relative(windows, mtslvr.embed_windows(wav, layer=layer, encoder=encoder)[0][:, part]) <= 1e-6
@@ -210,11 +200,9 @@ def test_what_is_no_audio_is_named(encoder, wav, tmp_path):
     broken.write_bytes(b"no flac")
     for call, audio, options, message in (
         (one, [0.1, 0.2], {}, "<float 0>: type float: pass a path, a binary file object, an array or"),
-        (one, np.float32(1), {}, "type float32: pass a path"),
         (one, {"a": 1}, {}, "type dict: pass a path"),
         (one, {"a.wav"}, {}, r"type set: pass a list, list\(\.\.\.\), or give it to mtslvr.embed_files"),
         (one, iter(["a.wav"]), {}, r"type list_iterator: pass a list, list\(\.\.\.\)"),
-        (one, {"a.wav": 1}.keys(), {}, r"type dict_keys: pass a list, list\(\.\.\.\)"),
         (one, sound(1), {"sample_rate": [RATE, RATE]}, "2 sample rates for 1 inputs; give one, or one for"),
         (one, [sound(1)] * 2, {"sample_rate": [RATE, None]}, r"<array 1>: array input .* \(input 1 of 2,"),
         (one, [wav, wav, broken, wav, "gone.wav"], {"sample_rate": None}, r"broken\.flac: not .* \(input 2 of 5, "),
@@ -225,7 +213,6 @@ def test_what_is_no_audio_is_named(encoder, wav, tmp_path):
         (windows, ["a.wav"], {}, "type list: pass one input, or all of them to mtslvr.embed_files"),
         (files, "dog.wav", {}, "type str: pass a list or another iterable of inputs, .*rglob"),
         (files, sound(1), {}, "type ndarray: pass a list"),
-        (files, None, {}, "type NoneType: pass a list"),
     ):
         with pytest.raises(AudioError, match=message):
             call(audio, **{"sample_rate": RATE, "encoder": encoder, **options})
@@ -240,8 +227,7 @@ def test_options_out_of_range(encoder):
         ({"window_seconds": 0}, "window_seconds=0: must be a number above 0"),
         ({"window_seconds": 0.01}, r"window_seconds=0\.01: shorter than half an STFT frame; .*0\.03206 s"),
         ({"hop_seconds": -1}, "hop_seconds=-1: must be a number above 0"),
-        ({"batch_size": 0}, "batch_size=0: must be an integer from 1 to 65536"),
-        ({"batch_size": 2.0}, r"batch_size=2\.0: must be an integer"),
+        ({"batch_size": 2.0}, r"batch_size=2\.0: must be an integer from 1 to 65536"),
         ({"encoder": torch.nn.Linear(1, 1)}, "encoder of type Linear: pass what mtslvr.load gives, or what it takes"),
         ({"on_error": "stop"}, "on_error='stop': unknown; use 'skip' or 'raise'"),
         ({"pool": "max"}, "pool='max': unknown; use one of 'mean', 'none'"),
@@ -251,7 +237,6 @@ def test_options_out_of_range(encoder):
                 call([] if call is mtslvr.embed_files else sound(1), RATE, **{"encoder": encoder, **options})
 
 
-@pytest.mark.skipif(not hub.bundled(), reason="no weights are bundled yet")
 def test_bundled_default():
     assert "parallel-simclr" in mtslvr.list_models() == list(hub.bundled())
     embedding, spans = mtslvr.embed_windows(sound(6), RATE, hop_seconds=2.5)

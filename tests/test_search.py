@@ -48,12 +48,14 @@ def folder(tmp_path_factory):
     return root
 
 
-def test_nearest_files_by_cosine_each_once():
+def test_nearest_files_by_cosine_each_once_and_of_several_queries_the_nearest():
     rows = table([[1, 0], [0, 2], [3, 3], [-1, 0]], ["a", "b", "b", "c"])
     hits = nearest(rows, np.array([2, 0.5], np.float32), 3, per_file=True)
     assert [(hit.rank, hit.file) for hit in hits] == [(1, "a"), (2, "b"), (3, "c")]
     assert hits[0].score == pytest.approx(2 / np.hypot(2, 0.5))
     assert (hits[1].start, hits[1].end) == (2.0, 4.0)
+    hits = nearest(table([[1, 0], [0, 1], [-1, -1]]), np.eye(2, dtype=np.float32), 2)
+    assert [(round(hit.score, 3), hit.query) for hit in hits] == [(1, 0), (1, 1)]
 
 
 def test_windows_over_one_event_are_one_place_and_others_places_of_their_own():
@@ -68,11 +70,6 @@ def test_windows_over_one_event_are_one_place_and_others_places_of_their_own():
     assert len(nearest(table([[1, 0], [1, 0]]), X)) == 2
 
 
-def test_of_several_queries_the_nearest_counts():
-    hits = nearest(table([[1, 0], [0, 1], [-1, -1]]), np.eye(2, dtype=np.float32), 2)
-    assert [(round(hit.score, 3), hit.query) for hit in hits] == [(1, 0), (1, 1)]
-
-
 def test_what_cannot_be_compared_is_told_and_zeros_are_like_nothing():
     for call, told in (
         (lambda: nearest(table([[1, 0], [np.nan, 1]]), X), r"1\.wav: 1 of 2 rows are no numbers; embed it again"),
@@ -85,10 +82,10 @@ def test_what_cannot_be_compared_is_told_and_zeros_are_like_nothing():
     assert not cosine(np.zeros((2, 2), np.float32), X).any() and not cosine(np.ones((2, 2), np.float32), 0 * X).any()
 
 
-def test_a_query_in_which_nothing_can_be_heard_is_refused(folder, tmp_path):
+def test_a_query_in_which_nothing_can_be_heard_is_refused_and_one_cut_short_is_told(folder, write, tmp_path):
     t = np.arange(16000) / 16000
     soundfile.write(tmp_path / "a.wav", np.where(t < 0.5, 0, np.sin(3000 * t)), 16000)
-    soundfile.write(tmp_path / "short.wav", np.sin(3000 * t[:800]), 16000)
+    write(tmp_path / "short.wav", 0.05)
     soundfile.write(tmp_path / "silent.wav", np.zeros(16000), 16000)
     for query, told in (
         ("silent.wav", "silent.wav: a silent query; give one with a sound"),
@@ -98,6 +95,9 @@ def test_a_query_in_which_nothing_can_be_heard_is_refused(folder, tmp_path):
         ("a.wav:0.5-0.55", "a.wav:0.5-0.55: a query of 0.050 s"),
     ):
         assert told in run("similar", folder / "x.npz", tmp_path / "a.wav", tmp_path / query, code=2)
+    (tmp_path / "cut.wav").write_bytes((folder / "audio/low/a.wav").read_bytes()[:8044])
+    with pytest.warns(UserWarning, match=r"cut\.wav: 0\.2 s of the 0\.5 s its header says"):
+        mtslvr.search.similar(folder / "x.npz", tmp_path / "cut.wav")
 
 
 def test_a_part_of_a_file_as_query(tmp_path, monkeypatch):
@@ -123,7 +123,7 @@ def test_similar_lists_the_query_itself_first(folder):
     assert [hit["score"] for hit in found] == sorted((hit["score"] for hit in found), reverse=True)
 
 
-def test_similar_finds_the_place_of_a_part_of_a_file(folder, tmp_path):
+def test_similar_finds_the_place_of_a_part_of_a_file(folder, write, tmp_path):
     x, low, high = folder / "x.npz", folder / "audio/low/a.wav", folder / "audio/high/c.wav"
     part = f"{high}:0.25-0.5"
     [found] = mtslvr.search.similar(x, part, k=1, per_file=True)
@@ -133,7 +133,7 @@ def test_similar_finds_the_place_of_a_part_of_a_file(folder, tmp_path):
     assert found["high/c.wav"] == part and found["low/a.wav"] == str(low)
     header, first = run("similar", x, part, low, "-k", 1).splitlines()
     assert header.endswith("file  (nearest query)") and first.endswith("low/a.wav)")
-    soundfile.write(tmp_path / "noise.wav", np.random.default_rng(0).normal(0, 0.1, 8000), 16000)
+    write(tmp_path / "noise.wav", 0.5)
     none = run("similar", x, tmp_path / "noise.wav", "--threshold", 0.999)
     assert "no place has a cosine of 0.999 or more; lower --threshold" in none
     for start in ("7", "0.25"):
@@ -154,12 +154,6 @@ def test_similar_refuses_other_weights(folder, tmp_path):
     run("similar", old, query, "--model", "parallel-simclr")
     # What is wrong with a query is told before the weights are looked for.
     assert "nowhere.wav: no such file" in run("similar", other, query, "nowhere.wav", code=2)
-
-
-def test_a_query_that_is_cut_short_is_told(folder, tmp_path):
-    (tmp_path / "cut.wav").write_bytes((folder / "audio/low/a.wav").read_bytes()[:8044])
-    with pytest.warns(UserWarning, match=r"cut\.wav: 0\.2 s of the 0\.5 s its header says"):
-        mtslvr.search.similar(folder / "x.npz", tmp_path / "cut.wav")
 
 
 def test_queries_are_of_the_channel_that_was_embedded(tmp_path):

@@ -15,27 +15,26 @@ def events(owl, fox=(0, 0, 0, 0, 0), **settings):
     return [(x.label, x.start, x.end, round(x.score, 2)) for x in found]
 
 
-@pytest.mark.parametrize(
-    ("setting", "told"),
-    [
+def test_settings_of_events_are_numbers_in_their_ranges():
+    for setting, told in (
         ({"threshold": "0.5"}, "threshold='0.5': must be a number"),
         ({"threshold": 1.5}, "threshold=1.5: must be a probability"),
         ({"top_k": 1.5}, "top_k=1.5: must be a whole number"),
         ({"top_k": 0}, "top_k=0: must be"),
         ({"merge_gap": float("nan")}, "merge_gap=nan: must be a number of seconds"),
         ({"min_duration": -1}, "min_duration=-1: must be"),
-    ],
-)
-def test_settings_of_events_are_numbers_in_their_ranges(setting, told):
-    with pytest.raises(ConfigError, match=told):
-        EventConfig(**setting)
+    ):
+        with pytest.raises(ConfigError, match=told):
+            EventConfig(**setting)
     assert EventConfig(threshold=np.float32(0.5), top_k=np.int64(2)).top_k == 2
 
 
-def test_neighbouring_windows_of_a_class_are_one_event_with_the_highest_score():
+def test_neighbouring_windows_of_a_class_are_one_event_and_gaps_are_closed_and_short_ones_left_out():
     owl = [0.6, 0.9, 0.1, 0.0, 0.7]
     assert events(owl) == [("owl", 0, 3, 0.9), ("owl", 6, 8, 0.7)]
     assert events(owl, threshold=0.8) == [("owl", 1, 3, 0.9)]
+    assert events(owl, merge_gap=3) == [("owl", 0, 8, 0.9)]
+    assert events(owl, min_duration=3) == [("owl", 0, 3, 0.9)]
     assert find_events("a", np.empty((0, 2), np.float32), np.empty((0, 2)), ("owl",), EventConfig()) == []
 
 
@@ -52,8 +51,3 @@ def test_one_sound_has_one_class_unless_windows_may_have_two():
     owl, fox = [0.5, 0, 0, 0, 0], [0.4, 0, 0, 0, 0]
     assert events(owl, fox, threshold=0.3) == [("owl", 0, 2, 0.5)]
     assert events(owl, fox, threshold=0.3, top_k=2) == [("fox", 0, 2, 0.4), ("owl", 0, 2, 0.5)]
-
-
-def test_a_gap_is_closed_and_short_events_are_left_out():
-    assert events([0.9, 0, 0, 0.9, 0.9], merge_gap=1) == [("owl", 0, 8, 0.9)]
-    assert events([0.9, 0, 0, 0.9, 0.9], min_duration=2.5) == []

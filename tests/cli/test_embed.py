@@ -1,6 +1,5 @@
 """mtslvr-embed on generated files: what it writes, what it says, how it exits."""
 
-import io
 import json
 import os
 
@@ -13,48 +12,38 @@ from mtslvr.models import checkpoint
 from mtslvr.run.table import read_table
 
 
-@pytest.fixture
-def folder(tmp_path, write):
-    """Every kind of file a user may have, and five broken ones."""
-    root = tmp_path / "audio"
-    (root / "deep" / "er").mkdir(parents=True)
-    write(root / "a.wav", 0.5)
-    write(root / "b.FLAC", 0.3, rate=44100, channels=2, format="FLAC")
-    write(root / "c.opus", 0.3, rate=48000, format="OGG", subtype="OPUS")
-    write(root / "d.mp3", 0.3)
-    write(root / "deep" / "er" / "a.wav", 0.7, seed=1)
-    nan, inf = np.zeros((2, 8000))
-    nan[100], inf[100] = np.nan, np.inf
-    for name, samples in (("silence", np.zeros(8000)), ("one", np.ones(1)), ("none", []), ("nan", nan), ("inf", inf)):
-        soundfile.write(root / f"{name}.wav", samples, 16000, subtype="FLOAT")
-    (root / "notes.txt").write_text("no audio, not even by its name")
-    (root / "corrupt.wav").write_bytes(b"RIFF" + bytes(range(200)))
-    (root / "empty.wav").touch()
-    return root
-
-
-def test_a_folder_becomes_one_row_a_file_and_broken_files_are_told(folder, model, embed, load, tmp_path):
+def test_a_folder_becomes_one_row_a_file_and_broken_files_are_told(model, embed, load, write, tmp_path):
+    folder = tmp_path / "audio"
+    write(folder / "a.wav", 0.5)
+    write(folder / "b.FLAC", 0.3, rate=44100, channels=2, format="FLAC")
+    write(folder / "c.opus", 0.3, rate=48000, format="OGG", subtype="OPUS")
+    write(folder / "d.mp3", 0.3)
+    write(folder / "deep" / "er" / "a.wav", 0.7, seed=1)
+    samples = {"silence": [0] * 8000, "one": [1], "none": [], "nan": [0] * 100 + [np.nan], "inf": [0, np.inf]}
+    for name, values in samples.items():
+        soundfile.write(folder / f"{name}.wav", np.array(values, float), 16000, subtype="FLOAT")
+    (folder / "notes.txt").write_text("no audio, not even by its name")
+    (folder / "corrupt.wav").write_bytes(b"RIFF" + bytes(range(200)))
+    (folder / "empty.wav").touch()
     out, log = tmp_path / "out.npz", tmp_path / "out.npz.errors.jsonl"
     result = embed(folder, "-o", out, "--batch-size", 3, code=1)
     table = read_table(out)
     assert {*table.paths} == {"a.wav", "b.FLAC", "c.opus", "d.mp3", "silence.wav", "one.wav", "deep/er/a.wav"}
     assert table.embeddings.shape == (7, 1000) and np.isfinite(table.embeddings).all()
-    row = table.paths.index("deep/er/a.wav")
+    row, alone = table.paths.index("deep/er/a.wav"), mtslvr.embed(folder / "deep" / "er" / "a.wav", encoder=load(model))
     assert (table.start[row], table.end[row]) == (0.0, 0.7)
-    alone = mtslvr.embed(folder / "deep" / "er" / "a.wav", encoder=load(model))
     np.testing.assert_allclose(table.embeddings[row], alone, rtol=0, atol=1e-5 * np.abs(alone).max())
-    for name in ("corrupt.wav", "empty.wav", "none.wav", "nan.wav", "inf.wav"):
-        assert f"skipped {folder / name}" in result.stderr
-    assert "NaN or infinite samples, the first at index 100" in result.stderr
-    assert f"5 of 12 inputs failed, listed in {log}" in result.stderr
+    skipped = [f"skipped {folder}/{name}.wav" for name in ("corrupt", "empty", "none", "nan", "inf")]
+    summary = [f"5 of 12 inputs failed, listed in {log}", "7 files embedded, 5 failed, 2.6 s of audio at "]
+    for told in (*skipped, "NaN or infinite samples, the first at index 100", "12/12 files", *summary):
+        assert told in result.stderr
+    assert result.stdout == ""
     assert [json.loads(line)["stage"] for line in log.read_text().splitlines()] == ["decode"] * 5
-    assert result.stdout == "" and "12/12 files" in result.stderr
-    assert "7 files embedded, 5 failed, 2.6 s of audio at " in result.stderr
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
+def test_what_is_wrong_is_named_before_any_work(audio, embed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for arguments, code, message in (
         (["--features", "both"], 2, "'both' is not one of"),
         (["--window", "0.01"], 2, "shorter than half an STFT frame"),
         (["--hop", "-1"], 2, "--hop -1: must be"),
@@ -64,12 +53,9 @@ def test_a_folder_becomes_one_row_a_file_and_broken_files_are_told(folder, model
         (["-o", "-", "--format", "npz"], 2, "stdout cannot take npz; use --format csv or jsonl"),
         (["@nowhere.txt"], 2, "@nowhere.txt: list cannot be read"),
         (["--model", "no such model"], 3, "'no such model'"),
-    ],
-)
-def test_what_is_wrong_is_named_before_any_work(audio, embed, tmp_path, monkeypatch, arguments, code, message):
-    monkeypatch.chdir(tmp_path)
-    assert message in embed(audio, "-o", "x.npz", *arguments, code=code).stderr
-    assert os.listdir() == []
+    ):
+        assert message in embed(audio, "-o", "x.npz", *arguments, code=code).stderr
+        assert os.listdir() == []
 
 
 def test_nothing_to_embed(embed, tmp_path):
@@ -78,8 +64,8 @@ def test_nothing_to_embed(embed, tmp_path):
     out = ["-o", tmp_path / "x.npz"]
     assert "no audio found" in embed(tmp_path / "empty", *out, code=4).stderr
     embed("-", *out, input=b"\n", code=4)
-    told = embed("nowhere", *out, code=4).stderr
-    assert told == "Error: no audio found: 'nowhere': no such file or folder; check the path\n"
+    told = "Error: no audio found: 'nowhere': no such file or folder; check the path\n"
+    assert embed("nowhere", *out, code=4).stderr == told
     embed(tmp_path / "bad.wav", *out, code=1)
     assert not (tmp_path / "x.npz").exists()
 
@@ -102,9 +88,6 @@ def test_windows_of_listed_files_and_what_is_missing_of_them(audio, model, embed
     np.testing.assert_allclose(table.embeddings[1:], windows, rtol=0, atol=1e-5 * np.abs(windows).max())
     noted = json.loads((tmp_path / "x.npz.errors.jsonl").read_text())
     assert (noted["file"], noted["stage"]) == (str(gone), "find")
-    names = b"\0".join(os.fsencode(audio / name) for name in ("a.wav", "b.wav"))
-    embed("-", "-o", tmp_path / "y.npz", input=names)
-    assert read_table(tmp_path / "y.npz").paths == ("a.wav", "b.wav")
 
 
 def test_the_summary_as_json_with_what_the_rows_were_made_by_and_a_line_a_file(audio, model, embed, tmp_path):
@@ -123,12 +106,13 @@ def test_the_summary_as_json_with_what_the_rows_were_made_by_and_a_line_a_file(a
     assert "1 file embedded" in embed(audio / "a.wav", "-o", tmp_path / "z.npz").stderr
 
 
-def test_standard_output_takes_rows_as_they_come_and_parquet_a_list_of_fixed_size(audio, embed, tmp_path):
+def test_standard_streams_give_paths_and_take_rows_and_parquet_has_lists_of_fixed_size(audio, embed, tmp_path):
     lines = embed(audio, "-o", "-", "--json", "-q")
     rows = [json.loads(line) for line in lines.stdout.splitlines()]
     assert [row["file"] for row in rows] == ["a.wav", "b.wav", "deep/a.wav"]
     assert json.loads(lines.stderr)["rows"] == 3
-    header, *table = embed(audio, "-o", "-", "--format", "csv", "-q").stdout.splitlines()
+    names = b"\0".join(os.fsencode(audio / name) for name in ("a.wav", "b.wav", "deep/a.wav"))
+    header, *table = embed("-", "-o", "-", "--format", "csv", "-q", input=names).stdout.splitlines()
     assert header.startswith("file,start,end,e0,e1,")
     embed(audio, "-o", tmp_path / "x.npz")
     expected = read_table(tmp_path / "x.npz").embeddings
@@ -142,23 +126,15 @@ def test_standard_output_takes_rows_as_they_come_and_parquet_a_list_of_fixed_siz
     assert json.loads(schema.metadata[b"mtslvr"])["features"] == "concat"
 
 
-# Recordings that are cut short, lose content above 8 kHz, or cannot be read here
-
-
-@pytest.fixture
-def partial(tmp_path, monkeypatch, write):
-    """One file cut to its half, one whole with content above 8 kHz, one that only ffmpeg could read."""
-    monkeypatch.setenv("PATH", "")
-    root, wav = tmp_path / "partial", io.BytesIO()
-    root.mkdir()
-    write(wav, 1.0, format="WAV")
-    (root / "cut.wav").write_bytes(wav.getvalue()[: 44 + 16000])
-    write(root / "whole.wav", 1.0, rate=96000)
-    (root / "video.mp4").touch()
-    return root
-
-
-def test_a_cut_recording_is_embedded_with_a_warning(partial, embed, tmp_path):
+def test_recordings_that_are_cut_short_lose_content_above_8_khz_or_cannot_be_read_here(
+    model, embed, load, write, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PATH", "")  # where no ffmpeg is
+    partial = tmp_path / "partial"
+    write(partial / "cut.wav", 1.0)
+    os.truncate(partial / "cut.wav", 44 + 16000)
+    write(partial / "whole.wav", 1.0, rate=96000)
+    (partial / "video.mp4").touch()
     out, log, message = tmp_path / "x.npz", tmp_path / "x.npz.errors.jsonl", "0.5 s of the 1.0 s its header says"
     result = embed(partial, "-o", out, "--json")
     assert f"incomplete {partial}/cut.wav: {message}" in result.stderr
@@ -171,14 +147,9 @@ def test_a_cut_recording_is_embedded_with_a_warning(partial, embed, tmp_path):
     assert report["errors"] == str(log)
     embed(partial, "-o", out)  # of what is there already the log still tells
     assert log.read_text() == noted
-
-
-def test_a_cut_recording_counts_as_broken_where_that_is_asked_and_embed_warns_of_it(
-    partial, model, embed, load, tmp_path
-):
-    for out in (tmp_path / "x.npz", "-"):
+    for out in (tmp_path / "y.npz", "-"):
         result = embed(partial, "-o", out, "--on-truncated", "error", code=1)
-        assert f"skipped {partial}/cut.wav: 0.5 s of the 1.0 s its header says; repair it" in result.stderr
-    assert read_table(tmp_path / "x.npz").paths == ("whole.wav",)
-    with pytest.warns(UserWarning, match=r"cut.wav: 0.5 s of the 1.0 s its header says; what is there is embedded"):
+        assert f"skipped {partial}/cut.wav: {message}; repair it" in result.stderr
+    assert read_table(tmp_path / "y.npz").paths == ("whole.wav",)
+    with pytest.warns(UserWarning, match=f"cut.wav: {message}; what is there is embedded"):
         assert np.isfinite(mtslvr.embed(partial / "cut.wav", encoder=load(model))).all()

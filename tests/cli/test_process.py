@@ -30,8 +30,7 @@ def shell(command, redirection):
     return subprocess.run(line, capture_output=True, text=True, timeout=60)
 
 
-@pytest.mark.parametrize("redirection", ["2>&-", f"2>{FULL}", "<&- >&- 2>&-"])
-def test_a_run_needs_no_standard_streams(tmp_path, redirection):
+def test_a_run_needs_no_standard_streams(tmp_path):
     """What is opened first must not get the number of a closed stream, or what is printed goes into it."""
     out = tmp_path / "out"
     body = f"""file = open({str(out)!r}, "w")
@@ -40,26 +39,25 @@ click.echo("told")
 print("told", file=sys.stderr, flush=True)
 file.write(f"written {{sys.stderr.isatty()}} {{sys.stdin.read()}}")
 file.close()"""
-    done = shell(program(tmp_path, body), f"{redirection} </dev/null" if "<" not in redirection else redirection)
-    assert done.returncode == 0, done.stderr
-    assert out.read_text() == "written False "
+    for redirection in ("2>&- </dev/null", f"2>{FULL} </dev/null", "<&- >&- 2>&-"):
+        done = shell(program(tmp_path, body), redirection)
+        assert done.returncode == 0, done.stderr
+        assert out.read_text() == "written False "
+        out.unlink()
 
 
-@pytest.mark.parametrize(
-    ("redirection", "message"),
-    [
-        (">&-", "standard output is closed, and the result goes there; redirect it to a file"),
-        (f">{FULL}", "standard output cannot be written (No space left on device); write where there is space"),
-    ],
-)
-def test_a_result_that_has_nowhere_to_go_is_a_sentence(tmp_path, redirection, message):
+def test_a_result_that_has_nowhere_to_go_is_a_sentence(tmp_path):
     body = """@click.command(cls=common.Command)
 def c():
     common.check_stdout()
     click.echo("result")
 c.main([])"""
-    done = shell(program(tmp_path, body), redirection)
-    assert (done.returncode, done.stderr) == (2, f"Error: {message}\n")
+    for redirection, message in (
+        (">&-", "standard output is closed, and the result goes there; redirect it to a file"),
+        (f">{FULL}", "standard output cannot be written (No space left on device); write where there is space"),
+    ):
+        done = shell(program(tmp_path, body), redirection)
+        assert (done.returncode, done.stderr) == (2, f"Error: {message}\n")
 
 
 @pytest.fixture
@@ -67,11 +65,11 @@ def stopped(tmp_path):
     """What ends a program with and what it says that got signals once it had made the file `ready`."""
 
     def run(body, *signals, prefix=()):
-        ready = f"def ready():\n    open({str(tmp_path / 'ready')!r}, 'w').close()\n"
-        command = [*prefix, *program(tmp_path, ready + body)]
+        (ready := tmp_path / "ready").unlink(missing_ok=True)
+        command = [*prefix, *program(tmp_path, f"def ready():\n    open({str(ready)!r}, 'w').close()\n{body}")]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         try:
-            while not (tmp_path / "ready").exists():
+            while not ready.exists():
                 assert process.poll() is None, process.communicate()
                 time.sleep(0.005)
             for number in signals:
@@ -86,8 +84,9 @@ def stopped(tmp_path):
     return run
 
 
-# In short sleeps: a signal that arrives just before a sleep is seen after it.
-SAVING = """@click.command()
+def test_the_first_signal_saves_and_the_second_ends(stopped):
+    # In short sleeps: a signal that arrives just before a sleep is seen after it.
+    body = """@click.command()
 def c():
     try:
         ready()
@@ -98,23 +97,17 @@ def c():
             time.sleep(0.01)
         raise common.Failure("interrupted, and saved", 130)
 c.main([])"""
-
-
-@pytest.mark.parametrize(
-    ("signals", "code", "told"),
-    [
+    for signals, code, told in (
         ([signal.SIGINT], 130, "interrupted, and saved"),
         ([signal.SIGTERM], 143, "interrupted, and saved"),
         ([signal.SIGTERM, signal.SIGINT], 130, "Error: interrupted"),
-    ],
-)
-def test_the_first_signal_saves_and_the_second_ends(stopped, signals, code, told):
-    found, said = stopped(SAVING.format(0 if len(signals) == 1 else 3000), *signals)
-    assert found == code and told in said
+    ):
+        found, said = stopped(body.format(0 if len(signals) == 1 else 3000), *signals)
+        assert found == code and told in said
 
 
-def test_a_signal_during_a_callback_is_not_lost(stopped):
-    """Python drops exceptions that are raised in destructors and callbacks of weak references."""
+def test_a_signal_during_a_callback_or_an_import_ends_what_would_swallow_it(stopped, tmp_path):
+    """Python drops exceptions of destructors, and compiled modules abort or go on where an import is interrupted."""
     body = """class Ended:
     def __del__(self):
         ready()
@@ -124,10 +117,6 @@ Ended()
 for _ in range(1000):
     time.sleep(0.01)"""
     assert stopped(body, signal.SIGINT) == (130, "\nError: interrupted\n")
-
-
-def test_a_signal_during_an_import_ends_at_once(stopped, tmp_path):
-    """Compiled modules abort, or go on without what they wanted, when an import within them is interrupted."""
     (tmp_path / "slow.py").write_text(
         "import time, builtins\ntry:\n    builtins.ready()\n"
         "    while True:\n        time.sleep(0.01)\nexcept BaseException:\n    time.sleep(90)\n"
@@ -136,19 +125,14 @@ def test_a_signal_during_an_import_ends_at_once(stopped, tmp_path):
 
 
 def test_signals_after_the_work_or_that_the_parent_ignores_change_nothing(stopped, tmp_path):
-    twice = [signal.SIGINT, signal.SIGINT]
-    after = tmp_path / "after"
+    twice, after = [signal.SIGINT, signal.SIGINT], tmp_path / "after"
     last = f"lambda: (ready(), time.sleep(0.5), open({str(after)!r}, 'w').close())"
     assert stopped(f"import atexit\natexit.register({last})", *twice)[0] == 0 and after.exists()
-    (tmp_path / "ready").unlink()
     assert stopped("ready()\ntime.sleep(0.5)", *twice, prefix=["sh", "-c", 'trap "" INT; exec "$@"', "sh"])[0] == 0
 
 
-def test_names_cannot_command_a_terminal():
+def test_names_are_bytes_for_programs_and_cannot_command_a_terminal(tmp_path):
     assert printable("a\x1b[31m\n\r\x9b.wav ä 日本 \udc9b") == r"a\x1b[31m\n\r\x9b.wav ä 日本 \udc9b"
-
-
-def test_names_are_bytes_for_programs_and_printable_for_people(tmp_path):
     command = program(tmp_path, r"common.echo('\x1b[31m\udcff.wav')")
     assert subprocess.run(command, capture_output=True, timeout=60).stdout == b"\x1b[31m\xff.wav\n"
     ours, theirs = os.openpty()

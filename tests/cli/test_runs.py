@@ -21,42 +21,30 @@ COMMAND = [sys.executable, "-c", "from mtslvr.cli.embed import main; main()"]
 
 
 @pytest.mark.slow
-def test_kill_9_and_the_same_command_end_as_if_nothing_had_happened(model, embed, write, tmp_path):
-    (tmp_path / "many").mkdir()
+def test_killed_or_interrupted_the_same_command_ends_as_if_nothing_had_happened(model, embed, write, tmp_path):
     for i in range(8):
         write(tmp_path / "many" / f"{i:02}.wav", 0.5, i)
     write(tmp_path / "many" / "05 long.wav", 12, 99)
-    arguments, out = [tmp_path / "many", "--batch-size", 3, "--pool", "none", "-q"], tmp_path / "x.npz"
-    process = subprocess.Popen([*COMMAND, "--model", model, *map(str, arguments), "-o", out])
-    while process.poll() is None and not ((state := read_state(out)) and state.open and state.open.rows > 9):
-        time.sleep(0.002)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL and not out.exists()
-    state = read_state(out)
-    stored = sum(entry.rows for entry in state.entries.values()) + state.open.rows
-    report = json.loads(embed(*arguments, "-o", out, "--json").stdout)
-    assert report["audio_seconds"] == pytest.approx(16 - 0.25 * stored)  # the batch in flight was not stored
-    embed(*arguments, "-o", tmp_path / "whole.npz")
-    assert out.read_bytes() == (tmp_path / "whole.npz").read_bytes()
-
-
-@pytest.mark.slow
-def test_control_c_leaves_what_is_finished_and_the_rest_to_the_next_run(model, embed, write, tmp_path):
-    (tmp_path / "many").mkdir()
-    for i in range(40):
-        write(tmp_path / "many" / f"{i:02}.wav", 0.5, i)
-    out = tmp_path / "x.npz"
-    arguments = [tmp_path / "many", "-o", out, "--batch-size", "1"]
-    process = subprocess.Popen([*COMMAND, "--model", model, *arguments], stderr=subprocess.PIPE, text=True)
-    assert "1/40 files" in process.stderr.readline()
-    process.send_signal(signal.SIGINT)
-    told = process.communicate(timeout=60)[1]
-    assert process.returncode == 130 and "the same command goes on from there" in told, told
-    table = read_table(out)
-    assert 0 < len(table.paths) < 40 and table.settings["complete"] is False
-    report = json.loads(embed(*arguments, "--json").stdout)
-    assert (report["done"], report["skipped"]) == (40 - len(table.paths), len(table.paths))
-    assert len(read_table(out).paths) == 40 and read_table(out).settings["complete"] is True
+    arguments, whole = [tmp_path / "many", "--batch-size", 3, "--pool", "none", "-q"], tmp_path / "whole.npz"
+    embed(*arguments, "-o", whole)
+    for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)):
+        out = tmp_path / f"{code}.npz"
+        command = [*COMMAND, "--model", model, *map(str, arguments), "-o", out]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        while process.poll() is None and not ((state := read_state(out)) and state.open and state.open.rows > 9):
+            time.sleep(0.002)
+        process.send_signal(number)
+        told = process.communicate(timeout=60)[1]
+        assert process.returncode == code, told
+        state = read_state(out)
+        stored = sum(entry.rows for entry in state.entries.values()) + (state.open.rows if state.open else 0)
+        if number == signal.SIGINT:  # what is finished is there at once
+            assert "the same command goes on from there" in told and read_table(out).settings["complete"] is False
+        else:
+            assert not out.exists()
+        report = json.loads(embed(*arguments, "-o", out, "--json").stdout)
+        assert report["audio_seconds"] == pytest.approx(16 - 0.25 * stored)  # the batch in flight was not stored
+        assert out.read_bytes() == whole.read_bytes()
 
 
 def test_other_features_are_refused_and_overwrite_starts_anew(audio, embed, tmp_path):
@@ -67,10 +55,9 @@ def test_other_features_are_refused_and_overwrite_starts_anew(audio, embed, tmp_
         result = embed(audio, "-o", out, "--features", "variant", *more, code=2)
         assert "begun with features 'concat', now 'variant'" in result.stderr and out.read_bytes() == before
     embed(audio, "-o", out, "--features", "variant", "--overwrite")
-    assert np.load(out, mmap_mode="r").shape == (3, 500)
     bad.write_bytes(b"nothing")
-    failed = embed(bad, "-o", out, "--overwrite", code=1)
-    assert f"no embeddings, {out} stays as it was" in failed.stderr and len(read_table(out).paths) == 3
+    assert f"no embeddings, {out} stays as it was" in embed(bad, "-o", out, "--overwrite", code=1).stderr
+    assert np.load(out, mmap_mode="r").shape == (3, 500)
 
 
 def test_failures_are_listed_and_tried_again_or_end_the_run(audio, embed, write, tmp_path):
@@ -81,9 +68,9 @@ def test_failures_are_listed_and_tried_again_or_end_the_run(audio, embed, write,
     stopping = [audio / "a.wav", bad, audio / "b.wav", "--on-error", "stop"]
     assert f"stopped at {bad}: not an audio file" in embed(*stopping, "-o", tmp_path / "x.csv", code=1).stderr
     assert read_table(tmp_path / "x.csv").paths == ("a.wav",)
-    missing = embed(audio, "nowhere.wav", "-o", tmp_path / "y.csv", "--on-error", "stop", code=1)
-    assert "nothing is embedded (--on-error stop)" in missing.stderr
     assert len(embed(*stopping, "-o", "-", "--format", "csv", code=1).stdout.splitlines()) == 2
+    missing = embed(*stopping, "nowhere.wav", "-o", tmp_path / "y.csv", code=1)
+    assert "nothing is embedded (--on-error stop)" in missing.stderr
     write(bad, 0.3)
     assert "1 file embedded, 3 already there" in embed(bad, audio, "-o", out).stderr
     assert not log.exists() and read_table(out).paths[0] == "bad.wav"
@@ -109,24 +96,18 @@ def test_a_broken_pipe_ends_the_run_in_silence(audio, model):
     assert process.stderr.read() == b"" and process.wait() == 1
 
 
-# Progress and shells
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
 def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(audio, write, model, tmp_path, monkeypatch):
     (tmp_path / "bad.wav").write_bytes(b"nothing")
-    arguments = [str(audio), str(tmp_path / "bad.wav"), "--model", str(model), "-o", str(tmp_path / "x.npz")]
-    for stream in (io.StringIO(), Terminal()):
+    arguments = [audio, tmp_path / "bad.wav", "--model", model, "-o", tmp_path / "x.npz", "--overwrite"]
+    for terminal in (False, True):
+        stream = io.StringIO()
+        monkeypatch.setattr(stream, "isatty", lambda terminal=terminal: terminal)
         monkeypatch.setattr(sys, "stderr", stream)
         with pytest.raises(SystemExit):
-            embed_command.main([*arguments, "--overwrite"])
+            embed_command.main([*map(str, arguments)])
         text = stream.getvalue()
         assert "bad.wav: not an audio file" in text
-        assert ("\r" in text) is (f"loading {model} ..." in text) is stream.isatty()
+        assert ("\r" in text) is (f"loading {model} ..." in text) is terminal
         last = [line for line in text.replace("\r", "\n").splitlines() if "/4 files" in line][-1]
         assert "4/4 files" in last and " times real time, 0:00:00 left" in last
 
@@ -142,14 +123,13 @@ def test_the_time_left_is_by_the_bytes_left(capfd):
     assert re.search(r"embedding: 2/3 files, \d+\.\d times real time, 0:00:0[12] left\n", capfd.readouterr().err)
 
 
-@pytest.mark.parametrize("name", ["mtslvr-embed", "mtslvr"])
-def test_shell_completion(name):
-    module, typed, completed = {
-        "mtslvr-embed": ("mtslvr.cli.embed", "--on-e", "plain,--on-error"),
-        "mtslvr": ("mtslvr.cli.main", "sim", "plain,similar"),
-    }[name]
+@pytest.mark.parametrize(
+    ("name", "module", "typed", "completed"),
+    [("mtslvr-embed", "embed", "--on-e", "plain,--on-error"), ("mtslvr", "main", "sim", "plain,similar")],
+)
+def test_shell_completion(name, module, typed, completed):
     environment = {f"_{name.upper().replace('-', '_')}_COMPLETE": "bash_complete", "COMP_CWORD": "1"}
     environment |= {**os.environ, "COMP_WORDS": f"{name} {typed}"}
-    code = f"import sys; sys.argv = [{name!r}]; from {module} import main; main()"
+    code = f"import sys; sys.argv = [{name!r}]; from mtslvr.cli.{module} import main; main()"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == completed, done.stderr

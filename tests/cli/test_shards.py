@@ -8,7 +8,6 @@ from click.testing import CliRunner
 
 from mtslvr.cli.main import main
 from mtslvr.cli.summary import Progress
-from mtslvr.run.state import read_state
 from mtslvr.run.table import read_table
 
 GOOD = ["b.wav", "c.wav", "d.wav", "deep/a.wav", "deep/b.wav"]
@@ -18,7 +17,6 @@ GOOD = ["b.wav", "c.wav", "d.wav", "deep/a.wav", "deep/b.wav"]
 def audio(tmp_path_factory, write):
     """Five files of other lengths and a broken one between them."""
     root = tmp_path_factory.mktemp("audio")
-    (root / "deep").mkdir()
     for seed, (name, seconds) in enumerate(zip(GOOD, (0.5, 0.9, 0.2, 1.3, 0.25), strict=True)):
         write(root / name, seconds, seed)
     (root / "a.wav").write_bytes(b"nothing")
@@ -48,8 +46,7 @@ def test_shards_are_disjoint_and_merge_to_every_byte_of_the_full_run(audio, embe
     embed(*options, "-o", full, code=1)
     names = []
     for i in range(1, count + 1):
-        broken = i == 1  # a.wav, the first of the list
-        embed(*options, "-o", out, "--shard", f"{i}/{count}", code=int(broken))
+        embed(*options, "-o", out, "--shard", f"{i}/{count}", code=int(i == 1))  # which has a.wav, the broken one
         part = tmp_path / f"out-{i:05}-of-{count:05}.{form}"
         assert part.exists() is (i <= 6)
         names += sorted(set(read_table(part).paths)) if part.exists() else []
@@ -59,15 +56,18 @@ def test_shards_are_disjoint_and_merge_to_every_byte_of_the_full_run(audio, embe
     assert read_table(out).settings["complete"] is True
 
 
-def test_names_are_those_of_the_full_run(embed, write, tmp_path):
+def test_names_are_those_of_the_full_run_and_slurm_names_the_shard(embed, write, tmp_path):
     for folder in ("one", "two"):
-        (tmp_path / folder).mkdir()
         write(tmp_path / folder / "a.wav", 0.3)
-    options = [tmp_path / "one", tmp_path / "two", "-q"]
-    embed(*options, "-o", tmp_path / "out.npz", "--shard", "1/2")
+    options = [tmp_path / "one", tmp_path / "two", "-q", "--shard"]
+    embed(*options, "1/2", "-o", tmp_path / "out.npz")
     assert read_table(tmp_path / "out-00001-of-00002.npz").paths == ("one/a.wav",)
-    lines = embed(*options, "-o", "-", "--shard", "2/2").stdout.splitlines()
+    lines = embed(*options, "2/2", "-o", "-").stdout.splitlines()
     assert [json.loads(line)["file"] for line in lines] == ["two/a.wav"]
+    array = {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "4", "SLURM_ARRAY_TASK_COUNT": "3"}
+    result = embed(*options, "slurm", "-o", tmp_path / "out.npz", "--dry-run", "--json", env=array)
+    report, output = json.loads(result.stdout), str(tmp_path / "out-00002-of-00003.npz")
+    assert (report["shard"], report["done"], report["output"]) == ("2/3", 1, output)
 
 
 def test_a_shard_that_was_stopped_goes_on(audio, embed, tmp_path, monkeypatch):
@@ -84,7 +84,6 @@ def test_a_shard_that_was_stopped_goes_on(audio, embed, tmp_path, monkeypatch):
         patch.setattr(Progress, "advance", interrupting)
         stopped = embed(*options, "--shard", "2/2", code=130).stderr
     assert "interrupted; 1 of 3 files in " in stopped and "; the same command goes on from there" in stopped
-    assert read_state(tmp_path / "out-00002-of-00002.npz").complete is None
     merge(tmp_path / "out.npz", code=2)
     report = json.loads(embed(*options, "--shard", "2/2", "--json").stdout)
     assert report["shard"] == "2/2" and report["skipped"] == 1 and report["done"] == 2
@@ -94,7 +93,6 @@ def test_a_shard_that_was_stopped_goes_on(audio, embed, tmp_path, monkeypatch):
 
 
 def test_after_a_change_of_the_files_every_shard_is_run_again(embed, write, tmp_path):
-    (tmp_path / "audio").mkdir()
     for i in range(4):
         write(tmp_path / "audio" / f"{i}.wav", 0.3, i)
     out, five = tmp_path / "out.npz", ["0 first.wav", *(f"{i}.wav" for i in range(1, 5))]
@@ -124,18 +122,10 @@ def test_missing_inputs_are_told_by_one_shard_each(audio, embed, tmp_path):
     assert "1 file of 1 part, 1 failed, listed in" in merge(tmp_path / "out.csv")
 
 
-def test_slurm_names_the_shard(audio, embed, tmp_path):
-    array = {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "4", "SLURM_ARRAY_TASK_COUNT": "3"}
-    options = [audio, "-o", tmp_path / "out.npz", "--dry-run", "--json", "-q", "--shard", "slurm"]
-    report, output = json.loads(embed(*options, env=array).stdout), str(tmp_path / "out-00002-of-00003.npz")
-    assert (report["shard"], report["done"], report["output"]) == ("2/3", 2, output)
-
-
 def test_merging_takes_patterns_formats_and_what_is_there(audio, embed, tmp_path):
     (tmp_path / "parts").mkdir()
     for i in (1, 3):
-        options = ["--shard", f"{i}/3", "-q"]
-        embed(audio, "-o", tmp_path / "parts" / "some.npy", *options, code=int(i == 1))
+        embed(audio, "-o", tmp_path / "parts" / "some.npy", "--shard", f"{i}/3", "-q", code=int(i == 1))
     out, pattern = tmp_path / "out.csv", f"{tmp_path}/parts/*.npy"
     assert "shard 2 of 3: missing beside" in merge(out, pattern, code=2)
     assert "no parts such as out-00001-of-00002.csv beside it" in merge(out, code=2)

@@ -9,8 +9,6 @@ import torch
 import mtslvr
 from mtslvr import hear
 from mtslvr.errors import AudioError
-from mtslvr.models import checkpoint
-from mtslvr.nn.encoder import Encoder
 
 
 @pytest.fixture(scope="module")
@@ -23,17 +21,17 @@ def noise(clips, seconds, rate):
 
 
 def test_load_model_gives_a_module_from_nothing_a_folder_or_its_weights(tmp_path, monkeypatch):
-    folder = checkpoint.save(Encoder(mtslvr.EncoderConfig()), tmp_path / "model")
+    folder = mtslvr.Encoder(mtslvr.EncoderConfig()).save(tmp_path / "model")
     assert inspect.signature(hear.load_model).parameters["model_file_path"].default == ""
     asked = []
     monkeypatch.setattr(hear, "load", lambda name, device: asked.append(name) or mtslvr.load(folder, device=device))
     for path in ("", str(folder), str(folder / "model.safetensors")):
         model = hear.load_model(path)
-        assert isinstance(model, torch.nn.Module) and model.sample_rate in (16000, 22050, 44100, 48000)
+        assert isinstance(model, torch.nn.Module) and model.sample_rate == 16000
     assert asked == [None, str(folder), folder]
 
 
-@pytest.mark.parametrize("seconds", [1 / 16000, 0.025, 1.07, pytest.param(4.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [1 / 16000, 0.025, 1.07])
 def test_timestamp_embeddings(model, seconds):
     embeddings, stamps = hear.get_timestamp_embeddings(noise(2, seconds, model.sample_rate), model)
     assert embeddings.dtype == torch.float32 and not embeddings.requires_grad and torch.isfinite(embeddings).all()
@@ -42,8 +40,7 @@ def test_timestamp_embeddings(model, seconds):
     if seconds < 0.05:
         assert times.shape == (2, 1) and 0 <= times.max() <= length
         return
-    steps = np.diff(times)
-    hop = steps.mean()
+    steps, hop = np.diff(times), np.diff(times).mean()
     assert steps.max() <= 50.0 + 1e-3  # float32
     assert np.abs(steps - hop).max() <= 1 and times.min() <= hop
     assert max(length - hop, length - 50) <= times.max() <= length

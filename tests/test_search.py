@@ -14,16 +14,16 @@ from mtslvr.run.table import EmbeddingTable, read_table
 from mtslvr.search import Query, cosine, nearest
 
 
-def table(rows, paths=None, start=None):
-    rows = np.array(rows, np.float32)
-    start = np.arange(len(rows), dtype=float) if start is None else start
-    return EmbeddingTable(rows, tuple(paths or [f"{i}.wav" for i in range(len(rows))]), start, start + 2, {})
+def table(rows, paths=None, hop=1.0):
+    """A table with a window of 2 s every `hop` s."""
+    start = np.arange(len(rows)) * hop
+    paths = tuple(paths or [f"{i}.wav" for i in range(len(rows))])
+    return EmbeddingTable(np.array(rows, np.float32), paths, start, start + 2, {})
 
 
 def windows(cosines, hop=1.0):
-    """A table with a window of 2 s every `hop` s whose cosines to (1, 0) are these."""
-    rows = [[c, np.sqrt(1 - c * c)] for c in cosines]
-    return table(rows, ["night.wav"] * len(rows), np.arange(len(rows)) * hop)
+    """The same, of one file, whose cosines to (1, 0) are these."""
+    return table([[c, np.sqrt(1 - c * c)] for c in cosines], ["night.wav"] * len(cosines), hop)
 
 
 X = np.array([1, 0], np.float32)
@@ -102,15 +102,13 @@ def test_a_query_in_which_nothing_can_be_heard_is_refused_and_one_cut_short_is_t
 
 def test_a_part_of_a_file_as_query(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    for name in ("call.wav", "a.wav:1-2"):
+        (tmp_path / name).touch()
+        assert Query.parse(name) == (name, None, None)
     assert Query.parse("call.wav:12.5-14") == ("call.wav", 12.5, 14.0)
-    assert Query.parse("call.wav") == ("call.wav", None, None)
-    (tmp_path / "a.wav:1-2").touch()
-    assert Query.parse("a.wav:1-2") == ("a.wav:1-2", None, None)
-    with pytest.raises(ConfigError, match="end 12 s is not after start 14 s"):
-        Query.parse("call.wav:14-12")
-    (tmp_path / "call.wav").touch()
-    for part in ("5", "5-", "1:05-1:06"):
-        with pytest.raises(ConfigError, match=r"give it in seconds, as call\.wav:12\.5-14"):
+    in_seconds = r"give it in seconds, as call\.wav:12\.5-14"
+    for part, told in (("14-12", "end 12 s is not after start 14 s"), ("5-", in_seconds), ("1:05-1:06", in_seconds)):
+        with pytest.raises(ConfigError, match=told):
             Query.parse(f"call.wav:{part}")
 
 
@@ -157,11 +155,9 @@ def test_similar_refuses_other_weights(folder, tmp_path):
 
 
 def test_queries_are_of_the_channel_that_was_embedded(tmp_path):
-    t = np.arange(8000) / 16000
-    low, high = (np.sin(2 * np.pi * hertz * t) for hertz in (300, 3000))
-    for name, waves in (("a", (low, high)), ("b", (high, low))):
+    low, high = (np.sin(2 * np.pi * hertz * np.arange(8000) / 16000) for hertz in (300, 3000))
+    for name, waves in (("a", [low, high]), ("b", [high, low]), ("mono", [high])):
         soundfile.write(tmp_path / f"{name}.wav", np.stack(waves, 1), 16000)
-    soundfile.write(tmp_path / "mono.wav", high, 16000)
     out = tmp_path / "x.npz"
     run("embed", tmp_path / "a.wav", tmp_path / "b.wav", "-o", out, "--channel", 1)
     for query in ("a.wav", "a.wav:0-0.5", "mono.wav"):

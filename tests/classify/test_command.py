@@ -178,17 +178,25 @@ def test_recordings_are_embedded_with_the_options_of_the_embed_command(done, tmp
     assert read_table(tmp_path / "x.csv.embeddings.npy").settings["dtype"] == "bfloat16"
     assert "0 files embedded, 2 already there" in run(*command)
     assert "--batch-size 0: must be" in run(*command, "--batch-size", 0, code=2)
+    how = ["--features", "variant", "--pool", "none", "--window", 0.5, "--hop", 0.25]  # one embedding is enough
+    run(done / "nights", "-o", tmp_path / "x.npz", *how, command="embed")
+    assert "features: variant" in run(done / "examples", tmp_path / "x.npz", "-o", tmp_path / "y.csv")
 
 
-def test_a_broken_recording_costs_neither_labels_of_others_nor_of_an_earlier_call(done, again, nights, tmp_path):
+def test_broken_and_changed_recordings_cost_neither_labels_of_others_nor_of_an_earlier_call(
+    done, again, nights, write, tmp_path
+):
     (nights / "broken.wav").write_bytes(b"no audio")
-    kept, out = done / "tones.mtslvr", tmp_path / "labels.csv"
+    kept, out, stored = done / "tones.mtslvr", tmp_path / "labels.csv", tmp_path / "x.csv.embeddings.npy"
     again("-o", out)
     assert "1 of 1 input failed" in run(kept, nights / "broken.wav", "-o", out, code=1)
     assert "1 of 3 inputs failed" in run(kept, nights, "-o", tmp_path / "x.csv", code=1)
-    assert len(read_table(tmp_path / "x.csv.embeddings.npy").paths) == 30
+    assert len(read_table(stored).paths) == 30
     run(kept, nights / "broken.wav", "-o", tmp_path / "x.csv", code=1)  # with embeddings of other recordings there
     assert rows(tmp_path / "x.csv") == rows(out) == rows(done / "labels.csv")
+    assert "changed after" not in run(kept, stored, "-o", out)
+    write(nights / "one.wav", 4, 3)
+    assert "one.wav changed after being embedded" in run(kept, stored, "-o", out)
 
 
 def test_an_interrupted_call_goes_on(done, tmp_path, monkeypatch):
@@ -258,13 +266,17 @@ def test_the_class_of_files_which_silence_has_none_of(made, done, examples, tmp_
     assert Classifier.fit(table, labels).predict([zeros], threshold=0.01) == [None]
 
 
-def test_what_among_the_examples_is_no_example_is_told(made, examples, tmp_path):
+def test_what_is_no_example_too_few_of_a_class_and_long_windows_are_told(made, examples, tmp_path):
     (examples / "notes.txt").write_text("Recorded by the lake.\n")
     (examples / "empty").mkdir()
     shutil.copy(made / "nights" / "one.wav", examples)
-    said = run(examples, "--save", tmp_path / "x.mtslvr")
+    for number in (1, 2):
+        (examples / "low" / f"{number}.wav").unlink()
+    said = run(examples, "--save", tmp_path / "x.mtslvr", "--window", 6)
     assert "warning: passed over: " in said and "notes.txt: its columns are" in said
     assert "empty: no audio in it" in said and "in no class's folder" in said
+    assert "not held out: 1 of low; of each class two recordings are needed" in said
+    assert "windows of 6 s, and examples of 0.5 s (median)" in said
     assert Classifier.load(tmp_path / "x.mtslvr").classes == ("high", "low", "background")
 
 
@@ -282,22 +294,6 @@ def test_recordings_with_tables_are_no_classes_and_clips_beside_a_track_are_told
     (nights / "one.txt").write_text("1.0\t1.5\tlow\n2.5\t3\tbackground\n")
     (nights / "deep" / "two.txt").write_text("2.0\t2.5\thigh\n")
     assert Classifier.fit(nights.parent).classes == ("high", "low", "background")
-
-
-def test_recordings_changed_since_they_were_embedded_are_told(made, nights, write, tmp_path):
-    run(made / "examples", nights, "-o", tmp_path / "x.csv")
-    again = [made / "examples", tmp_path / "x.csv.embeddings.npy", "-o", tmp_path / "y.csv"]
-    assert "changed after" not in run(*again)
-    write(nights / "one.wav", 4, 3)
-    assert "one.wav changed after being embedded" in run(*again)
-
-
-def test_long_windows_and_classes_of_one_recording_are_told(examples, tmp_path):
-    for number in (1, 2):
-        (examples / "low" / f"{number}.wav").unlink()
-    said = run(examples, "--save", tmp_path / "x.mtslvr", "--window", 6)
-    assert "not held out: 1 of low; of each class two recordings are needed" in said
-    assert "windows of 6 s, and examples of 0.5 s (median)" in said
 
 
 def test_a_short_tail_of_a_long_example_is_no_example(write, tmp_path):
@@ -349,16 +345,15 @@ def test_wrong_options(refused):
         assert told in said and "examples:" not in said and "embedding the examples" not in said
 
 
-@pytest.mark.parametrize(("option", "name"), [("--save", "labels.csv"), ("--report", "notes.html")])
-def test_a_file_of_another_kind_is_not_replaced(done, again, tmp_path, option, name):
-    there = tmp_path / name
-    there.write_text("file,start,end,label\n")
-    told = run(done / "examples", done / "nights", "-o", tmp_path / "x.csv", option, there, code=2)
-    assert f"{name}: is there and is no " in told
-    assert there.read_text() == "file,start,end,label\n" and not (tmp_path / "x.csv").exists()
-    there.unlink()
+def test_a_file_of_another_kind_is_not_replaced(done, again, tmp_path):
+    out = ["-o", tmp_path / "x.csv"]
+    for option, there in (("--save", tmp_path / "labels.csv"), ("--report", tmp_path / "notes.html")):
+        there.write_text("file,start,end,label\n")
+        told = run(done / "examples", done / "nights", *out, option, there, code=2)
+        assert f"{there}: is there and is no " in told and not (tmp_path / "x.csv").exists()
+        assert there.read_text() == "file,start,end,label\n"
     for _ in range(2):
-        again("-o", tmp_path / "x.csv", option, there)
+        again(*out, "--save", tmp_path / "y.mtslvr", "--report", tmp_path / "y.html")
 
 
 def test_nothing_is_written_over_audio_or_among_what_is_read(examples, nights, tmp_path):
@@ -381,7 +376,7 @@ def test_nothing_is_written_over_audio_or_among_what_is_read(examples, nights, t
     assert (night.read_bytes(), example.read_bytes()) == before
 
 
-def test_examples_that_are_none(made, refused, write, tmp_path):
+def test_examples_and_recordings_that_are_none(made, refused, write, tmp_path):
     layout = "a folder with a folder a class, as calls/owl/1.wav"
     told = refused(examples=made / "examples" / "low")
     assert "no examples (audio in no class's folder, " in told and " and 2 more): " in told and layout in told
@@ -392,12 +387,8 @@ def test_examples_that_are_none(made, refused, write, tmp_path):
         write(tmp_path / "long" / night / "x.flac", 61, seed)
     told = refused(examples=tmp_path / "long", recordings=made / "examples")
     assert "examples of 61 s and recordings of 0 s (median)" in told and "they come first" in told
-
-
-def test_what_is_not_there(made, refused, tmp_path):
-    both = refused(examples="calls", recordings="nights")
-    assert "EXAMPLES 'calls', RECORDINGS 'nights': no such file or folder; check the paths" in both
-    assert "EXAMPLES 'calls': no such file or folder; check the path" in refused(examples="calls")
+    told = "EXAMPLES 'calls', RECORDINGS 'nights': no such file or folder; check the paths"
+    assert told in refused(examples="calls", recordings="nights")
     assert "x.npz: an embeddings file among several RECORDINGS" in refused("y.npz", recordings="x.npz")
     (tmp_path / "list.csv").write_text("gone.wav\n")  # a list may have any name
     told = run(made / "examples", f"@{tmp_path / 'list.csv'}", "-o", "x.csv", code=4)
@@ -457,12 +448,6 @@ def test_embeddings_made_otherwise(done, refused, tmp_path):
     assert told.format(kept) in refused("--window", 1, examples=kept)
     assert told.format(done / STORED) in refused("--window", 1, recordings=done / STORED)
     assert "--hop 1: " in refused("--hop", 1, recordings=done / STORED)
-
-
-def test_embeddings_of_one_feature_are_enough(done, tmp_path):
-    how = ["--features", "variant", "--pool", "none", "--window", 0.5, "--hop", 0.25]
-    run(done / "nights", "-o", tmp_path / "x.npz", *how, command="embed")
-    assert "features: variant" in run(done / "examples", tmp_path / "x.npz", "-o", tmp_path / "x.csv")
 
 
 def test_examples_and_recordings_are_of_the_channel_that_was_embedded(done, tmp_path):

@@ -28,13 +28,10 @@ def read(table, text, given=()):
     return [astuple(label) for label in read_labels(table, by_name(given))]
 
 
-def test_a_csv_needs_no_times_and_names_columns_that_are_not_used(tmp_path):
+def test_a_csv_needs_no_times_and_has_them_in_columns_of_usual_names(tmp_path):
     with pytest.warns(UserWarning, match="so whole recordings are meant; not used: 't0', 't1'"):
         found = read(tmp_path / "labels.csv", "file,t0,t1,label,score\nsub/b.wav,1,2,owl,0.5\n")
     assert found == [(str(tmp_path / "sub" / "b.wav"), None, None, "owl", 0.5)]
-
-
-def test_times_are_known_by_their_usual_names(tmp_path):
     for text in (
         "File,Start,End,label\na.wav,1,2.5,owl\n",
         "Start (s),End (s),Scientific name,Common name,Confidence,File\n1.0,2.5,Strix aluco,owl,0.9,a.wav\n",
@@ -55,15 +52,12 @@ def test_a_table_in_another_encoding_is_refused_with_its_line(tmp_path):
             read_labels(tmp_path / "labels.csv")
 
 
-def test_a_table_with_a_relative_path_names_the_recording_beside_it(tmp_path, recording, monkeypatch):
+def test_a_track_is_of_the_recording_beside_it(tmp_path, recording, monkeypatch):
     monkeypatch.chdir(tmp_path.parent)
     selections = "Begin Time (s)\tEnd Time (s)\tLabel\n1\t2\towl\n"
     for name, text in (("a.txt", TRACK), ("a.Table.1.selections.txt", selections)):
         (tmp_path / name).write_text(text)
         assert read_labels(f"{tmp_path.name}/{name}")[0].file == f"{tmp_path.name}/a.wav"
-
-
-def test_an_audacity_track_is_of_the_recording_beside_it(tmp_path, recording):
     found = read(tmp_path / "a.txt", TRACK + "\\\t100.0\t2000.0\n")
     assert found == [(recording, *astuple(x)[1:]) for x in LABELS]
     by_hand = read(tmp_path / "a.txt", "1,0\t2,5\towl 2, far\n")

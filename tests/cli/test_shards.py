@@ -71,7 +71,7 @@ def test_names_are_those_of_the_full_run_and_slurm_names_the_shard(embed, write,
 
 
 def test_a_shard_that_was_stopped_goes_on(audio, embed, tmp_path, monkeypatch):
-    options = [audio, "-o", tmp_path / "out.npz", "--batch-size", 1, "-q"]
+    options, out = [audio, "--batch-size", 1, "-q", "-o"], tmp_path / "out.npz"
     advance, left = Progress.advance, iter([None] * 3)
 
     def interrupting(self, file, seconds, length):
@@ -79,38 +79,38 @@ def test_a_shard_that_was_stopped_goes_on(audio, embed, tmp_path, monkeypatch):
         if next(left, file):
             raise KeyboardInterrupt
 
-    embed(*options, "--shard", "1/2", code=1)
+    embed(*options, out, "--shard", "1/2", code=1)
     with monkeypatch.context() as patch:
         patch.setattr(Progress, "advance", interrupting)
-        stopped = embed(*options, "--shard", "2/2", code=130).stderr
+        stopped = embed(*options, out, "--shard", "2/2", code=130).stderr
     assert "interrupted; 1 of 3 files in " in stopped and "; the same command goes on from there" in stopped
-    merge(tmp_path / "out.npz", code=2)
-    report = json.loads(embed(*options, "--shard", "2/2", "--json").stdout)
-    assert report["shard"] == "2/2" and report["skipped"] == 1 and report["done"] == 2
-    merge(tmp_path / "out.npz")
-    embed(*options[:1], "-o", tmp_path / "full.npz", *options[3:], code=1)
-    assert (tmp_path / "out.npz").read_bytes() == (tmp_path / "full.npz").read_bytes()
+    merge(out, code=2)
+    report = json.loads(embed(*options, out, "--shard", "2/2", "--json").stdout)
+    assert (report["shard"], report["skipped"], report["done"]) == ("2/2", 1, 2)
+    merge(out)
+    embed(*options, tmp_path / "full.npz", code=1)
+    assert out.read_bytes() == (tmp_path / "full.npz").read_bytes()
 
 
 def test_after_a_change_of_the_files_every_shard_is_run_again(embed, write, tmp_path):
+    folder, out = tmp_path / "audio", tmp_path / "out.npz"
     for i in range(4):
-        write(tmp_path / "audio" / f"{i}.wav", 0.3, i)
-    out, five = tmp_path / "out.npz", ["0 first.wav", *(f"{i}.wav" for i in range(1, 5))]
+        write(folder / f"{i}.wav", 0.3, i)
 
     def shard(i):
         """How many files it embeds."""
-        return json.loads(embed(tmp_path / "audio", "-o", out, "--shard", f"{i}/2", "--json").stdout)["done"]
+        return json.loads(embed(folder, "-o", out, "--shard", f"{i}/2", "--json").stdout)["done"]
 
     assert (shard(1), shard(2)) == (2, 2) and merge(out)
-    write(tmp_path / "audio" / "4.wav", 0.3, 4)
+    write(folder / "4.wav", 0.3, 4)
     assert shard(1) == 1
     refused = merge(out, "--overwrite", code=2)
     assert "out-00002-of-00002.npz: shard 2/2 of 4 files, and" in refused and "is shard 1/2 of 5 files" in refused
     assert shard(2) == 0  # told of the new list, no more
-    write(tmp_path / "audio" / "0 first.wav", 0.3, 5)  # every file goes to the other shard
-    (tmp_path / "audio" / "0.wav").unlink()
+    write(folder / "0 first.wav", 0.3, 5)  # every file goes to the other shard
+    (folder / "0.wav").unlink()
     shard(1), shard(2), merge(out, "--overwrite")
-    assert read_table(out).paths == (*five, "0.wav")  # as a full run keeps it
+    assert read_table(out).paths == ("0 first.wav", "1.wav", "2.wav", "3.wav", "4.wav", "0.wav")  # as a full run does
 
 
 def test_missing_inputs_are_told_by_one_shard_each(audio, embed, tmp_path):
@@ -135,7 +135,6 @@ def test_merging_takes_patterns_formats_and_what_is_there(audio, embed, tmp_path
     assert table.settings["complete"] is False and table.settings["format"] == "csv"
     assert table.paths == ("c.wav", "d.wav", "deep/b.wav")
     assert "exists; choose another name, or replace it with --overwrite" in merge(out, pattern, code=2)
-    for target, said in (("x.xls", "unknown format '.xls'"), ("no/x.npz", "does not exist; make it with mkdir -p")):
-        assert said in merge(tmp_path / target, pattern, code=2)
+    assert "does not exist; make it with mkdir -p" in merge(tmp_path / "no" / "x.npz", pattern, code=2)
     shutil.rmtree(tmp_path / "parts")
     assert "*.npy: no such file; check the path" in merge(out, pattern, "--overwrite", code=2)

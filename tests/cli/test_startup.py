@@ -11,12 +11,11 @@ from mtslvr.cli.main import NAMES
 
 def imported(code, without=""):
     """Top-level packages outside the standard library that `code` imports beyond those of `without`."""
-    program = f"""
-import contextlib, io, json, sys
+    program = f"""import contextlib, io, json, sys
 {without}
 before = {{name.split(".")[0] for name in sys.modules}}
 with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit):
-{chr(10).join("    " + line for line in code.splitlines())}
+    exec({code!r})
 after = {{name.split(".")[0] for name in sys.modules}} - before
 print(json.dumps([sorted(after - set(sys.stdlib_module_names)), said.getvalue()]))
 """

@@ -5,7 +5,7 @@ import functools
 import pytest
 from click.testing import CliRunner
 
-from mtslvr.cli.embed import embed_command
+from mtslvr.cli.main import main
 from mtslvr.models import hub
 
 
@@ -15,17 +15,23 @@ def load():
     return functools.cache(hub.load)
 
 
-@pytest.fixture
-def embed(monkeypatch, load, model):
-    """Calls mtslvr-embed with `model`, which is to end with `code`."""
-    monkeypatch.setattr(hub, "load", load)
+@pytest.fixture(scope="session")
+def run():
+    """Calls `mtslvr`, which is to end with `code`."""
 
-    def run(*arguments, code=0, **more):
-        result = CliRunner().invoke(embed_command, ["--model", str(model), *map(str, arguments)], **more)
+    def call(*arguments, code=0, **more):
+        result = CliRunner().invoke(main, [*map(str, arguments)], **more)
         assert result.exit_code == code, result.output
         return result
 
-    return run
+    return call
+
+
+@pytest.fixture
+def embed(monkeypatch, load, model, run):
+    """Calls `mtslvr embed` with `model`."""
+    monkeypatch.setattr(hub, "load", load)
+    return functools.partial(run, "embed", "--model", model)
 
 
 @pytest.fixture(scope="session")

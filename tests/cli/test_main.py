@@ -4,20 +4,12 @@ import json
 
 import click
 import pytest
-from click.testing import CliRunner
 
 import mtslvr
 from mtslvr.cli.main import NAMES, main
 from mtslvr.cli.train import SYSTEMS
 from mtslvr.training.config import TrainConfig
 from mtslvr.training.recipes import System
-
-
-def run(*arguments, code=0):
-    """What the command gives, which is to end with `code`."""
-    result = CliRunner().invoke(main, [str(a) for a in arguments])
-    assert result.exit_code == code, result.output
-    return result
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +22,7 @@ def labelled(tmp_path_factory, write):
     return root
 
 
-def test_help_lists_every_command_with_its_exit_codes_and_options_and_what_of_training_is_the_default():
+def test_help_lists_every_command_with_its_exit_codes_and_options_and_what_of_training_is_the_default(run):
     listed = run("--help").output
     options = {name: main.get_command(None, name).params for name in NAMES}
     for name in NAMES:
@@ -72,7 +64,7 @@ BAD_USAGE = {
 
 
 @pytest.mark.parametrize("command", [f"{name} {given}" for name, several in BAD_USAGE.items() for given in several])
-def test_wrong_usage_is_a_sentence_and_leaves_nothing(labelled, tmp_path, monkeypatch, command):
+def test_wrong_usage_is_a_sentence_and_leaves_nothing(run, labelled, tmp_path, monkeypatch, command):
     assert BAD_USAGE.keys() == set(NAMES)
     monkeypatch.chdir(tmp_path)
     paths = {"DIR": labelled, "WAV": labelled / "low" / "low_0.wav"}
@@ -80,7 +72,7 @@ def test_wrong_usage_is_a_sentence_and_leaves_nothing(labelled, tmp_path, monkey
     assert isinstance(result.exception, SystemExit) and "Error: " in result.stderr and not list(tmp_path.iterdir())
 
 
-def test_fewshot_prints_features_beside_the_baseline_and_writes_what_it_is_asked_for(labelled, model, tmp_path):
+def test_fewshot_prints_features_beside_the_baseline_and_writes_what_it_is_asked_for(run, labelled, model, tmp_path):
     result = run("fewshot", labelled, "--model", model, "--n-way", 3, "--episodes", 50, "--window", 0.3)
     found, header, columns, *rows = result.stdout.splitlines()
     assert found == "labelled0: 3 classes, 12 files (windows of 0.3 s)"
@@ -106,7 +98,7 @@ def test_fewshot_prints_features_beside_the_baseline_and_writes_what_it_is_asked
     assert "Speech Commands v2 has 35 and 105,829 in the paper" in result.stderr
 
 
-def test_fewshot_names_what_is_wrong_before_any_work(labelled):
+def test_fewshot_names_what_is_wrong_before_any_work(run, labelled):
     for arguments, message in (
         ([], "nothing to measure: give a folder"),
         (["--dataset", "esc50"], "1 --dataset and 0 --root"),
@@ -121,7 +113,7 @@ def test_fewshot_names_what_is_wrong_before_any_work(labelled):
 
 
 @pytest.mark.slow
-def test_pack_then_train_a_system_in_the_published_recipe(labelled, tmp_path):
+def test_pack_then_train_a_system_in_the_published_recipe(run, labelled, tmp_path):
     (labelled / "broken.wav").write_bytes(b"no audio")
     told = run("pack", labelled, "-o", tmp_path / "packed", "--max-seconds", 0.5).output
     (labelled / "broken.wav").unlink()
@@ -140,7 +132,7 @@ def test_pack_then_train_a_system_in_the_published_recipe(labelled, tmp_path):
     assert mtslvr.load(tmp_path / "run" / "checkpoint").config.adapter is mtslvr.AdapterKind.BN
 
 
-def test_a_system_and_a_config_that_sets_another_are_refused(tmp_path):
+def test_a_system_and_a_config_that_sets_another_are_refused(run, tmp_path):
     (tmp_path / "c.json").write_text(json.dumps({"encoder": {"adapter": "series"}}))
     told = run("train", "--out", tmp_path / "run", "--config", tmp_path / "c.json", "--system", "mt-bn", code=2).output
     assert "--system mt-bn with" in told and "leave one out" in told

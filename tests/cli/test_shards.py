@@ -4,9 +4,7 @@ import json
 import shutil
 
 import pytest
-from click.testing import CliRunner
 
-from mtslvr.cli.main import main
 from mtslvr.cli.summary import Progress
 from mtslvr.run.table import read_table
 
@@ -23,11 +21,10 @@ def audio(tmp_path_factory, write):
     return root
 
 
-def merge(*arguments, code=0):
-    """What the command says."""
-    result = CliRunner().invoke(main, ["merge", *map(str, arguments)])
-    assert result.exit_code == code, result.output
-    return result.stderr
+@pytest.fixture
+def merge(run):
+    """What `mtslvr merge` says."""
+    return lambda *arguments, **more: run("merge", *arguments, **more).stderr
 
 
 def contents(output):
@@ -40,7 +37,7 @@ def contents(output):
     ("form", "pool", "count"),
     [("npz", "none", 2), ("npy", "none", 2), ("parquet", "none", 2), ("csv", "none", 1), ("jsonl", "mean", 9)],
 )
-def test_shards_are_disjoint_and_merge_to_every_byte_of_the_full_run(audio, embed, tmp_path, form, pool, count):
+def test_shards_are_disjoint_and_merge_to_every_byte_of_the_full_run(audio, embed, merge, tmp_path, form, pool, count):
     options = [audio, "--pool", pool, "--batch-size", 3, "-q"]
     full, out = tmp_path / f"full.{form}", tmp_path / f"out.{form}"
     embed(*options, "-o", full, code=1)
@@ -70,7 +67,7 @@ def test_names_are_those_of_the_full_run_and_slurm_names_the_shard(embed, write,
     assert (report["shard"], report["done"], report["output"]) == ("2/3", 1, output)
 
 
-def test_a_shard_that_was_stopped_goes_on(audio, embed, tmp_path, monkeypatch):
+def test_a_shard_that_was_stopped_goes_on(audio, embed, merge, tmp_path, monkeypatch):
     options, out = [audio, "--batch-size", 1, "-q", "-o"], tmp_path / "out.npz"
     advance, left = Progress.advance, iter([None] * 3)
 
@@ -92,7 +89,7 @@ def test_a_shard_that_was_stopped_goes_on(audio, embed, tmp_path, monkeypatch):
     assert out.read_bytes() == (tmp_path / "full.npz").read_bytes()
 
 
-def test_after_a_change_of_the_files_every_shard_is_run_again(embed, write, tmp_path):
+def test_after_a_change_of_the_files_every_shard_is_run_again(embed, merge, write, tmp_path):
     folder, out = tmp_path / "audio", tmp_path / "out.npz"
     for i in range(4):
         write(folder / f"{i}.wav", 0.3, i)
@@ -113,7 +110,7 @@ def test_after_a_change_of_the_files_every_shard_is_run_again(embed, write, tmp_
     assert read_table(out).paths == ("0 first.wav", "1.wav", "2.wav", "3.wav", "4.wav", "0.wav")  # as a full run does
 
 
-def test_missing_inputs_are_told_by_one_shard_each(audio, embed, tmp_path):
+def test_missing_inputs_are_told_by_one_shard_each(audio, embed, merge, tmp_path):
     options = [audio / "b.wav", "nowhere.wav", "-o", tmp_path / "out.csv"]
     assert "nowhere.wav" in embed(*options, "--shard", "1/2", code=1).stderr
     empty = embed(*options, "--shard", "2/2").stderr
@@ -122,7 +119,7 @@ def test_missing_inputs_are_told_by_one_shard_each(audio, embed, tmp_path):
     assert "1 file of 1 part, 1 failed, listed in" in merge(tmp_path / "out.csv")
 
 
-def test_merging_takes_patterns_formats_and_what_is_there(audio, embed, tmp_path):
+def test_merging_takes_patterns_formats_and_what_is_there(audio, embed, merge, tmp_path):
     (tmp_path / "parts").mkdir()
     for i in (1, 3):
         embed(audio, "-o", tmp_path / "parts" / "some.npy", "--shard", f"{i}/3", "-q", code=int(i == 1))

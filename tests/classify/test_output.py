@@ -131,9 +131,9 @@ def test_clips_of_recordings_of_like_or_long_names_are_all_written_or_none(tmp_p
 
 
 def test_suggestions_take_all_recordings_in_turn():
-    doubts = [[("a", 0.1), ("a", 0.2)], [("b", 0.05)], []]
+    doubts = [[("b", 0.3)], [("a", 0.1), ("a", 0.2)], []]
     found = [[Doubt(Label(name, 0.0, 1.0, "owl", 0.5), margin) for name, margin in of_one] for of_one in doubts]
-    assert [x.file for x in spread(found, 3)] == ["b", "a", "a"] and len(spread(found, 1)) == 1
+    assert [x.file for x in spread(found, 3)] == ["a", "b", "a"] and len(spread(found, 1)) == 1
 
 
 def test_only_the_recordings_asked_for_are_classified():

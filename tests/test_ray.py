@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +15,6 @@ from pyarrow import parquet  # noqa: E402  # after the question whether it is th
 import mtslvr  # noqa: E402
 from mtslvr.errors import ConfigError  # noqa: E402
 from mtslvr.ray import AudioEmbedder  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def encoder(model):
-    return mtslvr.load(model)
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +32,9 @@ def check_embeddings(found, expected):
     np.testing.assert_allclose(np.array(found, np.float32), expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
 
-def test_rows_are_those_of_embed_and_windows_without_pooling(model, encoder, audio):
+def test_rows_are_those_of_embed_and_windows_without_pooling(model, audio):
     assert "ray" not in sys.modules
-    how, good = {"features": "variant", "layer": "pooled"}, [*audio[:2], audio[3]]
+    how, good, encoder = {"features": "variant", "layer": "pooled"}, [*audio[:2], audio[3]], mtslvr.load(model)
     embedder, expected = AudioEmbedder(model, batch_size=3, **how), mtslvr.embed(good, encoder=encoder, **how)
     for paths in (np.array(audio), np.array(audio, object)):
         table = embedder({"path": paths, "label": np.arange(4)})
@@ -60,11 +56,9 @@ def test_rows_are_those_of_embed_and_windows_without_pooling(model, encoder, aud
     np.testing.assert_array_equal(spans, np.concatenate([times for _, times in expected]))
 
 
-def test_tables_bytes_data_sets_of_hugging_face_and_broken_values(model, encoder, audio):
+def test_tables_bytes_data_sets_of_hugging_face_and_broken_values(model, audio):
     embedder = AudioEmbedder(model, path_column="sound")
-    with open(audio[0], "rb") as file:
-        sound = file.read()
-    expected = mtslvr.embed(audio[0], encoder=encoder)
+    sound, expected = Path(audio[0]).read_bytes(), mtslvr.embed(audio[0], encoder=model)
     data_set = [{"path": "a.wav", "bytes": sound}, {"path": audio[0], "bytes": None}, {"path": "gone.wav"}]
     for batch, good in (
         (pa.table({"sound": [sound, b"nothing", b""]}), [0]),

@@ -194,6 +194,9 @@ def test_broken_and_changed_recordings_cost_neither_labels_of_others_nor_of_an_e
     assert len(read_table(stored).paths) == 30
     run(kept, nights / "broken.wav", "-o", tmp_path / "x.csv", code=1)  # with embeddings of other recordings there
     assert rows(tmp_path / "x.csv") == rows(out) == rows(done / "labels.csv")
+    for options, labels in ([], {"low"}), (["--no-reject"], {"low", "high"}):  # of one of the recordings
+        run(kept, nights / "one.wav", "-o", tmp_path / "x.csv", "--top-k", 3, "--threshold", 0, *options)
+        assert {(row["file"], row["label"]) for row in rows(tmp_path / "x.csv")} == {("one.wav", x) for x in labels}
     assert "changed after" not in run(kept, stored, "-o", out)
     write(nights / "one.wav", 4, 3)
     assert "one.wav changed after being embedded" in run(kept, stored, "-o", out)

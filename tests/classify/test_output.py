@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from mtslvr.classify import Classifier, EventConfig, Label
+from mtslvr.classify import Classifier, Label
 from mtslvr.classify.clips import write_clips
 from mtslvr.classify.examples import recording_of
 from mtslvr.classify.output import LabelFormat, Recording, check_labels_kept, check_labels_output, write_labels
-from mtslvr.classify.predict import Doubt, Found, predict_table, spread
+from mtslvr.classify.predict import Doubt, Found, spread
 from mtslvr.errors import ConfigError
 from mtslvr.run.table import EmbeddingTable
 
@@ -134,15 +134,6 @@ def test_suggestions_take_all_recordings_in_turn():
     doubts = [[("b", 0.3)], [("a", 0.1), ("a", 0.2)], []]
     found = [[Doubt(Label(name, 0.0, 1.0, "owl", 0.5), margin) for name, margin in of_one] for of_one in doubts]
     assert [x.file for x in spread(found, 3)] == ["a", "b", "a"] and len(spread(found, 1)) == 1
-
-
-def test_only_the_recordings_asked_for_are_classified():
-    rows, start = np.random.default_rng(0).normal(size=(12, 8)).astype(np.float32), np.arange(12.0)
-    table = EmbeddingTable(rows, ("a",) * 6 + ("b",) * 6, start, start + 1, {"features": "variant"})
-    made = Classifier.fit(table, ["owl", "fox"] * 6)
-    found = predict_table(made, table, EventConfig(threshold=0), path_of=str, only={"b"}, reject=False, doubts=2)
-    assert [x.name for x in found.recordings] == ["b"] and {x.file for x in found.events} == {"b"}
-    assert len(found.doubts[0]) == 2 and found.histogram.sum() == 6
 
 
 def test_the_page_has_a_hit_of_every_class_whatever_it_is_called():

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 
 import pytest
@@ -14,14 +15,10 @@ FULL = "/dev/full"
 pytestmark = pytest.mark.skipif(not os.path.exists(FULL), reason="Linux has a device that is always full")
 
 
-def program(tmp_path, body):
+def program(body):
     """A program that runs `body` as mtslvr runs its commands."""
-    script = tmp_path / "program.py"
-    script.write_text(
-        "import sys, time\nimport click\nfrom mtslvr.cli import common, process\n"
-        "def command():\n" + "".join(f"    {line}\n" for line in body.splitlines()) + "process.run(command)\n"
-    )
-    return [sys.executable, str(script)]
+    head = "import sys, time\nimport click\nfrom mtslvr.cli import common, process\ndef command():\n"
+    return [sys.executable, "-c", f"{head}{textwrap.indent(body, '    ')}\nprocess.run(command)"]
 
 
 def shell(command, redirection):
@@ -40,13 +37,13 @@ print("told", file=sys.stderr, flush=True)
 file.write(f"written {{sys.stderr.isatty()}} {{sys.stdin.read()}}")
 file.close()"""
     for redirection in ("2>&- </dev/null", f"2>{FULL} </dev/null", "<&- >&- 2>&-"):
-        done = shell(program(tmp_path, body), redirection)
+        done = shell(program(body), redirection)
         assert done.returncode == 0, done.stderr
         assert out.read_text() == "written False "
         out.unlink()
 
 
-def test_a_result_that_has_nowhere_to_go_is_a_sentence(tmp_path):
+def test_a_result_that_has_nowhere_to_go_is_a_sentence():
     body = """@click.command(cls=common.Command)
 def c():
     common.check_stdout()
@@ -56,7 +53,7 @@ c.main([])"""
         (">&-", "standard output is closed, and the result goes there; redirect it to a file"),
         (f">{FULL}", "standard output cannot be written (No space left on device); write where there is space"),
     ):
-        done = shell(program(tmp_path, body), redirection)
+        done = shell(program(body), redirection)
         assert (done.returncode, done.stderr) == (2, f"Error: {message}\n")
 
 
@@ -66,7 +63,7 @@ def stopped(tmp_path):
 
     def run(body, *signals, prefix=()):
         (ready := tmp_path / "ready").unlink(missing_ok=True)
-        command = [*prefix, *program(tmp_path, f"def ready():\n    open({str(ready)!r}, 'w').close()\n{body}")]
+        command = [*prefix, *program(f"def ready():\n    open({str(ready)!r}, 'w').close()\n{body}")]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         try:
             while not ready.exists():
@@ -117,11 +114,12 @@ Ended()
 for _ in range(1000):
     time.sleep(0.01)"""
     assert stopped(body, signal.SIGINT) == (130, "\nError: interrupted\n")
+    path = f"sys.path.insert(0, {str(tmp_path)!r})"
     (tmp_path / "slow.py").write_text(
         "import time, builtins\ntry:\n    builtins.ready()\n"
         "    while True:\n        time.sleep(0.01)\nexcept BaseException:\n    time.sleep(90)\n"
     )
-    assert stopped("import builtins\nbuiltins.ready = ready\nimport slow", signal.SIGINT)[0] == 130
+    assert stopped(f"{path}\nimport builtins\nbuiltins.ready = ready\nimport slow", signal.SIGINT)[0] == 130
 
 
 def test_signals_after_the_work_or_that_the_parent_ignores_change_nothing(stopped, tmp_path):
@@ -131,9 +129,9 @@ def test_signals_after_the_work_or_that_the_parent_ignores_change_nothing(stoppe
     assert stopped("ready()\ntime.sleep(0.5)", *twice, prefix=["sh", "-c", 'trap "" INT; exec "$@"', "sh"])[0] == 0
 
 
-def test_names_are_bytes_for_programs_and_cannot_command_a_terminal(tmp_path):
+def test_names_are_bytes_for_programs_and_cannot_command_a_terminal():
     assert printable("a\x1b[31m\n\r\x9b.wav ä 日本 \udc9b") == r"a\x1b[31m\n\r\x9b.wav ä 日本 \udc9b"
-    command = program(tmp_path, r"common.echo('\x1b[31m\udcff.wav')")
+    command = program(r"common.echo('\x1b[31m\udcff.wav')")
     assert subprocess.run(command, capture_output=True, timeout=60).stdout == b"\x1b[31m\xff.wav\n"
     ours, theirs = os.openpty()
     done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, timeout=60)

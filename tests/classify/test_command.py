@@ -99,8 +99,9 @@ def test_calls_are_found_where_they_are_and_shown_on_a_page_that_stands_alone(do
 def test_the_next_call_embeds_nothing_again(done, again, examples, kept_embeddings, write, tmp_path):
     nights, there = done / "nights", "0 files embedded, 2 already there; 30 rows in "
     write(examples / "low" / "longer.wav", 1.5, 4, hertz=312)
-    for options in (["--threshold", 0.9], ["--suggest", 2, "--report", tmp_path / "x.html"]):
+    for options in (["--threshold", 0.9], ["--suggest", 30, "--report", tmp_path / "x.html"]):
         assert there in run(examples, nights, "-o", tmp_path / "labels.csv", *options)
+    assert len(list(tmp_path.glob("labels.csv.suggestions/*"))) <= 16  # of 4 s each, and none over another
     files = nights / "one.wav", nights / "deep" / "two.flac"
     for out, *options in (["x.jsonl", "--threshold", 0.9], ["tracks", "--format", "raven"], ["y.csv", "--per-file"]):
         assert there in run(done / "examples", *files, "-o", tmp_path / out, *options)

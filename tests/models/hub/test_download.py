@@ -95,17 +95,30 @@ def fake(monkeypatch, tmp_path):
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """A hub of the files in a folder, with what huggingface_hub looks for in the headers of the real one."""
+    """A hub of the files in a folder, with what huggingface_hub looks for in the headers of the real one.
+
+    Weights are a large file, as on the hub: it redirects to another host for them.
+    """
 
     def log_message(self, *_):
         pass
+
+    def send_head(self):
+        path, host = Path(self.translate_path(self.path)), self.headers["Host"].partition(":")[0]
+        if "resolve" in path.parts:
+            self.server.fetched.add((path.name, host, self.headers["Authorization"]))
+        if path.name != "model.safetensors" or host == "localhost":
+            return super().send_head()
+        self.send_response(302)
+        self.send_header("Location", f"http://localhost:{self.server.server_address[1]}{self.path}")
+        self.send_header("X-Linked-Size", str(path.stat().st_size))
+        self.end_headers()
 
     def end_headers(self):
         path = Path(self.translate_path(self.path))
         self.send_header("X-Repo-Commit", COMMIT)
         self.send_header("X-Error-Code", "RepoNotFound")  # where there is no such file
         if "resolve" in path.parts and path.is_file():
-            self.server.fetched.add((path.name, self.headers["Authorization"]))
             self.send_header("ETag", f'"{hashlib.sha256(path.read_bytes()).hexdigest()}"')
         super().end_headers()
 
@@ -132,7 +145,8 @@ def test_the_library_itself_and_a_hub(files, tmp_path):
         environment |= {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "home")}
         done = mtslvr("download", REPO, "--to", tmp_path / "usb stick")
         assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'usb stick'}\n"), done.stderr
-        assert server.fetched == {(name, "Bearer hf_right") for name in files}  # no pickle
+        of_hub = {(name, "127.0.0.1", "Bearer hf_right") for name in files}  # no pickle
+        assert server.fetched == of_hub | {("model.safetensors", "localhost", None)}
         absent = mtslvr("download", "tones/absent")
         assert absent.returncode == 3 and f"{url} refuses it (RepositoryNotFoundError" in absent.stderr
         server.shutdown()

@@ -74,6 +74,7 @@ MEASURED = {  # of each model, which features
 BASELINES = ("untrained", "log-mel")  # of the held-back sets
 SHOTS = (1, 5)
 HELD_BACK = "held-back"
+NOTES = "notes.txt"
 
 
 def started_from(init: str) -> str:
@@ -126,6 +127,7 @@ class Run:
     losses: dict[str, float]
     pool_clips: int
     pool_hours: float
+    notes: tuple[str, ...] = ()  # what happened to it, for readers: the lines of notes.txt
 
     @classmethod
     def read(cls, folder: Path) -> Run:
@@ -147,6 +149,7 @@ class Run:
             losses={k: sum(float(row[k]) for row in last) / len(last) for k in ("contrastive", "predictive")},
             pool_clips=len(clips["names"]),
             pool_hours=sum(clips["lengths"]) / clips["sample_rate"] / 3600,
+            notes=tuple((folder / NOTES).read_text().splitlines()) if (folder / NOTES).exists() else (),
         )
 
 
@@ -234,8 +237,8 @@ def results_of_set(measured: Measured) -> str:
     return f"{heading}{measured.clips:,} clips. {role}\n\n{table(rows)}"
 
 
-def held_back(record: dict[str, Any]) -> str:
-    """The section on sets that were measured once, on the released weights, from its record in benchmarks/runs."""
+def held_back(record: dict[str, Any], model: str) -> str:
+    """The section on sets that were measured once, on released weights, from its record in benchmarks/runs."""
     names = list(record["sets"][0]["accuracies"]["sgd"])
     rows = [["set", "classifier", *(f"{n} (baseline)" if n in BASELINES else n for n in names)]]
     for each in record["sets"]:
@@ -244,12 +247,13 @@ def held_back(record: dict[str, Any]) -> str:
             cells = [f"{found[n][0]:.2f} ± {found[n][1]:.2f}" for n in names]
             rows.append([title, CLASSIFIERS[classifier], *cells])
     paper, linear, how = record["paper"], record["linear"], record["measured"]
+    before = "" if record["model"] == model else f", which are `{record['model']}`, not these"
     beside = ", ".join(f"{name} {value:.2f}" for name, value in paper["rows"].items())
     rows_of_linear = ", ".join(f"{name} {value:.1f}" for name, value in linear["accuracies"].items())
     return f"""### Held back: sets that only report
 
-No setting was chosen by these, and their audio is not in the pool. Measured once, on the weights of release
-{record["release"]}, by `{how["command"]}`, commit {how["commit"]}, on {how["date"]} ({how["versions"]},
+No setting was chosen by these, and their audio was not trained on. Measured once, on the weights of release
+{record["release"]}{before}, by `{how["command"]}`, commit {how["commit"]}, on {how["date"]} ({how["versions"]},
 {how["machine"]}). {how["n_way"]}-way {how["n_shot"]}-shot, {how["n_query"]} query a class, {how["episodes"]:,}
 episodes, seed {how["seed"]}; accuracy in % ± interval ({how["interval"]}).
 
@@ -261,12 +265,12 @@ Beside the paper, on the same ten classes of ESC-50 and with its classifier: {be
 {linear["set"][0].upper() + linear["set"][1:]}, {linear["protocol"]}: {rows_of_linear} %."""
 
 
-def with_held_back(card: str, record: dict[str, Any]) -> str:
+def with_held_back(card: str, record: dict[str, Any], model: str) -> str:
     """A card with that section, in place of an earlier one or before the section on training."""
     if HELD_BACK not in card:
         before, heading, after = card.partition("## Training\n")
         card = f"{before}<!-- {HELD_BACK} -->\n<!-- /{HELD_BACK} -->\n\n{heading}{after}"
-    return replace_block(card, HELD_BACK, held_back(record))
+    return replace_block(card, HELD_BACK, held_back(record, model))
 
 
 def machine_of(run: Run) -> str:
@@ -333,6 +337,7 @@ def reproduce(run: Run) -> str:
         + (f"with this changes.json:\n\n```json\n{json.dumps(changes, indent=2)}\n```\n\n" if changes else "")
         + "POOL is a folder with the audio of the sources below. Same seed, same batches; the weights agree up to "
         "rounding, which depends on machine and threads."
+        + (" Of this run: " + " ".join(run.notes) if run.notes else "")
     )
 
 
@@ -534,8 +539,9 @@ def main() -> None:
     warnings.simplefilter("default")
     record = json.loads(options.held_back.read_text(encoding="utf-8")) if options.held_back else None
     card_path = options.checkpoint / "README.md"
+    name = options.name or options.checkpoint.resolve().name
     if record and not options.run:
-        write(card_path, with_held_back(card_path.read_text(encoding="utf-8"), record))
+        write(card_path, with_held_back(card_path.read_text(encoding="utf-8"), record, name))
         return
     if not (options.run and options.sets and options.corpus):
         parser.error("give --run, --corpus and --eval, or --held-back alone")
@@ -544,14 +550,13 @@ def main() -> None:
     encoder = read_config(options.checkpoint / CONFIG_NAME)
     if (run.config.heads.encoder(run.config.encoder) if run.config.heads else run.config.encoder) != encoder:
         raise SystemExit(f"{options.checkpoint}: its config.json is not the encoder of {options.run}")
-    name = options.name or options.checkpoint.resolve().name
     config = EpisodeConfig(n_way=5, n_shot=1, n_query=1, episodes=options.episodes, seed=options.seed)
     with tempfile.TemporaryDirectory() as temporary:
         models = compared(options.checkpoint, options.run, Path(temporary))
         measured = [measure(s, models, config, options.device) for s in options.sets]
     note = measured_with(config, measured[0])
     card = model_card(name, run, measured, config, note, encoder, sources_table(options.corpus))
-    write(card_path, with_held_back(card, record) if record else card)
+    write(card_path, with_held_back(card, record, name) if record else card)
     write_record(name, run)
 
 

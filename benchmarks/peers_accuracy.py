@@ -34,6 +34,7 @@ from mtslvr.audio.load import load_audio
 from mtslvr.config import FrontendConfig
 from mtslvr.fewshot import EpisodeConfig, LabelledSet, evaluate, extract_features, read_set
 from mtslvr.fewshot.results import markdown
+from mtslvr.models.hub import DEFAULT_MODEL
 from mtslvr.nn.frontend import log_mel
 from mtslvr.training.run import environment
 
@@ -288,6 +289,8 @@ def front_door(record: dict[str, Any], held_back: dict[str, Any]) -> str:
         rows.append([TITLES.get(each["name"], each["title"]), *(f"{accuracies[name][0]:.1f}" for name in names)])
     paper = held_back["paper"]
     ours = next(each["accuracies"]["sgd"] for each in held_back["sets"] if each["name"] == paper["set"])
+    card = Path("weights", DEFAULT_MODEL, "README.md")
+    before = "" if held_back["model"] == DEFAULT_MODEL else ", which are not those of this version"
     alone, both = paper["rows"]["contrastive only"], paper["rows"]["MT-Parallel with SimCLR"]
     return (
         "How often the right one of five classes was found, in %, after 1 or 5 examples of each; guessing finds 20%. "
@@ -295,13 +298,13 @@ def front_door(record: dict[str, Any], held_back: dict[str, Any]) -> str:
         "other packages were not, which favours mtslvr. [How it was measured](benchmarks/PEERS.md).\n\n"
         f"{markdown(beside)}\n\n"
         "The next sets were measured once, and chose no setting: again five classes at a time, with the weights of "
-        f"release {held_back['release']}. [Intervals, and more sets](weights/parallel-simclr/README.md).\n\n"
+        f"release {held_back['release']}{before}. [Intervals, and more sets]({card.as_posix()}).\n\n"
         f"{markdown(rows)}\n\n"
         "The authors of the method trained on other audio, AudioSet. For the ten classes of the first line, and with a "
         f"simpler classifier, they report {both:.1f} (their row MT-Parallel with SimCLR) and, without the variant "
-        f"task, {alone:.1f} (contrastive only). With that classifier our invariant embedding has "
-        f"{ours['invariant'][0]:.1f}, and concat {ours['concat'][0]:.1f}. But our training audio had, without labels, "
-        "recordings of other classes of that data set, ESC-50."
+        f"task, {alone:.1f} (contrastive only). With that classifier the invariant embedding has "
+        f"{ours['invariant'][0]:.1f}, and concat {ours['concat'][0]:.1f}. But its training audio had, without "
+        "labels, recordings of other classes of that data set, ESC-50."
     )
 
 

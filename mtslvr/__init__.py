@@ -8,7 +8,7 @@
     for r in mtslvr.embed_files(paths, progress=True):                   # any iterable, of any length
         r.path, r.embedding, r.spans, r.error
 
-    encoder = mtslvr.load("parallel-simclr")   # a bundled name, a folder, or "org/name@revision" on the hub
+    encoder = mtslvr.load("parallel-simclr-v2")   # a bundled name, a folder, or "org/name@revision" on the hub
     e = encoder(waveforms)                     # (B, T) at encoder.sample_rate
     e.invariant, e.variant, e.concat
     mtslvr.list_models()

@@ -238,7 +238,7 @@ def test_options_out_of_range(encoder):
 
 
 def test_bundled_default():
-    assert "parallel-simclr" in mtslvr.list_models() == list(hub.bundled())
+    assert "parallel-simclr-v2" in mtslvr.list_models() == list(hub.bundled())
     embedding, spans = mtslvr.embed_windows(sound(6), RATE, hop_seconds=2.5)
     assert embedding.shape == (2, 1000) and spans.tolist() == [[0, 5], [2.5, 6]]
     assert np.isfinite(mtslvr.embed(np.zeros(RATE), RATE)).all()

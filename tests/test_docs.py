@@ -182,7 +182,7 @@ def test_versions_sizes_and_links_are_right():
     places = {"pyproject.toml": 'version = "(.+)"', "CITATION.cff": "version: (.+)", "CHANGELOG.md": r"## \[(.+)\]"}
     found = {re.search(f"^{line}", (ROOT / name).read_text("utf-8"), re.MULTILINE)[1] for name, line in places.items()}
     assert len(found) == 1, found
-    size = (ROOT / "weights" / "parallel-simclr" / "model.safetensors").stat().st_size
+    size = (ROOT / "weights" / "parallel-simclr-v2" / "model.safetensors").stat().st_size
     assert f"{size / 1e6:.0f} MB of weights" in (ROOT / "README.md").read_text(encoding="utf-8")
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.glob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):

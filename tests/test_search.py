@@ -10,6 +10,7 @@ from click.testing import CliRunner
 import mtslvr
 from mtslvr.cli.main import main
 from mtslvr.errors import ConfigError
+from mtslvr.models import hub
 from mtslvr.run.table import EmbeddingTable, read_table
 from mtslvr.search import Query, cosine, nearest
 
@@ -149,7 +150,7 @@ def test_similar_refuses_other_weights(folder, tmp_path):
     assert "give the same weights with --model, or embed again" in run("similar", other, query, code=2)
     np.savez(old, **columns, settings=json.dumps({"model": "default", "window_seconds": 0.25}))
     assert "does not say by which weights it was made" in run("similar", old, query, code=2)
-    run("similar", old, query, "--model", "parallel-simclr")
+    run("similar", old, query, "--model", hub.DEFAULT_MODEL)
     # What is wrong with a query is told before the weights are looked for.
     assert "nowhere.wav: no such file" in run("similar", other, query, "nowhere.wav", code=2)
 

@@ -35,7 +35,7 @@ def render(records: dict[str, dict[str, Any]]) -> str:
         "# Results: speed and memory",
         "Written by `python benchmarks/run.py`; every figure is measured by it, with audio that it makes. Speeds that "
         "are compared were measured side by side, in alternation. Accuracy: see the README and "
-        "weights/parallel-simclr/README.md.",
+        "weights/parallel-simclr-v2/README.md.",
         environments(records),
         "## Targets",
         targets.render(records),

@@ -13,7 +13,8 @@ from ..nn.encoder import Encoder
 from ..workers import on_one_thread
 from . import checkpoint
 
-DEFAULT_MODEL = "parallel-simclr"
+DEFAULT_MODEL = "parallel-simclr-v2"
+_OF_0_2 = "parallel-simclr"  # the bundled weights of that version
 # Every part begins with a letter, a digit or an underscore: no "..", no absolute path, no option.
 _HUB_ID = re.compile(
     r"(?:hf-hub:)?(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\w[\w.+-]*(?:/\w[\w.+-]*)*))?", re.ASCII
@@ -34,7 +35,8 @@ def load(
 
     Args:
         name: a bundled name, a folder with config.json and model.safetensors, or a hub repository "org/name",
-            "org/name@revision", "hf-hub:org/name@revision"; None is the bundled default. A Path is always a folder.
+            "org/name@revision", "hf-hub:org/name@revision"; None is the bundled default, "parallel-simclr-v2"
+            since 0.3; it gives other embeddings than "parallel-simclr", that of 0.2. A Path is always a folder.
             A bundled name that is also another checkpoint's folder in the current directory is refused: write
             "./name" or Path("name") for the folder. A folder "org/name" is preferred to the hub's.
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1" ...
@@ -112,6 +114,11 @@ def find(
         return names[text]
     if text and os.path.isdir(folder):
         return folder
+    if name == _OF_0_2:
+        raise HubError(
+            f"{text!r}: the weights of mtslvr 0.2, which this version does not have; {DEFAULT_MODEL!r} takes their "
+            "place and gives other embeddings, which cannot be compared with those: embed everything again with it"
+        )
     if not isinstance(name, str):
         raise HubError(f"{text!r}: no such folder; a Path is always a folder, give a model's name as a string")
     match = _HUB_ID.fullmatch(text) if ".." not in text else None

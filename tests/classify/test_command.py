@@ -93,7 +93,7 @@ def test_calls_are_found_where_they_are_and_shown_on_a_page_that_stands_alone(do
     assert "<- chosen" in said and "not held out" not in said
     assert 'src="http' not in page and "data:audio/flac;base64," in page and "data:image/jpeg;base64," in page
     assert "What examples are taken for" in page and "Least certain hits" in page and 'name="viewport"' in page
-    assert "windows of 0.5 s every 0.25 s, model parallel-simclr" in page
+    assert "windows of 0.5 s every 0.25 s, model parallel-simclr-v2" in page
 
 
 def test_the_next_call_embeds_nothing_again(done, again, examples, kept_embeddings, write, tmp_path):

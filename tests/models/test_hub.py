@@ -22,8 +22,8 @@ pytestmark = pytest.mark.usefixtures("narrow_encoders")
 def bundled(tmp_path, randomize, monkeypatch):
     with torch.random.fork_rng():
         encoder = randomize(Encoder(EncoderConfig(window_seconds=1.0)))
-    folder = encoder.save(tmp_path / "bundled" / "parallel-simclr")
-    monkeypatch.setattr(hub, "bundled", lambda: {"parallel-simclr": folder, "small": folder})
+    folder = encoder.save(tmp_path / "bundled" / "parallel-simclr-v2")
+    monkeypatch.setattr(hub, "bundled", lambda: {"parallel-simclr-v2": folder, "small": folder})
     monkeypatch.chdir(tmp_path)
     return folder
 
@@ -52,17 +52,19 @@ def test_bundled_folders_are_in_the_package_or_beside_it(tmp_path, monkeypatch):
 
 
 def test_names_that_are_bundled(bundled, monkeypatch):
-    assert hub.find() == hub.find("parallel-simclr") == hub.find("small") == bundled
+    assert hub.find() == hub.find("parallel-simclr-v2") == hub.find("small") == bundled
     encoder = mtslvr.load(device="cpu")
     assert encoder.folded and not encoder.training and encoder.device.type == "cpu"
-    unfolded = mtslvr.load("parallel-simclr", device="cpu", fold=False)
+    unfolded = mtslvr.load("parallel-simclr-v2", device="cpu", fold=False)
     assert not unfolded.folded and not unfolded.training
     assert relative(embedding(encoder), embedding(unfolded)) <= 1e-5
     for name in ("PARALLEL-SIMCLR", "/nowhere", "org/name/more", "org/name@", "org/../name", "~nobody/x", "nu\0ll"):
-        known = "(parallel-simclr, small), nor a folder, nor a hub repository like 'org/name' or 'org/name@revision'"
+        known = "(parallel-simclr-v2, small), nor a folder, nor a hub repository like 'org/name' or 'org/name@revision'"
         assert error_of(name) == f"{name!r}: neither a bundled name {known}"
+    said = "'parallel-simclr': the weights of mtslvr 0.2, which this version does not have; 'parallel-simclr-v2' takes"
+    assert error_of("parallel-simclr").startswith(said)
     monkeypatch.setattr(hub, "bundled", dict)
-    assert error_of().startswith("the bundled weights 'parallel-simclr' are not in this installation; reinstall")
+    assert error_of().startswith("the bundled weights 'parallel-simclr-v2' are not in this installation; reinstall")
 
 
 def test_folders_are_preferred_to_the_hub(bundled, tmp_path, monkeypatch):
@@ -105,7 +107,7 @@ def test_a_bundled_name_that_is_a_folder_too(bundled, randomize, tmp_path, monke
     assert embed("b.npz", "small").exit_code == 0
     assert mtslvr.read_table("b.npz").settings["model"] == "small"
     monkeypatch.chdir(bundled.parent)  # the folder is that of the bundled model
-    assert hub.find("parallel-simclr") == bundled
+    assert hub.find("parallel-simclr-v2") == bundled
 
 
 def test_devices_and_dtypes(bundled, monkeypatch):

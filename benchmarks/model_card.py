@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -35,8 +36,9 @@ from huggingface_hub import EvalResult, ModelCardData
 import mtslvr
 from mtslvr.config import EncoderConfig, Rows
 from mtslvr.fewshot import CompareConfig, EpisodeConfig, FewShotResult, compare, read_set
+from mtslvr.fewshot.features import LOG_MEL
 from mtslvr.fewshot.results import markdown as table
-from mtslvr.models.checkpoint import CONFIG_NAME, read_config
+from mtslvr.models.checkpoint import CONFIG_NAME, WEIGHTS_NAME, read_config
 from mtslvr.nn.encoder import Encoder
 from mtslvr.run.machine import environment
 from mtslvr.training import run as run_directory
@@ -153,42 +155,59 @@ class Run:
         )
 
 
-def measure(eval_set: EvalSet, models: dict[str, Path], config: EpisodeConfig, device: str) -> Measured:
-    """All features of all models with each classifier, on the same episodes."""
+def measure(eval_set: EvalSet, models: dict[str, Path], config: EpisodeConfig, device: str, work: Path) -> Measured:
+    """All features of all models with each classifier, on the same episodes; what `work` has is not measured again."""
     labelled = read_set(eval_set.folder, label_field=eval_set.label_field, name=eval_set.name)
-    episodes = [dataclasses.replace(config, n_shot=n_shot) for n_shot in SHOTS]
-    settings = CompareConfig(("invariant", "variant", "concat", "log-mel"), tuple(CLASSIFIERS), episodes)
-    encoders = {name: mtslvr.load(path, device=device) for name, path in models.items()}
-    found = compare([labelled], encoders, settings)
     results: dict[tuple[str, int], dict[str, FewShotResult]] = {}
-    for row in found:
-        if row.features in MEASURED[row.model]:
-            label = row.features if row.model in (MODEL, "") else f"{row.features}, {row.model}"
-            results.setdefault((row.classifier, row.n_shot), {})[label] = row.result
-            print(f"{eval_set.name}  {row.classifier:8}  {row.n_shot}  {label:40}  {row.result}", file=sys.stderr)
-    facts = found.datasets[eval_set.name]
+    for model, features in MEASURED.items():
+        if model and model not in models:
+            continue
+        key = digest(models[model] if model else None, labelled.labels.tolist(), config)
+        kept = work / f"{eval_set.name}-{model.replace(' ', '-') or LOG_MEL}-{key}.json"
+        if not kept.exists():
+            episodes = [dataclasses.replace(config, n_shot=n_shot) for n_shot in SHOTS]
+            settings = CompareConfig(features, tuple(CLASSIFIERS), episodes)
+            encoders = {model: mtslvr.load(models[model], device=device)} if model else {}
+            found = [(row.features, row.classifier, row.result) for row in compare([labelled], encoders, settings)]
+            rows = [(*names, dataclasses.replace(result, accuracies=[]).__dict__) for *names, result in found]
+            write(kept, json.dumps(rows))
+        for name, classifier, stored in json.loads(kept.read_text()):
+            label, result = name if model in (MODEL, "") else f"{name}, {model}", FewShotResult(**stored)
+            results.setdefault((classifier, result.settings["n_shot"]), {})[label] = result
+            print(f"{eval_set.name}  {classifier:8}  {label:40}  {result}", file=sys.stderr)
+    facts = labelled.facts()
     return Measured(eval_set, facts["classes"], facts["clips"], results)
 
 
-def compared(checkpoint: Path, run: Path, folder: Path) -> dict[str, Path]:
-    """The model, and those of `MEASURED` beside it, whose heads are made in `folder` of the run's clips."""
+def digest(checkpoint: Path | None, *settings: object) -> str:
+    """Hexadecimal digits that stand for a checkpoint and what is done with it."""
+    weights = (checkpoint / WEIGHTS_NAME).read_bytes() + (checkpoint / CONFIG_NAME).read_bytes() if checkpoint else b""
+    return hashlib.sha256(weights + repr(settings).encode()).hexdigest()[:12]
+
+
+def compared(checkpoint: Path, run: Path, work: Path) -> dict[str, Path]:
+    """The model, and those of `MEASURED` beside it, whose heads are made in `work` of the run's clips."""
     config = run_directory.read_config(run)
     models = {MODEL: checkpoint}
     if config.heads is None:
         return models
-    plain = dataclasses.replace(config.heads, spectral_statistics=False)
-    random = folder / "run"
-    random.mkdir()
+    random = work / "random"
+    random.mkdir(exist_ok=True)
     shutil.copy(run / run_directory.CONFIG, random)
     facts = run_directory.recorded(run)
     clips = (run / facts.get("clips", run_directory.CLIPS)).resolve()
     run_directory.write_json(random / run_directory.ENVIRONMENT, {**facts, "clips": str(clips)})
     torch.manual_seed(0)
     Encoder(config.encoder).eval().save(random / run_directory.EXPORT)
-    models[UNTRAINED] = whiten(random, folder / "untrained", config.heads)
+    wanted = {UNTRAINED: (random, config.heads)}
     if config.heads.spectral_statistics:
-        models[PLAIN] = whiten(run, folder / "plain", plain)
-        models[UNTRAINED_PLAIN] = whiten(random, folder / "untrained-plain", plain)
+        plain = dataclasses.replace(config.heads, spectral_statistics=False)
+        wanted |= {UNTRAINED_PLAIN: (random, plain), PLAIN: (run, plain)}
+    for name, (source, heads) in wanted.items():
+        folder = name.replace(",", "").replace(" ", "-")
+        models[name] = work / f"{folder}-{digest(source / run_directory.EXPORT, heads)}"
+        if not models[name].exists():
+            whiten(source, models[name], heads)
     return models
 
 
@@ -341,12 +360,27 @@ def reproduce(run: Run) -> str:
     )
 
 
-def write_record(name: str, run: Run) -> None:
-    """What the card says of the run, without the folders of the machine it ran on."""
+def write_record(name: str, run: Run, all_measured: Sequence[Measured]) -> None:
+    """What the card says of the run, without the folders of the machine it ran on, and of the accuracies."""
     record = {f.name: getattr(run, f.name) for f in dataclasses.fields(run)}
+    sets = [
+        {
+            "name": measured.eval_set.name,
+            "title": measured.eval_set.title,
+            "classes": measured.classes,
+            "clips": measured.clips,
+            "chosen_by": measured.eval_set.name in CHOOSING,
+            "accuracies": [
+                {"classifier": classifier, "shots": shots, "features": label, "mean": result.mean, "ci95": result.ci95}
+                for (classifier, shots), by_name in measured.results.items()
+                for label, result in by_name.items()
+            ],
+        }
+        for measured in all_measured
+    ]
     path = ROOT / "benchmarks" / "runs" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
-    write(path, json.dumps({**record, "config": run.config.to_dict()}, indent=2) + "\n")
+    write(path, json.dumps({**record, "config": run.config.to_dict(), "sets": sets}, indent=2) + "\n")
 
 
 def sources_table(report: Path) -> list[str]:
@@ -532,6 +566,7 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, help="REPORT.md of the audio that the run was trained on")
     parser.add_argument("--held-back", type=Path, help="figures of sets that only report, a file of benchmarks/runs")
     parser.add_argument("--name", help="of the model; default: the name of the checkpoint folder")
+    parser.add_argument("--work", type=Path, help="keep heads and accuracies here; a call that was ended goes on")
     parser.add_argument("--episodes", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--device", default="auto")
@@ -552,12 +587,14 @@ def main() -> None:
         raise SystemExit(f"{options.checkpoint}: its config.json is not the encoder of {options.run}")
     config = EpisodeConfig(n_way=5, n_shot=1, n_query=1, episodes=options.episodes, seed=options.seed)
     with tempfile.TemporaryDirectory() as temporary:
-        models = compared(options.checkpoint, options.run, Path(temporary))
-        measured = [measure(s, models, config, options.device) for s in options.sets]
+        work = options.work or Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        models = compared(options.checkpoint, options.run, work)
+        measured = [measure(s, models, config, options.device, work) for s in options.sets]
     note = measured_with(config, measured[0])
     card = model_card(name, run, measured, config, note, encoder, sources_table(options.corpus))
     write(card_path, with_held_back(card, record, name) if record else card)
-    write_record(name, run)
+    write_record(name, run, measured)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 r"""The table of what was tried, from the records of runs: `python benchmarks/ablation.py` writes ABLATION.md.
 
 benchmarks/runs/*.jsonl hold a line a run and heads: `0.2.jsonl` those of 0.2, `pilots.jsonl` those that `pilots.py
---record` adds. A line has its "question" and "answer", or QUESTIONS has them by its name without the seed.
+--record` adds. A line has its "question" and "answer", or `questions_of` has them.
 """
 
 from __future__ import annotations
@@ -16,11 +16,15 @@ from model_card import table as markdown
 from pilots import FEATURES, factorials, flat, results
 
 HERE = Path(__file__).parent
-QUESTIONS = {
-    "a-today": ("Which audio, equal budget?", "0.2's pool, not all of it free"),
-    "c-corpus": ("Which audio, equal budget?", "the free corpus"),
+POOLS = "Which audio, equal budget?"
+ANSWERS = {  # of pilots that ask which audio, by name without the seed and the first of their data
+    ("a-today", "today"): "0.2's pool, not all of it free",
+    ("b-today-free", "today-free"): "what of 0.2's pool is free",
+    ("c-corpus", "packed"): "the free corpus, an earlier build",
+    ("c-corpus", "packed-2"): "the free corpus",
+    ("d-corpus+esc50-train", "packed-2"): "the free corpus and ESC-50's training classes",
 }
-RECIPE = "Other settings than the recipe's, on the free corpus?"  # of pilots that QUESTIONS does not name
+RECIPE = "Other settings than the recipe's, on the free corpus?"  # of the other pilots
 TEXT = """# What was tried
 
 Written by `python benchmarks/ablation.py` from the records in [runs](runs), which hold all settings, machines and
@@ -47,15 +51,20 @@ def pilots_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in rows if "question" not in row]
 
 
-def question_of(row: dict[str, Any]) -> tuple[str, str]:
-    """Question and answer of a record; of a run that is in no list what it changes."""
+def questions_of(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """Questions and answers that a record counts for; of a run of the recipe what it changes."""
     if "question" in row:
-        return row["question"], row["answer"]
+        return [(row["question"], row["answer"])]
     name = row["name"].rsplit("-", 1)[0]
+    heads = f"heads `{row['options'] or 'of the recipe'}`"
+    if answer := ANSWERS.get((name, row["data"][0])):
+        return [(POOLS, f"{answer}; {heads}")]
     changed = {key: value for key, value in flat(row["changes"]).items() if key != "seed"}
-    settings = ", ".join(f"{key} {json.dumps(value)}" for key, value in changed.items()) or "the recipe"
-    question, answer = QUESTIONS.get(name, (RECIPE, settings))
-    return question, f"{answer}; heads `{row['options'] or 'of the recipe'}`"
+    settings = ", ".join(f"{key} {json.dumps(value)}" for key, value in changed.items())
+    found = [(RECIPE, f"{settings or 'the recipe'}; {heads}")]
+    if not settings and not row["options"]:  # the same run as one of `ANSWERS` would be
+        found.append((POOLS, f"{ANSWERS['c-corpus', 'packed-2']}; {heads}"))
+    return found
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -63,9 +72,11 @@ def table(rows: list[dict[str, Any]]) -> str:
     sets = list(dict.fromkeys(name for row in rows for name in row["accuracies"]))
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault(question_of(row), []).append(row)
+        for each in questions_of(row):
+            groups.setdefault(each, []).append(row)
+    order = list(dict.fromkeys(question for question, _ in groups))
     lines, asked = [["question", "answer", "clips", "seeds", *sets]], ""
-    for (question, answer), runs in groups.items():
+    for (question, answer), runs in sorted(groups.items(), key=lambda group: order.index(group[0][0])):
         cells = [cell([run["accuracies"][name]["1"] for run in runs]) for name in sets]
         lines.append(["" if question == asked else question, answer, f"{runs[0]['clips']:,}", str(len(runs)), *cells])
         asked = question

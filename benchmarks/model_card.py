@@ -204,8 +204,9 @@ def compared(checkpoint: Path, run: Path, work: Path) -> dict[str, Path]:
         plain = dataclasses.replace(config.heads, spectral_statistics=False)
         wanted |= {UNTRAINED_PLAIN: (random, plain), PLAIN: (run, plain)}
     for name, (source, heads) in wanted.items():
+        weights = run / run_directory.EXPORT if source == run else None  # the others are drawn, from seed 0
         folder = name.replace(",", "").replace(" ", "-")
-        models[name] = work / f"{folder}-{digest(source / run_directory.EXPORT, heads)}"
+        models[name] = work / f"{folder}-{digest(weights, config.encoder, heads)}"
         if not models[name].exists():
             whiten(source, models[name], heads)
     return models

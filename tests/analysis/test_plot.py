@@ -68,6 +68,8 @@ def test_a_page_links_to_plotly_or_holds_it_and_plays_what_is_there(folder):
     assert sorted(played) == [f"audio/high/%3Cb%3E.wav#t={span}" for span in ("0.00,0.25", "0.25,0.50")]
     assert run("x.npz", "-o", "map.html", "--offline").exit_code == 0
     assert re.search(r"<script[^>]*\bsrc=", (folder / "map.html").read_text()) is None  # opens without network
+    absent = run("x.npz", "-o", "other.html", "--audio", "nowhere")
+    assert absent.exit_code == 2 and "nowhere: holds none of the 5 files, low/a.wav for one" in absent.output
     names, page = [f"class {i}" for i in range(40)], folder / "map.html"
     plot.draw(page, plot.Map(np.random.default_rng(0).random((40, 2)), names, names, "", ("x", "y")))
     looks = re.findall(r'"marker":\{"color":"(#\w+)","opacity":[\d.]+,"size":8,"symbol":"([\w-]+)"', page.read_text())
@@ -93,7 +95,6 @@ def test_plot_names_what_is_wrong(folder, monkeypatch):
         ("map.png", ["--labels", "one.csv"], "lacks 4 files, high/<b>.wav, high/a.wav, high/c10.wav among them"),
         ("map.png", ["--labels", "none", "--clusters", "2"], "colours tell one of them"),
         ("map.png", ["--audio", "audio"], "for a page; end the name in .html"),
-        ("map.html", ["--audio", "nowhere"], "nowhere: holds none of the 5 files, low/a.wav for one"),
         ("map.png", ["--clusters", "11"], "--clusters 11: must be from 2 to the number of rows, 10"),
         ("map.png", [], "pip install 'mtslvr[plot]'"),
     ):

@@ -74,8 +74,12 @@ class Baseline(nn.Module):
         return spectrum.transpose(1, 2)
 
     def task(self, spectrogram: Tensor, task: int) -> Tensor:
-        """One full pass: trunk, branch and head."""
-        pooled = self.encoder.pooled(self.encoder.trunk(spectrogram), spectrogram, task)
+        """One full pass: trunk, branch and head; the trunk's own forward would change the order in memory."""
+        trunk = self.encoder.trunk
+        x = F.max_pool2d(trunk.stem(spectrogram, 0, relu=True), 3, 2, 1)
+        for block in trunk.layer1:
+            x = block(x, 0)
+        pooled = self.encoder.pooled(x, spectrogram, task)
         head: Tensor = self.encoder.heads[min(task, self.encoder.config.heads - 1)](pooled)
         return head
 

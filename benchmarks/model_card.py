@@ -163,7 +163,7 @@ def measure(eval_set: EvalSet, models: dict[str, Path], config: EpisodeConfig, d
         if model and model not in models:
             continue
         key = digest(models[model] if model else None, labelled.labels.tolist(), config)
-        kept = work / f"{eval_set.name}-{model.replace(' ', '-') or LOG_MEL}-{key}.json"
+        kept = work / f"{eval_set.name}-{slug(model or LOG_MEL)}-{key}.json"
         if not kept.exists():
             episodes = [dataclasses.replace(config, n_shot=n_shot) for n_shot in SHOTS]
             settings = CompareConfig(features, tuple(CLASSIFIERS), episodes)
@@ -173,10 +173,16 @@ def measure(eval_set: EvalSet, models: dict[str, Path], config: EpisodeConfig, d
             write(kept, json.dumps(rows))
         for name, classifier, stored in json.loads(kept.read_text()):
             label, result = name if model in (MODEL, "") else f"{name}, {model}", FewShotResult(**stored)
-            results.setdefault((classifier, result.settings["n_shot"]), {})[label] = result
-            print(f"{eval_set.name}  {classifier:8}  {label:40}  {result}", file=sys.stderr)
+            shots = result.settings["n_shot"]
+            results.setdefault((classifier, shots), {})[label] = result
+            print(f"{eval_set.name}  {classifier:8}  {shots}  {label:40}  {result}", file=sys.stderr)
     facts = labelled.facts()
     return Measured(eval_set, facts["classes"], facts["clips"], results)
+
+
+def slug(name: str) -> str:
+    """A model's name as a part of file names."""
+    return name.replace(",", "").replace(" ", "-")
 
 
 def digest(checkpoint: Path | None, *settings: object) -> str:
@@ -205,8 +211,7 @@ def compared(checkpoint: Path, run: Path, work: Path) -> dict[str, Path]:
         wanted |= {UNTRAINED_PLAIN: (random, plain), PLAIN: (run, plain)}
     for name, (source, heads) in wanted.items():
         weights = run / run_directory.EXPORT if source == run else None  # the others are drawn, from seed 0
-        folder = name.replace(",", "").replace(" ", "-")
-        models[name] = work / f"{folder}-{digest(weights, config.encoder, heads)}"
+        models[name] = work / f"{slug(name)}-{digest(weights, config.encoder, heads)}"
         if not models[name].exists():
             whiten(source, models[name], heads)
     return models

@@ -132,7 +132,9 @@ def clips_interval(accuracies: Float64, episodes: IntArray, labels: npt.NDArray[
     its n clips. Without clip i it would be off by m / (n - m) times the difference between the episodes that have i
     and those that have its class, times the share of episodes with that class; the squares of these add up to the
     variance (the jackknife). The episodes drawn tell the differences, so nothing is fitted again; the noise of the
-    draws in them, of known size, is taken off. A bootstrap would not do: a clip drawn twice is both support and query.
+    draws in them, of known size, is taken off. Where it hides them, its own standard error stands for what is hidden,
+    so that the interval is too wide rather than too narrow. A bootstrap would not do: a clip drawn twice is both
+    support and query.
 
     Args:
         accuracies: (E,) of the episodes; of two features on the same episodes, their difference gives its interval.
@@ -161,9 +163,11 @@ def clips_interval(accuracies: Float64, episodes: IntArray, labels: npt.NDArray[
     difference = mean - class_sums[mine] / class_times[mine]
     n = files[mine]
     scale = (class_times[mine] / count * taken / (n - taken)) ** 2 * (n - 1) / n
-    found = float((scale * difference**2).sum())
-    noise = float((scale * np.maximum(variance, 0) / times[seen]).sum())
-    return 1.96 * math.sqrt(max(found - noise, 0) + float(accuracies.var()) / count)
+    # The episodes that have a clip are a part of those that have its class, and their mean is off by that much less.
+    noise = scale * np.maximum(variance, 0) * (1 / times[seen] - 1 / class_times[mine])
+    hidden = math.sqrt(2 * float((noise**2).sum()))
+    of_clips = max(float((scale * difference**2 - noise).sum()), hidden)
+    return 1.96 * math.sqrt(of_clips + float(accuracies.var()) / count)
 
 
 def _per_class(classes: npt.NDArray[Any], correct: Float64) -> dict[str, float]:

@@ -134,8 +134,11 @@ def test_the_interval_is_that_of_the_jackknife_over_clips():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("clips", "episodes"), [(40, 2000), (40, 200), (10, 2000)])
-def test_19_of_20_intervals_hold_the_accuracy_of_all_clips_there_could_be(clips, episodes):
+@pytest.mark.parametrize(
+    ("clips", "episodes", "n_shot", "n_query"),
+    [(40, 2000, 1, 1), (40, 200, 1, 1), (10, 2000, 1, 1), (40, 600, 1, 5), (15, 600, 5, 5)],
+)
+def test_19_of_20_intervals_hold_the_accuracy_of_all_clips_there_could_be(clips, episodes, n_shot, n_query):
     rng = np.random.default_rng(0)
     means = 0.6 * rng.standard_normal((5, 20))
 
@@ -144,8 +147,8 @@ def test_19_of_20_intervals_hold_the_accuracy_of_all_clips_there_could_be(clips,
         spread = np.exp(0.5 * rng.standard_normal((len(labels), 1)))  # some clips are harder than others
         return means[labels] + spread * rng.standard_normal((len(labels), 20)), labels
 
-    truth = evaluate(*sample(3000), EpisodeConfig(episodes=20_000), "centroid").mean
-    config = EpisodeConfig(episodes=episodes)
+    truth = evaluate(*sample(3000), EpisodeConfig(5, n_shot, n_query, 20_000), "centroid").mean
+    config = EpisodeConfig(5, n_shot, n_query, episodes)
     found = [evaluate(*sample(clips), config, "centroid") for _ in range(200)]
     held = np.mean([abs(result.mean - truth) < result.ci95 for result in found])
     assert 0.91 <= held <= 0.99

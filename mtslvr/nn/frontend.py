@@ -12,6 +12,7 @@ from ..config import FrontendConfig, Phase
 from ..errors import AudioError
 
 _BANDS = 16  # mel bands that are projected together, by the few bins that they cover
+_WINDOWS = 2  # that are computed together on a CPU, whose caches hold what lies between
 
 
 def standardize(waveforms: Tensor) -> Tensor:
@@ -80,7 +81,10 @@ class Frontend(nn.Module):
                 waveform = waveform.float()
             if waveform.shape[0] == 0:  # which the FFT of some libraries refuses
                 return self._spectrogram(waveform.new_zeros(1, waveform.shape[1]))[:0]
-            return self._spectrogram(waveform)
+            traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # for batches of any size
+            if traced or waveform.device.type != "cpu":
+                return self._spectrogram(waveform)
+            return torch.cat([self._spectrogram(windows) for windows in waveform.split(_WINDOWS)])
 
     def _spectrogram(self, waveform: Tensor) -> Tensor:
         bins = self._bins(waveform)

@@ -57,7 +57,7 @@ class Normalization(str, enum.Enum):
 
 
 class Phase(str, enum.Enum):
-    """PUBLISHED: the phase as is. STABLE: frame 0 is 0 and the phase fades out below `epsilon`."""
+    """PUBLISHED: the phase as is. STABLE: the phase of frame 0 is set to 0, and it fades out below `epsilon`."""
 
     PUBLISHED = "published"
     STABLE = "stable"
@@ -74,7 +74,7 @@ def parse_enum(kind: type[E], value: object, name: str) -> E:
 
 @dataclass(frozen=True)
 class FrontendConfig:
-    """Waveform to spectrogram.
+    """Waveform to spectrogram. The defaults are the published values; config.json of the bundled model has others.
 
     Attributes:
         sample_rate: Hz.

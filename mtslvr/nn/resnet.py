@@ -185,7 +185,7 @@ def stage(index: int, kind: AdapterKind, tasks: int) -> nn.ModuleList:
 
 
 class Trunk(nn.Module):
-    """Stem and stage 1: one task only, so both branches read the same result."""
+    """Stem and stage 1, computed once; both tasks' branches read this result."""
 
     def __init__(self, channels: int, kind: AdapterKind) -> None:
         super().__init__()

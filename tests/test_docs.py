@@ -189,6 +189,17 @@ def test_versions_sizes_and_links_are_right():
             assert target.startswith("https://") or (page.parent / target).exists(), f"{page}: {target}"
 
 
+def test_speeds_are_those_of_the_benchmarks():
+    results = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
+    folders = [re.findall(rf"^\| {e} \| \w+ \| (\d+) ", results, re.M) for e in ("torch float32", "torch bfloat16")]
+    told = re.findall(r"(\d+) (?:\(\w+\) )?to (\d+) times", (DOCS / "speed.md").read_text(encoding="utf-8"))
+    assert told == [(min(speeds, key=int), max(speeds, key=int)) for speeds in folders]
+    batch = re.search(
+        r"^### 1 thread$.*?^\| batch 32 .*?^\| torch float32 \|(?:[^|]*\|){2} ([\d.]+) ", results, re.M | re.S
+    )
+    assert f"{batch[1]} times as fast" in mtslvr.load.__doc__
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the workflow runs on Linux, with its sed")
 def test_the_release_makes_every_link_of_the_readme_absolute(tmp_path):
     [command] = re.findall("^ *sed .*README.md$", (ROOT / ".github/workflows/release.yml").read_text(), re.MULTILINE)

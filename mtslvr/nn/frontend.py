@@ -81,10 +81,9 @@ class Frontend(nn.Module):
                 waveform = waveform.float()
             if waveform.shape[0] == 0:  # which the FFT of some libraries refuses
                 return self._spectrogram(waveform.new_zeros(1, waveform.shape[1]))[:0]
-            traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # for batches of any size
-            if traced or waveform.device.type != "cpu":
+            if waveform.device.type != "cpu" or torch.compiler.is_compiling():  # a graph takes batches of any size
                 return self._spectrogram(waveform)
-            return torch.cat([self._spectrogram(windows) for windows in waveform.split(_WINDOWS)])
+            return torch.cat([self._spectrogram(windows) for windows in torch.split(waveform, _WINDOWS)])
 
     def _spectrogram(self, waveform: Tensor) -> Tensor:
         bins = self._bins(waveform)

@@ -58,7 +58,7 @@ def embed_command(inputs: tuple[str, ...], output: str, form: str | None, shard:
 
     OUT.npz, OUT.npy (with OUT.npy.index.csv), OUT.parquet, OUT.csv and OUT.jsonl hold a row a file, or a window:
     its file, start and end in seconds, and the embedding, with the settings beside. A file that cannot be read is
-    reported, noted in OUT.errors.jsonl and skipped.
+    reported and noted in OUT.errors.jsonl, and the others are embedded.
 
     Files that are in OUT already are left alone: the same command goes on with an interrupted run, and embeds what
     is new or changed after a finished one.

@@ -35,7 +35,7 @@ def find_inputs(arguments: Sequence[str], stdin: str, report: Report) -> tuple[S
     for path, message in found.unlisted:
         if report.stop:
             raise Failure(f"{message}; nothing is embedded (--on-error stop)", EXIT_SOME_FAILED)
-        report.skip(path, "find", message)
+        report.fail(path, "find", message)
     if found.left_out:
         report.inform(found.left_out_text)
     if not files:

@@ -19,8 +19,9 @@ from ..run.shards import Shard
 from ..run.state import FileEntry
 from .common import EXIT_SOME_FAILED, Failure, counted, echo, printable
 
-_LONGEST = 1e8  # seconds left that are told
 _EVERY = 10.0  # seconds between lines where stderr is no terminal
+_FROM = 5.0  # seconds, and
+_SHARE = 0.01  # of the bytes that are left, embedded before a time left is told
 _UNITS = ((3600, "h"), (60, "min"), (1, "s"))
 
 
@@ -59,13 +60,13 @@ class Summary:
 class Progress:
     """How far a run over these files is: a bar on a terminal, else a line now and then.
 
-    The time left is told once a file with bytes is done, by the bytes that are left.
+    The time left is told by the bytes that are left, once there is something to go by.
     """
 
     def __init__(self, files: Sequence[FileEntry], quiet: bool = False) -> None:
         self._total, self._quiet = counted(len(files), "file"), quiet
         self._left = sum(max(file.size, 0) for file in files)  # bytes
-        self._files, self._bytes, self._seconds = 0, 0, 0.0  # done
+        self._files, self._bytes, self._seconds = 0, 0, 0.0  # done, and of it embedded
         self._started = time.monotonic()
         self._due = self._started + _EVERY
         self._end = 0.0  # when all is done, as it was foreseen after the last file
@@ -77,20 +78,24 @@ class Progress:
             form = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/" + self._total + "{postfix}"
             self.bar = tqdm(total=len(files), desc="embedding", file=sys.stderr, bar_format=form, dynamic_ncols=True)
 
-    def advance(self, file: FileEntry, seconds: float, done: bool) -> None:
-        """Count `seconds` of audio of a file, the one that goes on or else the next."""
+    def advance(self, step: Step) -> None:
+        """Count what is done with a file, the one that goes on or else the next."""
         now = time.monotonic()
         took = max(now - self._started, 1e-6)
-        self._seconds += seconds
+        self._seconds += step.seconds
+        done = step.entry is not None or step.error is not None
         if done:
+            size = max(step.file.size, 0)
             self._files += 1
-            self._bytes += max(file.size, 0)
-            self._left -= max(file.size, 0)
-            self._end = now + min(took * self._left / max(self._bytes, 1), _LONGEST)
-        told = f", {timedelta(seconds=round(max(self._end - now, 0)))} left" if self._bytes else ""
-        self._said = f"{self._seconds / took:.1f} times real time{told}"
+            self._left -= size
+            self._bytes += size if step.entry is not None else 0
+            if took >= _FROM and self._bytes > self._left * _SHARE:
+                self._end = now + took * self._left / self._bytes
+        speed = f", {self._seconds / took:.1f} times real time" if self._seconds else ""
+        told = f", {timedelta(seconds=round(max(self._end - now, 0)))} left" if self._end else ""
+        self._said = speed + told
         if self.bar is not None:
-            self.bar.set_postfix_str(self._said, refresh=False)
+            self.bar.set_postfix_str(self._said.removeprefix(", "), refresh=False)
             self.bar.update(done)
         elif (done and self._files == 1) or now >= self._due:
             self._line()
@@ -99,12 +104,12 @@ class Progress:
         """The last word."""
         if self.bar is not None:
             self.bar.close()
-        elif self._said:
+        elif self._files or self._seconds:
             self._line()
 
     def _line(self) -> None:
         self._due = time.monotonic() + _EVERY
-        line = f"embedding: {self._files}/{self._total}, {self._said}"
+        line = f"embedding: {self._files}/{self._total}{self._said}"
         if not self._quiet and line != self._told:
             echo(line, err=True)
             self._told = line
@@ -138,11 +143,11 @@ class Report:
         if not self.quiet:
             self.say(line)
 
-    def skip(self, path: str, stage: str, message: str) -> None:
+    def fail(self, path: str, stage: str, message: str) -> None:
         """Count, note and tell an input that gets no embedding."""
         self.summary.failed += 1
         self._note(path, stage, message)
-        self.say(f"{'stopped at' if self.stop else 'skipped'} {message}")
+        self.say(f"{'stopped at' if self.stop else 'failed'} {message}")
 
     def follow(self, steps: Iterable[Step], files: Sequence[FileEntry]) -> bool:
         """Have these files embedded, telling how far it is; False where the first failure ended the run."""
@@ -151,7 +156,7 @@ class Report:
         try:
             for step in steps:
                 self._tell_step(step)
-                progress.advance(step.file, step.seconds, step.entry is not None or step.error is not None)
+                progress.advance(step)
                 if step.error is not None and self.stop:
                     return False
             return True
@@ -165,7 +170,7 @@ class Report:
         summary, path, entry = self.summary, step.file.path, step.entry
         summary.audio_seconds += step.seconds
         if step.error is not None:
-            self.skip(path, "decode", str(step.error))
+            self.fail(path, "decode", str(step.error))
         elif entry is not None:
             summary.done += 1
             summary.rows += entry.rows
@@ -241,8 +246,7 @@ class Report:
             there = "holds none" if self.shard and inputs else "stays as it was"
             self.inform(f"{nothing}, {self.output} {there if self.target.exists() else 'is not written'}")
         if summary.kept:
-            kept = f"{counted(summary.kept, 'file')} of earlier runs not among these inputs"
-            self.inform(f"rows of {kept} are kept (--overwrite leaves them out)")
+            self.inform(f"rows of {counted(summary.kept, 'file')} of earlier runs not among these inputs are kept")
         if summary.above_half:
             half = settings["encoder"]["frontend"]["sample_rate"] / 2000
             loud = counted(summary.above_half, "file")

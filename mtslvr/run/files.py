@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import errno
 import importlib.util
 import os
 import re
@@ -57,6 +58,12 @@ def wrong_suffix(path: str | os.PathLike[str], suffixes: Sequence[str], else_: s
 def resolve(path: str | os.PathLike[str], *, writable: bool = False) -> Path:
     """The file behind `path`: a link stays a link, and what it points to is replaced."""
     target = Path(os.path.realpath(path))
+    try:
+        os.lstat(_part(sidecar(target, ERRORS)) if writable else target)  # the longest name of those beside it
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            said = "the name is too long, or those of the files beside it would be"
+            raise ConfigError(f"{path}: {said}; choose a shorter one") from None
     if not os.path.isdir(target.parent):
         raise ConfigError(f"{path}: folder {str(Path(path).parent)!r} does not exist; make it with mkdir -p")
     if target.exists() and not target.is_file():
@@ -69,6 +76,11 @@ def resolve(path: str | os.PathLike[str], *, writable: bool = False) -> Path:
 def sidecar(target: Path, suffix: str) -> Path:
     """The file beside an output that belongs to it: its name with a suffix more."""
     return target.with_name(target.name + suffix)
+
+
+def _part(target: Path) -> Path:
+    """Where a file is written until it is whole; a new name each time, which no killed run has left."""
+    return sidecar(target, f".{secrets.token_hex(8)}.part")
 
 
 def state_folder(target: Path) -> Path:
@@ -134,7 +146,7 @@ def atomic(target: Path, beside: Sequence[Path] = ()) -> Iterator[BinaryIO]:
 
     Files `beside` it describe the old one and are deleted just before, so that none describes the new one wrongly.
     """
-    part = sidecar(target, f".{secrets.token_hex(8)}.part")  # a new name each time: no killed run has left it
+    part = _part(target)
     try:
         with open(part, "xb") as file:
             yield file

@@ -128,7 +128,7 @@ def embed_files(
         steps = []
         with guarded_rows(recorder.target):
             for part in parts:
-                file, entry, seconds = plan.todo[part.index], None, 0.0
+                file, entry, error, seconds = plan.todo[part.index], None, part.error, 0.0
                 if len(part.spans):
                     start, end = float(part.spans[0, 0]), float(part.spans[-1, 1])
                     seconds, reached = end - (reached or start), end
@@ -138,9 +138,9 @@ def embed_files(
                     entry = recorder.add(
                         file, part.embeddings, part.spans, part.last, part.source.notes.incomplete or ""
                     )
-                elif not stop:
-                    recorder.fail(file, str(part.error))
-                steps.append(Step(file, seconds, entry, part.error, part.source.notes))
+                elif not stop and recorder.fail(file, str(error)):
+                    error = AudioError(f"{error} (the output keeps what an earlier run made of it)")
+                steps.append(Step(file, seconds, entry, error, part.source.notes))
                 if part.error is not None and stop:
                     break
             recorder.commit()

@@ -19,10 +19,10 @@ import numpy as np
 from ..audio.windows import Float32, Float64, Pool, Pooling
 from ..errors import ConfigError
 from .export import Row, export, in_blocks
-from .files import INDEX, META, Format, guarded, locked, sidecar, state_folder
+from .files import Format, guarded, locked, state_folder
 from .shards import Shard
 from .state import FileEntry, State, delete_state, earlier_state, load_state, open_state, store
-from .table import as_utf8, read_table
+from .table import read_table
 
 
 class Recorder(contextlib.AbstractContextManager["Recorder"]):
@@ -66,8 +66,7 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
         """Bring the rows of a finished output back to the state."""
         table, first = read_table(self.target), 0
         spans = np.stack([table.start, table.end], 1)
-        encode = as_utf8 if self.format is Format.PARQUET else str
-        entries = {encode(entry.name): entry for entry in self.state.entries.values() if entry.rows}
+        entries = {entry.name: entry for entry in self.state.entries.values() if entry.rows}
         found = [(name, len(list(rows))) for name, rows in itertools.groupby(table.paths)]
         if sorted(found) != sorted((name, entry.rows) for name, entry in entries.items()):
             raise ConfigError(f"{self.target}: not the output of its journal; start anew with --overwrite")
@@ -109,10 +108,15 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
         rows = ((entry.id, number, *span, row.tobytes()) for number, (span, row) in numbered)
         self._db.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?)", rows)
 
-    def fail(self, file: FileEntry, message: str) -> None:
-        """Note that an input has no embeddings."""
-        self.state.open = None
-        store(self._db, dataclasses.replace(file, error=message))
+    def fail(self, file: FileEntry, message: str) -> bool:
+        """Note that an input has no embeddings, or else give that it has those of an earlier run, which stay."""
+        self.resume(None)
+        earlier = self.state.entries.get(file.path)
+        if earlier is None or not earlier.rows:
+            store(self._db, dataclasses.replace(file, error=message))
+            return False
+        store(self._db, dataclasses.replace(earlier, name=file.name))  # as it was then, so that it is tried again
+        return True
 
     def commit(self) -> None:
         """Have all that was done since the last time count."""
@@ -131,7 +135,7 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
             entries = [entry for entry in self.state.entries.values() if entry.rows]
             entries.sort(key=lambda entry: place.get(entry.path, len(place)))
             count = sum(entry.rows for entry in entries)
-            if entries or (complete and order and "shard" in self.settings):
+            if entries or (complete and "shard" in self.settings and (order or not self._anew)):
                 settings = {**self._described(entries, place), "complete": complete}
                 export(self.target, self.format, self._rows(entries), (count, self.width), settings)
                 if complete:
@@ -139,9 +143,6 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
             elif complete:
                 self._db.close()
                 delete_state(self._folder)
-                if not self._anew:  # of what is in the output nothing holds any more
-                    for path in (self.target, sidecar(self.target, INDEX), sidecar(self.target, META)):
-                        path.unlink(missing_ok=True)
         return count
 
     def _rows(self, entries: Iterable[FileEntry]) -> Iterator[Row]:
@@ -158,6 +159,7 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
         return {**self.settings, "shard": {**self.settings["shard"], "missing": missing}}
 
     def _finish(self) -> None:
+        self.resume(None)
         self._db.execute("DELETE FROM rows")
         complete = (json.dumps(self.settings), self.target.stat().st_size)
         self._db.execute("UPDATE output SET settings = ?, complete = ?", complete)
@@ -169,5 +171,5 @@ class Recorder(contextlib.AbstractContextManager["Recorder"]):
 
 def guarded_rows(target: Path) -> contextlib.AbstractContextManager[None]:
     """Errors of the file system become one that says that what is finished is kept."""
-    remedy = f"what is finished is kept in {state_folder(target).name}: make space and run the same command again"
-    return guarded(target, remedy)
+    remedy = "make space or allow writing, and run the same command again"
+    return guarded(target, f"what is finished is kept in {state_folder(target).name}: {remedy}")

@@ -135,6 +135,8 @@ def merge(
     if target.exists() and not overwrite:
         remedy = "choose another name, or replace it with --overwrite; OUT comes before the parts"
         raise ConfigError(f"{output}: exists; {remedy}")
+    if target.exists() and _is_part(target):
+        raise ConfigError(f"{output}: a part itself, which would be replaced; OUT comes before the parts")
     if (state_folder(target) / STATE).exists() and not overwrite:
         remedy = "choose another name, or forget what it has finished with --overwrite"
         raise ConfigError(f"{output}: begun by a run of mtslvr-embed that left {state_folder(target).name}; {remedy}")
@@ -164,6 +166,13 @@ def merge(
         export(target, chosen, _rows(files), (count, width), settings)
         failed = _join_errors(target, found)
     return Merged(len(found), len(files), count, failed, missing)
+
+
+def _is_part(path: Path) -> bool:
+    try:
+        return "shard" in read_table(path).settings
+    except ConfigError:  # whatever else it is
+        return False
 
 
 def _read_part(path: str | os.PathLike[str]) -> _Part:

@@ -86,11 +86,14 @@ def open_state(folder: Path, settings: Mapping[str, Any]) -> sqlite3.Connection:
 
 
 def store(db: sqlite3.Connection, entry: FileEntry) -> FileEntry:
-    """Have an input in the place of what has its id, whose rows stay; a new one of what has its path, rows included."""
+    """Have an input in the place of what has its id, whose rows stay, and of what has its path, rows included.
+
+    An unfinished one leaves the rows that an earlier run has of its path.
+    """
     # JSON, because a name on Linux may be any bytes.
-    values = json.dumps(entry.path), json.dumps(vars(entry))
+    values = ("" if entry.finished else "unfinished ") + json.dumps(entry.path), json.dumps(vars(entry))
     if entry.id is not None:
-        db.execute("UPDATE files SET path = ?, entry = ? WHERE id = ?", (*values, entry.id))
+        db.execute("UPDATE OR REPLACE files SET path = ?, entry = ? WHERE id = ?", (*values, entry.id))
         return entry
     return replace(entry, id=db.execute("INSERT OR REPLACE INTO files (path, entry) VALUES (?, ?)", values).lastrowid)
 

@@ -167,7 +167,8 @@ def _read_parquet(path: Path) -> EmbeddingTable:
         flat, width = column.flatten().to_numpy(), column.type.list_size
         settings = json.loads((table.schema.metadata or {}).get(b"mtslvr", b"{}"))
         start, end = (table.column(name).to_numpy() for name in ("start", "end"))
-        return EmbeddingTable(flat.reshape(-1, width), tuple(table.column("file").to_pylist()), start, end, settings)
+        names = map(from_utf8 if settings else str, table.column("file").to_pylist())
+        return EmbeddingTable(flat.reshape(-1, width), tuple(names), start, end, settings)
     except ArrowException as error:
         raise ValueError(str(error).splitlines()[0]) from error
 
@@ -211,6 +212,16 @@ def as_utf8(name: str) -> str:
     r"""A name on Linux may be any bytes, and parquet takes UTF-8 only: others are \xe9, as in no other name."""
     told_apart = re.sub(r"(\\+)(?=x[89a-f][0-9a-f]|[\udc80-\udcff])", r"\1\1", name)
     return os.fsencode(told_apart).decode("utf-8", "backslashreplace")
+
+
+def from_utf8(text: str) -> str:
+    """The name of which `as_utf8` made a text."""
+
+    def undo(found: re.Match[str]) -> str:
+        slashes, byte = found.groups()
+        return "\\" * (len(slashes) // 2) + (chr(0xDC00 + int(byte[1:], 16)) if len(slashes) % 2 else byte)
+
+    return re.sub(r"(\\+)(x[89a-f][0-9a-f])", undo, text)
 
 
 def _read_meta(path: Path) -> dict[str, Any]:

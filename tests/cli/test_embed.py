@@ -33,7 +33,7 @@ def test_a_folder_becomes_one_row_a_file_and_broken_files_are_told(model, embed,
     row, alone = table.paths.index("deep/er/a.wav"), mtslvr.embed(folder / "deep" / "er" / "a.wav", encoder=load(model))
     assert (table.start[row], table.end[row]) == (0.0, 0.7)
     np.testing.assert_allclose(table.embeddings[row], alone, rtol=0, atol=1e-5 * np.abs(alone).max())
-    skipped = [f"skipped {folder}/{name}.wav" for name in ("corrupt", "empty", "none", "nan", "inf")]
+    skipped = [f"failed {folder}/{name}.wav" for name in ("corrupt", "empty", "none", "nan", "inf")]
     summary = [f"5 of 12 inputs failed, listed in {log}", "7 files embedded, 5 failed, 2.6 s of audio at "]
     for told in (*skipped, "NaN or infinite samples, the first at index 100", "12/12 files", *summary):
         assert told in result.stderr
@@ -78,7 +78,7 @@ def test_windows_of_listed_files_and_what_is_missing_of_them(audio, model, embed
     (tmp_path / "list.txt").write_bytes(os.fsencode(listed))
     how = ["--pool", "none", "--window", 0.3, "--hop", 0.1, "--features", "invariant", "--batch-size", 2]
     result = embed(f"@{tmp_path}/list.txt", "-o", out, *how, code=1)
-    assert f"skipped {tmp_path}/list.txt, line 3: '{gone}': no such file" in result.stderr
+    assert f"failed {tmp_path}/list.txt, line 3: '{gone}': no such file" in result.stderr
     assert "named more than once: 1 file;" in result.stderr
     table = read_table(out)
     assert table.paths == ("caf\udce9.wav", "a.wav", "a.wav", "a.wav")
@@ -149,7 +149,7 @@ def test_recordings_that_are_cut_short_lose_content_above_8_khz_or_cannot_be_rea
     assert log.read_text() == noted
     for out in (tmp_path / "y.npz", "-"):
         result = embed(partial, "-o", out, "--on-truncated", "error", code=1)
-        assert f"skipped {partial}/cut.wav: {message}; repair it" in result.stderr
+        assert f"failed {partial}/cut.wav: {message}; repair it" in result.stderr
     assert read_table(tmp_path / "y.npz").paths == ("whole.wav",)
     with pytest.warns(UserWarning, match=f"cut.wav: {message}; what is there is embedded"):
         assert np.isfinite(mtslvr.embed(partial / "cut.wav", encoder=load(model))).all()

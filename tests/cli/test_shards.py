@@ -71,9 +71,9 @@ def test_a_shard_that_was_stopped_goes_on(audio, embed, merge, tmp_path, monkeyp
     options, out = [audio, "--batch-size", 1, "-q", "-o"], tmp_path / "out.npz"
     advance, left = Progress.advance, iter([None] * 3)
 
-    def interrupting(self, file, seconds, length):
-        advance(self, file, seconds, length)
-        if next(left, file):
+    def interrupting(self, step):
+        advance(self, step)
+        if next(left, step):
             raise KeyboardInterrupt
 
     embed(*options, out, "--shard", "1/2", code=1)

@@ -96,6 +96,9 @@ def test_a_link_stays_a_link_permissions_follow_the_umask_and_other_places_are_r
     assert resolve(link, writable=True) == real
     with pytest.raises(ConfigError, match="Permission denied"):
         resolve(tmp_path / "out.npz", writable=True)
+    for length, writable in ((226, True), (252, False)):  # an output has files beside it with longer names
+        with pytest.raises(ConfigError, match=r"the name is too long, .*; choose a shorter one"):
+            resolve(tmp_path / f"{'a' * length}.npz", writable=writable)
 
 
 WHOLE = {"embeddings": np.ones((2, 3)), "paths": ["a", "a"], "start": [0.0, 1.0], "end": [1.0, 2.0], "settings": "{}"}

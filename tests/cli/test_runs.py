@@ -76,6 +76,9 @@ def test_failures_are_listed_and_tried_again_or_end_the_run(audio, embed, write,
     write(bad, 0.3)
     assert "1 file embedded, 3 already there" in embed(bad, audio, "-o", out).stderr
     assert not log.exists() and read_table(out).paths[0] == "bad.wav"
+    bad.write_bytes(b"nothing again")
+    told = embed(bad, audio, "-o", out, code=1).stderr
+    assert "(the output keeps what an earlier run made of it)" in told and "already there, 1 failed; 4 rows" in told
 
 
 def test_a_dry_run_lists_files_and_writes_nothing(audio, embed, tmp_path):

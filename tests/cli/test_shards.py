@@ -8,15 +8,16 @@ import pytest
 from mtslvr.cli.summary import Progress
 from mtslvr.run.table import read_table
 
-GOOD = ["b.wav", "c.wav", "d.wav", "deep/a.wav", "deep/b.wav"]
+GOOD = ["b.wav", "c.wav", "d.wav", "deep/a.wav", "deep/b\\xe9\udce9.wav"]
 
 
 @pytest.fixture(scope="module")
 def audio(tmp_path_factory, write):
-    """Five files of other lengths and a broken one between them."""
+    """Five files of other lengths, one with bytes in its name that are not UTF-8, and a broken one between them."""
     root = tmp_path_factory.mktemp("audio")
     for seed, (name, seconds) in enumerate(zip(GOOD, (0.5, 0.9, 0.2, 1.3, 0.25), strict=True)):
-        write(root / name, seconds, seed)
+        write(root / "deep" / "new.wav", seconds, seed)
+        (root / "deep" / "new.wav").rename(root / name)
     (root / "a.wav").write_bytes(b"nothing")
     return root
 
@@ -130,8 +131,10 @@ def test_merging_takes_patterns_formats_and_what_is_there(audio, embed, merge, t
     assert f"3 files of 2 parts, 1 failed, listed in {out}.errors.jsonl, 1 shard missing; 3 rows in {out}" in told
     table = read_table(out)
     assert table.settings["complete"] is False and table.settings["format"] == "csv"
-    assert table.paths == ("c.wav", "d.wav", "deep/b.wav")
+    assert table.paths == ("c.wav", "d.wav", GOOD[-1])
     assert "exists; choose another name, or replace it with --overwrite" in merge(out, pattern, code=2)
+    first, *others = sorted((tmp_path / "parts").glob("*.npy"))
+    assert "a part itself, which would" in merge(first, *others, "--allow-missing", "--overwrite", code=2)
     assert "does not exist; make it with mkdir -p" in merge(tmp_path / "no" / "x.npz", pattern, code=2)
     shutil.rmtree(tmp_path / "parts")
     assert "*.npy: no such file; check the path" in merge(out, pattern, "--overwrite", code=2)

@@ -20,8 +20,8 @@ from ..run.state import FileEntry
 from .common import EXIT_SOME_FAILED, Failure, counted, echo, printable
 
 _EVERY = 10.0  # seconds between lines where stderr is no terminal
-_FROM = 5.0  # seconds, and
-_SHARE = 0.01  # of the bytes that are left, embedded before a time left is told
+_FROM = 5.0  # seconds after which a time left is told,
+_SHARE = 0.01  # once so much of the bytes that are left is embedded
 _UNITS = ((3600, "h"), (60, "min"), (1, "s"))
 
 

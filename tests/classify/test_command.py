@@ -206,9 +206,9 @@ def test_broken_and_changed_recordings_cost_neither_labels_of_others_nor_of_an_e
 def test_an_interrupted_call_goes_on(done, tmp_path, monkeypatch):
     advance = Progress.advance
 
-    def interrupt(self, file, seconds, ended):
-        advance(self, file, seconds, ended)
-        if ended:
+    def interrupt(self, step):
+        advance(self, step)
+        if step.entry:
             raise KeyboardInterrupt
 
     command = [done / "tones.mtslvr", done / "nights", "-o", tmp_path / "x.csv"]

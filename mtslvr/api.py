@@ -215,8 +215,8 @@ def _by_channel(
     if channels == "each":  # each input is read for each of its channels
         inputs = [hold(given, audio_label(given, index)) for given, index in zip(inputs, indices, strict=True)]
     found: list[list[FileEmbeddings]] = []
-    for excerpt in list_excerpts(channels, start, end, map(make_source, inputs, rates, indices)):
-        sources = map(make_source, inputs, rates, indices)
+    for excerpt in list_excerpts(channels, start, end, map(_source, inputs, rates, indices)):
+        sources = map(_source, inputs, rates, indices)
         results = []
         for result in extract(sources, get_encoder(model), dataclasses.replace(config, excerpt=excerpt)):
             if result.error is not None:
@@ -230,6 +230,14 @@ def _by_channel(
     return found
 
 
+def _source(audio: Any, sample_rate: Any, index: int | None) -> Source:
+    """One input, with the error of whatever library it comes from where it is none."""
+    try:
+        return make_source(audio, sample_rate, index)
+    except Exception as error:
+        return Source("", label=audio_label(audio, index), error=error)
+
+
 def _results(
     inputs: Iterable[Input], sample_rate: float | None, encoder: Encoder, config: ExtractConfig, *, stop: bool
 ) -> Iterator[FileEmbeddings]:
@@ -237,10 +245,7 @@ def _results(
 
     def sources() -> Iterator[Source]:
         for index, audio in enumerate(inputs):
-            try:
-                source = make_source(audio, sample_rate, index)
-            except Exception as error:  # of any library that the input comes from; the rest goes on
-                source = Source("", label=f"<{type(audio).__name__} {index}>", error=error)
+            source = _source(audio, sample_rate, index)
             names.append(audio if isinstance(audio, (str, os.PathLike)) else source.name)
             yield source
 
@@ -265,6 +270,8 @@ def get_encoder(model: Model | None, device: str = "auto") -> Encoder:
         return model
     if model is not None and not isinstance(model, (str, os.PathLike)):
         said = "pass what mtslvr.load gives, or what it takes: a name, a folder or a hub id"
+        if isinstance(model, torch.nn.Module):
+            said += "; encoder.compile() compiles an encoder and leaves it one"
         raise ConfigError(f"encoder of type {type(model).__name__}: {said}")
     return _load(model, device, _files_state(model))  # type: ignore[arg-type]  # paths can be hashed
 

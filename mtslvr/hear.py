@@ -97,7 +97,7 @@ def get_timestamp_embeddings(audio: Tensor, model: HearModel) -> tuple[Tensor, T
             for part in torch.split(places, _BATCH)
         ]  # fmt: skip
     empty = audio.new_empty(0, model.timestamp_embedding_size)
-    embeddings = torch.cat([empty, *rows]).reshape(len(audio), len(centres), -1)
+    embeddings = torch.cat([empty, *rows]).reshape(len(audio), len(centres), empty.shape[1])
     return embeddings, (1000 * centres).to(audio.device, torch.float32).expand(len(audio), -1).contiguous()
 
 

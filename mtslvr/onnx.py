@@ -7,6 +7,7 @@ import importlib
 import json
 import logging
 import math
+import numbers
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -90,7 +91,7 @@ def check_target(path: str | os.PathLike[str], *, overwrite: bool = False) -> Pa
     if target.suffix.lower() != ".onnx":
         raise ConfigError(f"{target}: ONNX is what is written; end the name in .onnx")
     if target.exists() and not overwrite:
-        raise ConfigError(f"{target}: exists; choose another name, or replace it with --overwrite (overwrite=True)")
+        raise ConfigError(f"{target}: exists; choose another name, or replace it with overwrite=True")
     resolve(target)
     return target
 
@@ -114,7 +115,7 @@ def _length(config: EncoderConfig, window_seconds: float | None) -> int:
     rate = config.frontend.sample_rate
     seconds = config.window_seconds if window_seconds is None else window_seconds
     shortest = (config.frontend.n_fft // 2 + 1) / rate
-    if not (shortest <= seconds <= 600):
+    if not (isinstance(seconds, numbers.Real) and shortest <= seconds <= 600):
         raise ConfigError(f"window_seconds={seconds!r}: must be from {shortest:.4g} to 600")
     return round(seconds * rate)
 

@@ -137,6 +137,12 @@ def test_embed_files_gives_every_input_in_order_and_goes_on_past_broken_ones(enc
     assert list(mtslvr.embed_files([], encoder=encoder)) == []
 
 
+def test_results_are_shown_in_a_line(encoder):
+    for result in mtslvr.embed_files([sound(1), 1], RATE, encoder=encoder):
+        shown = ("embeddings of shape (1, 1000)", "error=AudioError(")[result.index]
+        assert repr(result).startswith(f"FileEmbeddings(index={result.index}, path={result.path!r}, {shown}")
+
+
 def test_embed_files_by_window_with_progress_to_the_first_broken_file(encoder, wav, capsys):
     options = {"encoder": encoder, "hop_seconds": 0.5, "features": "variant"}
     windows, spans = mtslvr.embed_windows(wav, **options)
@@ -211,6 +217,10 @@ def test_what_is_no_audio_is_named(encoder, wav, tmp_path):
         (windows, sound(1), {"sample_rate": None}, r"<array>: array input needs sample_rate=\.\.\."),
         (windows, sound(1), {"sample_rate": "16000"}, "<array>: sample_rate='16000': must be a whole"),
         (windows, ["a.wav"], {}, "type list: pass one input, or all of them to mtslvr.embed_files"),
+        (one, {"bytes": "abc"}, {}, r"<dict>: cannot be read \(TypeError"),
+        (one, {"bytes": "abc"}, {"channels": "each"}, r"<dict>: cannot be read \(TypeError"),
+        (one, [wav, {"array": [[1, 2], [3]]}], {"sample_rate": None}, r"<dict 1>: .*\(ValueError.* \(input 1 of 2, "),
+        (windows, SimpleNamespace(get_all_samples=[].pop), {}, r"<SimpleNamespace>: .*\(IndexError"),
         (files, "dog.wav", {}, "type str: pass a list or another iterable of inputs, .*rglob"),
         (files, sound(1), {}, "type ndarray: pass a list"),
     ):
@@ -228,7 +238,10 @@ def test_options_out_of_range(encoder):
         ({"window_seconds": 0.01}, r"window_seconds=0\.01: shorter than half an STFT frame; .*0\.03206 s"),
         ({"hop_seconds": -1}, "hop_seconds=-1: must be a number above 0"),
         ({"batch_size": 2.0}, r"batch_size=2\.0: must be an integer from 1 to 65536"),
-        ({"encoder": torch.nn.Linear(1, 1)}, "encoder of type Linear: pass what mtslvr.load gives, or what it takes"),
+        (
+            {"encoder": torch.nn.Linear(1, 1)},
+            "encoder of type Linear: pass what mtslvr.load gives, or .*; encoder.compile",
+        ),
         ({"on_error": "stop"}, "on_error='stop': unknown; use 'skip' or 'raise'"),
         ({"pool": "max"}, "pool='max': unknown; use one of 'mean', 'none'"),
     ):

@@ -89,15 +89,18 @@ def test_what_is_not_there_is_named(wav, encoder):
         ({"start": 0.5, "end": 0.2}, "end=0.2: must be after start=0.5; correct the times"),
         ({"start": -1}, "start=-1: must be a time in seconds from 0, or None"),
         ({"end": "1:30"}, "end='1:30': must be a time in seconds from 0, or None"),
-        ({"channels": "left"}, "channel='left': must be 'mix' or the number of a channel"),
-        ({"channels": -1}, "channel=-1: must be 'mix' or the number of a channel"),
+        ({"start": "0.1"}, "start='0.1': must be a time in seconds from 0, or None"),
+        ({"end": True}, "end=True: must be a time in seconds from 0, or None"),
+        ({"channels": "left"}, "channels='left': must be 'mix' or the number of a channel"),
+        ({"channels": True}, "channels=True: must be 'mix' or the number of a channel"),
+        ({"channels": -1}, "channels=-1: must be 'mix' or the number of a channel"),
     ):
         with pytest.raises(mtslvr.AudioError if "{}" in message else mtslvr.ConfigError) as caught:
             mtslvr.embed(wav, encoder=encoder, **how)
         assert str(caught.value).startswith(message.format(wav))
     with pytest.raises(mtslvr.AudioError, match=rf"other numbers of channels \({wav} has 2, <array 1> has 1\)"):
         mtslvr.embed([wav, STEREO[0]], RATE, channels="each", encoder=encoder)
-    with pytest.raises(mtslvr.ConfigError, match="channel='each': must be 'mix' or the number"):
+    with pytest.raises(mtslvr.ConfigError, match="channels='each': must be 'mix' or the number"):
         mtslvr.embed_files([wav], channels="each", encoder=encoder)
 
 
@@ -114,7 +117,8 @@ def test_the_command_keeps_rows_of_other_channels_apart(wav, encoder, model, tmp
     assert_allclose(table.embeddings[0], expected, atol=1e-4 * np.abs(expected).max())
     refused = run()
     assert refused.exit_code == 2 and "begun with channel 1, now 'mix'" in refused.output
-    assert run("--channel", "left").exit_code == 2
+    refused = run("--channel", "left")
+    assert refused.exit_code == 2 and "Error: --channel left: must be 'mix' or" in refused.output
     missing = run("--channel", "2", "--overwrite")
     assert missing.exit_code == 1 and "stereo.wav: no channel 2, counted from 0, of 2" in missing.output
     assert json.loads((tmp_path / "x.npz.errors.jsonl").read_text())["stage"] == "decode"

@@ -69,6 +69,11 @@ def test_timestamps_do_not_drift_and_windows_are_mirrored_at_the_ends():
     assert places[1].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0]
 
 
+def test_no_clips_have_no_embeddings(model):
+    embeddings, stamps = hear.get_timestamp_embeddings(torch.zeros(0, 16000), model)
+    assert embeddings.shape == (0, 20, model.timestamp_embedding_size) and stamps.shape == (0, 20)
+
+
 @pytest.mark.parametrize("audio", [torch.zeros(16000), torch.zeros(2, 0), torch.full((1, 16000), torch.nan)])
 def test_bad_audio(model, audio):
     for function in (hear.get_scene_embeddings, hear.get_timestamp_embeddings):

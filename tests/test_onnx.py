@@ -92,8 +92,9 @@ def test_what_is_unknown_out_of_range_or_cannot_be_written(make, tmp_path):
         ("a.onnx", {"input": "mp3"}, "input='mp3': unknown; use one of 'waveform', 'spectrogram'"),
         ("a.onnx", {"layer": "neck"}, "layer='neck': unknown"),
         ("a.onnx", {"window_seconds": 0.03}, r"window_seconds=0\.03: must be from 0\.0320\d* to 600"),
+        ("a.onnx", {"window_seconds": "5"}, "window_seconds='5': must be from"),
         ("a.onnx", {"window_seconds": float("nan")}, "window_seconds=nan: must be"),
-        ("folder.onnx", {}, r"folder\.onnx: exists; choose another name, or replace it with --overwrite"),
+        ("folder.onnx", {}, r"folder\.onnx: exists; choose another name, or replace it with overwrite=True$"),
         ("nowhere/a.onnx", {}, "folder '.*nowhere' does not exist; make it with mkdir -p"),
         ("a.pt", {}, r"a\.pt: ONNX is what is written; end the name in \.onnx"),
     ):
@@ -101,6 +102,7 @@ def test_what_is_unknown_out_of_range_or_cannot_be_written(make, tmp_path):
             export(make("published"), tmp_path / name, **options)
     assert command("no-such-model", tmp_path / "a.pt").exit_code == 2  # before anything is loaded
     assert command("no-such-model", tmp_path / "b.onnx").exit_code == 3
+    assert "or replace it with --overwrite\n" in command("no-such-model", tmp_path / "folder.onnx").output
     assert list(tmp_path.iterdir()) == [tmp_path / "folder.onnx"]
 
 

@@ -146,7 +146,8 @@ def _hits(events: Sequence[Label], recordings: Mapping[str, Recording]) -> str:
 
 def _hit(event: Label, recording: Recording) -> str:
     start, end = event.start or 0.0, event.end or 0.0
-    caption = f"<b>{escape(event.label)}</b> {event.score:.2f}<br>{escape(event.file)}, {start:.2f} to {end:.2f} s"
+    score = f"{event.score:.2f}" if event.score < 0.995 else "&gt; 0.99"  # 1.00 would be certain
+    caption = f"<b>{escape(event.label)}</b> {score}<br>{escape(event.file)}, {start:.2f} to {end:.2f} s"
     first, last = max(0.0, start - AROUND), min(end, start + LONGEST) + AROUND
     try:
         samples, rate = read_clip(recording, first, last)

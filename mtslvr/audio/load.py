@@ -37,14 +37,16 @@ class Excerpt:
     end: float | None = None  # in seconds; None is the end of the recording
 
     def __post_init__(self) -> None:
-        if isinstance(self.channel, numbers.Integral) and self.channel >= 0:
+        whole = isinstance(self.channel, numbers.Integral) and not isinstance(self.channel, bool)
+        if whole and self.channel >= 0:  # type: ignore[operator]
             object.__setattr__(self, "channel", int(self.channel))
         elif self.channel != "mix":
-            raise ConfigError(f"channel={self.channel!r}: must be 'mix' or the number of a channel, counted from 0")
+            raise ConfigError(f"channels={self.channel!r}: must be 'mix' or the number of a channel, counted from 0")
         for name in ("start", "end"):
             if (time := getattr(self, name)) is not None:
-                with suppress(TypeError, ValueError):
-                    object.__setattr__(self, name, float(time))  # of any library
+                if not isinstance(time, (str, bytes, bool)):
+                    with suppress(TypeError, ValueError):
+                        object.__setattr__(self, name, float(time))  # of any library
                 if not isinstance(getattr(self, name), float) or not 0 <= getattr(self, name) < math.inf:
                     raise ConfigError(f"{name}={time!r}: must be a time in seconds from 0, or None")
         if self.end is not None and not (self.start or 0) < self.end:
@@ -101,7 +103,8 @@ def _whole_blocks(
                 block = np.empty(0, np.float32) if samples is None else _mono(samples, channel, label)
                 if (bad := np.flatnonzero(~np.isfinite(block))).size:
                     where = f"index {position + bad[0]} ({(position + bad[0]) / rate:.3f} s)"
-                    raise AudioError(f"{label}: NaN or infinite samples, the first at {where}; repair or remove them")
+                    said = f"NaN or infinite samples, or beyond float32, the first at {where}"
+                    raise AudioError(f"{label}: {said}; repair or remove them")
                 position += block.size
                 if resampler is not None:
                     energy += float(np.dot(block, block)) / rate

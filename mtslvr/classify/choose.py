@@ -152,6 +152,8 @@ def _best(candidates: Sequence[Candidate], losses: Float64) -> tuple[int, str]:
     over = "of examples held out with their recording"
     if best != alone and _is_lower(losses[alone], losses[other]) and not _is_lower(losses[best], losses[alone]):
         return alone, f"one embedding alone within a standard error of the lowest log loss {over}"
+    if not means.any():
+        return best, f"log loss 0.000 {over}, whatever the features; too easy to choose by, so an even mixture"
     equal = "; of equal ones the most even mixture" if (means == means.min()).sum() > 1 else ""
     return best, f"lowest log loss {over}{equal}"
 

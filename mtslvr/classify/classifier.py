@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from .choose import FIGURES, Float64, Int64, choose, figures, fit_linear, softma
 from .events import EventConfig, find_events
 from .examples import Examples, PathLike, class_names, collect, invariant_width, is_negative
 from .labels import Label
+from .output import check_file
 
 Float32 = npt.NDArray[np.float32]
 
@@ -150,8 +152,13 @@ class Classifier:
 
         Raises:
             AudioError: see `mtslvr.embed`.
-            ConfigError: the weights that the classifier was made with are not here.
+            ConfigError: no path or no `EventConfig`, or the weights that the classifier was made with are not here.
         """
+        if not isinstance(file, str | os.PathLike):
+            raise ConfigError(f"file of type {type(file).__name__}: give the path of a recording")
+        if not isinstance(config, EventConfig | None):
+            said = "give a mtslvr.classify.EventConfig, such as EventConfig(threshold=0.8)"
+            raise ConfigError(f"config of type {type(config).__name__}: {said}")
         embeddings, spans = self._embed(file, device)
         rows = self.probabilities(embeddings)
         return find_events(os.fspath(file), rows, spans, self.positive, config or EventConfig())
@@ -166,8 +173,8 @@ class Classifier:
             threshold: probability from which a window counts; None is returned for a file where none does.
             device: see `mtslvr.load`.
         """
-        if isinstance(files, str | bytes | os.PathLike):
-            raise ConfigError(f"files={files!r}: is one; give a list of paths")
+        if isinstance(files, str | bytes | os.PathLike) or not isinstance(files, Iterable):
+            raise ConfigError(f"files={files!r}: is no list of paths; give one")
         EventConfig(threshold)  # in its range
         found: list[str | None] = []
         for file in files:
@@ -200,8 +207,9 @@ class Classifier:
         """Write one file: safetensors, with what is not numbers as JSON in its header.
 
         Raises:
-            ConfigError: the file cannot be written.
+            ConfigError: the file cannot be written, or is there and is no classifier.
         """
+        check_file(Path(path), "classifier", HEADER_KEY)
         about = {name: getattr(self, name) for name in _ABOUT}
         header = {HEADER_KEY: json.dumps({"format_version": FORMAT_VERSION, **about})}
         write_file(path, save({name: getattr(self, name) for name in _ARRAYS}, header))

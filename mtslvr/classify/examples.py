@@ -184,8 +184,8 @@ def collect(
     window = fitting if window_seconds is None else window_seconds
     if window > _LONGER * max(median, _SHORTEST_WINDOW):
         warnings.warn(
-            f"windows of {window:g} s, and examples of {median:g} s (median): windows so much longer than the examples "
-            "resemble none of them, and few will be labelled; choose windows as long as the examples",
+            f"windows of {window:g} s, and examples of {median:.2g} s (median): windows so much longer than the "
+            "examples resemble none of them, and few will be labelled; choose windows as long as the examples",
             stacklevel=2,
         )
     hop = window / 2 if hop_seconds is None else hop_seconds

@@ -131,9 +131,10 @@ class Command(click.Command):
     ) -> None:
         self._no_weights = EXIT_USAGE if checkpoint_is_input else EXIT_NO_WEIGHTS
         epilog = epilog.replace(" 3 weights unavailable,", "") if checkpoint_is_input else epilog
-        # --out was called --output before 0.3, which is still understood.
-        renamed = {"token_normalize_func": lambda token: "out" if token == "output" else token}
-        kwargs["context_settings"] = {**kwargs.get("context_settings", {}), **renamed}
+        if any("--out" in param.opts for param in kwargs.get("params") or ()):
+            # It was called --output before 0.3, which is still understood.
+            renamed = {"token_normalize_func": lambda token: "out" if token == "output" else token}
+            kwargs["context_settings"] = {**kwargs.get("context_settings", {}), **renamed}
         super().__init__(name, epilog=epilog, **kwargs)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -161,11 +162,12 @@ class Command(click.Command):
         named = [name for option in self.params for name in option.opts if name.startswith("--")]
         options = {name[2:].replace("-", "_"): name for name in named}
         options |= {f"{name}_seconds": option for name, option in options.items()}
+        options.setdefault("channels", options.get("channel", "channels"))
 
         def translated(found: re.Match[str]) -> str:
             name, value = found["name"], found["value"]
             if name not in options or (value is None and "_" not in name):
                 return found[0]
-            return options[name] + ("" if value is None else f" {value.strip(chr(39)).removesuffix('.0')}")
+            return options[name] + ("" if value in (None, "True") else f" {value.strip(chr(39)).removesuffix('.0')}")
 
         return re.sub(r"(?<![^\s(])(?P<name>[a-z_]+)\b(=(?P<value>'[^']*'|[^\s:;,)]+))?", translated, message)

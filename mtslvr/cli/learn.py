@@ -38,6 +38,8 @@ def learn(call: SimpleNamespace, stored: Mapping[str, Any], recordings: Iterable
         echo(_window_line(call, classifier.settings, stored, kept), err=True)
     if call.save is not None:
         classifier.save(call.save)
+        if not call.quiet:
+            echo(f"wrote {call.save}", err=True)
     return classifier
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import textwrap
@@ -17,7 +18,8 @@ from ..errors import CheckpointError, ConfigError, HubError
 from .common import LAYER, PATH, Command, check_stdout, choice, echo
 
 HINT = """\
-few-shot: accuracy in % of both embeddings by logistic regression, or the first figure of a card.
+few-shot: accuracy in % of N classes (way) from M examples a class (shot), with both embeddings and logistic
+regression, or where a card has none such, its first figure of the data set.
 `mtslvr models NAME` shows a model's card; with --json, all figures, too."""
 CONVERTED_CARD = """---
 library_name: mtslvr
@@ -85,8 +87,12 @@ def _facts(row: dict[str, Any], most: int) -> list[str]:
     }
     lines = [row["name"]]
     for key, value in told.items():
-        lines += textwrap.wrap(f"  {key:10}  {value}", 100, subsequent_indent=" " * 14) if value else []
+        lines += _wrapped(f"  {key:10}  {value}") if value else []
     return lines
+
+
+def _wrapped(line: str) -> list[str]:
+    return textwrap.wrap(line, 100, subsequent_indent=" " * 14, break_on_hyphens=False)
 
 
 def _details(row: dict[str, Any]) -> str:
@@ -99,13 +105,25 @@ def _details(row: dict[str, Any]) -> str:
 
 
 def _headline(figures: Sequence[dict[str, Any]]) -> str:
-    """A figure a data set: the one for concatenated features and logistic regression, else the first."""
-    best: dict[str, float | str] = {}
-    for figure in figures:
-        dataset = figure["dataset_id"] or figure["dataset"]
-        if dataset not in best or ("concat" in figure["metric"] and "logistic" in figure["metric"]):
-            best[dataset] = figure["value"]
-    return ", ".join(f"{dataset} {value}" for dataset, value in best.items()) or "not told"
+    """A figure a data set: of concatenated features, logistic regression and one example a class, else the first."""
+
+    def fits(figure: dict[str, Any]) -> int:
+        metric = figure["metric"]
+        return 2 * ("concat" in metric and "logistic" in metric) + _shots(figure).endswith(" 1-shot")
+
+    best: dict[str, dict[str, Any]] = {}
+    for figure in sorted(figures, key=fits, reverse=True):
+        best.setdefault(figure["dataset_id"] or figure["dataset"], figure)
+    told: dict[str, list[str]] = {}
+    for dataset, figure in sorted(best.items(), key=lambda item: figures.index(item[1])):
+        told.setdefault(_shots(figure), []).append(f"{dataset} {figure['value']}")
+    return "; ".join(f"{shots}: " * bool(shots) + ", ".join(sets) for shots, sets in told.items()) or "not told"
+
+
+def _shots(figure: dict[str, Any]) -> str:
+    """`5-way 1-shot`, of the metric, or of the task where the metric does not say it."""
+    found = re.search(r"\d+-way \d+-shot", figure["metric"]) or re.search(r"\d+-way \d+-shot", figure["task"])
+    return found[0] if found else ""
 
 
 @click.command("download", cls=Command, short_help="Download a model, for use without network.")

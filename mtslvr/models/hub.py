@@ -115,6 +115,9 @@ def find(
         return names[text]
     if text and os.path.isdir(folder):
         return folder
+    if text and os.path.isfile(folder):
+        said = f"is a file, and a checkpoint is a folder with {checkpoint.CONFIG_NAME} and {checkpoint.WEIGHTS_NAME}"
+        raise HubError(f"{text!r}: {said}; give its folder")
     if name == _OF_0_2:
         raise HubError(
             f"{text!r}: the weights of mtslvr 0.2, which this version does not have; {DEFAULT_MODEL!r} takes their "
@@ -161,6 +164,6 @@ def parse_device(device: str | torch.device) -> torch.device:
     try:
         torch.empty(0, device=parsed)
     except (AssertionError, NotImplementedError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].partition(". ")[0]  # torch lists all backends after it
         raise ConfigError(f"device={str(device)!r}: absent ({reason}); use 'cpu'") from None
     return parsed

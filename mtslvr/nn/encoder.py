@@ -45,7 +45,7 @@ class Embeddings:
         return found
 
 
-torch.export.register_dataclass(Embeddings)  # what torch.export takes as an output
+torch.export.register_dataclass(Embeddings, serialized_type_name="mtslvr.Embeddings")  # what torch.export can save
 
 
 @contextmanager

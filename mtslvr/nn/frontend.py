@@ -20,7 +20,7 @@ def standardize(waveforms: Tensor) -> Tensor:
     rows = waveforms.to(torch.float64, copy=True)
     mean = rows.mean(dim=1, keepdim=True)
     centred = rows.sub_(mean)  # a second pass over the samples is several times as fast as torch.std_mean's single one
-    std = torch.linalg.vector_norm(centred, dim=1, keepdim=True) / math.sqrt(rows.shape[1] - 1)
+    std = torch.linalg.vector_norm(centred, dim=1, keepdim=True) / math.sqrt(max(rows.shape[1] - 1, 0))
     silent = ~(std > mean.abs() * 2.0**-24)
     scaled: Tensor = centred * std.masked_fill(silent, torch.inf).reciprocal()
     return scaled.to(waveforms.dtype)

@@ -71,7 +71,7 @@ class ExtractConfig:
         return cls(*names, parse_enum(Pool, pool, "pool"), *rest, **more)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FileEmbeddings:
     """One input's result: embeddings, or the error that it met.
 
@@ -90,6 +90,10 @@ class FileEmbeddings:
     error: AudioError | None = None
     path: str | os.PathLike[str] = ""
     notes: Notes = field(default_factory=Notes)
+
+    def __repr__(self) -> str:
+        held = f"embeddings of shape {self.embeddings.shape}" if self.error is None else f"error={self.error!r}"
+        return f"FileEmbeddings(index={self.index}, path={self.path!r}, {held})"
 
     @property
     def embedding(self) -> Float32 | None:

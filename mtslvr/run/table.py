@@ -31,7 +31,7 @@ SETTINGS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class EmbeddingTable:
     """What an output holds: one row a window, or one a file.
 
@@ -48,6 +48,9 @@ class EmbeddingTable:
     start: npt.NDArray[np.float64]
     end: npt.NDArray[np.float64]
     settings: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"EmbeddingTable(embeddings of shape {self.embeddings.shape}, {len(set(self.paths))} files)"
 
     def to_pandas(self) -> pandas.DataFrame:
         """The rows as a frame of D columns, indexed by file, start and end as audinterface does, in Timedelta."""

@@ -138,8 +138,8 @@ def test_bad_arrays_and_rates():
         (np.zeros((17, 99)), "shape (17, 99): more than 16 rows are no channels of a recording; pass a batch"),
         (np.zeros(9, complex), "dtype complex128: must be floating point or integer samples"),
         (torch.zeros(9, dtype=torch.bool), "dtype bool: must be floating"),
-        (np.array([[np.inf] * 9, [-np.inf] * 9]), "NaN or infinite samples, the first at index 0"),
-        (np.full(9, 1e300), "NaN or infinite samples"),  # overflows
+        (np.array([[np.inf] * 9, [-np.inf] * 9]), "NaN or infinite samples, or beyond float32, the first at index 0"),
+        (np.full(9, 1e300), "NaN or infinite samples, or beyond float32"),
     ):
         assert error_of(array).startswith(f"<array>: {message}")
     assert load_audio(np.zeros(10), np.int64(16000), sample_rate=np.int32(8000)).size == 20
@@ -154,7 +154,7 @@ def test_samples_that_are_not_finite_are_refused_where_reading_which_is_lazy_com
     samples = np.zeros((2, 50000))
     samples[:, 40000] = samples[:, 20000] = np.nan
     path = write(tmp_path / "a.wav", samples.T, subtype="DOUBLE")
-    said = ": NaN or infinite samples, the first at index 20000 (1.250 s); repair or remove them"
+    said = ": NaN or infinite samples, or beyond float32, the first at index 20000 (1.250 s); repair or remove them"
     assert error_of(path, 8000) == f"{path}{said}"
     assert next(iter_blocks(path, 16000)).size == BLOCK_FRAMES < 20000
 

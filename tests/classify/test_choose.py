@@ -52,7 +52,7 @@ def test_where_nothing_is_to_choose_the_most_even_mixture_is_chosen():
     rows.embeddings[:] = np.eye(3, 16)[[int(label[-1]) for label in labels]]
     rows.embeddings[:, 8:] = rows.embeddings[:, :8]
     figures = Classifier.choose(rows, labels)
-    assert figures["features"] == "concat" and figures["reason"].endswith("of equal ones the most even mixture")
+    assert figures["features"] == "concat" and figures["reason"].startswith("log loss 0.000 of examples held out")
 
 
 @pytest.mark.parametrize(("seed", "alone"), [(20, True), (15, False)])
@@ -103,6 +103,8 @@ def test_a_saved_classifier_gives_the_same_and_another_file_is_none(tmp_path):
         with pytest.raises(ConfigError, match=f"{name}: not a classifier"):
             Classifier.load(tmp_path / name)
     (tmp_path / "later").write_bytes(file.read_bytes().replace(rb"\"format_version\": 1", rb"\"format_version\": 2"))
+    with pytest.raises(ConfigError, match="plain: is there and is no classifier"):
+        classifier.save(tmp_path / "plain")
     with pytest.raises(ConfigError, match=r"later: in format 2, and this reads 1; upgrade mtslvr$"):
         Classifier.load(tmp_path / "later")
 
@@ -145,7 +147,10 @@ def test_what_cannot_be_learned_from_or_judged_is_said():
         (lambda: Classifier.fit(rows, ["owl", "fox"]), "2 labels for 60 rows of embeddings; give a list"),
         (lambda: classifier.probabilities(rows.embeddings[:, :3]), r"shape \(60, 3\), and this .* takes \(n, 16\)"),
         (lambda: classifier.probabilities(broken.embeddings), "rows: 1 of 60 embeddings are no numbers"),
-        (lambda: classifier.predict("a.wav"), r"files='a\.wav': is one; give a list of paths"),
+        (lambda: classifier.predict("a.wav"), r"files='a\.wav': is no list of paths"),
+        (lambda: classifier.predict(None), "files=None: is no list of paths"),
+        (lambda: classifier.predict_windows((np.ones(9), 16000)), "file of type tuple: give the path"),
+        (lambda: classifier.predict_windows("a.wav", {"threshold": 0.5}), "config of type dict: give a mtslvr"),
         (lambda: classifier.predict(["a.wav"], threshold=2), "threshold=2: must be a probability"),
         (lambda: Classifier.fit(["a.wav", "b.wav"], [0, 1]), "0 is no name of a class"),
         (lambda: Classifier.fit([np.ones(3)], ["a"]), "ndarray is no path"),

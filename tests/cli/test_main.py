@@ -38,6 +38,8 @@ def test_help_lists_every_command_with_its_exit_codes_and_options_and_what_of_tr
     outputs = [option.opts for name in NAMES for option in options[name] if "-o" in option.opts]
     assert len(outputs) >= 8 and all(opts == ["-o", "--out"] for opts in outputs)
     assert tuple(system.value for system in System) == SYSTEMS
+    for name in ("merge", "convert"):
+        assert "--output" in run(name, "a", "b", "--output", "x", code=2).stderr  # what was typed
     unknown = run("embedd", code=2).output
     assert "No such command 'embedd'" in unknown and "Did you mean embed?" in unknown
 

@@ -74,6 +74,8 @@ def test_folders_are_preferred_to_the_hub(bundled, tmp_path, monkeypatch):
         assert hub.find(name).resolve() == folder
         assert np.array_equal(embedding(name), embedding(mtslvr.load(folder)))
         assert get_encoder(name) is get_encoder(name)
+    for file in ("mine/model.safetensors", str(folder / "config.json")):  # never asked of a hub
+        assert error_of(file).startswith(f"{file!r}: is a file, and a checkpoint is a folder with config.json and")
     before, other = embedding("mine"), mtslvr.load(folder, fold=False)
     torch.nn.init.zeros_(other.heads[0].weight)
     other.save(folder)
@@ -119,6 +121,7 @@ def test_devices_and_dtypes(bundled, monkeypatch):
         ("cuda:1", r"device='cuda:1': torch .* sees no CUDA device; use 'cpu'"),
         (torch.device("cuda"), r"device=.*cuda.*: torch .* sees no CUDA device; use 'cpu'"),
         ("xpu:7", r"device='xpu:7': .*use 'cpu'"),
+        ("mps", r"^device='mps': absent \(.{1,150}\); use 'cpu'$"),
     ):
         with pytest.raises(ConfigError, match=said):
             mtslvr.load(device=device)

@@ -279,6 +279,16 @@ def test_a_folded_encoder_is_compiled_as_one_graph_and_exported_with_a_free_batc
     assert relative(program(x).concat.numpy(), expected) <= 1e-5
 
 
+def test_embeddings_are_an_output_of_programs_that_can_be_saved(tmp_path):
+    class Twice(torch.nn.Module):
+        def forward(self, x):
+            return Embeddings(x, 2 * x)
+
+    torch.export.save(torch.export.export(Twice(), (torch.ones(1, 2),)), tmp_path / "x.pt2")
+    found = torch.export.load(tmp_path / "x.pt2").module()(torch.ones(1, 2))
+    assert isinstance(found, Embeddings) and found.concat.tolist() == [[1, 1, 2, 2]]
+
+
 @pytest.mark.parametrize("default", [torch.bfloat16, "meta"], ids=str)
 def test_a_loaded_encoder_is_the_same_whatever_torchs_defaults_are(tmp_path, narrow_encoders, default):
     Encoder(EncoderConfig(window_seconds=1.0)).save(tmp_path, dtype=torch.float32)

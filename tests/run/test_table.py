@@ -28,6 +28,7 @@ def test_what_is_written_is_read_and_plain_numpy_reads_it_too(tmp_path, n):
     np.testing.assert_array_equal(back.embeddings, embeddings)
     np.testing.assert_array_equal(np.stack([back.start, back.end], 1), spans)
     assert back.embeddings.dtype == np.float32 and back.start.dtype == back.end.dtype == np.float64
+    assert repr(back) == f"EmbeddingTable(embeddings of shape ({n}, 4), {n} files)"
     assert back.paths == tuple(names) and back.settings == SETTINGS and os.listdir(tmp_path) == ["out.npz"]
     with np.load(tmp_path / "out.npz", allow_pickle=False) as file:
         assert sorted(file) == sorted([*KEYS, "features", "model"])

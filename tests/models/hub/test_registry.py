@@ -31,12 +31,12 @@ def folder(made, tmp_path, monkeypatch):
 
 
 def test_the_list_has_all_facts_in_100_columns_and_as_json(folder):
-    name, *lines, blank, _, hint = models().output.splitlines()
+    name, *lines, blank, _, _, hint = models().output.splitlines()
     assert name == "tiny" and not blank and "mtslvr models NAME" in hint and all(len(line) <= 100 for line in lines)
     size = (folder / "model.safetensors").stat().st_size
     assert [line[14:] for line in lines] == [
         "bundled", "none", "invariant 8, variant 8, concat 8", f"{size / 1e6:.1f} MB", "cc-by-4.0",
-        "made-up tones, made-up noise and 1 more", "bells 63.25",
+        "made-up tones, made-up noise and 1 more", "5-way 1-shot: bells 63.25",
     ]  # fmt: skip
     [row] = json.loads(models("--json").output)
     measured = {"dataset_id": "bells", "dataset": "Bells, five kinds", "task": "5-way 1-shot classification"}
@@ -50,10 +50,34 @@ def test_the_list_has_all_facts_in_100_columns_and_as_json(folder):
     }  # fmt: skip
 
 
+def test_figures_of_one_example_a_class_are_shown_whether_task_or_metric_tells_and_names_stay_whole(folder):
+    card, figure = (
+        folder / "README.md",
+        '    - {{type: accuracy, value: {}, name: "accuracy (%), {}concat, logistic regression"}}\n',
+    )
+    text = card.read_text()
+    before, after = text.split("---\n\n# tiny")
+    card.write_text(f"{before}{figure.format(90.5, '')}---\n\n# tiny{after}")  # of five examples, in older cards
+    assert "few-shot    5-way 1-shot: bells 63.25\n" in models().output
+    said = "5-way classification"
+    before = before.partition("    - {type")[0].replace("5-way 1-shot classification", said)
+    metrics = figure.format(90.5, "5-way 5-shot, ") + figure.format(63.25, "5-way 1-shot, ")
+    card.write_text(f"{before}{metrics}---\n\n# tiny{after}")
+    assert "few-shot    5-way 1-shot: bells 63.25\n" in models().output
+    names = [f"a-data-set-of-sounds-{i}" for i in range(9)]
+    card.write_text(text.replace("made-up tones, made-up noise, made-up speech", ", ".join(names)))
+    assert set(names) <= {word.strip(",") for word in models("tiny").output.split()}
+
+
 def test_one_model_with_its_card_and_one_that_is_not_here(folder, monkeypatch):
     for given in ("tiny", folder):
         output = models(given).output
-        for text in ("cc-by-4.0", "16000 Hz, windows of 5 s", "made-up speech", "few-shot    bells 63.25"):
+        for text in (
+            "cc-by-4.0",
+            "16000 Hz, windows of 5 s",
+            "made-up speech",
+            "few-shot    5-way 1-shot: bells 63.25",
+        ):
             assert text in output
         assert output.rstrip().endswith("# tiny\n\nA card for tests.")
     assert json.loads(models("tiny", "--json").output)["card"].endswith("A card for tests.")

@@ -20,6 +20,7 @@ from .output import Recording, Row
 
 Float64 = npt.NDArray[np.float64]
 BINS = 20  # of the histogram of scores
+SURE = 0.99  # probability of a class above which a window is not in doubt
 
 
 class Doubt(NamedTuple):
@@ -89,12 +90,13 @@ def _best(name: str, scores: Float32, classes: Sequence[str], config: EventConfi
 
 
 def _doubts(name: str, probabilities: Float32, spans: Float64, classes: Sequence[str], count: int) -> Iterator[Doubt]:
-    """The windows with the smallest margins, none over another, silence left out."""
+    """The windows in doubt with the smallest margins, none over another, silence left out."""
     ordered = np.sort(probabilities, axis=1)
     margins = ordered[:, -1] - ordered[:, -2]
     taken: list[tuple[float, float]] = []
-    for row in np.argsort(np.where(ordered[:, -1] > 0, margins, np.inf), kind="stable"):
-        if len(taken) == count or not ordered[row, -1]:
+    doubtful = (ordered[:, -1] > 0) & (ordered[:, -1] <= SURE)
+    for row in np.argsort(np.where(doubtful, margins, np.inf), kind="stable"):
+        if len(taken) == count or not doubtful[row]:
             return
         start, end = map(float, spans[row])
         if all(end <= before or start >= after for before, after in taken):

@@ -13,7 +13,7 @@ import click
 
 from ..audio.find import AUDIO_SUFFIXES, Search
 from ..audio.load import Excerpt
-from ..classify import Classifier, EventConfig, output
+from ..classify import Classifier, EventConfig, output, predict
 from ..classify.classifier import HEADER_KEY
 from ..classify.clips import write_clips
 from ..classify.output import LabelFormat
@@ -154,7 +154,9 @@ def _write(call: SimpleNamespace, form: LabelFormat, found: Found, classifier: C
         clips = write_clips(spread(found.doubts, call.suggest), by_name, call.suggest_to)
         for clip in clips:
             say(f"  {clip}")
-        say(f"windows to label: {len(clips)}, in {call.suggest_to}; move each into its class's folder and run again")
+        few = "" if len(clips) == call.suggest else f", all apart that are in doubt (no class above {predict.SURE})"
+        place = f", in {call.suggest_to}; move each into its class's folder and run again" if clips else ""
+        say(f"windows to label: {len(clips)}{few}{place}")
 
 
 class Windows(NamedTuple):

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 
-from mtslvr.classify import Classifier, read_labels
+from mtslvr.classify import Classifier, predict, read_labels
 from mtslvr.classify.examples import collect
 from mtslvr.cli.main import main
 from mtslvr.cli.summary import Progress
@@ -20,6 +20,7 @@ from mtslvr.run.table import read_table
 RATE = 16_000
 HERTZ = {"low": 300, "high": 3000, "background": 0}
 STORED = "labels.csv.embeddings.npy"
+SURE = predict.SURE
 
 
 def run(*arguments, command="classify", code=0):
@@ -32,6 +33,14 @@ def run(*arguments, command="classify", code=0):
 def rows(path):
     with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
         return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def all_in_doubt():
+    """Any window may be suggested, for the classifiers of these tones are sure of most."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predict, "SURE", 1.0)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +99,8 @@ def test_calls_are_found_where_they_are_and_shown_on_a_page_that_stands_alone(do
     said, page = (done / "said.txt").read_text(), (done / "page.html").read_text(encoding="utf-8")
     assert "examples: high 3, low 3, background 3; from 9 recordings" in said
     assert "window: 0.5 s (the examples' median), hop: 0.25 s (half the window)" in said
-    assert "<- chosen" in said and "not held out" not in said
+    assert "<- chosen" in said and "not held out" not in said and f"\nwrote {done / 'tones.mtslvr'}\n" in said
+    assert "</b> &gt; 0.99<br>" in page and "</b> 1.00<br>" not in page
     assert 'src="http' not in page and "data:audio/flac;base64," in page and "data:image/jpeg;base64," in page
     assert "What examples are taken for" in page and "Least certain hits" in page and 'name="viewport"' in page
     assert "windows of 0.5 s every 0.25 s, model parallel-simclr-v2" in page
@@ -136,6 +146,19 @@ def test_suggestions_are_clips_named_by_recording_and_not_mixed_with_new_ones(do
     assert f"{suggested}: has clips already" in again(*command, "--suggest-to", suggested, code=2)
     assert not (tmp_path / "x.csv").exists()
     assert "window: 0.5 s (as the recordings are embedded), hop: 0.25 s (as the recordings" in again(*command)
+
+
+def test_windows_that_are_sure_are_not_suggested(done, again, write, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict, "SURE", SURE)
+    both = tmp_path / "both.wav"
+    said = again("-o", tmp_path / "x.csv", "--suggest", 2)
+    assert "windows to label: 0, all apart that are in doubt (no class above 0.99)\n" in said
+    write(both, 1, hertz=HERTZ["low"])
+    wave = soundfile.read(both)[0]
+    soundfile.write(both, wave + 0.5 * np.sin(2 * np.pi * HERTZ["high"] * np.arange(RATE) / RATE), RATE)
+    said = run(done / "tones.mtslvr", both, "-o", tmp_path / "y.csv", "--suggest", 5)
+    assert "windows to label: 2, all apart that are in doubt (no class above 0.99), in " in said
+    assert len(list(tmp_path.glob("y.csv.suggestions/both@*.wav"))) == 2
 
 
 def test_recordings_that_have_moved_are_found_with_audio(done, kept_embeddings, tmp_path):

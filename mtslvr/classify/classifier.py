@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -157,8 +156,7 @@ class Classifier:
         if not isinstance(file, str | os.PathLike):
             raise ConfigError(f"file of type {type(file).__name__}: give the path of a recording")
         if not isinstance(config, EventConfig | None):
-            said = "give a mtslvr.classify.EventConfig, such as EventConfig(threshold=0.8)"
-            raise ConfigError(f"config of type {type(config).__name__}: {said}")
+            raise ConfigError(f"config of type {type(config).__name__}: give a mtslvr.classify.EventConfig")
         embeddings, spans = self._embed(file, device)
         rows = self.probabilities(embeddings)
         return find_events(os.fspath(file), rows, spans, self.positive, config or EventConfig())
@@ -184,10 +182,7 @@ class Classifier:
 
     def _embed(self, file: PathLike, device: str) -> tuple[Float32, Float64]:
         encoder, channel = _encoder(json.dumps(self.settings), device), self.settings.get("channel", "mix")
-        found: tuple[Float32, Float64] = embed_windows(
-            file, encoder=encoder, channels=channel, **embed_options(self.settings)
-        )
-        return found
+        return embed_windows(file, encoder=encoder, channels=channel, **embed_options(self.settings))
 
     def check_settings(self, settings: Mapping[str, Any], name: str) -> None:
         """Refuse embeddings, called `name`, that were not made as the examples were; the hop may be another."""
@@ -209,10 +204,9 @@ class Classifier:
         Raises:
             ConfigError: the file cannot be written, or is there and is no classifier.
         """
-        check_file(Path(path), "classifier", HEADER_KEY)
-        about = {name: getattr(self, name) for name in _ABOUT}
-        header = {HEADER_KEY: json.dumps({"format_version": FORMAT_VERSION, **about})}
-        write_file(path, save({name: getattr(self, name) for name in _ARRAYS}, header))
+        check_file(path, "classifier", HEADER_KEY)
+        about = {"format_version": FORMAT_VERSION, **{name: getattr(self, name) for name in _ABOUT}}
+        write_file(path, save({name: getattr(self, name) for name in _ARRAYS}, {HEADER_KEY: json.dumps(about)}))
 
     @classmethod
     def load(cls, path: PathLike) -> Classifier:

@@ -109,7 +109,7 @@ def _digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def check_file(path: Path, kind: str = "", sign: str = "") -> None:
+def check_file(path: str | os.PathLike[str], kind: str = "", sign: str = "") -> None:
     """Refuse a file that cannot be written, or is there without the `sign` that begins files of this kind."""
     target = resolve(path, writable=True)
     if sign and target.exists():

@@ -194,9 +194,8 @@ def test_speeds_are_those_of_the_benchmarks():
     folders = [re.findall(rf"^\| {e} \| \w+ \| (\d+) ", results, re.M) for e in ("torch float32", "torch bfloat16")]
     told = re.findall(r"(\d+) (?:\(\w+\) )?to (\d+) times", (DOCS / "speed.md").read_text(encoding="utf-8"))
     assert told == [(min(speeds, key=int), max(speeds, key=int)) for speeds in folders]
-    batch = re.search(
-        r"^### 1 thread$.*?^\| batch 32 .*?^\| torch float32 \|(?:[^|]*\|){2} ([\d.]+) ", results, re.M | re.S
-    )
+    row = r"^### 1 thread$.*?^\| batch 32 .*?^\| torch float32 \|(?:[^|]*\|){2} ([\d.]+) "
+    batch = re.search(row, results, re.M | re.S)
     assert f"{batch[1]} times as fast" in mtslvr.load.__doc__
 
 

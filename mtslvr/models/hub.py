@@ -42,7 +42,7 @@ def load(
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1" ...
         dtype: "float32", or "bfloat16" for trunk and branches: faster where the processor has bfloat16 instructions,
             and rounded to 8 bits. Embeddings are float32 either way.
-        fold: fold adapters and batch norms into plain convolutions: the same embeddings, 1.70 times as fast as two
+        fold: fold adapters and batch norms into plain convolutions: the same embeddings, 1.74 times as fast as two
             passes of the unfolded network (one thread, batch 32; benchmarks/RESULTS.md); False keeps the network
             trainable.
         token: for private repositories; by default the one that `hf auth login` stored.

@@ -51,11 +51,8 @@ def test_the_list_has_all_facts_in_100_columns_and_as_json(folder):
 
 
 def test_figures_of_one_example_a_class_are_shown_whether_task_or_metric_tells_and_names_stay_whole(folder):
-    card, figure = (
-        folder / "README.md",
-        '    - {{type: accuracy, value: {}, name: "accuracy (%), {}concat, logistic regression"}}\n',
-    )
-    text = card.read_text()
+    figure = '    - {{type: accuracy, value: {}, name: "accuracy (%), {}concat, logistic regression"}}\n'
+    text = (card := folder / "README.md").read_text()
     before, after = text.split("---\n\n# tiny")
     card.write_text(f"{before}{figure.format(90.5, '')}---\n\n# tiny{after}")  # of five examples, in older cards
     assert "few-shot    5-way 1-shot: bells 63.25\n" in models().output
@@ -72,12 +69,7 @@ def test_figures_of_one_example_a_class_are_shown_whether_task_or_metric_tells_a
 def test_one_model_with_its_card_and_one_that_is_not_here(folder, monkeypatch):
     for given in ("tiny", folder):
         output = models(given).output
-        for text in (
-            "cc-by-4.0",
-            "16000 Hz, windows of 5 s",
-            "made-up speech",
-            "few-shot    5-way 1-shot: bells 63.25",
-        ):
+        for text in ("cc-by-4.0", "16000 Hz, windows of 5 s", "made-up speech", "5-way 1-shot: bells 63.25"):
             assert text in output
         assert output.rstrip().endswith("# tiny\n\nA card for tests.")
     assert json.loads(models("tiny", "--json").output)["card"].endswith("A card for tests.")

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import itertools
+import os
 from collections import UserList
 from types import SimpleNamespace
 
@@ -123,6 +124,7 @@ def test_embed_files_gives_every_input_in_order_and_goes_on_past_broken_ones(enc
         ({"path": str(wav), "bytes": None}, str(wav), None),
         (closed, "<file object 7>", "<file object 7>: cannot be read (ValueError: "),
         ({"array": [[1.0, 2.0], [3.0]], "sampling_rate": 16000}, "", "<dict 8>: cannot be read (ValueError: "),
+        (type("Odd", (os.PathLike,), {"__fspath__": lambda _: 1 / 0})(), "", "<Odd 9>: cannot be read (ZeroDivisionE"),
         (wav, wav, None),
     ]
     results = list(mtslvr.embed_files((audio for audio, *_ in cases), encoder=encoder, batch_size=2))

@@ -177,7 +177,8 @@ def channel_of(source: AudioInput, channel: int | str) -> int | str:
 def audio_label(source: object, index: int | None = None) -> str:
     """What errors call `source`: a path as given, `<array>`, `<file object 3>` by its place in a list, or its type."""
     if isinstance(source, (str, os.PathLike)):
-        return os.fsdecode(source)
+        with suppress(Exception):  # of a path of another library
+            return os.fsdecode(source)
     kind = "file object" if hasattr(source, "read") else type(source).__name__
     kind = "array" if isinstance(source, (np.ndarray, Tensor)) else kind
     return f"<{kind}>" if index is None else f"<{kind} {index}>"

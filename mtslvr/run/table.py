@@ -224,7 +224,8 @@ def from_utf8(text: str) -> str:
         slashes, byte = found.groups()
         return "\\" * (len(slashes) // 2) + (chr(0xDC00 + int(byte[1:], 16)) if len(slashes) % 2 else byte)
 
-    return re.sub(r"(\\+)(x[89a-f][0-9a-f])", undo, text)
+    name = re.sub(r"(\\+)(x[89a-f][0-9a-f])", undo, text)
+    return name if sys.getfilesystemencoding() == "utf-8" else os.fsdecode(name.encode("utf-8", "surrogateescape"))
 
 
 def _read_meta(path: Path) -> dict[str, Any]:

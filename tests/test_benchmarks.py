@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import subprocess
@@ -69,6 +70,21 @@ def test_what_is_measured_is_not_done_again_and_has_a_row_with_the_spread_over_s
     measured = pilots.results(tmp_path / "results.jsonl", tmp_path / "results.jsonl", tmp_path / "none.jsonl")
     *_, last = pilots.table(measured).splitlines()
     assert last == "| mels-64 | means | 2 | 60.0 / 60.0 | 60.0 / 60.0 | 60.0 / 60.0 | 60.0 | 0.0 |"
+
+
+def test_a_factorial_tells_what_each_setting_changes_and_with_which_error():
+    # 60, and 4 more with two settings that go together, 2 less with the other; 1 more or less by the seed.
+    runs, together = [], {"crops": 1, "encoder": {"tasks": 1}}
+    for seed, both, one in itertools.product((1, 2), (0, 1), (0, 1)):
+        changes = {"seed": seed, **(together if both else {}), **({"steps": 9} if one else {})}
+        found = accuracies(60 + 4 * both - 2 * one + (1 if seed == 1 else -1))
+        runs.append({"name": f"L4-{both}{one}-{seed}", "heads": "", "changes": changes, "accuracies": found})
+    [text] = pilots.factorials(runs)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[4:]]
+    error = np.sqrt(8 / 5) * 2 / np.sqrt(8)  # of a residual variance with 8 - 3 degrees of freedom
+    found = {name: set(values) for name, *values in rows}
+    assert found == {"crops 1, encoder.tasks 1": {f"+4.0 ± {error:.1f}"}, "steps 9": {f"-2.0 ± {error:.1f}"}}
+    assert pilots.factorials(runs[:1]) == []
 
 
 def test_what_was_tried_is_the_table_of_the_records():

@@ -37,6 +37,12 @@ class Source:
         """What errors call it."""
         return self.label or audio_label(self.audio)
 
+    def unreadable(self, error: Exception) -> AudioError:
+        """An error of a file object, or of a library that the input comes from, with its name; one of ours as it is."""
+        if isinstance(error, AudioError):
+            return error
+        return AudioError(f"{self.name}: cannot be read ({type(error).__name__}: {error}); repair or leave it out")
+
 
 def _windows(source: Source, encoder: Encoder, seconds: tuple[float, float], excerpt: Excerpt) -> Iterator[Window]:
     """The windows of one input, with start and end in seconds of the recording."""

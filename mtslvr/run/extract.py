@@ -171,9 +171,8 @@ def _batches(
             parts[-1].error = error
         except (MTSLVRError, MemoryError):
             raise
-        except Exception as error:  # of a file object or a library that the input comes from
-            said = f"cannot be read ({type(error).__name__}: {error}); repair or leave it out"
-            parts[-1].error = AudioError(f"{source.name}: {said}")
+        except Exception as error:
+            parts[-1].error = source.unreadable(error)
         parts[-1].last = True
         if len(parts) >= _INPUTS + config.batch_size:  # such as broken ones, which must not pile up unreported
             yield windows, parts

@@ -82,8 +82,7 @@ def list_excerpts(channels: Any, start: Any, end: Any, sources: Iterable[Source]
     counts: dict[int, str] = {}
     for source in sources:
         if source.error is not None:
-            said = f"cannot be read ({type(source.error).__name__}: {source.error}); repair or leave it out"
-            raise AudioError(f"{source.name}: {said}")
+            raise source.unreadable(source.error)
         counts.setdefault(count_channels(source.audio, source.label), source.label or "")
     if len(counts) > 1:
         said = ", ".join(f"{label} has {count}" for count, label in counts.items())
